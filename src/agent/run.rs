@@ -102,6 +102,7 @@ pub struct LedgerEntry {
 }
 
 /// A run's whole state.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own; no two of them make a state")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     pub(super) started: Started,

@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::effect::{Effect, effect_of};
 use super::event::PinnedTool;
 use crate::job::ConnectionName;
+use crate::key::digest;
 use crate::schema::Schema;
 
 /// Longest name of a function that the model APIs accept.
@@ -80,7 +80,7 @@ pub fn model_name(name: &str) -> String {
 
 /// `name` made legal and shortened, with a mark made of `origin`.
 pub(super) fn marked(name: &str, origin: &str) -> String {
-    let mark: String = Sha256::digest(origin).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let mark = digest(origin, 4);
     let legal = |character: char| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' };
     let stem: String = name.chars().map(legal).take(MAX_MODEL_NAME - mark.len() - 1).collect();
     format!("{stem}_{mark}")

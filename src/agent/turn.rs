@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::event::{Plan, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply};
 use super::run::{CallState, LedgerEntry, OpenCall, Run};
+use crate::key::digest;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
 use crate::schema::Schema;
 
@@ -212,7 +212,7 @@ pub(super) fn finish_call(run: &mut Run, call_id: &str, outcome: &ToolOutcome) {
         if state == EffectState::Unknown {
             run.fenced.insert(key.clone());
         }
-        *run.repeats.entry((key.clone(), digest(&content))).or_default() += 1;
+        *run.repeats.entry((key.clone(), digest(&content, 8))).or_default() += 1;
     }
     open.state = CallState::Answered { content, succeeded: state == EffectState::Done };
     if state == EffectState::Unknown {
@@ -234,7 +234,7 @@ fn close_when_answered(run: &mut Run) {
         let CallState::Answered { content, succeeded } = state else { continue };
         fruitful |= succeeded;
         if let Plan::Run { key, .. } = plan {
-            keys.insert((key, digest(&content)));
+            keys.insert((key, digest(&content, 8)));
         }
         run.messages.push(Message::ToolResult { call_id: call.id, content });
     }
@@ -316,8 +316,4 @@ pub(super) fn shorten(text: &str, longest: usize) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
