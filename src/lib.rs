@@ -6,6 +6,7 @@ pub mod clock;
 pub mod job;
 pub mod journal;
 pub mod key;
+pub mod metrics;
 pub mod queue;
 pub mod reply;
 pub mod retry;
