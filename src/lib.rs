@@ -7,5 +7,6 @@ pub mod job;
 pub mod journal;
 pub mod key;
 pub mod queue;
+pub mod redis_client;
 pub mod retry;
 pub mod schema;
