@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cache;
 pub mod clock;
+pub mod http;
 pub mod job;
 pub mod journal;
 pub mod key;
