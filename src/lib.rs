@@ -9,4 +9,5 @@ pub mod journal;
 pub mod key;
 pub mod queue;
 pub mod retry;
+pub mod scalekit;
 pub mod schema;
