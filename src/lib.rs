@@ -19,6 +19,7 @@
 pub mod agent;
 pub mod cache;
 pub mod clock;
+pub mod http;
 pub mod job;
 pub mod journal;
 pub mod key;
@@ -27,4 +28,5 @@ pub mod queue;
 pub mod redis_client;
 pub mod reply;
 pub mod retry;
+pub mod scalekit;
 pub mod schema;
