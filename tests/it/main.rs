@@ -1,1 +1,5 @@
-fn main() {}
+//! The integration tests: one program, one file for each behaviour.
+
+mod queue_amqp;
+mod queue_contract;
+mod support;
