@@ -14,7 +14,7 @@ use agentkit_worker::queue::amqp::Config;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use tokio::sync::OnceCell;
+use tokio::sync::{MutexGuard, OnceCell};
 
 use super::{PATIENCE, setting, unique};
 
@@ -43,7 +43,13 @@ impl Broker {
             .await
     }
 
-    /// A node of one's own, to be killed, frozen or starved.
+    /// A second node, for tests that kill, freeze or starve it, one after another. Leave it in good health.
+    pub(crate) async fn exclusive() -> MutexGuard<'static, Self> {
+        static EXCLUSIVE: OnceCell<tokio::sync::Mutex<Broker>> = OnceCell::const_new();
+        EXCLUSIVE.get_or_init(|| async { tokio::sync::Mutex::new(Self::start_own().await) }).await.lock().await
+    }
+
+    /// A node of one's own.
     pub(crate) async fn start_own() -> Self {
         let node = Node::new();
         let broker = Self { url: format!("amqp://guest:guest@127.0.0.1:{}", node.port), node: Some(Mutex::new(node)) };
@@ -147,7 +153,7 @@ impl Node {
         file(
             "rabbitmq.conf",
             "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 50MB\n\
-             vm_memory_high_watermark.absolute = 1GB\n",
+             vm_memory_high_watermark.absolute = 1GB\nmax_message_size = 16777216\n",
         );
         // Held together, so that they differ.
         let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
