@@ -3,9 +3,11 @@
 pub mod agent;
 pub mod cache;
 pub mod clock;
+pub mod http;
 pub mod job;
 pub mod journal;
 pub mod key;
+pub mod llm;
 pub mod queue;
 pub mod retry;
 pub mod schema;
