@@ -23,6 +23,7 @@ pub mod http;
 pub mod job;
 pub mod journal;
 pub mod key;
+pub mod llm;
 pub mod metrics;
 pub mod queue;
 pub mod redis_client;
