@@ -75,8 +75,7 @@ impl Accounts {
     }
 
     pub(super) fn of(&self, identifier: &str) -> impl Iterator<Item = &Account> {
-        self.all()
-            .filter(move |account| account.identifier == identifier)
+        self.all().filter(move |account| account.identifier == identifier)
     }
 
     pub(super) fn link(&self, token: &str) -> Option<&Link> {
@@ -84,8 +83,7 @@ impl Accounts {
     }
 
     fn get_mut(&mut self, connector: &str, identifier: &str) -> Option<&mut Account> {
-        self.by_name
-            .get_mut(&(connector.to_owned(), identifier.to_owned()))
+        self.by_name.get_mut(&(connector.to_owned(), identifier.to_owned()))
     }
 }
 
@@ -111,46 +109,28 @@ pub(super) enum Consent {
 
 impl Shared {
     /// The account, where it exists or the options say that every account does.
-    pub(super) fn account(
-        &self,
-        state: &mut State,
-        connector: &str,
-        identifier: &str,
-    ) -> Option<Account> {
+    pub(super) fn account(&self, state: &mut State, connector: &str, identifier: &str) -> Option<Account> {
         if let Some(account) = state.accounts.get_mut(connector, identifier) {
             return Some(account.clone());
         }
         let status = self.options.initial_status.as_deref()?;
-        let connection = self
-            .catalogue
-            .connection(connector)
-            .filter(|connection| connection.enabled)?;
+        let connection = self.catalogue.connection(connector).filter(|connection| connection.enabled)?;
         Some(self.insert(state, connection, identifier, status))
     }
 
     /// The account, made with `PENDING_AUTH` where it is missing; the flag says whether it was made.
-    pub(super) fn account_or_new(
-        &self,
-        connector: &str,
-        identifier: &str,
-    ) -> Result<(Account, bool), Problem> {
+    pub(super) fn account_or_new(&self, connector: &str, identifier: &str) -> Result<(Account, bool), Problem> {
         let connection = self.usable(connector)?;
         let mut state = self.lock();
         match self.account(&mut state, connector, identifier) {
             Some(account) => Ok((account, false)),
-            None => Ok((
-                self.insert(&mut state, connection, identifier, "PENDING_AUTH"),
-                true,
-            )),
+            None => Ok((self.insert(&mut state, connection, identifier, "PENDING_AUTH"), true)),
         }
     }
 
     /// Notes that a tool ran on the account.
     pub(super) fn mark_used(&self, state: &mut State, account: &Account) {
-        if let Some(account) = state
-            .accounts
-            .get_mut(&account.connector, &account.identifier)
-        {
+        if let Some(account) = state.accounts.get_mut(&account.connector, &account.identifier) {
             account.last_used_at = Some(self.now());
         }
     }
@@ -198,20 +178,12 @@ impl Shared {
     ) -> Result<(String, Timestamp), Problem> {
         self.account_or_new(connector, identifier)?;
         let now = self.now();
-        let expiry = now
-            .checked_add(self.options.link_lifetime)
-            .unwrap_or(Timestamp::MAX);
+        let expiry = now.checked_add(self.options.link_lifetime).unwrap_or(Timestamp::MAX);
         let token = {
             let mut state = self.lock();
             let token = state.next_word("link");
             let (connector, identifier) = (connector.to_owned(), identifier.to_owned());
-            let link = Link {
-                connector,
-                identifier,
-                expiry,
-                used: false,
-                verification,
-            };
+            let link = Link { connector, identifier, expiry, used: false, verification };
             state.accounts.links.insert(token.clone(), link);
             token
         };
@@ -244,29 +216,19 @@ impl Shared {
             let link = link.clone();
             if allowed && link.verification.is_some() {
                 let account = (link.connector.clone(), link.identifier.clone());
-                state
-                    .accounts
-                    .verifications
-                    .insert(request.clone(), account);
+                state.accounts.verifications.insert(request.clone(), account);
             }
             (link, request)
         };
         if !allowed {
             return Consent::Denied;
         }
-        let status = if link.verification.is_some() {
-            "PENDING_VERIFICATION"
-        } else {
-            "ACTIVE"
-        };
+        let status = if link.verification.is_some() { "PENDING_VERIFICATION" } else { "ACTIVE" };
         // The connection was usable when the link was made, and the catalogue does not change.
         let _account = self.set_status(&link.connector, &link.identifier, status);
         let go_to = link.verification.and_then(|(address, state)| {
             let mut address = url::Url::parse(&address).ok()?;
-            address
-                .query_pairs_mut()
-                .append_pair("auth_request_id", &request)
-                .append_pair("state", &state);
+            address.query_pairs_mut().append_pair("auth_request_id", &request).append_pair("state", &state);
             Some(address.to_string())
         });
         Consent::Allowed { go_to }
@@ -280,13 +242,7 @@ impl Shared {
         }
     }
 
-    fn insert(
-        &self,
-        state: &mut State,
-        connection: &Connection,
-        identifier: &str,
-        status: &str,
-    ) -> Account {
+    fn insert(&self, state: &mut State, connection: &Connection, identifier: &str, status: &str) -> Account {
         let now = self.now();
         let active = status == "ACTIVE";
         let account = Account {
@@ -296,11 +252,7 @@ impl Shared {
             provider: connection.provider.clone(),
             identifier: identifier.to_owned(),
             status: status.to_owned(),
-            token_expires_at: if active {
-                now.checked_add(PROVIDER_TOKEN_LIFETIME).ok()
-            } else {
-                None
-            },
+            token_expires_at: if active { now.checked_add(PROVIDER_TOKEN_LIFETIME).ok() } else { None },
             last_used_at: None,
             updated_at: now,
         };

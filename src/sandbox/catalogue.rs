@@ -50,31 +50,13 @@ impl Catalogue {
         ];
         let mut definitions: Vec<(&str, Value)> = Vec::new();
         for (provider, text) in written {
-            definitions.extend(
-                embedded::<Vec<Value>>(text)
-                    .into_iter()
-                    .map(|definition| (provider, definition)),
-            );
+            definitions.extend(embedded::<Vec<Value>>(text).into_iter().map(|definition| (provider, definition)));
         }
         let table: Table = embedded(include_str!("data/github.json"));
-        definitions.extend(
-            table
-                .definitions()
-                .into_iter()
-                .map(|definition| ("GITHUB", definition)),
-        );
-        let tools = definitions
-            .into_iter()
-            .enumerate()
-            .map(|(index, (provider, d))| entry(index, provider, d))
-            .collect();
-        Self {
-            connections: connections
-                .into_iter()
-                .map(|c| (c.name.clone(), c))
-                .collect(),
-            tools,
-        }
+        definitions.extend(table.definitions().into_iter().map(|definition| ("GITHUB", definition)));
+        let tools =
+            definitions.into_iter().enumerate().map(|(index, (provider, d))| entry(index, provider, d)).collect();
+        Self { connections: connections.into_iter().map(|c| (c.name.clone(), c)).collect(), tools }
     }
 
     pub(super) fn connections(&self) -> impl Iterator<Item = &Connection> {
@@ -121,24 +103,14 @@ struct Verb {
 
 impl Table {
     fn definitions(&self) -> Vec<Value> {
-        let pairs = self
-            .resources
-            .iter()
-            .flat_map(|resource| self.verbs.iter().map(move |verb| (resource, verb)));
-        pairs
-            .map(|(resource, verb)| self.definition(resource, verb))
-            .collect()
+        let pairs = self.resources.iter().flat_map(|resource| self.verbs.iter().map(move |verb| (resource, verb)));
+        pairs.map(|(resource, verb)| self.definition(resource, verb)).collect()
     }
 
     fn definition(&self, resource: &Resource, verb: &Verb) -> Value {
-        let noun = if verb.verb == "list" {
-            &resource.many
-        } else {
-            &resource.one
-        };
+        let noun = if verb.verb == "list" { &resource.many } else { &resource.one };
         let in_words = |text: &str| {
-            text.replace("{one}", &resource.one.replace('_', " "))
-                .replace("{many}", &resource.many.replace('_', " "))
+            text.replace("{one}", &resource.one.replace('_', " ")).replace("{many}", &resource.many.replace('_', " "))
         };
         let mut properties = self.scope.clone();
         properties.extend(verb.properties.clone());
@@ -169,17 +141,12 @@ fn entry(index: usize, provider: &str, mut definition: Value) -> Tool {
         "is_default": true,
         "updated_at": "2026-07-01T10:00:00Z",
     });
-    Tool {
-        name,
-        provider: provider.to_owned(),
-        entry,
-    }
+    Tool { name, provider: provider.to_owned(), entry }
 }
 
 /// Parses a data file that is part of the program.
 pub(super) fn embedded<T: serde::de::DeserializeOwned>(text: &str) -> T {
-    serde_json::from_str(text)
-        .expect("the data files are part of the program and read by its tests")
+    serde_json::from_str(text).expect("the data files are part of the program and read by its tests")
 }
 
 #[cfg(test)]
@@ -189,21 +156,13 @@ mod tests {
     #[test]
     fn one_connection_alone_exceeds_the_tool_limit_of_the_model_apis() {
         let catalogue = Catalogue::load();
-        assert!(
-            catalogue
-                .tools()
-                .iter()
-                .filter(|tool| tool.provider == "GITHUB")
-                .count()
-                > 128
-        );
+        assert!(catalogue.tools().iter().filter(|tool| tool.provider == "GITHUB").count() > 128);
     }
 
     #[test]
     fn tool_names_are_unique() {
         let catalogue = Catalogue::load();
-        let names: std::collections::BTreeSet<_> =
-            catalogue.tools().iter().map(|tool| &tool.name).collect();
+        let names: std::collections::BTreeSet<_> = catalogue.tools().iter().map(|tool| &tool.name).collect();
         assert_eq!(names.len(), catalogue.tools().len());
     }
 }

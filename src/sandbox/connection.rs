@@ -36,13 +36,7 @@ impl Listener for CuttableListener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, _address) = Listener::accept(&mut self.0).await;
         let cut = Cut::default();
-        (
-            CuttableStream {
-                stream,
-                cut: cut.clone(),
-            },
-            cut,
-        )
+        (CuttableStream { stream, cut: cut.clone() }, cut)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -84,11 +78,7 @@ impl AsyncRead for CuttableStream {
 }
 
 impl AsyncWrite for CuttableStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

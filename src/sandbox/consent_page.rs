@@ -55,11 +55,7 @@ async fn decide(
         "allow" => true,
         "deny" => false,
         _ => {
-            return page(
-                StatusCode::BAD_REQUEST,
-                "Unclear",
-                "<p>The decision is allow or deny.</p>",
-            );
+            return page(StatusCode::BAD_REQUEST, "Unclear", "<p>The decision is allow or deny.</p>");
         }
     };
     told(&shared.decide(&token, allowed))
@@ -67,34 +63,16 @@ async fn decide(
 
 fn told(consent: &Consent) -> Response {
     match consent {
-        Consent::Allowed {
-            go_to: Some(address),
-        } => Redirect::to(address).into_response(),
-        Consent::Allowed { go_to: None } => page(
-            StatusCode::OK,
-            "Connected",
-            "<p>The account is connected. You can close this page.</p>",
-        ),
-        Consent::Denied => page(
-            StatusCode::OK,
-            "Denied",
-            "<p>Nothing was connected. Ask for a new link to try again.</p>",
-        ),
-        Consent::Used => page(
-            StatusCode::GONE,
-            "Link used",
-            "<p>This link was already used. Ask for a new one.</p>",
-        ),
-        Consent::Expired => page(
-            StatusCode::GONE,
-            "Link expired",
-            "<p>This link has expired. Ask for a new one.</p>",
-        ),
-        Consent::Unknown => page(
-            StatusCode::NOT_FOUND,
-            "Link unknown",
-            "<p>There is no such link.</p>",
-        ),
+        Consent::Allowed { go_to: Some(address) } => Redirect::to(address).into_response(),
+        Consent::Allowed { go_to: None } => {
+            page(StatusCode::OK, "Connected", "<p>The account is connected. You can close this page.</p>")
+        }
+        Consent::Denied => {
+            page(StatusCode::OK, "Denied", "<p>Nothing was connected. Ask for a new link to try again.</p>")
+        }
+        Consent::Used => page(StatusCode::GONE, "Link used", "<p>This link was already used. Ask for a new one.</p>"),
+        Consent::Expired => page(StatusCode::GONE, "Link expired", "<p>This link has expired. Ask for a new one.</p>"),
+        Consent::Unknown => page(StatusCode::NOT_FOUND, "Link unknown", "<p>There is no such link.</p>"),
     }
 }
 
@@ -103,17 +81,10 @@ fn page(status: StatusCode, title: &str, content: &str) -> Response {
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\
          <body><h1>{title}</h1>{content}</body></html>"
     );
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
+    let headers = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'"), (header::CACHE_CONTROL, "no-store")];
     (status, headers, Html(html)).into_response()
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

@@ -18,14 +18,8 @@ type Answer = Result<Json<Value>, (StatusCode, String)>;
 pub(super) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/_sandbox/accounts", post(set_account).get(list_accounts))
-        .route(
-            "/_sandbox/faults",
-            get(list_faults).post(add_faults).delete(clear_faults),
-        )
-        .route(
-            "/_sandbox/requests",
-            get(list_requests).delete(clear_requests),
-        )
+        .route("/_sandbox/faults", get(list_faults).post(add_faults).delete(clear_faults))
+        .route("/_sandbox/requests", get(list_requests).delete(clear_requests))
         .route("/_sandbox/world/{identifier}", get(show_world))
         .route("/_sandbox/reset", post(reset))
 }
@@ -39,28 +33,17 @@ struct SetAccount {
 }
 
 async fn set_account(State(shared): State<Arc<Shared>>, Json(wanted): Json<SetAccount>) -> Answer {
-    let SetAccount {
-        connector,
-        identifier,
-        status,
-    } = wanted;
+    let SetAccount { connector, identifier, status } = wanted;
     match shared.set_status(&connector, &identifier, &status) {
         Ok(account) => Ok(Json(json!({ "connected_account": account.to_json() }))),
-        Err(Problem::UnknownConnection) => Err((
-            StatusCode::NOT_FOUND,
-            format!("no connection is named {connector}"),
-        )),
-        Err(Problem::DisabledConnection) => {
-            Err((StatusCode::BAD_REQUEST, format!("{connector} is disabled")))
-        }
+        Err(Problem::UnknownConnection) => Err((StatusCode::NOT_FOUND, format!("no connection is named {connector}"))),
+        Err(Problem::DisabledConnection) => Err((StatusCode::BAD_REQUEST, format!("{connector} is disabled"))),
     }
 }
 
 async fn list_accounts(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let state = shared.lock();
-    Json(
-        json!({ "accounts": state.accounts.all().map(|account| account.to_json()).collect::<Vec<_>>() }),
-    )
+    Json(json!({ "accounts": state.accounts.all().map(|account| account.to_json()).collect::<Vec<_>>() }))
 }
 
 #[derive(Deserialize)]
@@ -70,10 +53,7 @@ enum OneOrMany {
     One(Box<Fault>),
 }
 
-async fn add_faults(
-    State(shared): State<Arc<Shared>>,
-    Json(faults): Json<OneOrMany>,
-) -> Json<Value> {
+async fn add_faults(State(shared): State<Arc<Shared>>, Json(faults): Json<OneOrMany>) -> Json<Value> {
     let faults = match faults {
         OneOrMany::Many(faults) => faults,
         OneOrMany::One(fault) => vec![*fault],
@@ -99,10 +79,7 @@ async fn clear_requests(State(shared): State<Arc<Shared>>) {
     shared.lock().requests = Default::default();
 }
 
-async fn show_world(
-    State(shared): State<Arc<Shared>>,
-    Path(identifier): Path<String>,
-) -> Json<Value> {
+async fn show_world(State(shared): State<Arc<Shared>>, Path(identifier): Path<String>) -> Json<Value> {
     let now = shared.now();
     Json(json!(shared.lock().world(&identifier, now)))
 }

@@ -55,11 +55,7 @@ impl ToolCall {
 pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
     let name = required("tool_name", call.tool_name.as_deref())?;
     if call.agent_run_id.len() > 255 {
-        return Err(Refusal::field(
-            "agent_run_id",
-            "longer than 255 characters",
-            "max_len",
-        ));
+        return Err(Refusal::field("agent_run_id", "longer than 255 characters", "max_len"));
     }
     let Some(tool) = shared.catalogue.tool(name) else {
         return Err(unknown_tool(name));
@@ -80,21 +76,12 @@ pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
         let before = world.clone();
         let data = world::run(world, name, &params, now)?;
         if *world != before {
-            world.effects.push(Effect {
-                tool: name.to_owned(),
-                params,
-                execution_id: execution_id.clone(),
-                at: now,
-            });
+            world.effects.push(Effect { tool: name.to_owned(), params, execution_id: execution_id.clone(), at: now });
         }
         Ok(data)
     });
     shared.mark_used(&mut state, &account);
-    let status = if outcome.is_ok() {
-        "success"
-    } else {
-        "provider_error"
-    };
+    let status = if outcome.is_ok() { "success" } else { "provider_error" };
     state.tool_calls.push(ToolCall {
         execution_id: execution_id.clone(),
         account,
@@ -105,54 +92,31 @@ pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
         started_at: now,
     });
     match outcome {
-        Ok(data) if data.is_array() => {
-            Ok(json!({"data": {"array": data}, "execution_id": execution_id}))
-        }
+        Ok(data) if data.is_array() => Ok(json!({"data": {"array": data}, "execution_id": execution_id})),
         Ok(data) => Ok(json!({"data": data, "execution_id": execution_id})),
         Err(error) => Err(error.into_refusal(&execution_id)),
     }
 }
 
 fn unknown_tool(name: &str) -> Refusal {
-    let resource =
-        json!({"resource_info": {"resource_name": name, "description": "tool not found"}});
+    let resource = json!({"resource_info": {"resource_name": name, "description": "tool not found"}});
     Refusal::new(400, "RESOURCE_NOT_FOUND", "tool not found").with(resource)
 }
 
-fn chosen_account(
-    shared: &Shared,
-    state: &mut State,
-    call: &Call,
-    tool: &Tool,
-) -> Result<Account, Refusal> {
+fn chosen_account(shared: &Shared, state: &mut State, call: &Call, tool: &Tool) -> Result<Account, Refusal> {
     let not_found = || Refusal::not_found("connected account not found");
-    if let Some(id) = call
-        .connected_account_id
-        .as_deref()
-        .filter(|id| !id.is_empty())
-    {
+    if let Some(id) = call.connected_account_id.as_deref().filter(|id| !id.is_empty()) {
         let account = state.accounts.by_id(id).cloned();
         return account.ok_or_else(|| Refusal::new(500, "INTERNAL_ERROR", "internal error"));
     }
     if call.identifier.as_deref().is_none_or(str::is_empty) {
-        return Err(Refusal::invalid(
-            "identifier or connected_account_id is required",
-        ));
+        return Err(Refusal::invalid("identifier or connected_account_id is required"));
     }
     let identifier = identifier(call.identifier.as_deref())?;
-    if let Some(connector) = call
-        .connector
-        .as_deref()
-        .filter(|connector| !connector.is_empty())
-    {
-        return shared
-            .account(state, connector, identifier)
-            .ok_or_else(not_found);
+    if let Some(connector) = call.connector.as_deref().filter(|connector| !connector.is_empty()) {
+        return shared.account(state, connector, identifier).ok_or_else(not_found);
     }
-    let mut fitting = state
-        .accounts
-        .of(identifier)
-        .filter(|account| account.provider == tool.provider);
+    let mut fitting = state.accounts.of(identifier).filter(|account| account.provider == tool.provider);
     match (fitting.next(), fitting.next()) {
         (None, _) => Err(not_found()),
         (Some(account), None) => Ok(account.clone()),
@@ -163,16 +127,8 @@ fn chosen_account(
 /// Loose, as the real service is: what is required must be there, and numbers must be numbers.
 fn check(tool: &Tool, params: &Map<String, Value>) -> Result<(), ProviderError> {
     let schema = tool.input_schema();
-    for name in schema["required"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
-        if params
-            .get(name)
-            .is_none_or(|value| value.is_null() || value == "")
-        {
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if params.get(name).is_none_or(|value| value.is_null() || value == "") {
             let message = if name.ends_with("_id") || name == "id" {
                 format!("path templating failed: missing value for \"input.{name}\"")
             } else {
@@ -189,9 +145,7 @@ fn check(tool: &Tool, params: &Map<String, Value>) -> Result<(), ProviderError> 
             _ => true,
         };
         if !fits {
-            return Err(ProviderError::bad_parameters(format!(
-                "missing or invalid {name} parameter"
-            )));
+            return Err(ProviderError::bad_parameters(format!("missing or invalid {name} parameter")));
         }
     }
     Ok(())

@@ -129,13 +129,7 @@ impl Faults {
 
 impl Fault {
     /// Lets the request meet this fault.
-    pub(super) async fn apply(
-        &self,
-        shared: &Shared,
-        cut: &Cut,
-        request: Request,
-        next: Next,
-    ) -> Response {
+    pub(super) async fn apply(&self, shared: &Shared, cut: &Cut, request: Request, next: Next) -> Response {
         if self.delay_ms > 0 {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(self.delay_ms)) => {}
@@ -161,16 +155,10 @@ impl Fault {
     }
 
     fn answer(&self) -> Response {
-        let status = self
-            .status
-            .and_then(|status| StatusCode::from_u16(status).ok());
+        let status = self.status.and_then(|status| StatusCode::from_u16(status).ok());
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (content_type, text) = self.content(status.as_u16());
-        let text = if self.truncated {
-            text.chars().take(text.chars().count() / 2).collect()
-        } else {
-            text
-        };
+        let text = if self.truncated { text.chars().take(text.chars().count() / 2).collect() } else { text };
         let mut response = (status, [(header::CONTENT_TYPE, content_type)], text).into_response();
         for (name, value) in &self.headers {
             let name = HeaderName::from_bytes(name.as_bytes());
@@ -183,10 +171,7 @@ impl Fault {
 
     fn content(&self, status: u16) -> (&'static str, String) {
         if self.html {
-            return (
-                "text/html",
-                format!("<html><head><title>{status}</title></head><body>{status}</body></html>"),
-            );
+            return ("text/html", format!("<html><head><title>{status}</title></head><body>{status}</body></html>"));
         }
         if let Some(Value::String(text)) = &self.body {
             return ("text/plain", text.clone());
@@ -236,9 +221,7 @@ async fn half(response: Response) -> Response {
         }
     });
     let mut response = Response::from_parts(parts, Body::from_stream(pieces));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
     response
 }
 
@@ -250,15 +233,11 @@ async fn padded(response: Response, bytes: usize) -> Response {
     let padding: Value = "x".repeat(bytes).into();
     match answer.get_mut("data") {
         Some(Value::Object(data)) => data.insert("padding".to_owned(), padding),
-        _ => answer
-            .as_object_mut()
-            .and_then(|answer| answer.insert("padding".to_owned(), padding)),
+        _ => answer.as_object_mut().and_then(|answer| answer.insert("padding".to_owned(), padding)),
     };
     (parts.status, Json(answer)).into_response()
 }
 
 async fn whole(body: Body) -> Bytes {
-    axum::body::to_bytes(body, usize::MAX)
-        .await
-        .unwrap_or_default()
+    axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default()
 }

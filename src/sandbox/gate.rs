@@ -100,10 +100,7 @@ async fn pass(
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let body: Option<Value> = serde_json::from_slice(&bytes).ok();
-    let tool = body
-        .as_ref()
-        .and_then(|body| body["tool_name"].as_str())
-        .map(str::to_owned);
+    let tool = body.as_ref().and_then(|body| body["tool_name"].as_str()).map(str::to_owned);
     let fault = {
         let mut state = shared.lock();
         // Neither headers nor the form with the client's secret are kept.

@@ -31,14 +31,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::clock::SharedClock;
 use shared::Shared;
-
-/// Tells the stand-ins the time.
-pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How a [`Sandbox`] is set up.
 #[derive(Clone)]
@@ -59,12 +56,12 @@ pub struct SandboxOptions {
     /// The largest page of tools ever given; larger wishes are cut down silently.
     pub page_size_cap: usize,
     /// The time that tokens, links and the dates in the world follow.
-    pub now: Now,
+    pub clock: SharedClock,
 }
 
 impl SandboxOptions {
     /// Any port, no webhook, unknown accounts, consent by hand, links for ten minutes, tokens for a day, pages of 100.
-    pub fn new(now: Now) -> Self {
+    pub fn new(clock: SharedClock) -> Self {
         Self {
             port: 0,
             webhook: None,
@@ -73,7 +70,7 @@ impl SandboxOptions {
             link_lifetime: Duration::from_secs(600),
             token_lifetime: Duration::from_secs(86_399),
             page_size_cap: 100,
-            now,
+            clock,
         }
     }
 }
@@ -101,10 +98,7 @@ pub struct WebhookTarget {
 
 impl fmt::Debug for WebhookTarget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("WebhookTarget")
-            .field("url", &self.url)
-            .finish_non_exhaustive()
+        formatter.debug_struct("WebhookTarget").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
@@ -164,12 +158,7 @@ impl Sandbox {
 
     /// Names of the enabled connections.
     pub fn connection_names(&self) -> Vec<&str> {
-        self.shared
-            .catalogue
-            .connections()
-            .filter(|connection| connection.enabled)
-            .map(|c| c.name.as_str())
-            .collect()
+        self.shared.catalogue.connections().filter(|connection| connection.enabled).map(|c| c.name.as_str()).collect()
     }
 
     /// Stops serving; requests that hang by a fault are cut off.

@@ -64,7 +64,7 @@ impl Shared {
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        (self.options.now)()
+        self.options.clock.now()
     }
 
     /// Never held over an await.
@@ -75,8 +75,7 @@ impl Shared {
     /// Runs `work` in the background until it ends or the sandbox stops.
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks
-            .spawn(async move { stop.run_until_cancelled(work).await });
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
     }
 }
 
@@ -84,18 +83,12 @@ impl State {
     /// Drops everything but the tokens given out; numbers go on, so that nothing old is taken for something new.
     pub(super) fn forget(&mut self) {
         let tokens = std::mem::take(&mut self.tokens);
-        *self = Self {
-            tokens,
-            counter: self.counter,
-            ..Self::default()
-        };
+        *self = Self { tokens, counter: self.counter, ..Self::default() };
     }
 
     /// What belongs to `identifier`, made up at the first look.
     pub(super) fn world(&mut self, identifier: &str, now: Timestamp) -> &mut World {
-        self.worlds
-            .entry(identifier.to_owned())
-            .or_insert_with(|| World::new(now))
+        self.worlds.entry(identifier.to_owned()).or_insert_with(|| World::new(now))
     }
 
     /// A number that was not used before.
@@ -108,21 +101,15 @@ impl State {
     pub(super) fn next_word(&mut self, kind: &str) -> String {
         use std::fmt::Write as _;
         let digest = Sha256::digest(format!("{kind} {}", self.next_number()));
-        digest
-            .iter()
-            .take(12)
-            .fold(String::new(), |mut word, byte| {
-                let _infallible = write!(word, "{byte:02x}");
-                word
-            })
+        digest.iter().take(12).fold(String::new(), |mut word, byte| {
+            let _infallible = write!(word, "{byte:02x}");
+            word
+        })
     }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Shared")
-            .field("base_url", &self.base_url)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Shared").field("base_url", &self.base_url).finish_non_exhaustive()
     }
 }

@@ -41,33 +41,17 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Fails when the secret is not `whsec_` and base64.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the stand-in plays a foreign server and shares nothing with `http`"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the stand-in plays a foreign server and shares nothing with `http`")]
     pub(super) fn new(target: &WebhookTarget) -> io::Result<Self> {
-        let invalid = || {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the webhook secret is not whsec_ and base64",
-            )
-        };
+        let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "the webhook secret is not whsec_ and base64");
         let encoded = target.secret.strip_prefix("whsec_").ok_or_else(invalid)?;
         let key = STANDARD.decode(encoded).map_err(|_| invalid())?;
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(io::Error::other)?;
-        Ok(Self {
-            url: target.url.clone(),
-            key,
-            client,
-        })
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(io::Error::other)?;
+        Ok(Self { url: target.url.clone(), key, client })
     }
 
     fn signature(&self, id: &str, timestamp: i64, body: &str) -> String {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.key).expect("any length is a key for hmac");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("any length is a key for hmac");
         mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
         format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
     }

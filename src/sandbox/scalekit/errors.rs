@@ -18,17 +18,8 @@ pub(in crate::sandbox) struct Refusal {
 }
 
 impl Refusal {
-    pub(in crate::sandbox) fn new(
-        status: u16,
-        error_code: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            status,
-            error_code,
-            message: message.into(),
-            more: None,
-        }
+    pub(in crate::sandbox) fn new(status: u16, error_code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, error_code, message: message.into(), more: None }
     }
 
     /// 400: the request itself is wrong.
@@ -49,10 +40,7 @@ impl Refusal {
     }
 
     pub(in crate::sandbox) fn with(self, more: Value) -> Self {
-        Self {
-            more: Some(more),
-            ..self
-        }
+        Self { more: Some(more), ..self }
     }
 }
 
@@ -60,9 +48,7 @@ impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         match problem {
             Problem::UnknownConnection => Self::not_found("connection not found"),
-            Problem::DisabledConnection => {
-                Self::new(403, "CONNECTION_NOT_ENABLED", "connection is not enabled")
-            }
+            Problem::DisabledConnection => Self::new(403, "CONNECTION_NOT_ENABLED", "connection is not enabled"),
         }
     }
 }
@@ -70,30 +56,13 @@ impl From<Problem> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (
-            status,
-            Json(error_body(
-                self.status,
-                &self.message,
-                Some(self.error_code),
-                self.more,
-            )),
-        )
-            .into_response()
+        (status, Json(error_body(self.status, &self.message, Some(self.error_code), self.more))).into_response()
     }
 }
 
 /// The body for an HTTP status; without a code there are no details, as an outer layer answers.
-pub(in crate::sandbox) fn error_body(
-    status: u16,
-    message: &str,
-    code: Option<&str>,
-    more: Option<Value>,
-) -> Value {
-    let details: Vec<Value> = code
-        .map(|code| error_info(code, more))
-        .into_iter()
-        .collect();
+pub(in crate::sandbox) fn error_body(status: u16, message: &str, code: Option<&str>, more: Option<Value>) -> Value {
+    let details: Vec<Value> = code.map(|code| error_info(code, more)).into_iter().collect();
     json!({"code": grpc_code(status), "message": message, "details": details})
 }
 

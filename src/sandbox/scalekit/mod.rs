@@ -31,10 +31,7 @@ type Answer = Result<Json<Value>, Refusal>;
 
 pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     Router::new()
-        .route(
-            "/api/v1/connected_accounts",
-            get(list_accounts).post(create_account),
-        )
+        .route("/api/v1/connected_accounts", get(list_accounts).post(create_account))
         .route("/api/v1/connected_accounts/details", get(details))
         .route("/api/v1/connected_accounts/auth", get(credentials))
         .route("/api/v1/connected_accounts/magic_link", post(magic_link))
@@ -44,22 +41,15 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/api/v1/tools/available", get(tools::list_available))
         .route("/api/v1/execute_tool", post(execute_tool))
         .route("/api/v1/agentkit/tool_call_logs", get(tools::list_calls))
-        .route(
-            "/api/v1/agentkit/tool_call_logs/{execution_id}",
-            get(tools::show_call),
-        )
-        .route_layer(middleware::from_fn_with_state(
-            Arc::clone(shared),
-            demand_token,
-        ))
+        .route("/api/v1/agentkit/tool_call_logs/{execution_id}", get(tools::show_call))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(shared), demand_token))
         .route("/oauth/token", post(token))
 }
 
 async fn token(State(shared): State<Arc<Shared>>, form: String) -> Response {
     let form = Parameters::parse(&form);
     let refused = |status, error: &str| (status, Json(json!({"error": error}))).into_response();
-    if form.first("client_id") != Some(shared::CLIENT_ID)
-        || form.first("client_secret") != Some(shared::CLIENT_SECRET)
+    if form.first("client_id") != Some(shared::CLIENT_ID) || form.first("client_secret") != Some(shared::CLIENT_SECRET)
     {
         return refused(StatusCode::UNAUTHORIZED, "invalid_client");
     }
@@ -72,12 +62,7 @@ async fn token(State(shared): State<Arc<Shared>>, form: String) -> Response {
         let mut state = shared.lock();
         let claims = json!({"sub": shared::CLIENT_ID, "exp": expiry.as_second(), "jti": state.next_word("token")});
         let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        let token = format!(
-            "{}.{}.{}",
-            encode(r#"{"alg":"RS256"}"#),
-            encode(&claims.to_string()),
-            encode("unsigned")
-        );
+        let token = format!("{}.{}.{}", encode(r#"{"alg":"RS256"}"#), encode(&claims.to_string()), encode("unsigned"));
         state.tokens.insert(token.clone(), expiry);
         token
     };
@@ -88,10 +73,7 @@ async fn token(State(shared): State<Arc<Shared>>, form: String) -> Response {
 }
 
 async fn demand_token(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let header = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let problem = match header.and_then(|value| value.strip_prefix("Bearer ")) {
         None => Some("Token empty"),
         Some(token) => match shared.lock().tokens.get(token) {
@@ -110,16 +92,10 @@ async fn list_accounts(State(shared): State<Arc<Shared>>, RawQuery(query): RawQu
     let query = Parameters::parse(query.as_deref().unwrap_or_default());
     let names = query.all("connection_names");
     if names.len() > 20 {
-        return Err(Refusal::field(
-            "connection_names",
-            "more than 20 values",
-            "max_items",
-        ));
+        return Err(Refusal::field("connection_names", "more than 20 values", "max_items"));
     }
     if !names.is_empty() && query.first("connector").is_some() {
-        return Err(Refusal::invalid(
-            "connector and connection_names exclude each other",
-        ));
+        return Err(Refusal::invalid("connector and connection_names exclude each other"));
     }
     // The protocol demands a page size strictly below 100 here.
     let page = Page::read(&query, 10, 99, true)?;
@@ -144,7 +120,8 @@ async fn credentials(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuer
     let account = asked_account(&shared, query.as_deref())?;
     let mut answer = account.to_json();
     if account.is_active() {
-        let token = json!({"access_token": "sandbox-provider-token", "refresh_token": "sandbox-refresh-token", "scopes": []});
+        let token =
+            json!({"access_token": "sandbox-provider-token", "refresh_token": "sandbox-refresh-token", "scopes": []});
         answer["authorization_details"] = json!({ "oauth_token": token });
     }
     Ok(Json(json!({ "connected_account": answer })))
@@ -180,29 +157,15 @@ async fn create_account(
     let connector = required("connector", body.connector.as_deref())?;
     let identifier = identifier(body.identifier.as_deref())?;
     match shared.account_or_new(connector, identifier)? {
-        (_, false) => Err(Refusal::new(
-            400,
-            "RESOURCE_ALREADY_EXISTS",
-            "connected account already exists",
-        )),
-        (account, true) => Ok((
-            StatusCode::CREATED,
-            Json(json!({ "connected_account": account.to_json() })),
-        )),
+        (_, false) => Err(Refusal::new(400, "RESOURCE_ALREADY_EXISTS", "connected account already exists")),
+        (account, true) => Ok((StatusCode::CREATED, Json(json!({ "connected_account": account.to_json() })))),
     }
 }
 
-async fn magic_link(
-    State(shared): State<Arc<Shared>>,
-    body: Result<JsonBody<NamedAccount>, JsonRejection>,
-) -> Answer {
+async fn magic_link(State(shared): State<Arc<Shared>>, body: Result<JsonBody<NamedAccount>, JsonRejection>) -> Answer {
     let body = read(body)?;
     if body.state.as_ref().is_some_and(|state| state.len() > 512) {
-        return Err(Refusal::field(
-            "state",
-            "longer than 512 characters",
-            "max_len",
-        ));
+        return Err(Refusal::field("state", "longer than 512 characters", "max_len"));
     }
     let verification = match body.user_verify_url.filter(|address| !address.is_empty()) {
         None => None,
@@ -210,11 +173,7 @@ async fn magic_link(
             Some((address, body.state.unwrap_or_default()))
         }
         Some(_) => {
-            return Err(Refusal::field(
-                "user_verify_url",
-                "not an http address",
-                "uri",
-            ));
+            return Err(Refusal::field("user_verify_url", "not an http address", "uri"));
         }
     };
     let (connector, identifier) = if let Some(id) = &body.id {
@@ -223,10 +182,7 @@ async fn magic_link(
         (account.connector, account.identifier)
     } else {
         let connector = required("connector", body.connector.as_deref())?;
-        (
-            connector.to_owned(),
-            identifier(body.identifier.as_deref())?.to_owned(),
-        )
+        (connector.to_owned(), identifier(body.identifier.as_deref())?.to_owned())
     };
     let (link, expiry) = shared.new_link(&connector, &identifier, verification)?;
     Ok(Json(json!({"link": link, "expiry": expiry})))
@@ -238,10 +194,7 @@ struct Verification {
     identifier: Option<String>,
 }
 
-async fn verify(
-    State(shared): State<Arc<Shared>>,
-    body: Result<JsonBody<Verification>, JsonRejection>,
-) -> Answer {
+async fn verify(State(shared): State<Arc<Shared>>, body: Result<JsonBody<Verification>, JsonRejection>) -> Answer {
     let body = read(body)?;
     let request = required("auth_request_id", body.auth_request_id.as_deref())?;
     let identifier = identifier(body.identifier.as_deref())?;
@@ -257,9 +210,7 @@ async fn verify(
         account
     };
     shared.set_status(&connector, &owner, "ACTIVE")?;
-    Ok(Json(
-        json!({ "post_user_verify_redirect_url": format!("{}/connected", shared.base_url) }),
-    ))
+    Ok(Json(json!({ "post_user_verify_redirect_url": format!("{}/connected", shared.base_url) })))
 }
 
 async fn execute_tool(
@@ -270,26 +221,19 @@ async fn execute_tool(
 }
 
 fn read<T>(body: Result<JsonBody<T>, JsonRejection>) -> Result<T, Refusal> {
-    body.map(|JsonBody(body)| body)
-        .map_err(|rejection| Refusal::invalid(rejection.body_text()))
+    body.map(|JsonBody(body)| body).map_err(|rejection| Refusal::invalid(rejection.body_text()))
 }
 
 /// A value that must be there and not be empty.
 pub(super) fn required<'a>(field: &str, value: Option<&'a str>) -> Result<&'a str, Refusal> {
-    value
-        .filter(|value| !value.is_empty())
-        .ok_or_else(|| Refusal::field(field, "a value is needed", "required"))
+    value.filter(|value| !value.is_empty()).ok_or_else(|| Refusal::field(field, "a value is needed", "required"))
 }
 
 /// An identifier within its limits.
 pub(super) fn identifier(value: Option<&str>) -> Result<&str, Refusal> {
     let value = required("identifier", value)?;
     if value.chars().count() > IDENTIFIER_LIMIT {
-        return Err(Refusal::field(
-            "identifier",
-            "longer than 100 characters",
-            "max_len",
-        ));
+        return Err(Refusal::field("identifier", "longer than 100 characters", "max_len"));
     }
     Ok(value)
 }

@@ -11,11 +11,7 @@ pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     pub(super) fn parse(text: &str) -> Self {
-        Self(
-            url::form_urlencoded::parse(text.as_bytes())
-                .into_owned()
-                .collect(),
-        )
+        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
     /// The first value that is not empty.
@@ -26,11 +22,7 @@ impl Parameters {
     /// All values that are not empty.
     pub(super) fn all(&self, name: &str) -> Vec<&str> {
         let fits = |(key, value): &&(String, String)| key == name && !value.is_empty();
-        self.0
-            .iter()
-            .filter(fits)
-            .map(|(_, value)| value.as_str())
-            .collect()
+        self.0.iter().filter(fits).map(|(_, value)| value.as_str()).collect()
     }
 }
 
@@ -42,12 +34,7 @@ pub(super) struct Page {
 
 impl Page {
     /// Reads `page_size` and `page_token`. Sizes above `cap` are refused where the list is `strict`, else cut down.
-    pub(super) fn read(
-        query: &Parameters,
-        default: usize,
-        cap: usize,
-        strict: bool,
-    ) -> Result<Self, Refusal> {
+    pub(super) fn read(query: &Parameters, default: usize, cap: usize, strict: bool) -> Result<Self, Refusal> {
         let size = match query.first("page_size").map(str::parse::<usize>) {
             None | Some(Ok(0)) => default,
             Some(Ok(size)) if strict && size > cap => {
@@ -58,29 +45,17 @@ impl Page {
         };
         let start = match query.first("page_token") {
             None => 0,
-            Some(token) => start_of(token)
-                .ok_or_else(|| Refusal::field("page_token", "not a page token", "format"))?,
+            Some(token) => start_of(token).ok_or_else(|| Refusal::field("page_token", "not a page token", "format"))?,
         };
-        Ok(Self {
-            start,
-            size: size.min(cap),
-        })
+        Ok(Self { start, size: size.min(cap) })
     }
 
     /// The answer for this window: the items under `key`, the tokens of the neighbours and the size of the whole.
     pub(super) fn cut(&self, key: &str, items: Vec<Value>) -> Value {
         let total = items.len();
         let end = self.start.saturating_add(self.size).min(total);
-        let next = if end < total {
-            token_of(end)
-        } else {
-            String::new()
-        };
-        let previous = if self.start > 0 {
-            token_of(self.start.saturating_sub(self.size))
-        } else {
-            String::new()
-        };
+        let next = if end < total { token_of(end) } else { String::new() };
+        let previous = if self.start > 0 { token_of(self.start.saturating_sub(self.size)) } else { String::new() };
         let items: Vec<Value> = items.into_iter().skip(self.start).take(self.size).collect();
         json!({key: items, "next_page_token": next, "prev_page_token": previous, "total_size": total})
     }

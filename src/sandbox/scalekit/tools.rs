@@ -22,25 +22,19 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): Raw
     let query = Parameters::parse(query.as_deref().unwrap_or_default());
     let page = Page::read(&query, DEFAULT_PAGE, shared.options.page_size_cap, false)?;
     let names = query.all("filter.tool_name");
-    let connector = query
-        .first("filter.connector")
-        .map(|name| shared.catalogue.connection(name));
-    if connector == Some(None) {
-        return Err(Refusal::not_found("connection not found"));
-    }
-    let of_connector = connector
-        .flatten()
-        .map(|connection| connection.provider.as_str());
+    let of_connector = match query.first("filter.connector") {
+        None => None,
+        Some(name) => {
+            let connection = shared.catalogue.connection(name);
+            Some(connection.ok_or_else(|| Refusal::not_found("connection not found"))?.provider.as_str())
+        }
+    };
     let words = query.first("filter.query").map(str::to_lowercase);
     let tools = shared.catalogue.tools().iter().filter(|tool| {
         (names.is_empty() || names.contains(&tool.name.as_str()))
-            && query
-                .first("filter.provider")
-                .is_none_or(|provider| provider.eq_ignore_ascii_case(&tool.provider))
+            && query.first("filter.provider").is_none_or(|provider| provider.eq_ignore_ascii_case(&tool.provider))
             && of_connector.is_none_or(|provider| provider == tool.provider)
-            && words
-                .as_ref()
-                .is_none_or(|words| tool.entry.to_string().to_lowercase().contains(words))
+            && words.as_ref().is_none_or(|words| tool.entry.to_string().to_lowercase().contains(words))
     });
     if query.first("filter.summary") == Some("true") {
         let names = tools.map(|tool| Value::from(tool.name.as_str())).collect();
@@ -55,10 +49,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): Raw
 
 /// What one user can run. Accounts that are not active contribute nothing; the protocol does not say so, it is the
 /// careful reading of "can run".
-pub(super) async fn list_scoped(
-    State(shared): State<Arc<Shared>>,
-    RawQuery(query): RawQuery,
-) -> Answer {
+pub(super) async fn list_scoped(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Answer {
     let query = Parameters::parse(query.as_deref().unwrap_or_default());
     let identifier = identifier(query.first("identifier"))?;
     let page = Page::read(&query, DEFAULT_PAGE, shared.options.page_size_cap, false)?;
@@ -67,21 +58,21 @@ pub(super) async fn list_scoped(
     let mut tools = Vec::new();
     for account in accounts.iter().filter(|account| account.is_active()) {
         let wanted = |tool: &&Tool| {
-            tool.provider == account.provider
-                && (names.is_empty() || names.contains(&tool.name.as_str()))
+            tool.provider == account.provider && (names.is_empty() || names.contains(&tool.name.as_str()))
         };
-        tools.extend(shared.catalogue.tools().iter().filter(wanted).map(|tool| {
-            json!({"tool": tool.entry, "identifier": identifier, "connected_account_id": account.id})
-        }));
+        tools.extend(
+            shared
+                .catalogue
+                .tools()
+                .iter()
+                .filter(wanted)
+                .map(|tool| json!({"tool": tool.entry, "identifier": identifier, "connected_account_id": account.id})),
+        );
     }
     Ok(Json(page.cut("tools", tools)))
 }
 
-fn named_accounts(
-    shared: &Shared,
-    query: &Parameters,
-    identifier: &str,
-) -> Result<Vec<Account>, Refusal> {
+fn named_accounts(shared: &Shared, query: &Parameters, identifier: &str) -> Result<Vec<Account>, Refusal> {
     let connections = query.all("filter.connection_names");
     let providers = query.all("filter.providers");
     let names = query.all("filter.tool_names");
@@ -95,11 +86,8 @@ fn named_accounts(
         accounts.push(account.ok_or_else(|| Refusal::not_found("connected account not found"))?);
     }
     for provider in &providers {
-        let found: Vec<&Account> = state
-            .accounts
-            .of(identifier)
-            .filter(|account| account.provider.eq_ignore_ascii_case(provider))
-            .collect();
+        let found: Vec<&Account> =
+            state.accounts.of(identifier).filter(|account| account.provider.eq_ignore_ascii_case(provider)).collect();
         match found.as_slice() {
             [] => return Err(Refusal::not_found("connected account not found")),
             [account] => accounts.push((*account).clone()),
@@ -113,35 +101,18 @@ fn named_accounts(
 }
 
 /// The tools of all accounts a user has, whatever their status.
-pub(super) async fn list_available(
-    State(shared): State<Arc<Shared>>,
-    RawQuery(query): RawQuery,
-) -> Answer {
+pub(super) async fn list_available(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Answer {
     let query = Parameters::parse(query.as_deref().unwrap_or_default());
     let identifier = identifier(query.first("identifier"))?;
     let page = Page::read(&query, 100, shared.options.page_size_cap, false)?;
     let state = shared.lock();
-    let providers: Vec<&str> = state
-        .accounts
-        .of(identifier)
-        .map(|account| account.provider.as_str())
-        .collect();
-    let tools = shared
-        .catalogue
-        .tools()
-        .iter()
-        .filter(|tool| providers.contains(&tool.provider.as_str()));
-    Ok(Json(page.cut(
-        "tools",
-        tools.map(|tool| tool.entry.clone()).collect(),
-    )))
+    let providers: Vec<&str> = state.accounts.of(identifier).map(|account| account.provider.as_str()).collect();
+    let tools = shared.catalogue.tools().iter().filter(|tool| providers.contains(&tool.provider.as_str()));
+    Ok(Json(page.cut("tools", tools.map(|tool| tool.entry.clone()).collect())))
 }
 
 /// The calls that ran, newest first (a preview of the real service, so its shape is less sure than the rest).
-pub(super) async fn list_calls(
-    State(shared): State<Arc<Shared>>,
-    RawQuery(query): RawQuery,
-) -> Answer {
+pub(super) async fn list_calls(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Answer {
     let query = Parameters::parse(query.as_deref().unwrap_or_default());
     let page = Page::read(&query, 20, 100, true)?;
     let (after, before) = (instant(&query, "start_time")?, instant(&query, "end_time")?);
@@ -163,15 +134,9 @@ pub(super) async fn list_calls(
 }
 
 /// One call.
-pub(super) async fn show_call(
-    State(shared): State<Arc<Shared>>,
-    Path(execution_id): Path<String>,
-) -> Answer {
+pub(super) async fn show_call(State(shared): State<Arc<Shared>>, Path(execution_id): Path<String>) -> Answer {
     let state = shared.lock();
-    let call = state
-        .tool_calls
-        .iter()
-        .find(|call| call.execution_id == execution_id);
+    let call = state.tool_calls.iter().find(|call| call.execution_id == execution_id);
     let call = call.ok_or_else(|| Refusal::not_found("tool call not found"))?;
     Ok(Json(json!({ "tool_call_log": call.to_json() })))
 }

@@ -58,9 +58,7 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Tim
     match action {
         "list_events" | "search_events" => list(world, params),
         "get_event_by_id" => Ok(world.events[index(world, params)?].to_json()),
-        "list_calendars" => {
-            Ok(json!({"items": [{"id": "primary", "summary": world.address, "primary": true}]}))
-        }
+        "list_calendars" => Ok(json!({"items": [{"id": "primary", "summary": world.address, "primary": true}]})),
         "query_freebusy" => free_busy(world, params),
         "create_event" => create(world, params),
         "quick_add_event" => {
@@ -78,29 +76,20 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Tim
 }
 
 fn list(world: &World, params: &Parameters) -> Outcome {
-    let found = window(world, params)?
-        .into_iter()
-        .filter(|event| contains(&event.summary, text(params, "query")));
-    let items: Vec<Value> = found
-        .take(count(params, "max_results", 250))
-        .map(Event::to_json)
-        .collect();
+    let found = window(world, params)?.into_iter().filter(|event| contains(&event.summary, text(params, "query")));
+    let items: Vec<Value> = found.take(count(params, "max_results", 250)).map(Event::to_json).collect();
     Ok(json!({"kind": "calendar#events", "items": items}))
 }
 
 fn free_busy(world: &World, params: &Parameters) -> Outcome {
-    let busy: Vec<Value> = window(world, params)?
-        .iter()
-        .map(|event| json!({"start": event.start, "end": event.end}))
-        .collect();
+    let busy: Vec<Value> =
+        window(world, params)?.iter().map(|event| json!({"start": event.start, "end": event.end})).collect();
     Ok(json!({"calendars": {"primary": {"busy": busy}}}))
 }
 
 fn window<'a>(world: &'a World, params: &Parameters) -> Result<Vec<&'a Event>, ProviderError> {
     let (from, to) = (instant(params, "time_min")?, instant(params, "time_max")?);
-    let overlaps = |event: &&Event| {
-        from.is_none_or(|from| event.end > from) && to.is_none_or(|to| event.start < to)
-    };
+    let overlaps = |event: &&Event| from.is_none_or(|from| event.end > from) && to.is_none_or(|to| event.start < to);
     let mut events: Vec<&Event> = world.events.iter().filter(overlaps).collect();
     events.sort_by_key(|event| event.start);
     Ok(events)
@@ -108,13 +97,8 @@ fn window<'a>(world: &'a World, params: &Parameters) -> Result<Vec<&'a Event>, P
 
 fn create(world: &mut World, params: &Parameters) -> Outcome {
     let start = instant(params, "start_datetime")?.ok_or_else(|| bad("start_datetime"))?;
-    let minutes =
-        count(params, "event_duration_hour", 0) * 60 + count(params, "event_duration_minutes", 0);
-    let minutes = if minutes == 0 {
-        30
-    } else {
-        i64::try_from(minutes).unwrap_or(30)
-    };
+    let minutes = count(params, "event_duration_hour", 0) * 60 + count(params, "event_duration_minutes", 0);
+    let minutes = if minutes == 0 { 30 } else { i64::try_from(minutes).unwrap_or(30) };
     let mut event = new_event(world, text(params, "summary"), start, minutes);
     event.attendees = texts(params, "attendees_emails");
     text(params, "description").clone_into(&mut event.description);
@@ -131,10 +115,7 @@ fn update(world: &mut World, params: &Parameters) -> Outcome {
         event.start = start;
         event.end = start.checked_add(length).unwrap_or(start);
     }
-    for (name, field) in [
-        ("summary", &mut event.summary),
-        ("location", &mut event.location),
-    ] {
+    for (name, field) in [("summary", &mut event.summary), ("location", &mut event.location)] {
         if params.contains_key(name) {
             text(params, name).clone_into(field);
         }
@@ -163,11 +144,7 @@ fn added(world: &mut World, event: Event) -> Value {
 
 fn index(world: &World, params: &Parameters) -> Result<usize, ProviderError> {
     let id = text(params, "event_id");
-    world
-        .events
-        .iter()
-        .position(|event| event.id == id)
-        .ok_or_else(ProviderError::not_found)
+    world.events.iter().position(|event| event.id == id).ok_or_else(ProviderError::not_found)
 }
 
 /// With an offset, or without one and then in UTC.
@@ -176,9 +153,7 @@ fn instant(params: &Parameters, name: &str) -> Result<Option<Timestamp>, Provide
     if written.is_empty() {
         return Ok(None);
     }
-    let parsed = written
-        .parse::<Timestamp>()
-        .or_else(|_| format!("{written}Z").parse());
+    let parsed = written.parse::<Timestamp>().or_else(|_| format!("{written}Z").parse());
     parsed.map(Some).map_err(|_| bad(name))
 }
 
@@ -187,7 +162,5 @@ fn bad(name: &str) -> ProviderError {
 }
 
 fn later(start: Timestamp, minutes: i64) -> Timestamp {
-    start
-        .checked_add(SignedDuration::from_mins(minutes))
-        .unwrap_or(start)
+    start.checked_add(SignedDuration::from_mins(minutes)).unwrap_or(start)
 }

@@ -4,9 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{
-    Outcome, Parameters, ProviderError, World, contains, count, minutes_before, text, texts,
-};
+use super::{Outcome, Parameters, ProviderError, World, contains, count, minutes_before, text, texts};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,9 +54,7 @@ impl SeedMail {
 
 impl Mail {
     fn has(&self, label: &str) -> bool {
-        self.label_ids
-            .iter()
-            .any(|own| own.eq_ignore_ascii_case(label))
+        self.label_ids.iter().any(|own| own.eq_ignore_ascii_case(label))
     }
 
     fn relabel(&mut self, add: &[String], remove: &[String]) {
@@ -85,19 +81,15 @@ impl Mail {
     }
 
     fn matches(&self, query: &str, now: Timestamp) -> bool {
-        terms(query)
-            .iter()
-            .all(|term| match term.strip_prefix('-') {
-                Some(term) => !self.matches_term(term, now),
-                None => self.matches_term(term, now),
-            })
+        terms(query).iter().all(|term| match term.strip_prefix('-') {
+            Some(term) => !self.matches_term(term, now),
+            None => self.matches_term(term, now),
+        })
     }
 
     fn matches_term(&self, term: &str, now: Timestamp) -> bool {
         let Some((operator, value)) = term.split_once(':') else {
-            return [&self.subject, &self.body, &self.from]
-                .iter()
-                .any(|field| contains(field, term));
+            return [&self.subject, &self.body, &self.from].iter().any(|field| contains(field, term));
         };
         match (operator, value) {
             ("is", "read") => !self.has("UNREAD"),
@@ -107,12 +99,8 @@ impl Mail {
             ("from", value) => contains(&self.from, value),
             ("to", value) => contains(&self.to, value),
             ("subject", value) => contains(&self.subject, value),
-            ("newer_than", value) => {
-                age_limit(value).is_some_and(|minutes| self.date >= minutes_before(now, minutes))
-            }
-            ("older_than", value) => {
-                age_limit(value).is_some_and(|minutes| self.date < minutes_before(now, minutes))
-            }
+            ("newer_than", value) => age_limit(value).is_some_and(|minutes| self.date >= minutes_before(now, minutes)),
+            ("older_than", value) => age_limit(value).is_some_and(|minutes| self.date < minutes_before(now, minutes)),
             // Operators that are not built do not narrow the search.
             _ => true,
         }
@@ -127,10 +115,7 @@ fn terms(query: &str) -> Vec<String> {
         match character {
             '"' => quoted = !quoted,
             ' ' if !quoted => terms.push(String::new()),
-            _ => terms
-                .last_mut()
-                .into_iter()
-                .for_each(|term| term.push(character)),
+            _ => terms.last_mut().into_iter().for_each(|term| term.push(character)),
         }
     }
     terms.retain(|term| !term.is_empty());
@@ -154,19 +139,13 @@ fn age_limit(value: &str) -> Option<i64> {
 pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Timestamp) -> Outcome {
     match action {
         "fetch_mails" => Ok(fetch(world, params, now)),
-        "get_message_by_id" => {
-            Ok(find(world, text(params, "message_id"))?.to_json(text(params, "format")))
-        }
+        "get_message_by_id" => Ok(find(world, text(params, "message_id"))?.to_json(text(params, "format"))),
         "list_threads" => Ok(list_threads(world, params, now)),
         "get_thread_by_id" => get_thread(world, text(params, "thread_id")),
         "list_labels" => Ok(list_labels(world)),
-        "list_drafts" => {
-            Ok(json!({"drafts": world.drafts, "resultSizeEstimate": world.drafts.len()}))
-        }
+        "list_drafts" => Ok(json!({"drafts": world.drafts, "resultSizeEstimate": world.drafts.len()})),
         "get_draft" => Ok(json!(world.drafts[draft_index(world, params)?])),
-        "get_profile" => {
-            Ok(json!({"emailAddress": world.address, "messagesTotal": world.mails.len()}))
-        }
+        "get_profile" => Ok(json!({"emailAddress": world.address, "messagesTotal": world.mails.len()})),
         "search_people" | "get_contacts" => Ok(people(world, text(params, "query"))),
         "create_draft" => Ok(create_draft(world, params, now)),
         "update_draft" => update_draft(world, params, now),
@@ -178,9 +157,7 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Tim
         }
         "send_message" | "reply_to_thread" => Ok(send(world, params, now)),
         "modify_message_labels" => relabel(world, &[text(params, "message_id").to_owned()], params),
-        "batch_modify_messages" => {
-            relabel(world, &texts(params, "message_ids"), params).map(|_| json!({}))
-        }
+        "batch_modify_messages" => relabel(world, &texts(params, "message_ids"), params).map(|_| json!({})),
         "trash_message" => move_mail(world, params, "TRASH", "INBOX"),
         "untrash_message" => move_mail(world, params, "INBOX", "TRASH"),
         "delete_message" => {
@@ -197,12 +174,8 @@ fn fetch(world: &World, params: &Parameters, now: Timestamp) -> Value {
     let found = search(world, params, now);
     let start: usize = text(params, "page_token").parse().unwrap_or(0);
     let size = count(params, "max_results", 10);
-    let page: Vec<Value> = found
-        .iter()
-        .skip(start)
-        .take(size)
-        .map(|mail| mail.to_json(text(params, "format")))
-        .collect();
+    let page: Vec<Value> =
+        found.iter().skip(start).take(size).map(|mail| mail.to_json(text(params, "format"))).collect();
     let mut answer = json!({"messages": page, "resultSizeEstimate": found.len()});
     if start + size < found.len() {
         answer["nextPageToken"] = (start + size).to_string().into();
@@ -214,13 +187,8 @@ fn fetch(world: &World, params: &Parameters, now: Timestamp) -> Value {
 fn search<'a>(world: &'a World, params: &Parameters, now: Timestamp) -> Vec<&'a Mail> {
     let query = text(params, "query");
     let labels = texts(params, "label_ids");
-    let everywhere = params
-        .get("include_spam_trash")
-        .and_then(Value::as_bool)
-        .unwrap_or(false)
-        || ["in:spam", "in:trash", "in:anywhere"]
-            .iter()
-            .any(|term| query.contains(term));
+    let everywhere = params.get("include_spam_trash").and_then(Value::as_bool).unwrap_or(false)
+        || ["in:spam", "in:trash", "in:anywhere"].iter().any(|term| query.contains(term));
     let mut found: Vec<&Mail> = world
         .mails
         .iter()
@@ -232,20 +200,13 @@ fn search<'a>(world: &'a World, params: &Parameters, now: Timestamp) -> Vec<&'a 
 }
 
 fn find<'a>(world: &'a World, id: &str) -> Result<&'a Mail, ProviderError> {
-    world
-        .mails
-        .iter()
-        .find(|mail| mail.id == id)
-        .ok_or_else(ProviderError::not_found)
+    world.mails.iter().find(|mail| mail.id == id).ok_or_else(ProviderError::not_found)
 }
 
 fn list_threads(world: &World, params: &Parameters, now: Timestamp) -> Value {
     let mut threads: Vec<Value> = Vec::new();
     for mail in search(world, params, now) {
-        if !threads
-            .iter()
-            .any(|thread| thread["id"] == mail.thread_id.as_str())
-        {
+        if !threads.iter().any(|thread| thread["id"] == mail.thread_id.as_str()) {
             threads.push(json!({"id": mail.thread_id, "snippet": mail.to_json("")["snippet"]}));
         }
     }
@@ -254,12 +215,8 @@ fn list_threads(world: &World, params: &Parameters, now: Timestamp) -> Value {
 }
 
 fn get_thread(world: &World, id: &str) -> Outcome {
-    let mails: Vec<Value> = world
-        .mails
-        .iter()
-        .filter(|mail| mail.thread_id == id)
-        .map(|mail| mail.to_json(""))
-        .collect();
+    let mails: Vec<Value> =
+        world.mails.iter().filter(|mail| mail.thread_id == id).map(|mail| mail.to_json("")).collect();
     if mails.is_empty() {
         return Err(ProviderError::not_found());
     }
@@ -267,23 +224,9 @@ fn get_thread(world: &World, id: &str) -> Outcome {
 }
 
 fn list_labels(world: &World) -> Value {
-    let system = [
-        "INBOX",
-        "UNREAD",
-        "SENT",
-        "DRAFT",
-        "SPAM",
-        "TRASH",
-        "STARRED",
-        "IMPORTANT",
-    ];
-    let system = system
-        .iter()
-        .map(|name| json!({"id": name, "name": name, "type": "system"}));
-    let own = world
-        .labels
-        .iter()
-        .map(|name| json!({"id": name, "name": name, "type": "user"}));
+    let system = ["INBOX", "UNREAD", "SENT", "DRAFT", "SPAM", "TRASH", "STARRED", "IMPORTANT"];
+    let system = system.iter().map(|name| json!({"id": name, "name": name, "type": "system"}));
+    let own = world.labels.iter().map(|name| json!({"id": name, "name": name, "type": "user"}));
     json!({ "labels": system.chain(own).collect::<Vec<_>>() })
 }
 
@@ -291,10 +234,7 @@ fn people(world: &World, query: &str) -> Value {
     let mut people: Vec<&str> = world.mails.iter().map(|mail| mail.from.as_str()).collect();
     people.sort_unstable();
     people.dedup();
-    let people = people
-        .into_iter()
-        .filter(|person| contains(person, query))
-        .map(|person| json!({ "person": person }));
+    let people = people.into_iter().filter(|person| contains(person, query)).map(|person| json!({ "person": person }));
     Value::Array(people.collect())
 }
 
@@ -302,11 +242,7 @@ fn compose(world: &mut World, params: &Parameters, label: &str, now: Timestamp) 
     let id = format!("18f2b{:03x}", world.next_number());
     let thread = text(params, "thread_id");
     Mail {
-        thread_id: if thread.is_empty() {
-            id.clone()
-        } else {
-            thread.to_owned()
-        },
+        thread_id: if thread.is_empty() { id.clone() } else { thread.to_owned() },
         id,
         label_ids: vec![label.to_owned()],
         from: world.address.clone(),
@@ -339,11 +275,7 @@ fn create_draft(world: &mut World, params: &Parameters, now: Timestamp) -> Value
 
 fn draft_index(world: &World, params: &Parameters) -> Result<usize, ProviderError> {
     let id = text(params, "draft_id");
-    world
-        .drafts
-        .iter()
-        .position(|draft| draft.id == id)
-        .ok_or_else(ProviderError::not_found)
+    world.drafts.iter().position(|draft| draft.id == id).ok_or_else(ProviderError::not_found)
 }
 
 fn update_draft(world: &mut World, params: &Parameters, now: Timestamp) -> Outcome {
@@ -368,10 +300,7 @@ fn relabel(world: &mut World, ids: &[String], params: &Parameters) -> Outcome {
     for id in ids {
         find(world, id)?;
     }
-    let (add, remove) = (
-        texts(params, "add_label_ids"),
-        texts(params, "remove_label_ids"),
-    );
+    let (add, remove) = (texts(params, "add_label_ids"), texts(params, "remove_label_ids"));
     let mut last = json!({});
     for mail in world.mails.iter_mut().filter(|mail| ids.contains(&mail.id)) {
         mail.relabel(&add, &remove);
@@ -382,11 +311,7 @@ fn relabel(world: &mut World, ids: &[String], params: &Parameters) -> Outcome {
 
 fn move_mail(world: &mut World, params: &Parameters, to: &str, from: &str) -> Outcome {
     let id = find(world, text(params, "message_id"))?.id.clone();
-    let mail = world
-        .mails
-        .iter_mut()
-        .find(|mail| mail.id == id)
-        .ok_or_else(ProviderError::not_found)?;
+    let mail = world.mails.iter_mut().find(|mail| mail.id == id).ok_or_else(ProviderError::not_found)?;
     mail.relabel(&[to.to_owned()], &[from.to_owned()]);
     Ok(receipt(mail))
 }
@@ -420,15 +345,7 @@ mod tests {
 
     #[test]
     fn odd_queries_do_no_harm() {
-        for query in [
-            "\"",
-            ":",
-            "-",
-            "newer_than:ü",
-            "newer_than:99999999999999999999d",
-            "is:",
-            "\u{0}",
-        ] {
+        for query in ["\"", ":", "-", "newer_than:ü", "newer_than:99999999999999999999d", "is:", "\u{0}"] {
             found(query);
         }
     }

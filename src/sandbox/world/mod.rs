@@ -56,35 +56,19 @@ pub(super) struct ProviderError {
 
 impl ProviderError {
     pub(super) fn bad_parameters(message: String) -> Self {
-        Self {
-            status: 400,
-            code: "TOOL_EXEC_FAILED",
-            message,
-        }
+        Self { status: 400, code: "TOOL_EXEC_FAILED", message }
     }
 
     fn not_found() -> Self {
-        Self {
-            status: 404,
-            code: "NOT_FOUND",
-            message: "the requested entity was not found".to_owned(),
-        }
+        Self { status: 404, code: "NOT_FOUND", message: "the requested entity was not found".to_owned() }
     }
 
     fn not_built(tool: &str) -> Self {
-        Self {
-            status: 500,
-            code: "TOOL_EXEC_FAILED",
-            message: format!("the sandbox has no {tool}"),
-        }
+        Self { status: 500, code: "TOOL_EXEC_FAILED", message: format!("the sandbox has no {tool}") }
     }
 
     pub(super) fn into_refusal(self, execution_id: &str) -> Refusal {
-        let Self {
-            status,
-            code,
-            message,
-        } = self;
+        let Self { status, code, message } = self;
         let more = json!({"tool_error_info": {
             "execution_id": execution_id, "tool_error_message": message, "tool_error_code": code,
         }});
@@ -122,29 +106,15 @@ impl World {
     /// A fresh world whose dates lie around `now`.
     pub(super) fn new(now: Timestamp) -> Self {
         let seed: Seed = embedded(include_str!("../data/seed.json"));
-        let mails = seed
-            .mails
-            .into_iter()
-            .enumerate()
-            .map(|(index, mail)| mail.into_mail(index, now))
-            .collect();
-        let events = seed
-            .events
-            .into_iter()
-            .enumerate()
-            .map(|(index, event)| event.into_event(index, now))
-            .collect();
+        let mails = seed.mails.into_iter().enumerate().map(|(index, mail)| mail.into_mail(index, now)).collect();
+        let events = seed.events.into_iter().enumerate().map(|(index, event)| event.into_event(index, now)).collect();
         Self {
             address: "you@northwind.example".to_owned(),
             mails,
             drafts: Vec::new(),
             labels: Vec::new(),
             events,
-            channels: seed
-                .channels
-                .into_iter()
-                .map(|channel| channel.into_channel(now))
-                .collect(),
+            channels: seed.channels.into_iter().map(|channel| channel.into_channel(now)).collect(),
             users: seed.users,
             notes: seed.notes,
             records: seed.records,
@@ -161,15 +131,13 @@ impl World {
 }
 
 fn minutes_before(now: Timestamp, minutes: i64) -> Timestamp {
-    now.checked_sub(SignedDuration::from_mins(minutes))
-        .unwrap_or(now)
+    now.checked_sub(SignedDuration::from_mins(minutes)).unwrap_or(now)
 }
 
 /// Midnight in UTC of the day of `now`, plus whole days.
 fn midnight(now: Timestamp, days: i64) -> Timestamp {
     let day = now.to_zoned(jiff::tz::TimeZone::UTC).start_of_day();
-    day.and_then(|day| day.checked_add(days.days()))
-        .map_or(now, |day| day.timestamp())
+    day.and_then(|day| day.checked_add(days.days())).map_or(now, |day| day.timestamp())
 }
 
 /// A text parameter, empty where it is absent.
@@ -179,28 +147,14 @@ fn text<'a>(params: &'a Parameters, name: &str) -> &'a str {
 
 /// A count parameter. Numbers pass through floating point on their way, so `5.0` is 5.
 fn count(params: &Parameters, name: &str, default: usize) -> usize {
-    let number = params
-        .get(name)
-        .and_then(Value::as_f64)
-        .filter(|number| (0.0..=10_000.0).contains(number));
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to lie between 0 and 10,000"
-    )]
+    let number = params.get(name).and_then(Value::as_f64).filter(|number| (0.0..=10_000.0).contains(number));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie between 0 and 10,000")]
     number.map_or(default, |number| number as usize)
 }
 
 fn texts(params: &Parameters, name: &str) -> Vec<String> {
-    let values = params
-        .get(name)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    values
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect()
+    let values = params.get(name).and_then(Value::as_array).into_iter().flatten();
+    values.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn contains(text: &str, words: &str) -> bool {

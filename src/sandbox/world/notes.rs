@@ -16,37 +16,20 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters) -> Value
     match action {
         "notes-search" => {
             let query = text(params, "query");
-            let found = world
-                .notes
-                .iter()
-                .filter(|note| contains(&note.title, query) || contains(&note.content, query));
-            let found = found
-                .take(count(params, "page_size", 10))
-                .map(|note| json!({"id": note.id, "title": note.title}));
-            envelope(
-                false,
-                &json!({ "results": found.collect::<Vec<_>>() }).to_string(),
-            )
+            let found =
+                world.notes.iter().filter(|note| contains(&note.title, query) || contains(&note.content, query));
+            let found =
+                found.take(count(params, "page_size", 10)).map(|note| json!({"id": note.id, "title": note.title}));
+            envelope(false, &json!({ "results": found.collect::<Vec<_>>() }).to_string())
         }
-        "notes-fetch" => match world
-            .notes
-            .iter()
-            .find(|note| note.id == text(params, "id"))
-        {
+        "notes-fetch" => match world.notes.iter().find(|note| note.id == text(params, "id")) {
             Some(note) => envelope(false, &json!(note).to_string()),
             None => envelope(true, "there is no page with this id"),
         },
         "notes-create-page" => {
             let id = format!("p-new{}", world.next_number());
-            let (title, content) = (
-                text(params, "title").to_owned(),
-                text(params, "content").to_owned(),
-            );
-            world.notes.push(Note {
-                id: id.clone(),
-                title,
-                content,
-            });
+            let (title, content) = (text(params, "title").to_owned(), text(params, "content").to_owned());
+            world.notes.push(Note { id: id.clone(), title, content });
             envelope(false, &json!({ "id": id }).to_string())
         }
         "ping" => envelope(false, "pong"),
@@ -56,9 +39,5 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters) -> Value
 
 fn envelope(is_error: bool, words: &str) -> Value {
     let content = json!([{"type": "text", "text": words}]);
-    if is_error {
-        json!({"isError": true, "content": content})
-    } else {
-        json!({ "content": content })
-    }
+    if is_error { json!({"isError": true, "content": content}) } else { json!({ "content": content }) }
 }

@@ -41,24 +41,14 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters) -> Outco
 fn list(world: &World, noun: &str, params: &Parameters) -> Value {
     let state = text(params, "state");
     let records = world.records.get(noun).into_iter().flatten();
-    let fitting =
-        records.filter(|record| state.is_empty() || state == "all" || record["state"] == state);
-    Value::Array(
-        fitting
-            .take(count(params, "per_page", 30))
-            .cloned()
-            .collect(),
-    )
+    let fitting = records.filter(|record| state.is_empty() || state == "all" || record["state"] == state);
+    Value::Array(fitting.take(count(params, "per_page", 30)).cloned().collect())
 }
 
 fn create(world: &mut World, noun: &str, params: &Parameters) -> Value {
     let id = (1_000 + world.next_number()).to_string();
     let record = json!({"id": id, "title": text(params, "title"), "body": text(params, "body"), "state": "open"});
-    world
-        .records
-        .entry(noun.to_owned())
-        .or_default()
-        .push(record.clone());
+    world.records.entry(noun.to_owned()).or_default().push(record.clone());
     record
 }
 

@@ -45,31 +45,16 @@ struct SeedMessage {
 impl SeedChannel {
     pub(super) fn into_channel(self, now: Timestamp) -> Channel {
         let messages = self.messages.into_iter().map(|message| {
-            let ts = format!(
-                "{}.000100",
-                minutes_before(now, message.minutes_ago).as_second()
-            );
+            let ts = format!("{}.000100", minutes_before(now, message.minutes_ago).as_second());
             Message::new(ts, message.user, message.text)
         });
-        Channel {
-            id: self.id,
-            name: self.name,
-            topic: self.topic,
-            messages: messages.collect(),
-        }
+        Channel { id: self.id, name: self.name, topic: self.topic, messages: messages.collect() }
     }
 }
 
 impl Message {
     fn new(ts: String, user: String, text: String) -> Self {
-        Self {
-            ts,
-            user,
-            text,
-            thread_ts: String::new(),
-            reactions: Vec::new(),
-            pinned: false,
-        }
+        Self { ts, user, text, thread_ts: String::new(), reactions: Vec::new(), pinned: false }
     }
 }
 
@@ -77,48 +62,25 @@ pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Tim
     try_run(world, action, params, now).unwrap_or_else(|error| json!({"ok": false, "error": error}))
 }
 
-fn try_run(
-    world: &mut World,
-    action: &str,
-    params: &Parameters,
-    now: Timestamp,
-) -> Result<Value, &'static str> {
+fn try_run(world: &mut World, action: &str, params: &Parameters, now: Timestamp) -> Result<Value, &'static str> {
     match action {
         "list_channels" => Ok(list_channels(world)),
         "list_users" => Ok(json!({"ok": true, "members": world.users})),
         "lookup_user_by_email" => {
-            let user = world
-                .users
-                .iter()
-                .find(|user| user["email"] == text(params, "email"));
-            user.map(|user| json!({"ok": true, "user": user}))
-                .ok_or("users_not_found")
+            let user = world.users.iter().find(|user| user["email"] == text(params, "email"));
+            user.map(|user| json!({"ok": true, "user": user})).ok_or("users_not_found")
         }
-        "search_messages" => Ok(search(
-            world,
-            text(params, "query"),
-            count(params, "count", 20),
-        )),
+        "search_messages" => Ok(search(world, text(params, "query"), count(params, "count", 20))),
         "fetch_conversation_history" => {
             let messages = &channel(world, params)?.messages;
-            let newest: Vec<&Message> = messages
-                .iter()
-                .rev()
-                .take(count(params, "limit", 100))
-                .collect();
+            let newest: Vec<&Message> = messages.iter().rev().take(count(params, "limit", 100)).collect();
             Ok(json!({"ok": true, "messages": newest, "has_more": newest.len() < messages.len()}))
         }
         "get_conversation_replies" => {
             let ts = text(params, "ts");
             let thread = channel(world, params)?.messages.iter();
-            let thread: Vec<&Message> = thread
-                .filter(|message| message.ts == ts || message.thread_ts == ts)
-                .collect();
-            if thread.is_empty() {
-                Err("thread_not_found")
-            } else {
-                Ok(json!({"ok": true, "messages": thread}))
-            }
+            let thread: Vec<&Message> = thread.filter(|message| message.ts == ts || message.thread_ts == ts).collect();
+            if thread.is_empty() { Err("thread_not_found") } else { Ok(json!({"ok": true, "messages": thread})) }
         }
         "send_message" => send(world, params, now),
         "update_message" => {
@@ -130,9 +92,7 @@ fn try_run(
         }
         "delete_message" => {
             let ts = message(world, params, "ts")?.ts.clone();
-            channel(world, params)?
-                .messages
-                .retain(|message| message.ts != ts);
+            channel(world, params)?.messages.retain(|message| message.ts != ts);
             Ok(json!({"ok": true, "ts": ts}))
         }
         "add_reaction" => {
@@ -146,11 +106,7 @@ fn try_run(
         }
         "pin_message" => {
             let message = message(world, params, "timestamp")?;
-            if std::mem::replace(&mut message.pinned, true) {
-                Err("already_pinned")
-            } else {
-                Ok(json!({ "ok": true }))
-            }
+            if std::mem::replace(&mut message.pinned, true) { Err("already_pinned") } else { Ok(json!({ "ok": true })) }
         }
         "set_conversation_topic" => {
             let channel = channel(world, params)?;
@@ -196,20 +152,10 @@ fn send(world: &mut World, params: &Parameters, now: Timestamp) -> Result<Value,
 fn channel<'a>(world: &'a mut World, params: &Parameters) -> Result<&'a mut Channel, &'static str> {
     let wanted = text(params, "channel").trim_start_matches('#');
     let mut channels = world.channels.iter_mut();
-    channels
-        .find(|channel| channel.id == wanted || channel.name == wanted)
-        .ok_or("channel_not_found")
+    channels.find(|channel| channel.id == wanted || channel.name == wanted).ok_or("channel_not_found")
 }
 
-fn message<'a>(
-    world: &'a mut World,
-    params: &Parameters,
-    name: &str,
-) -> Result<&'a mut Message, &'static str> {
+fn message<'a>(world: &'a mut World, params: &Parameters, name: &str) -> Result<&'a mut Message, &'static str> {
     let ts = text(params, name);
-    channel(world, params)?
-        .messages
-        .iter_mut()
-        .find(|message| message.ts == ts)
-        .ok_or("message_not_found")
+    channel(world, params)?.messages.iter_mut().find(|message| message.ts == ts).ok_or("message_not_found")
 }

@@ -1,0 +1,418 @@
+//! The job message: what a caller asks for, checked whole before anything is done with it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::LazyLock;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::schema::Schema;
+
+/// Longest job id in bytes. AMQP short strings end at 255 bytes and event ids are the job id plus a suffix.
+const MAX_ID_BYTES: usize = 200;
+
+/// Names a job and its one run. 1 to 200 bytes, any characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct JobId(#[schemars(length(min = 1, max = 200))] String);
+
+impl JobId {
+    /// An id made of `text`, or `None` where it is empty or longer than 200 bytes.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        (!text.is_empty() && text.len() <= MAX_ID_BYTES).then_some(Self(text))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Names an end user at Scalekit: 1 to 100 characters, any characters (Scalekit's own field limit).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Identifier(#[schemars(length(min = 1, max = 100))] String);
+
+impl Identifier {
+    /// An identifier made of `text`, or `None` where it is empty or longer than 100 characters.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        (!text.is_empty() && text.chars().count() <= 100).then_some(Self(text))
+    }
+
+    /// The identifier as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Names a connection as it stands in the Scalekit dashboard: case-sensitive, 1 to 400 of `[a-zA-Z0-9_: -]`
+/// (Scalekit's `connector` field rule). Not a provider's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ConnectionName(#[schemars(length(min = 1, max = 400), regex(pattern = "^[a-zA-Z0-9_: -]*$"))] String);
+
+impl ConnectionName {
+    /// A connection name made of `text`, or `None` where Scalekit would refuse it.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        let allowed = |character: char| character.is_ascii_alphanumeric() || "_: -".contains(character);
+        ((1..=400).contains(&text.len()) && text.chars().all(allowed)).then_some(Self(text))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConnectionName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A prompt job: run this prompt for this user with these connections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Names the job; the same id is never run twice. Without one the message's `message_id` counts, else one is
+    /// derived from the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<JobId>,
+    /// The end user whose connected accounts are used.
+    pub identifier: Identifier,
+    /// Connections whose tools the agent may use.
+    #[schemars(length(min = 1, max = 10), extend("uniqueItems" = true))]
+    pub connections: Vec<ConnectionName>,
+    /// What the agent shall do.
+    #[schemars(length(min = 1))]
+    pub prompt: String,
+    /// How the agent shall behave; the worker's own default applies where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+    /// The model's name; the configured default applies where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub model: Option<String>,
+    /// Which tools the agent may see.
+    #[serde(default)]
+    pub tools: ToolSelection,
+    /// JSON Schema of the wanted `output`; the answer is then given as JSON as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub output_schema: Option<Value>,
+    /// Bounds of the run; the configured ones apply where absent, and cannot be exceeded.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What to do while the user has not authorized a connection.
+    #[serde(default)]
+    pub authorization: Authorization,
+    /// Whether progress events are wanted.
+    #[serde(default)]
+    pub progress: bool,
+    /// Any JSON, echoed back in every reply.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub metadata: Value,
+    /// Queue for the replies; the message property of that name counts where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub reply_to: Option<String>,
+    /// Echoed in every reply; the message property of that name counts where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub correlation_id: Option<String>,
+}
+
+/// Which of the user's tools a run may see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolSelection {
+    /// Only these tools, where not empty.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub allow: BTreeSet<String>,
+    /// Never these tools.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub deny: BTreeSet<String>,
+    /// Whether tools that change something are offered.
+    #[serde(default)]
+    pub effects: OfferedEffects,
+}
+
+/// Whether a run is offered tools that change something at the provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OfferedEffects {
+    /// Reading and writing tools.
+    #[default]
+    All,
+    /// Reading tools only.
+    Read,
+}
+
+/// Bounds of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Model turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub steps: Option<u32>,
+    /// Tool calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tool_calls: Option<u32>,
+    /// Input plus output tokens of all model calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tokens: Option<u64>,
+    /// Working time in seconds; waiting for the user or for a free worker does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub seconds: Option<u64>,
+}
+
+/// What to do while the user has not authorized a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Authorization {
+    /// Seconds to wait for the user, at most 30 days; 0: tell the caller and finish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 2_592_000))]
+    pub wait_seconds: Option<u64>,
+}
+
+/// What the message's properties say of a job, as far as the body may leave it out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// AMQP `message_id`.
+    pub message_id: Option<String>,
+    /// AMQP `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// AMQP `reply_to`.
+    pub reply_to: Option<String>,
+}
+
+/// The bytes are not a job. Every problem is named; what could still be read of the sender's address is kept, so that
+/// the caller can be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a job: {}", problems.join("; "))]
+pub struct InvalidJob {
+    /// `path: problem`, at least one.
+    pub problems: Vec<String>,
+    /// The id, if one could be read.
+    pub id: Option<JobId>,
+    /// Where a reply can go, if that could be read.
+    pub reply_to: Option<String>,
+    /// Echoed in the reply, if it could be read.
+    pub correlation_id: Option<String>,
+}
+
+static SCHEMA: LazyLock<Schema> =
+    LazyLock::new(|| Schema::compile(&Job::schema()).expect("the schema derived from `Job` is a valid schema"));
+
+impl Job {
+    /// The JSON Schema of the body, as printed by `schema job`.
+    pub fn schema() -> Value {
+        let mut schema = schemars::schema_for!(Job).to_value();
+        schema["title"] = "agentkit-worker job".into();
+        schema
+    }
+
+    /// Reads a job from a message. Afterwards `id` is set, derived from the body where nobody gave one, and
+    /// `reply_to` and `correlation_id` are taken over from the properties.
+    pub fn from_slice(body: &[u8], envelope: &Envelope, max_bytes: usize) -> Result<Self, Box<InvalidJob>> {
+        let refuse = |problems: Vec<String>, value: &Value| {
+            let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+            let short = |text: String| (1..=255).contains(&text.len()).then_some(text);
+            Box::new(InvalidJob {
+                problems,
+                id: text("id").or_else(|| envelope.message_id.clone()).and_then(JobId::new),
+                reply_to: text("reply_to").or_else(|| envelope.reply_to.clone()).and_then(short),
+                correlation_id: text("correlation_id").or_else(|| envelope.correlation_id.clone()).and_then(short),
+            })
+        };
+        if body.len() > max_bytes {
+            let problem = format!("the body has {} bytes, more than the {max_bytes} allowed", body.len());
+            return Err(refuse(vec![problem], &Value::Null));
+        }
+        let value: Value = match serde_json::from_slice(body) {
+            Ok(value) => value,
+            Err(error) => return Err(refuse(vec![format!("the body is not JSON: {error}")], &Value::Null)),
+        };
+        let mut problems = SCHEMA.problems(&value);
+        if let Some(schema) = value.get("output_schema").filter(|schema| schema.is_object())
+            && let Err(error) = Schema::compile(schema)
+        {
+            problems.push(format!("output_schema: not a usable JSON Schema: {error}"));
+        }
+        if value.get("id").is_none() && envelope.message_id.as_ref().is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            problems.push(format!("message_id: longer than {MAX_ID_BYTES} bytes"));
+        }
+        if value.get("id").and_then(Value::as_str).is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            problems.push(format!("id: longer than {MAX_ID_BYTES} bytes"));
+        }
+        if !problems.is_empty() {
+            return Err(refuse(problems, &value));
+        }
+        let mut job: Self = match serde_json::from_value(value) {
+            Ok(job) => job,
+            Err(error) => return Err(refuse(vec![error.to_string()], &Value::Null)),
+        };
+        job.reply_to = job.reply_to.or_else(|| envelope.reply_to.clone().filter(|queue| !queue.is_empty()));
+        job.correlation_id = job.correlation_id.or_else(|| envelope.correlation_id.clone());
+        if job.id.is_none() {
+            job.id = envelope.message_id.clone().and_then(JobId::new).or_else(|| JobId::new(job.derived_id()));
+        }
+        Ok(job)
+    }
+
+    /// The id; every job that came through [`Job::from_slice`] has one.
+    pub fn id(&self) -> JobId {
+        self.id.clone().unwrap_or_else(|| JobId(self.derived_id()))
+    }
+
+    /// A digest of what shall be done: equal for two messages that ask for the same. Where the answer goes does not
+    /// count, so a caller may ask again with a new reply queue.
+    pub fn digest(&self) -> String {
+        let work = Self { id: None, reply_to: None, correlation_id: None, ..self.clone() };
+        let bytes = serde_json::to_vec(&work).expect("a job is made of JSON types only");
+        Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether the id was made by us, because nobody gave one.
+    pub fn has_derived_id(&self) -> bool {
+        self.id.as_ref().is_some_and(|id| id.as_str() == self.derived_id())
+    }
+
+    fn derived_id(&self) -> String {
+        format!("job-{}", self.digest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MAX: usize = 1 << 20;
+
+    fn read(value: &Value) -> Result<Job, Box<InvalidJob>> {
+        Job::from_slice(&serde_json::to_vec(value).unwrap(), &Envelope::default(), MAX)
+    }
+
+    fn smallest() -> Value {
+        json!({"identifier": "user_123", "connections": ["gmail"], "prompt": "hello"})
+    }
+
+    #[test]
+    fn the_smallest_job_gets_defaults_and_a_derived_id() {
+        let job = read(&smallest()).unwrap();
+        assert!(job.has_derived_id());
+        assert_eq!(job.tools.effects, OfferedEffects::All);
+        assert_eq!(job.id(), read(&smallest()).unwrap().id());
+    }
+
+    #[test]
+    fn the_full_job_of_the_documentation_is_read() {
+        let job = read(&json!({
+            "id": "order-1", "identifier": "user_123", "connections": ["gmail", "googlecalendar"], "prompt": "p",
+            "instructions": "i", "model": "gpt-4o", "tools": {"allow": ["gmail_fetch_mails"], "deny": [], "effects": "read"},
+            "output_schema": {"type": "object"},
+            "limits": {"steps": 20, "tool_calls": 60, "tokens": 200_000, "seconds": 600},
+            "authorization": {"wait_seconds": 86400}, "progress": false, "metadata": {"any": "json"},
+            "reply_to": "answers", "correlation_id": "c-1"
+        }))
+        .unwrap();
+        assert_eq!(job.id().as_str(), "order-1");
+        assert_eq!(job.limits.tokens, Some(200_000));
+        let again: Job = serde_json::from_value(serde_json::to_value(&job).unwrap()).unwrap();
+        assert_eq!(again, job);
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let error = read(&json!({
+            "identifier": "", "connections": [], "promt": "typo", "limits": {"steps": 0, "setps": 1}, "model": 4
+        }))
+        .unwrap_err();
+        let all = error.problems.join("\n");
+        for part in ["identifier: ", "connections: ", "promt", "\"prompt\"", "limits.steps: ", "setps", "model: "] {
+            assert!(all.contains(part), "{part} is missing in:\n{all}");
+        }
+    }
+
+    #[test]
+    fn properties_fill_what_the_body_leaves_out_and_the_body_wins() {
+        let envelope = Envelope {
+            message_id: Some("m-1".into()),
+            correlation_id: Some("c-1".into()),
+            reply_to: Some("answers".into()),
+        };
+        let job = Job::from_slice(smallest().to_string().as_bytes(), &envelope, MAX).unwrap();
+        assert_eq!((job.id().as_str(), job.reply_to.as_deref()), ("m-1", Some("answers")));
+        let mut value = smallest();
+        value["id"] = "b-1".into();
+        let job = Job::from_slice(value.to_string().as_bytes(), &envelope, MAX).unwrap();
+        assert_eq!(job.id().as_str(), "b-1");
+    }
+
+    #[test]
+    fn a_refused_job_keeps_its_return_address() {
+        let error = read(&json!({"id": "x", "reply_to": "answers", "correlation_id": "c"})).unwrap_err();
+        assert_eq!(error.reply_to.as_deref(), Some("answers"));
+        assert_eq!(error.correlation_id.as_deref(), Some("c"));
+        assert_eq!(error.id, JobId::new("x"));
+    }
+
+    #[test]
+    fn the_digest_ignores_the_return_address_and_nothing_else() {
+        let job = read(&smallest()).unwrap();
+        let mut value = smallest();
+        value["reply_to"] = "elsewhere".into();
+        assert_eq!(read(&value).unwrap().digest(), job.digest());
+        value["prompt"] = "other".into();
+        assert_ne!(read(&value).unwrap().digest(), job.digest());
+    }
+
+    #[test]
+    fn hostile_bodies_are_refused() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let huge = format!("{{\"prompt\": \"{}\"}}", "x".repeat(2 << 20));
+        for body in ["", "nul", "\u{0}", "{\"a\":", "[]", "\"text\"", "1e999", &deep, &huge] {
+            let error = Job::from_slice(body.as_bytes(), &Envelope::default(), MAX).unwrap_err();
+            assert!(!error.problems.is_empty() && error.to_string().len() < 10_000);
+        }
+        let mut value = smallest();
+        value["id"] = "é".repeat(200).into();
+        assert!(read(&value).is_err(), "200 characters of two bytes are too long for an AMQP short string");
+    }
+
+    #[test]
+    fn hostile_identifiers_are_kept_as_they_are() {
+        for name in ["a:b", "a%3Ab", "../x", &"é".repeat(100), "a\nb"] {
+            let mut value = smallest();
+            value["identifier"] = name.into();
+            assert_eq!(read(&value).unwrap().identifier.as_str(), name);
+        }
+        assert_eq!(Identifier::new("é".repeat(101)), None);
+        assert_eq!(ConnectionName::new("a/b"), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! The journal edge: how far each run has come, and who may go on with it.
+//!
+//! Two implementations, [`redis`] and [`memory`], pass one contract test suite. Entries are opaque lines of JSON here; their
+//! meaning is `agent::event`'s.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::job::JobId;
+
+/// What a worker holds of a run: the number that every append must carry. Rises with each take, also after the store
+/// lost its data (it is at least the store's time in milliseconds).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// The answer to [`Journal::take`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Take {
+    /// The run is ours, under this epoch, and this is how far it has come.
+    Taken {
+        /// Goes into every append.
+        epoch: Epoch,
+        /// All entries so far, oldest first.
+        entries: Vec<String>,
+    },
+    /// Another worker's lease on it is alive.
+    Held {
+        /// That worker.
+        owner: String,
+        /// How long its lease lasts unless renewed.
+        remaining: Duration,
+    },
+}
+
+/// How a run is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeMode {
+    /// Only where no other owner's lease is alive. The same owner takes its own run again at once.
+    Polite,
+    /// In any case: the present owner finds its next append refused. For operators' commands.
+    Force,
+}
+
+/// What is appended, and under which conditions.
+#[derive(Debug, Clone, Copy)]
+pub struct Append<'a> {
+    /// The epoch that the run was taken with.
+    pub epoch: Epoch,
+    /// How many entries there are before this append.
+    pub sequence: u64,
+    /// The entries, each one JSON text; all or none are appended.
+    pub entries: &'a [String],
+    /// How long the lease lasts from now on.
+    pub lease: Duration,
+    /// How long the journal is kept from now on.
+    pub retain: Duration,
+}
+
+/// Why the journal did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// Somebody else took the run (higher epoch), or entries are there that we did not write. Stop, publish nothing.
+    #[error("the run was taken over by another worker")]
+    OwnershipLost,
+    /// The store cannot be reached, is read-only, or did not answer in time; an append may have happened (repeating the very
+    /// same append is safe: it is then recognised).
+    #[error("journal unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// The journals of all runs.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Takes the run of `job` for `owner`, for as long as `lease` lasts without an append or renewal.
+    async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError>;
+    /// Appends entries in one atomic step, only where the epoch is ours and the sequence is as expected. An append that
+    /// already happened in the same form (answer lost on the way) succeeds without a second copy. Renews the lease.
+    async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError>;
+    /// Renews the lease, or gives the run free where `lease` is zero.
+    async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError>;
+    /// All entries of a run, oldest first, without taking it; empty where there is none.
+    async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
+}

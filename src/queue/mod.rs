@@ -1,0 +1,143 @@
+//! The queue edge: where jobs come from, and where wake-ups, replies and dead letters go.
+//!
+//! Two implementations, [`amqp`] for RabbitMQ and [`memory`] for the embedded mode, pass one contract test suite.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+/// A message, as it is published and as it is delivered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The body; for jobs always the whole job, so that a lost journal costs work but no job.
+    pub body: Bytes,
+    /// What stands beside the body.
+    pub properties: Properties,
+}
+
+/// Message properties, the subset of AMQP 0-9-1's `basic` class that this product uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Names the message; consumers drop a second one with the same id.
+    pub message_id: Option<String>,
+    /// Echoed from the job to its replies.
+    pub correlation_id: Option<String>,
+    /// Queue for the replies.
+    pub reply_to: Option<String>,
+    /// Media type of the body.
+    pub content_type: Option<String>,
+    /// The event type of a reply.
+    pub kind: Option<String>,
+    /// When the message was first published, to the second.
+    pub timestamp: Option<Timestamp>,
+    /// Headers with text or whole-number values; headers of other types are not carried.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Where a message is published to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// The job queue, at once.
+    Jobs,
+    /// The job queue, after a wait. The AMQP implementation has wait tiers (1 s to 1 h) and takes the longest tier that is not
+    /// longer than the wait; the caller publishes again until the time has come (see [`Destination::wait`]).
+    Wait(Duration),
+    /// A caller's reply queue, by name; falls back to the common reply queue where it does not exist.
+    Reply(Option<String>),
+    /// The dead-letter queue.
+    Dead,
+}
+
+/// What became of a published message. In both cases the broker has it safely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is in the queue it was meant for.
+    Routed,
+    /// The reply queue does not exist (any more): it is in the common reply queue.
+    FellBack,
+}
+
+/// Why a message could not be published, or a queue not be read. What is known of the message: it may or may not have arrived.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    /// The broker cannot be reached, or the connection broke. Try again after a reconnect; a publish may have arrived.
+    #[error("broker unavailable: {0}")]
+    Unavailable(String),
+    /// The broker did not answer in time. A publish may have arrived.
+    #[error("broker did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The broker refuses: bad credentials, no permission, queue arguments that differ. Trying again cannot help.
+    #[error("broker refuses: {0}")]
+    Refused(String),
+    /// The message is larger than the broker takes.
+    #[error("message of {size} bytes is larger than the {limit} allowed")]
+    TooLarge {
+        /// Size of the body.
+        size: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+}
+
+/// Source of job deliveries. Reconnects by itself and for ever; while it cannot, [`Consumer::next`] waits.
+#[async_trait]
+pub trait Consumer: Send {
+    /// The next delivery, or `None` after [`Consumer::stop`] once no delivery is left to hand out.
+    async fn next(&mut self) -> Option<Delivery>;
+    /// Takes no further deliveries; what was fetched ahead and not handed out goes back to the queue.
+    async fn stop(&mut self);
+}
+
+/// Publishes messages and waits for the broker's confirm.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Publishes `message` (persistent, mandatory) and returns once the broker confirmed it.
+    async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError>;
+}
+
+/// One delivery of a job message. Dropped unsettled, it stays with the broker and comes again when the connection ends;
+/// the memory queue redelivers it at once.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    /// Whether the broker says that it was delivered before.
+    pub redelivered: bool,
+    settle: Option<Box<dyn Settle>>,
+}
+
+/// How an implementation settles a delivery; called at most once.
+#[async_trait]
+pub trait Settle: Send + Sync + std::fmt::Debug {
+    /// Acknowledges.
+    async fn ack(&self) -> Result<(), QueueError>;
+    /// Gives the message back to the queue.
+    async fn requeue(&self) -> Result<(), QueueError>;
+}
+
+impl Delivery {
+    /// A delivery that is settled through `settle`.
+    pub fn new(message: Message, redelivered: bool, settle: Box<dyn Settle>) -> Self {
+        Self { message, redelivered, settle: Some(settle) }
+    }
+
+    /// Tells the broker that the message is dealt with. An error means that it will come again, which is harmless: the
+    /// journal knows the run.
+    pub async fn ack(mut self) -> Result<(), QueueError> {
+        match self.settle.take() {
+            Some(settle) => settle.ack().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the message back on the queue, for another worker.
+    pub async fn requeue(mut self) -> Result<(), QueueError> {
+        match self.settle.take() {
+            Some(settle) => settle.requeue().await,
+            None => Ok(()),
+        }
+    }
+}

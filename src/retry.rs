@@ -1,0 +1,167 @@
+//! Retrying a call: the one place that repeats anything, and the only one that knows the `backoff` crate.
+//!
+//! A caller gives a [`Policy`] and says for each failure whether it may be tried again ([`Verdict`]). Waits have full
+//! jitter (uniform between zero and the nominal wait), so a fleet that failed together does not come back together.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backoff::backoff::Backoff;
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
+use serde::Deserialize;
+
+/// What a failure means for the call that met it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Trying again cannot help, or must not happen.
+    Stop,
+    /// Try again after the policy's own wait.
+    Again,
+    /// Try again, not sooner than the peer asked for (`Retry-After`).
+    AgainAfter(Duration),
+}
+
+/// How often and how long a call is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Attempts in all, the first included; at least 1.
+    pub attempts: u32,
+    /// Nominal wait before the second attempt, in milliseconds; doubled for each further one.
+    pub initial_milliseconds: u64,
+    /// Longest nominal wait, in milliseconds.
+    pub max_milliseconds: u64,
+    /// Longest wait a peer may ask for in milliseconds; a longer `Retry-After` ends the retries, as the job should
+    /// rather give its place to others than sleep.
+    pub max_retry_after_milliseconds: u64,
+}
+
+impl Policy {
+    /// A policy that tries once.
+    pub const ONCE: Self =
+        Self { attempts: 1, initial_milliseconds: 0, max_milliseconds: 0, max_retry_after_milliseconds: 0 };
+}
+
+/// The waits of one call under a [`Policy`].
+#[derive(Debug)]
+pub struct Waits {
+    policy: Policy,
+    made: u32,
+    backoff: ExponentialBackoff,
+}
+
+impl Waits {
+    /// The first attempt counts as made.
+    pub fn new(policy: Policy) -> Self {
+        // `backoff` draws from [interval × (1 − factor), interval × (1 + factor)]: half the nominal wait with a factor
+        // of 1 is full jitter over the nominal wait.
+        let backoff = ExponentialBackoffBuilder::new()
+            .with_initial_interval(Duration::from_millis(policy.initial_milliseconds / 2))
+            .with_max_interval(Duration::from_millis(policy.max_milliseconds / 2))
+            .with_multiplier(2.0)
+            .with_randomization_factor(1.0)
+            .with_max_elapsed_time(None)
+            .build();
+        Self { policy, made: 1, backoff }
+    }
+
+    /// Attempts made so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// The wait before the next attempt, or `None` where the attempts are used up, the verdict says stop, or the peer
+    /// asks for a longer wait than the policy allows.
+    pub fn next(&mut self, verdict: Verdict) -> Option<Duration> {
+        let asked = match verdict {
+            Verdict::Stop => return None,
+            Verdict::Again => Duration::ZERO,
+            Verdict::AgainAfter(wait) => wait,
+        };
+        if self.made >= self.policy.attempts
+            || asked > Duration::from_millis(self.policy.max_retry_after_milliseconds) && !asked.is_zero()
+        {
+            return None;
+        }
+        self.made += 1;
+        let own = self.backoff.next_backoff().unwrap_or_default();
+        Some(own.max(asked))
+    }
+}
+
+/// Runs `operation` until it succeeds, its failure says stop, or the policy is used up; then the last failure is
+/// returned. `notice` hears of every repeat before its wait: a retry is never silent.
+pub async fn retry<T, E, F>(
+    policy: Policy,
+    verdict: impl Fn(&E) -> Verdict,
+    mut notice: impl FnMut(&E, u32, Duration),
+    mut operation: impl FnMut() -> F,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut waits = Waits::new(policy);
+    loop {
+        let error = match operation().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let Some(wait) = waits.next(verdict(&error)) else {
+            return Err(error);
+        };
+        notice(&error, waits.made(), wait);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const POLICY: Policy =
+        Policy { attempts: 4, initial_milliseconds: 100, max_milliseconds: 250, max_retry_after_milliseconds: 60_000 };
+
+    #[test]
+    fn waits_have_full_jitter_under_a_cap() {
+        for _ in 0..200 {
+            let mut waits = Waits::new(Policy { attempts: 10, ..POLICY });
+            for nominal in [100, 200, 250, 250, 250] {
+                let wait = waits.next(Verdict::Again).unwrap();
+                assert!(wait <= Duration::from_millis(nominal), "{wait:?} over {nominal} ms");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_repeated_until_the_attempts_are_used_up_and_each_repeat_is_noticed() {
+        let calls = Cell::new(0);
+        let mut noticed = Vec::new();
+        let result: Result<(), &str> = retry(
+            POLICY,
+            |_| Verdict::Again,
+            |error, attempt, _| noticed.push((*error, attempt)),
+            || {
+                calls.set(calls.get() + 1);
+                async { Err("down") }
+            },
+        )
+        .await;
+        assert_eq!(result, Err("down"));
+        assert_eq!(calls.get(), 4);
+        assert_eq!(noticed, [("down", 2), ("down", 3), ("down", 4)]);
+    }
+
+    #[test]
+    fn a_peers_wait_is_honoured_up_to_the_limit() {
+        let mut waits = Waits::new(POLICY);
+        assert!(waits.next(Verdict::AgainAfter(Duration::from_secs(40))).unwrap() >= Duration::from_secs(40));
+        assert_eq!(waits.next(Verdict::AgainAfter(Duration::from_secs(61))), None);
+    }
+
+    #[test]
+    fn a_stop_verdict_ends_at_once() {
+        assert_eq!(Waits::new(POLICY).next(Verdict::Stop), None);
+    }
+}
