@@ -12,7 +12,7 @@ use super::shared::{Shared, State};
 use super::webhook::StatusChange;
 
 /// How long a provider's token is said to be good for.
-const PROVIDER_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
+const PROVIDER_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 
 /// One user's account at one connection.
 #[derive(Debug, Clone)]

@@ -95,7 +95,8 @@ struct Resource {
 
 #[derive(Deserialize)]
 struct Verb {
-    verb: String,
+    #[serde(rename = "verb")]
+    name: String,
     description: String,
     properties: Map<String, Value>,
     required: Vec<String>,
@@ -108,7 +109,7 @@ impl Table {
     }
 
     fn definition(&self, resource: &Resource, verb: &Verb) -> Value {
-        let noun = if verb.verb == "list" { &resource.many } else { &resource.one };
+        let noun = if verb.name == "list" { &resource.many } else { &resource.one };
         let in_words = |text: &str| {
             text.replace("{one}", &resource.one.replace('_', " ")).replace("{many}", &resource.many.replace('_', " "))
         };
@@ -121,7 +122,7 @@ impl Table {
         }
         let required: Vec<&String> = self.scope.keys().chain(&verb.required).collect();
         json!({
-            "name": format!("{}_{noun}_{}", self.prefix, verb.verb),
+            "name": format!("{}_{noun}_{}", self.prefix, verb.name),
             "description": in_words(&verb.description),
             "category": self.category,
             "input_schema": {"type": "object", "properties": properties, "required": required},

@@ -9,8 +9,9 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::accounts::Problem;
-use super::faults::Fault;
+use super::accounts::{Account, Problem};
+use super::faults::{Fault, Faults};
+use super::gate::RequestLog;
 use super::shared::Shared;
 
 type Answer = Result<Json<Value>, (StatusCode, String)>;
@@ -43,7 +44,7 @@ async fn set_account(State(shared): State<Arc<Shared>>, Json(wanted): Json<SetAc
 
 async fn list_accounts(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let state = shared.lock();
-    Json(json!({ "accounts": state.accounts.all().map(|account| account.to_json()).collect::<Vec<_>>() }))
+    Json(json!({ "accounts": state.accounts.all().map(Account::to_json).collect::<Vec<_>>() }))
 }
 
 #[derive(Deserialize)]
@@ -59,7 +60,9 @@ async fn add_faults(State(shared): State<Arc<Shared>>, Json(faults): Json<OneOrM
         OneOrMany::One(fault) => vec![*fault],
     };
     let mut state = shared.lock();
-    faults.into_iter().for_each(|fault| state.faults.add(fault));
+    for fault in faults {
+        state.faults.add(fault);
+    }
     Json(json!({ "left": state.faults.left() }))
 }
 
@@ -68,7 +71,7 @@ async fn list_faults(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn clear_faults(State(shared): State<Arc<Shared>>) {
-    shared.lock().faults = Default::default();
+    shared.lock().faults = Faults::default();
 }
 
 async fn list_requests(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -76,7 +79,7 @@ async fn list_requests(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn clear_requests(State(shared): State<Arc<Shared>>) {
-    shared.lock().requests = Default::default();
+    shared.lock().requests = RequestLog::default();
 }
 
 async fn show_world(State(shared): State<Arc<Shared>>, Path(identifier): Path<String>) -> Json<Value> {

@@ -131,10 +131,8 @@ impl Fault {
     /// Lets the request meet this fault.
     pub(super) async fn apply(&self, shared: &Shared, cut: &Cut, request: Request, next: Next) -> Response {
         if self.delay_ms > 0 {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(self.delay_ms)) => {}
-                () = shared.stop.cancelled() => {}
-            }
+            let pause = tokio::time::sleep(Duration::from_millis(self.delay_ms));
+            shared.stop.run_until_cancelled(pause).await;
         }
         match self.kind {
             FaultKind::Status => self.answer(),
@@ -210,14 +208,12 @@ async fn half(response: Response) -> Response {
     let pieces = stream::unfold(0, move |step| {
         let first = first.clone();
         async move {
-            match step {
-                0 => Some((Ok(first), 1)),
-                _ => {
-                    // Lets the first half go out before the connection breaks.
-                    tokio::task::yield_now().await;
-                    Some((Err(io::Error::from(io::ErrorKind::ConnectionReset)), 2))
-                }
+            if step == 0 {
+                return Some((Ok(first), 1));
             }
+            // Lets the first half go out before the connection breaks.
+            tokio::task::yield_now().await;
+            Some((Err(io::Error::from(io::ErrorKind::ConnectionReset)), 2))
         }
     });
     let mut response = Response::from_parts(parts, Body::from_stream(pieces));

@@ -67,7 +67,7 @@ impl SandboxOptions {
             webhook: None,
             initial_status: None,
             consent_after: None,
-            link_lifetime: Duration::from_secs(600),
+            link_lifetime: Duration::from_mins(10),
             token_lifetime: Duration::from_secs(86_399),
             page_size_cap: 100,
             clock,

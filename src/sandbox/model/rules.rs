@@ -278,7 +278,7 @@ fn intents(segment: &str) -> Vec<Intent> {
             found.push(intent);
         }
     };
-    note(mail && reads && !(marks && !any(&["fetch", "list", "unread", "last"])), Intent::ReadMails);
+    note(mail && reads && (!marks || any(&["fetch", "list", "unread", "last"])), Intent::ReadMails);
     note(calendar && !(makes && any(&["event", "meeting", "appointment"])), Intent::ReadCalendar);
     note(any(&["channels"]) && !posts, Intent::ListChannels);
     note(chat && reads && !any(&["channels"]) && (!posts || !mail && !calendar && any(&["read"])), Intent::ReadChannel);

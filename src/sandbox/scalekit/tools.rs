@@ -12,6 +12,7 @@ use super::paging::{Page, Parameters};
 use super::{Answer, identifier};
 use crate::sandbox::accounts::Account;
 use crate::sandbox::catalogue::Tool;
+use crate::sandbox::execute::ToolCall;
 use crate::sandbox::shared::Shared;
 
 /// Pages of the plain and the scoped list hold this many where the caller names no size.
@@ -127,7 +128,7 @@ pub(super) async fn list_calls(State(shared): State<Arc<Shared>>, RawQuery(query
             && after.is_none_or(|after| call.started_at >= after)
             && before.is_none_or(|before| call.started_at <= before)
     });
-    let mut answer = page.cut("tool_call_logs", calls.map(|call| call.to_json()).collect());
+    let mut answer = page.cut("tool_call_logs", calls.map(ToolCall::to_json).collect());
     // 64 bit integers travel as strings in this API's JSON.
     answer["total_size"] = answer["total_size"].to_string().into();
     Ok(Json(answer))

@@ -93,9 +93,8 @@ impl Mail {
         };
         match (operator, value) {
             ("is", "read") => !self.has("UNREAD"),
-            ("is" | "label", value) => self.has(value),
             ("in", "anywhere") => true,
-            ("in", value) => self.has(value),
+            ("is" | "label" | "in", value) => self.has(value),
             ("from", value) => contains(&self.from, value),
             ("to", value) => contains(&self.to, value),
             ("subject", value) => contains(&self.subject, value),
