@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
+use crate::key::digest;
 use crate::schema::Schema;
 
 /// Longest job id in bytes. AMQP short strings end at 255 bytes and event ids are the job id plus a suffix.
@@ -293,7 +293,7 @@ impl Job {
     pub fn digest(&self) -> String {
         let work = Self { id: None, reply_to: None, correlation_id: None, ..self.clone() };
         let bytes = serde_json::to_vec(&work).expect("a job is made of JSON types only");
-        Sha256::digest(bytes).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        digest(bytes, 16)
     }
 
     /// Whether the id was made by us, because nobody gave one.

@@ -1,8 +1,9 @@
 //! Keys in shared stores, made so that no part can reach into another's place.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest, Sha256};
 
 /// Everything but letters, digits, `-`, `_`, `.` and `~` is encoded (RFC 3986's unreserved set), `%` and `:` too.
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -27,6 +28,14 @@ impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
+}
+
+/// The first `bytes` bytes of the SHA-256 of `data`, in hexadecimal: a short name for a long thing.
+pub fn digest(data: impl AsRef<[u8]>, bytes: usize) -> String {
+    Sha256::digest(data).iter().take(bytes).fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all that is written");
+        text
+    })
 }
 
 /// One part of a key, encoded.

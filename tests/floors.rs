@@ -1,1 +1,1 @@
-
+//! The floors of the house hold.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
+
+use crate::key::digest;
 
 /// What a tool does to the world. Ordered by how careful one must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -50,9 +51,8 @@ pub fn effect_of(name: &str, definition: &Value, overrides: &BTreeMap<String, Ef
     match (hint("read_only_hint", "readOnlyHint"), hint("idempotent_hint", "idempotentHint")) {
         (Some(true), _) => Effect::Read,
         (_, Some(true)) => Effect::Idempotent,
-        (Some(false), _) | (_, Some(false)) => Effect::Write,
         (None, None) if has_reading_verb(name) => Effect::Read,
-        (None, None) => Effect::Write,
+        _ => Effect::Write,
     }
 }
 
@@ -103,7 +103,7 @@ impl CallKey {
     pub fn new(connection: &str, tool: &str, arguments: &Map<String, Value>) -> Self {
         // serde_json's map is sorted by key (its `preserve_order` is off), so the text is canonical.
         let text = serde_json::to_string(&(connection, tool, arguments)).expect("JSON values print");
-        Self(Sha256::digest(text).iter().take(12).map(|byte| format!("{byte:02x}")).collect())
+        Self(digest(text, 12))
     }
 }
 
@@ -113,8 +113,8 @@ mod tests {
 
     use super::*;
 
-    fn effect(name: &str, annotations: Value) -> Effect {
-        effect_of(name, &json!({"name": name, "annotations": annotations}), &BTreeMap::new())
+    fn effect(name: &str, annotations: impl Into<Value>) -> Effect {
+        effect_of(name, &json!({"name": name, "annotations": annotations.into()}), &BTreeMap::new())
     }
 
     #[test]

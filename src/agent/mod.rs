@@ -1,5 +1,12 @@
 //! Decisions of an agent run: pure, without async, clock or I/O.
 
+pub mod conclusion;
 pub mod effect;
+pub mod event;
 pub mod message;
+pub mod plan;
+pub mod result;
+pub mod run;
+pub mod selection;
 pub mod tool;
+pub mod turn;

@@ -1,12 +1,22 @@
 //! A tool as a run sees it: its name on both sides, whose connection runs it, and what it does to the world.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
-use super::effect::Effect;
+use super::effect::{Effect, effect_of};
+use super::event::PinnedTool;
 use crate::job::ConnectionName;
+use crate::key::digest;
+use crate::schema::Schema;
+
+/// Longest name of a function that the model APIs accept.
+const MAX_MODEL_NAME: usize = 64;
+/// Parameters of many built-in tools that steer Scalekit, not the tool: no business of a model.
+const HIDDEN_PARAMETERS: [&str; 2] = ["schema_version", "tool_version"];
 
 /// A tool that a user may use through one connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,4 +34,214 @@ pub struct Tool {
     /// JSON Schema of the arguments as the model sees it, already printed: an object schema with `properties`, without
     /// `schema_version` and `tool_version`.
     pub parameters: Arc<RawValue>,
+}
+
+impl Tool {
+    /// The tool that `definition` describes (Scalekit's free-form `definition`: everything but `name` may be missing),
+    /// or `None` where it has no name.
+    pub fn from_definition(
+        definition: &Value,
+        connection: &ConnectionName,
+        overrides: &BTreeMap<String, Effect>,
+    ) -> Option<Self> {
+        let name = definition.get("name")?.as_str().filter(|name| !name.is_empty())?;
+        let text = |field: &str| definition.get(field).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
+        let parameters = model_schema(definition.get("input_schema").or_else(|| definition.get("inputSchema")));
+        Some(Self {
+            name: name.to_owned(),
+            model_name: model_name(name),
+            connection: connection.clone(),
+            effect: effect_of(name, definition, overrides),
+            description: text("description").or_else(|| text("display_name")).unwrap_or(name).to_owned(),
+            parameters: serde_json::value::to_raw_value(&parameters).expect("JSON values print").into(),
+        })
+    }
+
+    /// What the journal keeps of it.
+    pub fn pinned(&self) -> PinnedTool {
+        PinnedTool {
+            name: self.name.clone(),
+            model_name: self.model_name.clone(),
+            connection: self.connection.clone(),
+            effect: self.effect,
+        }
+    }
+}
+
+/// A name that the model APIs accept. A name that had to be changed carries a mark of the original, so that two names
+/// never become one.
+pub fn model_name(name: &str) -> String {
+    let legal = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
+    if name.len() <= MAX_MODEL_NAME && name.chars().all(legal) && !name.is_empty() {
+        return name.to_owned();
+    }
+    marked(name, name)
+}
+
+/// `name` made legal and shortened, with a mark made of `origin`.
+pub(super) fn marked(name: &str, origin: &str) -> String {
+    let mark = digest(origin, 4);
+    let legal = |character: char| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' };
+    let stem: String = name.chars().map(legal).take(MAX_MODEL_NAME - mark.len() - 1).collect();
+    format!("{stem}_{mark}")
+}
+
+/// The arguments' schema as a model gets it: an object with `properties`, arrays with `items` (model servers refuse them
+/// without), and without what is not the model's business.
+fn model_schema(input: Option<&Value>) -> Value {
+    let mut schema = match input {
+        Some(Value::Object(fields)) => Value::Object(fields.clone()),
+        _ => json!({}),
+    };
+    let fields = schema.as_object_mut().expect("made an object above");
+    fields.remove("$schema");
+    fields.insert("type".into(), "object".into());
+    if !fields.get("properties").is_some_and(Value::is_object) {
+        fields.insert("properties".into(), json!({}));
+    }
+    if let Some(properties) = fields.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.retain(|name, _| !HIDDEN_PARAMETERS.contains(&name.as_str()));
+    }
+    match fields.get_mut("required") {
+        Some(Value::Array(required)) => {
+            required.retain(|name| name.as_str().is_some_and(|name| !HIDDEN_PARAMETERS.contains(&name)));
+        }
+        Some(_) => drop(fields.remove("required")),
+        None => {}
+    }
+    complete_arrays(&mut schema, 0);
+    schema
+}
+
+fn complete_arrays(schema: &mut Value, depth: usize) {
+    const MAX_DEPTH: usize = 32;
+    if depth > MAX_DEPTH {
+        return;
+    }
+    match schema {
+        Value::Object(fields) => {
+            let is_array = match fields.get("type") {
+                Some(Value::String(name)) => name == "array",
+                Some(Value::Array(names)) => names.iter().any(|name| name == "array"),
+                _ => false,
+            };
+            if is_array && !fields.contains_key("items") {
+                fields.insert("items".into(), json!({}));
+            }
+            fields.values_mut().for_each(|value| complete_arrays(value, depth + 1));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|value| complete_arrays(value, depth + 1)),
+        _ => {}
+    }
+}
+
+/// The tools of one run, sorted by name, found by the name that the model knows.
+#[derive(Debug, Default)]
+pub struct Toolset {
+    tools: Vec<Tool>,
+    by_model_name: HashMap<String, usize>,
+    schemas: Vec<OnceLock<Option<Schema>>>,
+}
+
+impl Toolset {
+    /// A set of `tools`, whose model names are unique.
+    pub fn new(tools: Vec<Tool>) -> Self {
+        let by_model_name = tools.iter().enumerate().map(|(index, tool)| (tool.model_name.clone(), index)).collect();
+        let schemas = tools.iter().map(|_| OnceLock::new()).collect();
+        Self { tools, by_model_name, schemas }
+    }
+
+    /// All tools.
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// The tool that the model calls `model_name`.
+    pub fn find(&self, model_name: &str) -> Option<&Tool> {
+        Some(&self.tools[*self.by_model_name.get(model_name)?])
+    }
+
+    /// Every way in which `arguments` break the tool's own schema. A schema that cannot be compiled says nothing: the
+    /// other side decides then.
+    pub fn problems(&self, tool: &Tool, arguments: &Map<String, Value>) -> Vec<String> {
+        let Some(index) = self.by_model_name.get(&tool.model_name) else { return Vec::new() };
+        let schema = self.schemas[*index].get_or_init(|| {
+            let schema: Value = serde_json::from_str(self.tools[*index].parameters.get()).ok()?;
+            Schema::compile(&schema).ok()
+        });
+        schema.as_ref().map(|schema| schema.problems(&Value::Object(arguments.clone()))).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tool(definition: &Value) -> Option<Tool> {
+        Tool::from_definition(definition, &ConnectionName::new("gmail").unwrap(), &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_bare_definition_becomes_a_tool_without_parameters() {
+        let tool = tool(&json!({"name": "acme_ping"})).unwrap();
+        assert_eq!(tool.parameters.get(), r#"{"properties":{},"type":"object"}"#);
+        assert_eq!((tool.description.as_str(), tool.effect), ("acme_ping", Effect::Write));
+    }
+
+    #[test]
+    fn a_definition_without_a_name_is_no_tool() {
+        for definition in [json!({}), json!({"name": ""}), json!({"name": 4}), json!("text"), Value::Null] {
+            assert!(tool(&definition).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_no_business_of_the_model_is_hidden_and_arrays_are_completed() {
+        let tool = tool(&json!({"name": "gmail_list_x", "input_schema": {
+            "$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "required": ["ids", "tool_version"],
+            "properties": {"ids": {"type": "array"}, "tool_version": {"type": "string"}, "schema_version": {}, "n": {"type": ["array", "null"]}}
+        }}))
+        .unwrap();
+        let schema: Value = serde_json::from_str(tool.parameters.get()).unwrap();
+        assert_eq!(
+            schema,
+            json!({"type": "object", "required": ["ids"], "properties": {
+                "ids": {"type": "array", "items": {}}, "n": {"type": ["array", "null"], "items": {}}
+            }})
+        );
+    }
+
+    #[test]
+    fn names_are_made_legal_and_stay_different() {
+        assert_eq!(model_name("notionmcp_notion-search"), "notionmcp_notion-search");
+        let long = "x".repeat(75);
+        for name in ["a.b", "a b", "ä", &long, ""] {
+            let made = model_name(name);
+            assert!((1..=64).contains(&made.len()), "{made}");
+            assert!(
+                made.chars().all(|character| character.is_ascii_alphanumeric() || "_-".contains(character)),
+                "{made}"
+            );
+        }
+        assert_ne!(model_name("a.b"), model_name("a b"));
+        assert_ne!(model_name(&long), model_name(&format!("{long}y")));
+    }
+
+    #[test]
+    fn arguments_are_checked_against_the_tools_own_schema() {
+        let tool =
+            tool(&json!({"name": "t", "input_schema": {"required": ["to"], "properties": {"to": {"type": "string"}}}}));
+        let set = Toolset::new(vec![tool.unwrap()]);
+        let tool = set.find("t").unwrap();
+        assert_eq!(set.problems(tool, json!({"to": "x"}).as_object().unwrap()).len(), 0);
+        assert_eq!(set.problems(tool, json!({"to": 1}).as_object().unwrap()).len(), 1);
+        assert!(set.find("u").is_none());
+    }
+
+    #[test]
+    fn a_schema_that_is_none_lets_everything_pass() {
+        let tool = tool(&json!({"name": "t", "input_schema": {"properties": {"a": {"type": "nonsense"}}}})).unwrap();
+        let set = Toolset::new(vec![tool]);
+        assert_eq!(set.problems(set.find("t").unwrap(), &Map::new()), Vec::<String>::new());
+    }
 }

@@ -1,1 +1,1 @@
-fn main() {}
+//! Behaviour of the whole, one file each.

@@ -1,0 +1,248 @@
+//! What can happen to a run, as it is journalled: the run's state is these entries folded, and nothing else.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::effect::{CallKey, Effect};
+use super::message::ModelReply;
+use crate::job::{ConnectionName, Job};
+use crate::reply::Reply;
+
+/// Version of the journal's form. A journal of an older version is read; a newer one is refused.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One line of a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it happened, by the clock of the worker that wrote it.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What can happen to a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The job was taken up for the first time.
+    Started(Box<Started>),
+    /// A worker took the run. One that follows another without an end between them means that a worker died.
+    AttemptStarted {
+        /// The worker's name, for people.
+        worker: String,
+    },
+    /// The worker gave the run out of its hands in good order.
+    AttemptEnded {
+        /// Why.
+        cause: Pause,
+        /// For people.
+        detail: String,
+    },
+    /// The broker confirmed a wake-up message of this turn: copies of earlier turns are stale.
+    WakeUpPublished {
+        /// Counts the wake-ups of the run.
+        turn: u32,
+    },
+    /// All connections are ACTIVE.
+    AccountsReady,
+    /// The caller was told that the user must authorize.
+    AuthorizationRequested {
+        /// The connections that need it.
+        connections: Vec<ConnectionName>,
+        /// Until when the run waits.
+        until: Timestamp,
+    },
+    /// These tools are pinned for the run, sorted by name.
+    ToolsListed {
+        /// What the model is offered.
+        tools: Vec<PinnedTool>,
+        /// How many more there are, beyond the model's cap.
+        left_out: usize,
+    },
+    /// A request to the model is about to leave; without a [`Event::ModelReplied`] its cost is not known.
+    ModelAsked,
+    /// The model answered; journalled before any of its calls runs.
+    ModelReplied {
+        /// What it said.
+        reply: Box<ModelReply>,
+        /// What becomes of each of its calls, in its order.
+        plans: Vec<Plan>,
+    },
+    /// A call failed and is tried again in place.
+    Retried {
+        /// The tool, or `model`.
+        call: String,
+        /// Why.
+        reason: String,
+    },
+    /// A tool call is about to leave.
+    ToolStarted {
+        /// Which of the open turn's calls.
+        call_id: String,
+    },
+    /// A tool call that had started is proven not to have run; it will be made again.
+    ToolNotRun {
+        /// Which of the open turn's calls.
+        call_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// A tool call has its one outcome.
+    ToolFinished {
+        /// Which of the open turn's calls.
+        call_id: String,
+        /// What came of it.
+        outcome: ToolOutcome,
+    },
+    /// The run ended: this very reply is published, however often it takes.
+    Finished(Box<Reply>),
+    /// The broker confirmed the reply. Nothing follows.
+    Delivered,
+}
+
+/// What a run starts with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// [`SCHEMA_VERSION`] of the writer.
+    pub schema: u32,
+    /// The whole job.
+    pub job: Job,
+    /// The job's digest: the same id with another digest is a conflict.
+    pub digest: String,
+    /// What the worker's configuration made of the job.
+    pub settings: Settings,
+}
+
+/// The rules of one run, fixed at its start, so that a changed configuration does not change a run under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The model's name.
+    pub model: String,
+    /// The system message.
+    pub instructions: String,
+    /// Model turns at most.
+    pub steps: u32,
+    /// Tool calls at most.
+    pub tool_calls: u32,
+    /// Input and output tokens at most.
+    pub tokens: u64,
+    /// Working seconds at most.
+    pub seconds: u64,
+    /// Reading calls that run at the same time.
+    pub parallel_reads: usize,
+    /// Bytes of one tool result that the model sees.
+    pub result_bytes: usize,
+    /// Seconds to wait for the user's authorization.
+    pub authorization_seconds: u64,
+}
+
+/// Why a worker gave a run out of its hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pause {
+    /// The worker shuts down.
+    Shutdown,
+    /// The user must authorize.
+    Authorization,
+    /// Somebody asked us to come later.
+    RateLimited,
+    /// Something that should pass failed; costs one of the run's attempts.
+    Transient,
+    /// The broker's consumer timeout came near: the same run goes on under a new delivery.
+    ContinueAsNew,
+}
+
+/// A tool as it is pinned for a run; its definition is found again in the toolbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedTool {
+    /// Name at Scalekit.
+    pub name: String,
+    /// Name as the model knows it.
+    pub model_name: String,
+    /// The connection that runs it.
+    pub connection: ConnectionName,
+    /// What it does to the world.
+    pub effect: Effect,
+}
+
+/// What becomes of a tool call that the model asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plan {
+    /// It runs.
+    Run {
+        /// The tool as pinned.
+        tool: PinnedTool,
+        /// The arguments, checked against the tool's schema.
+        arguments: Map<String, Value>,
+        /// Names the call by what it does.
+        key: CallKey,
+    },
+    /// It never runs; the model is told why.
+    Refuse {
+        /// What the model is told.
+        reason: String,
+    },
+}
+
+/// The one outcome of a tool call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolOutcome {
+    /// It ran, and this is the result as the model sees it.
+    Done {
+        /// The result, cut to size.
+        content: String,
+        /// Scalekit's id of the execution.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        execution_id: Option<String>,
+    },
+    /// It ran and failed, or was refused on the other side; nothing was done.
+    Failed {
+        /// What the model is told.
+        message: String,
+        /// Scalekit's id of the execution.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        execution_id: Option<String>,
+    },
+    /// It may have run. Only writes end so.
+    Unknown {
+        /// What is known.
+        message: String,
+        /// Scalekit's id of the execution.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        execution_id: Option<String>,
+    },
+}
+
+impl Event {
+    /// Whether the run got further by this event: what failed before it is forgiven.
+    pub fn is_progress(&self) -> bool {
+        matches!(
+            self,
+            Self::AccountsReady | Self::ToolsListed { .. } | Self::ModelReplied { .. } | Self::ToolFinished { .. }
+        )
+    }
+
+    /// The event's name, for logs and timelines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started(_) => "started",
+            Self::AttemptStarted { .. } => "attempt_started",
+            Self::AttemptEnded { .. } => "attempt_ended",
+            Self::WakeUpPublished { .. } => "wake_up_published",
+            Self::AccountsReady => "accounts_ready",
+            Self::AuthorizationRequested { .. } => "authorization_requested",
+            Self::ToolsListed { .. } => "tools_listed",
+            Self::ModelAsked => "model_asked",
+            Self::ModelReplied { .. } => "model_replied",
+            Self::Retried { .. } => "retried",
+            Self::ToolStarted { .. } => "tool_started",
+            Self::ToolNotRun { .. } => "tool_not_run",
+            Self::ToolFinished { .. } => "tool_finished",
+            Self::Finished(_) => "finished",
+            Self::Delivered => "delivered",
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Which of a user's tools a run is offered, and under which names.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashSet};
+
+use super::effect::Effect;
+use super::tool::{Tool, marked};
+use crate::job::{OfferedEffects, ToolSelection};
+
+/// The tools that a run is offered.
+#[derive(Debug)]
+pub struct Selected {
+    /// Sorted by name, with unique model names: the same tools give the same list, so the model provider's prompt cache
+    /// stays warm.
+    pub tools: Vec<Tool>,
+    /// How many more the job allows, beyond the model's cap.
+    pub left_out: usize,
+    /// How many the user has, before the job's and the operator's rules.
+    pub offered: usize,
+}
+
+/// Selects by the job's rules and the operator's deny list; where more than `cap` remain, those that share words with
+/// the prompt come first, reading ones before others.
+pub fn select(
+    tools: Vec<Tool>,
+    rules: &ToolSelection,
+    denied: &BTreeSet<String>,
+    prompt: &str,
+    cap: usize,
+) -> Selected {
+    let offered = tools.len();
+    let mut allowed: Vec<Tool> = tools
+        .into_iter()
+        .filter(|tool| rules.allow.is_empty() || rules.allow.contains(&tool.name))
+        .filter(|tool| !rules.deny.contains(&tool.name))
+        .filter(|tool| !denied.contains(&tool.name))
+        .filter(|tool| rules.effects == OfferedEffects::All || tool.effect == Effect::Read)
+        .collect();
+    let left_out = allowed.len().saturating_sub(cap);
+    if left_out > 0 {
+        let words = words(prompt);
+        allowed.sort_by_cached_key(|tool| (Reverse(relevance(tool, &words)), tool.effect, tool.name.clone()));
+        allowed.truncate(cap);
+    }
+    allowed.sort_by(|one, other| (&one.name, &one.connection).cmp(&(&other.name, &other.connection)));
+    name_uniquely(&mut allowed);
+    Selected { tools: allowed, left_out, offered }
+}
+
+/// Two connections of one provider have tools of the same name: each but the first gets a mark of its connection.
+fn name_uniquely(tools: &mut [Tool]) {
+    let mut taken = HashSet::new();
+    for tool in tools {
+        if !taken.insert(tool.model_name.clone()) {
+            tool.model_name = marked(&tool.model_name, &format!("{}\n{}", tool.connection, tool.name));
+            taken.insert(tool.model_name.clone());
+        }
+    }
+}
+
+fn words(text: &str) -> HashSet<String> {
+    text.split(|character: char| !character.is_alphanumeric())
+        .filter(|word| word.chars().count() > 2)
+        .map(|word| word.to_lowercase().trim_end_matches('s').to_owned())
+        .collect()
+}
+
+/// A word in the name says more than one in the description.
+fn relevance(tool: &Tool, prompt: &HashSet<String>) -> usize {
+    3 * words(&tool.name).intersection(prompt).count() + words(&tool.description).intersection(prompt).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::job::ConnectionName;
+
+    fn tool(name: &str, connection: &str) -> Tool {
+        let connection = ConnectionName::new(connection).unwrap();
+        Tool::from_definition(&json!({ "name": name }), &connection, &BTreeMap::new()).unwrap()
+    }
+
+    fn names(selected: &Selected) -> Vec<&str> {
+        selected.tools.iter().map(|tool| tool.model_name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_jobs_rules_and_the_operators_list_both_count() {
+        let tools = ["gmail_fetch_mails", "gmail_send_message", "gmail_list_labels", "gmail_create_delegate"];
+        let tools: Vec<Tool> = tools.iter().map(|name| tool(name, "gmail")).collect();
+        let denied = BTreeSet::from(["gmail_create_delegate".to_owned()]);
+        let rules = ToolSelection { deny: BTreeSet::from(["gmail_list_labels".to_owned()]), ..Default::default() };
+        assert_eq!(names(&select(tools.clone(), &rules, &denied, "", 9)), ["gmail_fetch_mails", "gmail_send_message"]);
+        let rules = ToolSelection { effects: OfferedEffects::Read, ..Default::default() };
+        assert_eq!(names(&select(tools.clone(), &rules, &denied, "", 9)), ["gmail_fetch_mails", "gmail_list_labels"]);
+        let rules = ToolSelection { allow: BTreeSet::from(["gmail_create_delegate".to_owned()]), ..Default::default() };
+        assert_eq!(names(&select(tools, &rules, &denied, "", 9)), Vec::<&str>::new(), "the operator has the last word");
+    }
+
+    #[test]
+    fn over_the_cap_the_prompts_words_decide() {
+        let tools: Vec<Tool> = (0..300)
+            .map(|index| tool(&format!("github_list_thing{index}"), "github"))
+            .chain([tool("github_list_issues", "github")])
+            .collect();
+        let selected = select(tools, &ToolSelection::default(), &BTreeSet::new(), "List my open issues", 128);
+        assert_eq!((selected.tools.len(), selected.left_out, selected.offered), (128, 173, 301));
+        assert!(names(&selected).contains(&"github_list_issues"));
+        assert!(names(&selected).is_sorted());
+    }
+
+    #[test]
+    fn the_same_tool_of_two_connections_gets_two_names() {
+        let selected = select(
+            vec![tool("gmail_fetch_mails", "work"), tool("gmail_fetch_mails", "home")],
+            &ToolSelection::default(),
+            &BTreeSet::new(),
+            "",
+            9,
+        );
+        let unique: HashSet<_> = names(&selected).into_iter().collect();
+        assert_eq!(unique.len(), 2);
+        assert_eq!(selected.tools[0].connection.as_str(), "home");
+        assert_eq!(selected.tools[0].model_name, "gmail_fetch_mails");
+    }
+}

@@ -1,0 +1,540 @@
+//! What a caller gets back: CloudEvents with deterministic ids.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::job::JobId;
+
+/// The `source` of every event and the `app_id` of every message.
+pub const SOURCE: &str = "agentkit-worker";
+/// Media type of a structured-mode CloudEvent.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// A CloudEvent 1.0 in structured JSON. The same reply sent twice has the same `id`, so a consumer can drop the second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Reply {
+    /// Always `1.0`.
+    pub specversion: String,
+    /// Deterministic: the job id and what kind of event it is; all terminal events of a job share one id.
+    pub id: String,
+    /// Who sent it.
+    pub source: String,
+    /// The job id.
+    pub subject: String,
+    /// When it was made.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub time: Timestamp,
+    /// Media type of `data`.
+    pub datacontenttype: String,
+    /// Type and data.
+    #[serde(flatten)]
+    pub event: ReplyEvent,
+}
+
+/// The kinds of reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", content = "data")]
+pub enum ReplyEvent {
+    /// The agent answered. Terminal.
+    #[serde(rename = "agentkit.job.completed")]
+    Completed(Box<Completed>),
+    /// There will be no answer. Terminal.
+    #[serde(rename = "agentkit.job.failed")]
+    Failed(Box<Failed>),
+    /// The user must authorize connections first. Terminal only where `final` is true.
+    #[serde(rename = "agentkit.job.authorization_required")]
+    AuthorizationRequired(Box<AuthorizationRequired>),
+    /// How far the run has come; best effort, only where the job asked for it.
+    #[serde(rename = "agentkit.job.progress")]
+    Progress(Progress),
+}
+
+impl ReplyEvent {
+    /// The event type, as in the `type` attribute.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Completed(_) => "agentkit.job.completed",
+            Self::Failed(_) => "agentkit.job.failed",
+            Self::AuthorizationRequired(_) => "agentkit.job.authorization_required",
+            Self::Progress(_) => "agentkit.job.progress",
+        }
+    }
+
+    /// Whether nothing follows.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Self::Completed(_) | Self::Failed(_) => true,
+            Self::AuthorizationRequired(event) => event.is_final,
+            Self::Progress(_) => false,
+        }
+    }
+}
+
+/// Data of `agentkit.job.completed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Completed {
+    /// The answer.
+    pub text: String,
+    /// The answer as JSON, where the job gave a schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Value>,
+    /// Whether the outcome of a side effect is in doubt.
+    pub status: Status,
+    /// What happened.
+    #[serde(flatten)]
+    pub account: Account,
+}
+
+/// Whether the outcome of a side effect is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All effects are known.
+    Completed,
+    /// At least one entry of `effects` is `unknown`.
+    CompletedWithUnknownEffects,
+}
+
+/// Data of `agentkit.job.failed`: the error and everything known so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Failed {
+    /// What went wrong and what to do.
+    pub error: ErrorDetail,
+    /// What the model had said last, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub account: Account,
+}
+
+/// An error in the words of the person who must do something about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorDetail {
+    /// One of a closed set.
+    pub code: ErrorCode,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// The connection concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// The tool concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// Scalekit's id of the tool call concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<String>,
+}
+
+impl ErrorDetail {
+    /// An error with the code's own hint.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let hint = code.hint().to_owned();
+        Self { code, message: message.into(), hint, connection: None, tool: None, execution_id: None }
+    }
+
+    /// The same with another hint.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
+    /// The same, naming the connection concerned.
+    pub fn connection(self, connection: impl Into<String>) -> Self {
+        Self { connection: Some(connection.into()), ..self }
+    }
+
+    /// The same, naming the tool concerned.
+    pub fn tool(self, tool: impl Into<String>) -> Self {
+        Self { tool: Some(tool.into()), ..self }
+    }
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The message is not a job.
+    InvalidJob,
+    /// The id was used for a different job.
+    IdConflict,
+    /// Scalekit knows no connection of that name.
+    ConnectionNotFound,
+    /// The connection is switched off at Scalekit.
+    ConnectionDisabled,
+    /// There is no tool that the run may use.
+    NoTools,
+    /// The user authorized, but the application has not verified the user.
+    VerificationPending,
+    /// The user did not authorize in time.
+    AuthorizationExpired,
+    /// The account was disconnected on purpose.
+    AccountDisconnected,
+    /// The model's server refused the request.
+    ModelRejected,
+    /// The model's account has no budget left.
+    ModelQuota,
+    /// The provider's content filter stepped in.
+    ContentFiltered,
+    /// The model refused.
+    Refused,
+    /// More model turns than allowed.
+    StepLimit,
+    /// More tool calls than allowed.
+    ToolCallLimit,
+    /// More tokens than allowed.
+    TokenLimit,
+    /// More working time than allowed.
+    DeadlineExceeded,
+    /// The model made the same call with the same result again and again.
+    LoopDetected,
+    /// Too many tool calls went wrong.
+    ToolErrors,
+    /// The answer does not fit the job's schema.
+    InvalidOutput,
+    /// Something that should pass did not pass, however often it was tried.
+    AttemptsExhausted,
+    /// Somebody cancelled the job.
+    Cancelled,
+    /// A fault of the worker.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The code as it stands in replies and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "invalid_job",
+            Self::IdConflict => "id_conflict",
+            Self::ConnectionNotFound => "connection_not_found",
+            Self::ConnectionDisabled => "connection_disabled",
+            Self::NoTools => "no_tools",
+            Self::VerificationPending => "verification_pending",
+            Self::AuthorizationExpired => "authorization_expired",
+            Self::AccountDisconnected => "account_disconnected",
+            Self::ModelRejected => "model_rejected",
+            Self::ModelQuota => "model_quota",
+            Self::ContentFiltered => "content_filtered",
+            Self::Refused => "refused",
+            Self::StepLimit => "step_limit",
+            Self::ToolCallLimit => "tool_call_limit",
+            Self::TokenLimit => "token_limit",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::LoopDetected => "loop_detected",
+            Self::ToolErrors => "tool_errors",
+            Self::InvalidOutput => "invalid_output",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// What to do, where nothing more exact is known.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "correct the message; `agentkit-worker schema job` prints what a job looks like",
+            Self::IdConflict => {
+                "give each job an id of its own; send the very same body again to get the same reply again"
+            }
+            Self::ConnectionNotFound => {
+                "compare the name with AgentKit > Connections in the Scalekit dashboard; upper and lower case count"
+            }
+            Self::ConnectionDisabled => "enable the connection under AgentKit > Connections in the Scalekit dashboard",
+            Self::NoTools => {
+                "check the connection name and that its account is ACTIVE; `agentkit-worker tools` lists what a user has"
+            }
+            Self::VerificationPending => {
+                "the application must call Scalekit's user verification for this user; a new link does not help"
+            }
+            Self::AuthorizationExpired => "ask the user to open the link, then send the job again under a new id",
+            Self::AccountDisconnected => {
+                "ask the user to connect the account again, then send the job again under a new id"
+            }
+            Self::ModelRejected => {
+                "check the model's name and API in the worker's configuration; `agentkit-worker doctor` tests it"
+            }
+            Self::ModelQuota => "top up or raise the spending limit of the model provider's account",
+            Self::ContentFiltered => {
+                "change the prompt, or what the tools may return; the provider's filter stepped in"
+            }
+            Self::Refused => "change the prompt; the model declined to do this",
+            Self::StepLimit => "ask for less in one job, or raise `limits.steps`",
+            Self::ToolCallLimit => "ask for less in one job, or raise `limits.tool_calls`",
+            Self::TokenLimit => "ask for less in one job, allow fewer tools, or raise `limits.tokens`",
+            Self::DeadlineExceeded => "ask for less in one job, or raise `limits.seconds`",
+            Self::LoopDetected => "make the prompt more exact, or allow fewer tools",
+            Self::ToolErrors => "see `effects` and the message; allow only the tools that the job needs",
+            Self::InvalidOutput => "simplify `output_schema` or say in the prompt what shall be filled in",
+            Self::AttemptsExhausted => {
+                "see the message for what kept failing; send the job again under a new id once it works"
+            }
+            Self::Cancelled => "send the job again under a new id if it is still wanted",
+            Self::Internal => "report this with the job id; the worker's log says more",
+        }
+    }
+}
+
+/// What happened in a run: the part that completed and failed replies have in common.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Account {
+    /// Why the run ended: `answered`, `answered_without_tools`, `length`, or the error's code.
+    pub stop_reason: String,
+    /// Model turns.
+    pub steps: u32,
+    /// Tool calls that ran.
+    pub tool_calls: u32,
+    /// Everything that was done to the world, or may have been done.
+    pub effects: Vec<EffectEntry>,
+    /// What it cost.
+    pub usage: TotalUsage,
+    /// The model that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// When and how long.
+    pub timing: Timing,
+    /// How often the run was taken up, the first time included.
+    pub attempts: u32,
+    /// Calls that were tried again, by what and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retries: Vec<RetryEntry>,
+    /// Things worth knowing that are no errors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
+    /// The job's own metadata.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub metadata: Value,
+}
+
+/// A side effect and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EffectEntry {
+    /// The tool.
+    pub tool: String,
+    /// The connection it ran through.
+    pub connection: String,
+    /// What is known.
+    pub state: EffectState,
+    /// Scalekit's id of the execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<String>,
+    /// The arguments' main points, for a person.
+    pub summary: String,
+}
+
+/// What is known of a side effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EffectState {
+    /// It was done.
+    Done,
+    /// It was not done.
+    Failed,
+    /// It may have been done: the call left, and no answer came.
+    Unknown,
+}
+
+/// Tokens of all model calls of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TotalUsage {
+    /// Input tokens, cached ones included.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Input tokens that came from the provider's cache.
+    pub cached_tokens: u64,
+    /// Model calls that were answered.
+    pub model_calls: u32,
+    /// Whether some call's cost is not known (no figures given, or asked and never answered).
+    pub unknown: bool,
+}
+
+/// When and how long a run worked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Timing {
+    /// When the job was first taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub finished_at: Option<Timestamp>,
+    /// Milliseconds of work; waiting for the user or for a free worker does not count.
+    pub working_milliseconds: u64,
+}
+
+/// Calls of one kind that were tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RetryEntry {
+    /// The tool, or `model`.
+    pub call: String,
+    /// Why.
+    pub reason: String,
+    /// How often.
+    pub count: u32,
+}
+
+/// Something worth knowing that is no error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Notice {
+    /// For programs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Data of `agentkit.job.authorization_required`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AuthorizationRequired {
+    /// The user.
+    pub identifier: String,
+    /// All connections of the job that need it, in one event.
+    pub authorizations: Vec<AuthorizationEntry>,
+    /// Until when the run waits for the user; it goes on by itself once the user has authorized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub waiting_until: Option<Timestamp>,
+    /// Whether the run ended with this event.
+    #[serde(rename = "final", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_final: bool,
+    /// The job's own metadata.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub metadata: Value,
+}
+
+/// One connection that the user must authorize.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AuthorizationEntry {
+    /// The connection.
+    pub connection: String,
+    /// The account's status at Scalekit, or `MISSING` where there is none.
+    pub status: String,
+    /// Where the user authorizes; whoever opens it binds their account, so show it to this user only. Absent where a
+    /// link does not help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Until when the link works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub expires_at: Option<Timestamp>,
+    /// What to do.
+    pub hint: String,
+}
+
+impl std::fmt::Debug for AuthorizationEntry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("AuthorizationEntry")
+            .field("connection", &self.connection)
+            .field("status", &self.status)
+            .field("link", &self.link.as_ref().map(|_| "REDACTED"))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Data of `agentkit.job.progress`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// Model turns so far.
+    pub step: u32,
+    /// What the run is doing: `accounts`, `tools`, `model`, `tool_call`, `retry`, `parked`.
+    pub phase: String,
+    /// The tool concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+}
+
+impl Reply {
+    /// A terminal reply of `job`; all terminal replies of a job have the same id.
+    pub fn terminal(job: &JobId, time: Timestamp, event: ReplyEvent) -> Self {
+        Self::new(job, "result", time, event)
+    }
+
+    /// A reply that something follows; `mark` tells it from the job's others.
+    pub fn interim(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
+        Self::new(job, mark, time, event)
+    }
+
+    fn new(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
+        Self {
+            specversion: "1.0".into(),
+            id: format!("{job}:{mark}"),
+            source: SOURCE.into(),
+            subject: job.as_str().into(),
+            time,
+            datacontenttype: "application/json".into(),
+            event,
+        }
+    }
+
+    /// The JSON Schema of the event, as printed by `schema reply`.
+    pub fn schema() -> Value {
+        let mut schema = schemars::schema_for!(Reply).to_value();
+        schema["title"] = "agentkit-worker reply".into();
+        schema
+    }
+}
+
+/// Counts repeated calls by what and why, in a stable order.
+pub fn retry_entries(counts: &BTreeMap<(String, String), u32>) -> Vec<RetryEntry> {
+    counts
+        .iter()
+        .map(|((call, reason), count)| RetryEntry { call: call.clone(), reason: reason.clone(), count: *count })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::Schema;
+
+    fn failed() -> Reply {
+        let error = ErrorDetail::new(ErrorCode::NoTools, "the list is empty").connection("gmail");
+        let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account: Account::default() }));
+        Reply::terminal(&JobId::new("j").unwrap(), Timestamp::UNIX_EPOCH, event)
+    }
+
+    #[test]
+    fn a_reply_is_a_cloud_event_with_a_deterministic_id() {
+        let value = serde_json::to_value(failed()).unwrap();
+        assert_eq!(value["specversion"], "1.0");
+        assert_eq!(value["id"], "j:result");
+        assert_eq!(value["type"], "agentkit.job.failed");
+        assert_eq!(value["data"]["error"]["code"], "no_tools");
+        assert_eq!(value, serde_json::to_value(failed()).unwrap());
+    }
+
+    #[test]
+    fn a_reply_fits_its_own_schema_and_reads_back() {
+        let value = serde_json::to_value(failed()).unwrap();
+        let problems = Schema::compile(&Reply::schema()).unwrap().problems(&value);
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(serde_json::from_value::<Reply>(value).unwrap(), failed());
+    }
+
+    #[test]
+    fn the_schema_refuses_an_unknown_error_code() {
+        let mut value = serde_json::to_value(failed()).unwrap();
+        value["data"]["error"]["code"] = json!("whatever");
+        assert!(!Schema::compile(&Reply::schema()).unwrap().problems(&value).is_empty());
+    }
+
+    #[test]
+    fn a_link_is_not_shown_by_debug() {
+        let entry = AuthorizationEntry {
+            connection: "gmail".into(),
+            status: "PENDING_AUTH".into(),
+            link: Some("https://secret".into()),
+            expires_at: None,
+            hint: String::new(),
+        };
+        assert!(!format!("{entry:?}").contains("secret"));
+    }
+}
