@@ -1,1 +1,5 @@
 //! Behaviour of the whole, one file each.
+
+mod sandbox;
+mod sandbox_conformance;
+mod support;
