@@ -2,4 +2,5 @@
 
 mod sandbox;
 mod sandbox_conformance;
+mod sandbox_models;
 mod support;
