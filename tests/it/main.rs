@@ -3,4 +3,8 @@
 
 mod queue_amqp;
 mod queue_contract;
+
+mod sandbox;
+mod sandbox_conformance;
+mod sandbox_models;
 mod support;

@@ -36,3 +36,6 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
     })
     .await
 }
+//! What several behaviours need.
+
+pub(crate) mod sandbox_client;
