@@ -15,7 +15,7 @@ use tokio::sync::Barrier;
 use crate::support::redis::AnyRedis;
 use crate::support::time::eventually;
 
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 const BRIEF: Duration = Duration::from_millis(150);
 
 /// A cache under test, and how its time passes.

@@ -15,7 +15,7 @@ use crate::support::redis::AnyRedis;
 use crate::support::time::eventually;
 
 const LEASE: Duration = Duration::from_secs(30);
-const RETAIN: Duration = Duration::from_secs(3600);
+const RETAIN: Duration = Duration::from_hours(1);
 
 /// A journal under test, and how its time passes.
 struct Subject {
@@ -272,7 +272,7 @@ async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Su
     assert_eq!(subject.entries(&leased).await, ["x"]);
 }
 
-async fn times_without_end_are_taken_as_for_ever(subject: &Subject) {
+async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subject: &Subject) {
     let job = job("a");
     let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::MAX, TakeMode::Polite).await).unwrap();
     let entries = ["x".to_owned()];
@@ -282,6 +282,9 @@ async fn times_without_end_are_taken_as_for_ever(subject: &Subject) {
     let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
     assert!(matches!(held, Ok(Take::Held { .. })), "{held:?}");
     assert_eq!(subject.entries(&job).await, ["x"]);
+    let append = Append { epoch, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO };
+    subject.journal.append(&job, append).await.unwrap();
+    assert_eq!(subject.entries(&job).await, Vec::<String>::new());
 }
 
 mod memory {
@@ -353,8 +356,8 @@ mod memory {
     }
 
     #[tokio::test]
-    async fn times_without_end_are_taken_as_for_ever() {
-        super::times_without_end_are_taken_as_for_ever(&Subject::memory()).await;
+    async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once() {
+        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::memory()).await;
     }
 }
 
@@ -427,7 +430,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn times_without_end_are_taken_as_for_ever() {
-        super::times_without_end_are_taken_as_for_ever(&Subject::redis().await).await;
+    async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once() {
+        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::redis().await).await;
     }
 }

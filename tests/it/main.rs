@@ -1,5 +1,7 @@
 //! Behaviour of the whole, one file each, against real servers where it depends on one.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+
 mod support;
 
 mod cache_contract;

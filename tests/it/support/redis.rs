@@ -1,5 +1,6 @@
 //! A private Redis server per test, which a test may kill, freeze and restart.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,10 +19,22 @@ pub(crate) struct Redis {
     running: Option<Running>,
 }
 
+/// A shell that has started the server and ends it as soon as our end of the pipe to it is closed, in whatever way this
+/// process ends. As the server's parent it exists before the server does and keeps its process id from being reused.
 struct Running {
-    server: Child,
     watchdog: Child,
+    server: String,
 }
+
+/// `$0` is the server's folder, `$@` its command line.
+const WATCHDOG: &str = r#"
+"$@" >&2 &
+echo $!
+read -r word
+kill -9 $!
+wait
+[ "$word" = keep ] || rm -rf "$0"
+"#;
 
 impl Redis {
     /// Starts a server and waits until it answers.
@@ -86,64 +99,66 @@ impl Redis {
     }
 
     fn spawn(&self) -> Running {
-        let server = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"])
-            .args(["--repl-diskless-sync-delay", "0", "--dir"])
+        let mut watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG])
+            .arg(self.folder.path())
+            .args(["redis-server", "--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--dir"])
             .arg(self.folder.path())
             .args(&self.options)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        // Holds the other end of our pipe: when this process ends in whatever way, it ends the server too.
-        let watchdog = Command::new("sh")
-            .args(["-c", "cat >/dev/null; kill -9 \"$1\"; rm -rf \"$2\"", "watchdog", &server.id().to_string()])
-            .arg(self.folder.path())
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
-            .expect("sh is installed");
-        Running { server, watchdog }
+            .unwrap();
+        let mut server = String::new();
+        BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut server).unwrap();
+        Running { watchdog, server: server.trim().to_owned() }
     }
 
     fn signal(&self, signal: &str) {
         let server = &self.running.as_ref().expect("redis runs").server;
-        assert!(Command::new("kill").args([signal, &server.id().to_string()]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, server]).status().unwrap().success());
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The watchdog goes before the server is waited for: until then the server's process id cannot be another's.
-        let _ = self.server.kill();
-        let _ = self.watchdog.kill();
+        let _ = self.watchdog.stdin.take().map(|mut pipe| pipe.write_all(b"keep\n"));
         let _ = self.watchdog.wait();
-        let _ = self.server.wait();
     }
 }
 
 /// A Redis for tests that do no harm to it: the one that `TEST_REDIS_URL` names, else a private one.
 pub(crate) struct AnyRedis {
-    private: Option<Redis>,
+    _private: Option<Redis>,
     client: RedisClient,
 }
 
 impl AnyRedis {
+    /// Starts a private server unless there is another. Each call has keys of its own.
     pub(crate) async fn start() -> Self {
         // Contract tests send megabytes from several tasks on busy machines; the product's limits have tests of their own.
         let patient = Config { response_timeout_milliseconds: 10_000, ..Config::default() };
         let Some(url) = external_url() else {
             let redis = Redis::start().await;
             let client = RedisClient::new(&Config { url: redis.config().url, ..patient }).unwrap();
-            return Self { private: Some(redis), client };
+            return Self { _private: Some(redis), client };
         };
-        let key_prefix = format!("{}:", tempfile::tempdir().unwrap().path().display());
+        let key_prefix = random_prefix();
         let client = RedisClient::new(&Config { url: url.into(), key_prefix, ..patient }).unwrap();
-        Self { private: None, client }
+        Self { _private: None, client }
     }
 
+    /// A client of it.
     pub(crate) fn client(&self) -> RedisClient {
         self.client.clone()
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests that share a server must not meet each other's keys")]
+fn random_prefix() -> String {
+    format!("agentkit-test-{}:", uuid::Uuid::new_v4())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's own configuration")]
@@ -151,8 +166,15 @@ fn external_url() -> Option<String> {
     std::env::var("TEST_REDIS_URL").ok().filter(|url| !url.is_empty())
 }
 
+/// Below the range that outgoing connections take their ports from, so none of them takes it while the server is down.
+#[expect(clippy::disallowed_methods, reason = "parallel tests try different ports")]
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = 10_000 + u16::try_from(uuid::Uuid::new_v4().as_u128() % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// How long a call may take that meets a dead or frozen Redis, with room for a busy test machine.
