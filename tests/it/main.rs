@@ -8,3 +8,12 @@ mod sandbox;
 mod sandbox_conformance;
 mod sandbox_models;
 mod support;
+//! Behaviour of the whole, one file each, against real servers where it depends on one.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+
+mod support;
+
+mod cache_contract;
+mod journal_contract;
+mod redis_faults;

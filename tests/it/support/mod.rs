@@ -39,3 +39,5 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
 //! What several behaviours need.
 
 pub(crate) mod sandbox_client;
+pub(crate) mod redis;
+pub(crate) mod time;
