@@ -137,7 +137,7 @@ pub(crate) struct AnyRedis {
 impl AnyRedis {
     /// Starts a private server unless there is another. Each call has keys of its own.
     pub(crate) async fn start() -> Self {
-        // Contract tests send megabytes from several tasks on busy machines; the product's limits have tests of their own.
+        // Contract tests send megabytes on busy machines; the product's limits have tests of their own.
         let patient = Config {
             connection_timeout_milliseconds: 10_000,
             response_timeout_milliseconds: 10_000,
