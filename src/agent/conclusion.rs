@@ -3,8 +3,7 @@
 use jiff::Timestamp;
 
 use super::effect::Effect;
-use super::run::Run;
-use super::turn::Conclusion;
+use super::state::{Conclusion, Run};
 use crate::reply::{
     Account, Completed, EffectEntry, EffectState, Failed, Notice, Reply, ReplyEvent, Status, Timing, retry_entries,
 };

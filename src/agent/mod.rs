@@ -8,5 +8,6 @@ pub mod plan;
 pub mod result;
 pub mod run;
 pub mod selection;
+mod state;
 pub mod tool;
 pub mod turn;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::effect::{CallKey, Effect};
 use super::event::Plan;
 use super::message::{AssistantMessage, ToolCall};
-use super::run::Run;
+use super::state::Run;
 use super::tool::Toolset;
 use super::turn::without_fence;
 

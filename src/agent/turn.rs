@@ -9,33 +9,11 @@ use serde_json::Value;
 
 use super::event::{Plan, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply};
-use super::run::{CallState, LedgerEntry, OpenCall, Run};
+pub use super::state::Conclusion;
+use super::state::{CallState, LedgerEntry, OpenCall, Run};
 use crate::key::digest;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
 use crate::schema::Schema;
-
-/// How a run ends.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Conclusion {
-    /// With an answer.
-    Answered {
-        /// The answer.
-        text: String,
-        /// The answer as JSON, where the job wants one.
-        output: Option<Value>,
-        /// `answered` or `length`.
-        stop_reason: &'static str,
-    },
-    /// Without one.
-    Failed(Box<ErrorDetail>),
-}
-
-impl Conclusion {
-    /// A failure.
-    pub fn failed(error: ErrorDetail) -> Self {
-        Self::Failed(Box::new(error))
-    }
-}
 
 /// A model may be put right so many times in a row: a cut turn, an empty answer, an answer that does not fit the schema.
 const MAX_CORRECTIONS: u32 = 2;
