@@ -30,9 +30,9 @@ pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>) {
     run.usage.model_calls += 1;
     match reply.usage {
         Some(usage) => {
-            run.usage.input_tokens += usage.input_tokens;
-            run.usage.output_tokens += usage.output_tokens;
-            run.usage.cached_tokens += usage.cached_tokens;
+            run.usage.input_tokens = run.usage.input_tokens.saturating_add(usage.input_tokens);
+            run.usage.output_tokens = run.usage.output_tokens.saturating_add(usage.output_tokens);
+            run.usage.cached_tokens = run.usage.cached_tokens.saturating_add(usage.cached_tokens);
         }
         None => run.usage.unknown = true,
     }
@@ -244,7 +244,7 @@ fn last_words(run: &Run) -> String {
 /// The limit that forbids a further model call, if one is reached.
 pub(super) fn limit_reached(run: &Run) -> Option<Conclusion> {
     let settings = run.settings();
-    let tokens = run.usage.input_tokens + run.usage.output_tokens;
+    let tokens = run.usage.input_tokens.saturating_add(run.usage.output_tokens);
     let error = if run.steps >= settings.steps {
         let text = format!("the run had {} model turns without coming to an answer", run.steps);
         ErrorDetail::new(ErrorCode::StepLimit, text)
