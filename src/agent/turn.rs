@@ -19,9 +19,9 @@ use crate::schema::Schema;
 const MAX_CORRECTIONS: u32 = 2;
 /// So many turns in a row in which no call succeeded end the run.
 const MAX_FRUITLESS_TURNS: u32 = 3;
-/// The same call with the same result: the model is told.
+/// The same call with the same result in so many turns: the model is told.
 const REPEATS_NOTED: u32 = 3;
-/// The same call with the same result: the run ends.
+/// The same call with the same result in so many turns: the run ends.
 const REPEATS_ENDED: u32 = 5;
 
 /// Takes in what the model said. `plans` stand beside its calls, one for each.
@@ -186,11 +186,10 @@ pub(super) fn finish_call(run: &mut Run, call_id: &str, outcome: &ToolOutcome) {
         entry.open = false;
     }
     let Some(open) = run.turn.iter_mut().find(|open| open.call.id == call_id) else { return };
-    if let Plan::Run { key, .. } = &open.plan {
-        if state == EffectState::Unknown {
-            run.fenced.insert(key.clone());
-        }
-        *run.repeats.entry((key.clone(), digest(&content, 8))).or_default() += 1;
+    if let Plan::Run { key, .. } = &open.plan
+        && state == EffectState::Unknown
+    {
+        run.fenced.insert(key.clone());
     }
     open.state = CallState::Answered { content, succeeded: state == EffectState::Done };
     if state == EffectState::Unknown {
@@ -217,9 +216,14 @@ fn close_when_answered(run: &mut Run) {
         run.messages.push(Message::ToolResult { call_id: call.id, content });
     }
     run.fruitless_turns = if fruitful { 0 } else { run.fruitless_turns + 1 };
-    let repeats = keys.iter().filter_map(|key| run.repeats.get(key)).max().copied().unwrap_or(0);
+    let mut repeats = 0;
+    for key in keys {
+        let count = run.repeats.entry(key).or_default();
+        *count += 1;
+        repeats = repeats.max(*count);
+    }
     if repeats >= REPEATS_ENDED {
-        let text = format!("the model made the same tool call with the same result {repeats} times");
+        let text = format!("the model made the same tool call with the same result in {repeats} turns");
         run.conclusion = Some(Conclusion::failed(ErrorDetail::new(ErrorCode::LoopDetected, text)));
     } else if run.fruitless_turns >= MAX_FRUITLESS_TURNS {
         let text = format!(
