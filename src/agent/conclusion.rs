@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use super::effect::Effect;
 use super::state::{Conclusion, Run};
 use crate::reply::{
-    Account, Completed, EffectEntry, EffectState, Failed, Notice, Reply, ReplyEvent, Status, Timing, retry_entries,
+    Account, Completed, EffectEntry, EffectState, Failed, Notice, Reply, ReplyEvent, Status, Timing, TotalUsage,
+    retry_entries,
 };
 
 /// The terminal reply of `run` with this conclusion, made at `now`.
@@ -32,7 +33,7 @@ fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
         steps: run.steps,
         tool_calls: run.calls_made,
         effects: effects(run),
-        usage: run.usage,
+        usage: TotalUsage { unknown: run.usage.unknown || run.asked, ..run.usage },
         model: run.answered_by.clone().or_else(|| Some(run.settings().model.clone())),
         timing: Timing {
             started_at: Some(run.started_at),
