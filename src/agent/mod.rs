@@ -7,6 +7,8 @@ pub mod message;
 pub mod plan;
 pub mod result;
 pub mod run;
+#[cfg(test)]
+mod script;
 pub mod selection;
 mod state;
 pub mod tool;
