@@ -174,20 +174,20 @@ impl Script {
 
     /// All tool results in the conversation, by call.
     pub(super) fn results(&self) -> Vec<(&str, &str)> {
-        let result = |message| match message {
-            &Message::ToolResult { ref call_id, ref content } => Some((call_id.as_str(), content.as_str())),
+        let results = self.run.messages().iter().filter_map(|message| match message {
+            Message::ToolResult { call_id, content } => Some((call_id.as_str(), content.as_str())),
             _ => None,
-        };
-        self.run.messages().iter().filter_map(result).collect()
+        });
+        results.collect()
     }
 
     /// What the worker told the model beside tool results.
     pub(super) fn notes(&self) -> Vec<&str> {
-        let note = |message| match message {
-            &Message::User(ref text) => Some(text.as_str()),
+        let notes = self.run.messages().iter().skip(2).filter_map(|message| match message {
+            Message::User(text) => Some(text.as_str()),
             _ => None,
-        };
-        self.run.messages().iter().skip(2).filter_map(note).collect()
+        });
+        notes.collect()
     }
 
     /// The terminal reply as of now.

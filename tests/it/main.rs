@@ -1,1 +1,3 @@
 //! Behaviour of the whole, one file each.
+
+mod run_properties;
