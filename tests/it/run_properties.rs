@@ -101,7 +101,6 @@ impl World {
             match self.draw(16) {
                 1 => self.take_up(),
                 2 => self.pause(Pause::Shutdown),
-                3 => self.event(Event::Retried { call: "model".into(), reason: "503".into() }),
                 _ => {}
             }
             match self.run.next(self.now) {
@@ -170,6 +169,7 @@ impl World {
         match self.draw(8) {
             1 => return self.take_up(),
             2 => return self.pause(Pause::Transient),
+            3 => self.event(Event::Retried { call: "model".into(), reason: "503".into() }),
             _ => {}
         }
         let reply = self.model_reply();
