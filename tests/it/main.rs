@@ -12,3 +12,6 @@ mod redis_faults;
 mod sandbox;
 mod sandbox_conformance;
 mod sandbox_models;
+//! Behaviour of the whole, one file each.
+
+mod run_properties;
