@@ -246,44 +246,44 @@ mod tests {
 
     use super::*;
 
-    fn failed(status: u16, body: Value) -> LlmError {
-        classify(Failure { status, should_retry: None, retry_after: None }, &body)
+    fn failed(status: u16, body: &Value) -> LlmError {
+        classify(Failure { status, should_retry: None, retry_after: None }, body)
     }
 
     #[test]
     fn the_quota_family_is_never_retried() {
         for code in QUOTA_CODES {
             let error =
-                failed(429, json!({"error": {"message": "no money", "type": "insufficient_quota", "code": code}}));
+                failed(429, &json!({"error": {"message": "no money", "type": "insufficient_quota", "code": code}}));
             assert!(matches!(&error, LlmError::QuotaExhausted { code: found, .. } if found == code), "{error:?}");
             assert_eq!(error.retry(), Verdict::Stop);
         }
         let eager = Failure { status: 429, should_retry: Some(true), retry_after: Some(Duration::from_secs(1)) };
         let error = classify(eager, &json!({"error": {"type": "insufficient_quota"}}));
         assert_eq!(error.retry(), Verdict::Stop);
-        assert!(matches!(failed(402, json!({})), LlmError::QuotaExhausted { .. }));
+        assert!(matches!(failed(402, &json!({})), LlmError::QuotaExhausted { .. }));
     }
 
     #[test]
     fn a_busy_server_is_told_apart_from_a_broken_one() {
         let slow = json!({"error": {"code": "slow_down"}});
         let overloaded = json!({"error": {"code": "server_is_overloaded"}});
-        assert!(matches!(failed(429, json!("nonsense")), LlmError::RateLimited { .. }));
-        assert!(matches!(failed(503, slow), LlmError::RateLimited { .. }));
-        assert!(matches!(failed(503, overloaded), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(429, &json!("nonsense")), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(503, &slow), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(503, &overloaded), LlmError::RateLimited { .. }));
         for status in [408, 409, 500, 502, 503, 504, 529, 599] {
-            assert!(matches!(failed(status, json!({})), LlmError::Unavailable { .. }), "{status}");
+            assert!(matches!(failed(status, &json!({})), LlmError::Unavailable { .. }), "{status}");
         }
     }
 
     #[test]
     fn requests_that_can_never_pass_are_not_retried() {
         for status in [400, 403, 404, 405, 413, 422, 300] {
-            let error = failed(status, json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
+            let error = failed(status, &json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
             assert!(matches!(&error, LlmError::Rejected { param: Some(param), .. } if param == "tools"), "{error:?}");
             assert_eq!(error.retry(), Verdict::Stop, "{status}");
         }
-        assert!(matches!(failed(401, json!({})), LlmError::Credentials { .. }));
+        assert!(matches!(failed(401, &json!({})), LlmError::Credentials { .. }));
     }
 
     #[test]
@@ -299,24 +299,24 @@ mod tests {
         let code = json!({"error": {"code": "context_length_exceeded"}});
         let words =
             json!({"object": "error", "message": "This model's maximum context length is 4096 tokens", "code": 400});
-        assert!(matches!(failed(400, code), LlmError::ContextTooLong { .. }));
-        assert!(matches!(failed(400, words), LlmError::ContextTooLong { .. }));
+        assert!(matches!(failed(400, &code), LlmError::ContextTooLong { .. }));
+        assert!(matches!(failed(400, &words), LlmError::ContextTooLong { .. }));
         let azure =
             json!({"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}});
         let inner = json!({"error": {"code": null, "innererror": {"code": "ResponsibleAIPolicyViolation"}}});
-        assert!(matches!(failed(400, azure), LlmError::ContentFiltered { .. }));
-        assert!(matches!(failed(400, inner), LlmError::ContentFiltered { .. }));
+        assert!(matches!(failed(400, &azure), LlmError::ContentFiltered { .. }));
+        assert!(matches!(failed(400, &inner), LlmError::ContentFiltered { .. }));
     }
 
     #[test]
     fn a_reason_is_found_in_every_form_that_servers_give_and_cut_short() {
         let long = "x\n".repeat(5000);
         for body in [json!({"error": long}), json!({"detail": long}), json!({"message": long}), json!(long)] {
-            let LlmError::Rejected { message, .. } = failed(400, body.clone()) else { panic!("{body}") };
+            let LlmError::Rejected { message, .. } = failed(400, &body) else { panic!("{body}") };
             assert!(message.starts_with("x x x") && message.chars().count() <= LONGEST_REASON, "{message}");
         }
         for body in [json!(null), json!([]), json!({"error": {"message": {"a": 1}}}), json!({"error": null})] {
-            let LlmError::Rejected { message, .. } = failed(400, body) else { panic!() };
+            let LlmError::Rejected { message, .. } = failed(400, &body) else { panic!() };
             assert_eq!(message, "no reason given");
         }
     }

@@ -16,7 +16,6 @@ use jiff::civil::Date;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use url::Url;
 
 pub use self::error::LlmError;
@@ -25,6 +24,7 @@ pub use self::profile::{Api, Profile, Profiles, SystemRole, TokenField};
 pub use self::request::{ModelRequest, RenderedTools};
 use crate::agent::message::ModelReply;
 use crate::http::{self, HttpError, Method, Request, Response};
+use crate::key::digest;
 use crate::retry::Policy;
 
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
@@ -248,7 +248,7 @@ fn cache_key(run_id: &str) -> Cow<'_, str> {
 
 /// A stable name of a user that does not name them: 64 hexadecimal digits.
 fn safety_identifier(user: &str) -> String {
-    Sha256::digest(user).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(user, LONGEST_IDENTIFIER / 2)
 }
 
 #[cfg(test)]
