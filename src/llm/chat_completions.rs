@@ -489,10 +489,13 @@ mod tests {
 
     #[test]
     fn an_error_in_a_successful_answer_is_an_error() {
-        let error = |code: &str| parsed(&json!({"error": {"message": "no", "code": code}})).unwrap_err();
-        assert!(matches!(error("rate_limit_exceeded"), LlmError::RateLimited { .. }));
-        assert!(matches!(error("insufficient_quota"), LlmError::QuotaExhausted { .. }));
-        assert!(matches!(error("server_error"), LlmError::Unavailable { .. }));
-        assert!(matches!(error("strange"), LlmError::Rejected { .. }));
+        let error = |code: Value| parsed(&json!({"error": {"message": "no", "code": code}})).unwrap_err();
+        assert!(matches!(error(json!("rate_limit_exceeded")), LlmError::RateLimited { .. }));
+        assert!(matches!(error(json!(429)), LlmError::RateLimited { .. }));
+        assert!(matches!(error(json!(502)), LlmError::Unavailable { status: 502, .. }));
+        assert!(matches!(error(json!("insufficient_quota")), LlmError::QuotaExhausted { .. }));
+        assert!(matches!(error(json!("server_error")), LlmError::Unavailable { .. }));
+        assert!(matches!(error(json!("strange")), LlmError::Rejected { status: 200, .. }));
+        assert!(matches!(error(json!(7)), LlmError::Rejected { status: 200, .. }));
     }
 }

@@ -14,7 +14,7 @@ use agentkit_worker::retry::Verdict;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::support::scripted_model::{ScriptedModel, http as http_answer, turn};
+use crate::support::scripted_model::{ScriptedModel, Turn, http as http_answer, turn};
 
 const CHAT_MODEL: &str = "gpt-4o";
 const REASONING_MODEL: &str = "gpt-6-luna";
@@ -58,7 +58,7 @@ fn prompt() -> Vec<Message> {
 }
 
 /// The error of one question that is answered with `turn`.
-async fn error_of(turn: crate::support::scripted_model::Turn) -> LlmError {
+async fn error_of(turn: Turn) -> LlmError {
     let model = ScriptedModel::start([turn]).await;
     let error = ask(&client(model.base_url(), 5), CHAT_MODEL, &prompt()).await.unwrap_err();
     model.finish();
