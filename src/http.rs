@@ -74,6 +74,7 @@ pub enum Method {
 }
 
 /// One request, complete with its time limit.
+#[derive(Clone)]
 #[must_use]
 pub struct Request {
     method: Method,

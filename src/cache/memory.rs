@@ -120,7 +120,7 @@ mod tests {
         let cache = MemoryCache::new(Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)), 25);
         let [soon, late, new] = ["s", "l", "n"].map(|name| Key::new(&[name]));
         let value = Bytes::from_static(&[7; 10]);
-        cache.put(&late, value.clone(), Duration::from_secs(60)).await.unwrap();
+        cache.put(&late, value.clone(), Duration::from_mins(1)).await.unwrap();
         cache.put(&soon, value.clone(), Duration::from_secs(1)).await.unwrap();
         cache.put(&soon, value.clone(), Duration::from_secs(1)).await.unwrap();
         assert_eq!(cache.get(&late).await.unwrap().as_ref(), Some(&value), "the same key takes its room only once");

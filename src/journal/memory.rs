@@ -72,8 +72,8 @@ impl Journal for MemoryJournal {
             let remaining = run.lease_until.duration_since(now).unsigned_abs();
             return Ok(Take::Held { owner: run.owner.clone(), remaining });
         }
-        let least = present.map_or(0, |run| run.epoch.0 + 1);
-        let epoch = Epoch(least.max(u64::try_from(now.as_millisecond()).unwrap_or(0)));
+        let lowest = present.map_or(0, |run| run.epoch.0 + 1);
+        let epoch = Epoch(lowest.max(u64::try_from(now.as_millisecond()).unwrap_or(0)));
         if present.is_none() {
             runs.remove(job);
             self.make_room(&mut runs, now)?;

@@ -2,6 +2,9 @@
 //!
 //! Two implementations, [`amqp`] for RabbitMQ and [`memory`] for the embedded mode, pass one contract test suite.
 
+pub mod amqp;
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,7 +1,15 @@
-//! Behaviour of the whole, one file each.
+//! Behaviour of the whole, one file each, against real servers where it depends on one.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 mod support;
 
+mod cache_contract;
+mod journal_contract;
 mod llm;
+mod queue_amqp;
+mod queue_contract;
+mod redis_faults;
+mod sandbox;
+mod sandbox_conformance;
+mod sandbox_models;

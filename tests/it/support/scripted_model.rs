@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::soon;
+
 /// What the model does when it is asked. Made by the functions of [`turn`].
 #[derive(Debug, Clone)]
 pub(crate) struct Turn {
@@ -203,9 +205,7 @@ impl ScriptedModel {
     /// Waits until `count` requests have come.
     pub(crate) async fn wait_for_requests(&self, count: usize) {
         let mut arrived = self.arrived.clone();
-        let wait = arrived.wait_for(|arrived| *arrived >= count);
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(30), wait).await;
-        assert!(waited.is_ok(), "{count} requests never came");
+        soon("a request to the model", arrived.wait_for(|arrived| *arrived >= count)).await.unwrap();
     }
 
     /// Ends the script: panics where a request broke a rule or came too many, or a turn is left over. Gives the requests.
