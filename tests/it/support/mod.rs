@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 pub(crate) mod redis;
 pub(crate) mod sandbox_client;
+pub(crate) mod scripted_model;
 pub(crate) mod time;
 
 use std::time::Duration;
