@@ -1,1 +1,4 @@
-fn main() {}
+//! The product from outside, one file per behaviour.
+
+mod scalekit;
+mod support;
