@@ -1,7 +1,7 @@
 //! The Scalekit edge on the wire: tokens, pages, every kind of failure, and what can be proven after each.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use agentkit_worker::agent::effect::Ran;
@@ -10,7 +10,7 @@ use agentkit_worker::http;
 use agentkit_worker::job::{ConnectionName, Identifier};
 use agentkit_worker::retry::{Policy, Verdict};
 use agentkit_worker::scalekit::{
-    AccountStatus, Config, Error, ExecuteRequest, LogStatus, RateLimitScope, Scalekit, ToolAnswer,
+    AccountStatus, Config, Error, ExecuteRequest, LogStatus, RateLimitScope, Scalekit, ScopedTool, ToolAnswer,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -22,6 +22,12 @@ use crate::support::http_peer::{Answer, Peer, Received};
 const TOKEN: &str = "/oauth/token";
 const EXECUTE: &str = "/execute_tool";
 const DETAILS: &str = "/details";
+
+/// Reading the system's certificates takes most of a second in a debug build: once is enough.
+static CLIENT: LazyLock<http::Client> = LazyLock::new(|| {
+    let config = http::Config { max_body_bytes: 1 << 20, ..http::Config::default() };
+    http::Client::new(&config, Arc::new(ManualClock::new(start()))).unwrap()
+});
 
 /// Scalekit at `url`, with short time limits and waits.
 fn scalekit(url: &str) -> Scalekit {
@@ -42,9 +48,7 @@ fn scalekit_with(url: &str, clock: &SharedClock, change: impl FnOnce(&mut Config
         ..Config::default()
     };
     change(&mut config);
-    let http = http::Config { max_body_bytes: 1 << 20, ..http::Config::default() };
-    let client = http::Client::new(&http, Arc::clone(clock)).unwrap();
-    Scalekit::new(config, client, Arc::clone(clock)).unwrap()
+    Scalekit::new(config, CLIENT.clone(), Arc::clone(clock)).unwrap()
 }
 
 fn start() -> Timestamp {
@@ -339,7 +343,7 @@ async fn all_pages_of_tools_are_read_and_each_name_is_kept_once() {
     })
     .await;
     let tools = scalekit(&peer.url).scoped_tools(&user(), &gmail()).await.unwrap();
-    assert_eq!(tools.iter().map(|tool| tool.name()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(tools.iter().map(ScopedTool::name).collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(tools[0].connected_account_id.as_deref(), Some("ca_1"));
     let requests = peer.requests("/scoped");
     assert_eq!(requests.len(), 4);
@@ -391,6 +395,7 @@ async fn an_environment_may_live_under_a_path() {
 /// A row of `scalekit-errors.json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "a table of yes and no")]
 struct Row {
     name: String,
     call: String,
@@ -516,8 +521,8 @@ async fn nothing_secret_is_shown_of_any_failure() {
 async fn nobody_listening_proves_that_nothing_was_sent() {
     let error = execute(&scalekit(&Peer::nobody().await)).await.unwrap_err();
     assert_eq!((error.code(), error.ran()), ("no_token", Ran::No));
-    let plain = Peer::start(|_| Answer::Hang).await;
-    let error = execute(&scalekit(&plain.url.replace("http://", "https://"))).await.unwrap_err();
+    let no_tls = Peer::resetting().await;
+    let error = execute(&scalekit(&no_tls.url.replace("http://", "https://"))).await.unwrap_err();
     assert_eq!((error.code(), error.ran()), ("no_token", Ran::No), "{error}");
 }
 
@@ -568,13 +573,14 @@ async fn a_reset_before_anything_was_read_is_no_proof() {
     assert_eq!(error.ran(), Ran::Perhaps, "{error}");
     let error = http_get(&Peer::nobody().await).await.unwrap_err();
     assert!(matches!(error, http::HttpError::NotSent { .. }), "{error}");
+    let no_tls = Peer::resetting().await;
+    let error = http_get(&no_tls.url.replace("http://", "https://")).await.unwrap_err();
+    assert_eq!(error.ran(), Ran::No, "the request comes after the TLS session: {error}");
 }
 
 async fn http_get(url: &str) -> Result<http::Response, http::HttpError> {
-    let clock: SharedClock = Arc::new(ManualClock::new(start()));
-    let client = http::Client::new(&http::Config::default(), clock).unwrap();
     let url = url::Url::parse(url).unwrap();
-    client.send(http::Request::new(http::Method::Get, url, Duration::from_secs(5))).await
+    CLIENT.send(http::Request::new(http::Method::Get, url, Duration::from_secs(5))).await
 }
 
 #[tokio::test]

@@ -12,35 +12,35 @@ use url::Url;
 
 /// A request as it came over the wire.
 #[derive(Debug, Clone)]
-pub struct Received {
-    pub method: String,
+pub(crate) struct Received {
+    pub(crate) method: String,
     /// Path and query, still encoded.
-    pub target: String,
+    pub(crate) target: String,
     /// By lower-case name.
-    pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
     /// Which connection it came on, counted from 0.
-    pub connection: usize,
+    pub(crate) connection: usize,
 }
 
 impl Received {
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap()
     }
 
     /// The decoded query.
-    pub fn query(&self, name: &str) -> Option<String> {
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
         let url = Url::parse("http://peer").unwrap().join(&self.target).unwrap();
         url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
 /// What the peer does with a request.
-pub enum Answer {
+pub(crate) enum Answer {
     /// A complete answer.
     Reply { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
     /// The answer, once somebody notifies.
@@ -58,16 +58,16 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub fn json(status: u16, body: &Value) -> Self {
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
         Self::of(status, "application/json", body.to_string())
     }
 
-    pub fn of(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn of(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let headers = vec![("content-type".to_owned(), content_type.to_owned())];
         Self::Reply { status, headers, body: body.into() }
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         if let Self::Reply { headers, .. } = &mut self {
             headers.push((name.to_owned(), value.to_owned()));
         }
@@ -76,8 +76,8 @@ impl Answer {
 }
 
 /// The peer; it ends with this value.
-pub struct Peer {
-    pub url: String,
+pub(crate) struct Peer {
+    pub(crate) url: String,
     requests: Arc<Mutex<Vec<Received>>>,
     arrived: Arc<Notify>,
     task: JoinHandle<()>,
@@ -91,7 +91,7 @@ impl Drop for Peer {
 
 impl Peer {
     /// A peer that asks `answer` what to do with each request.
-    pub async fn start(answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (requests, arrived) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
@@ -118,7 +118,7 @@ impl Peer {
     }
 
     /// A peer that resets every connection before it reads a byte.
-    pub async fn resetting() -> Self {
+    pub(crate) async fn resetting() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async move {
@@ -131,18 +131,18 @@ impl Peer {
     }
 
     /// An address where nobody listens.
-    pub async fn nobody() -> String {
+    pub(crate) async fn nobody() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     }
 
     /// All requests so far whose path ends with `path`.
-    pub fn requests(&self, path: &str) -> Vec<Received> {
+    pub(crate) fn requests(&self, path: &str) -> Vec<Received> {
         self.requests.lock().unwrap().iter().filter(|request| request.path().ends_with(path)).cloned().collect()
     }
 
     /// Waits until a request for `path` has come.
-    pub async fn arrival(&self, path: &str) {
+    pub(crate) async fn arrival(&self, path: &str) {
         loop {
             let arrived = self.arrived.notified();
             tokio::pin!(arrived);
@@ -156,6 +156,7 @@ impl Peer {
 }
 
 async fn serve(mut stream: TcpStream, connection: usize, decide: impl Fn(Received) -> Answer) {
+    stream.set_nodelay(true).unwrap();
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer, connection).await {
         let mut answer = decide(request);

@@ -1,3 +1,3 @@
 //! What tests stand on.
 
-pub mod http_peer;
+pub(crate) mod http_peer;
