@@ -584,6 +584,20 @@ async fn http_get(url: &str) -> Result<http::Response, http::HttpError> {
 }
 
 #[tokio::test]
+async fn a_proxy_is_used_for_all_but_loopback() {
+    let proxy = Peer::start(|_| Answer::of(200, "text/plain", "by proxy")).await;
+    let direct = Peer::start(|_| Answer::of(200, "text/plain", "directly")).await;
+    let with_password = proxy.url.replace("http://", "http://user:hush@");
+    let config = http::Config { proxy: Some(with_password.into()), ..http::Config::default() };
+    assert!(!format!("{config:?}").contains("hush"));
+    let client = http::Client::new(&config, Arc::new(ManualClock::new(start()))).unwrap();
+    for (url, answer) in [("http://acme.example/x", "by proxy"), (direct.url.as_str(), "directly")] {
+        let request = http::Request::new(http::Method::Get, url::Url::parse(url).unwrap(), Duration::from_secs(5));
+        assert_eq!(client.send(request).await.unwrap().body, answer.as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn large_answers_pass_up_to_the_limit() {
     let peer = peer(|_| Answer::json(200, &json!({"data": {"text": "x".repeat(1_000_000)}}))).await;
     assert_eq!(execute(&scalekit(&peer.url)).await.unwrap().data["text"].as_str().unwrap().len(), 1_000_000);
