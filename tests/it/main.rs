@@ -16,3 +16,9 @@ mod sandbox_models;
 //! Behaviour of the whole, one file each.
 
 mod run_properties;
+//! The product from outside, one file per behaviour.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails the test by panicking")]
+
+mod scalekit;
+mod support;

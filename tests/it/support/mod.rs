@@ -40,3 +40,6 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
     })
     .await
 }
+//! What tests stand on.
+
+pub(crate) mod http_peer;
