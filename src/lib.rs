@@ -29,5 +29,7 @@ pub mod queue;
 pub mod redis_client;
 pub mod reply;
 pub mod retry;
+pub mod sandbox;
 pub mod scalekit;
 pub mod schema;
+pub mod worker;

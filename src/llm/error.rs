@@ -122,6 +122,24 @@ impl LlmError {
         }
     }
 
+    /// A short stable name, for metrics, logs and replies.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid_request",
+            Self::NotSent(_) => "not_sent",
+            Self::TimedOut => "timed_out",
+            Self::Interrupted(_) => "interrupted",
+            Self::Unavailable { .. } => "unavailable",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::QuotaExhausted { .. } => "quota_exhausted",
+            Self::Rejected { .. } => "rejected",
+            Self::ContextTooLong { .. } => "context_too_long",
+            Self::ContentFiltered { .. } => "content_filtered",
+            Self::Credentials { .. } => "credentials",
+            Self::BadAnswer { .. } => "bad_answer",
+        }
+    }
+
     /// The server's id of the request, where it answered and gave one.
     pub fn request_id(&self) -> Option<&str> {
         match self {

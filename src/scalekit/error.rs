@@ -182,6 +182,16 @@ impl Error {
         matches!(self, Self::AuthorizationLost { .. } | Self::AccountNotActive(_) | Self::AccountUnknown(_))
     }
 
+    /// How long the peer asks to wait: every rate limit, and an outage that says so. A limit without a time is given a
+    /// minute's half, as Scalekit counts requests by the minute.
+    pub fn come_back_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(retry_after.unwrap_or(Duration::from_secs(30))),
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// A short stable name, for metrics and logs.
     pub fn code(&self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use super::wake_up::due;
 use crate::agent::event::Event;
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Identifier};
-use crate::key::Key;
+use crate::key::{Key, digest};
 use crate::queue::Destination;
 use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDetail, Reply, ReplyEvent};
 use crate::scalekit::{self, Account, AccountStatus};
@@ -82,7 +82,9 @@ impl Attempt<'_> {
             && !self.executor.rules.relink_disconnected
         {
             let text = format!("the account of `{connection}` was disconnected");
-            return self.fail(ErrorDetail::new(ErrorCode::AccountDisconnected, text).connection(connection.as_str())).await;
+            return self
+                .fail(ErrorDetail::new(ErrorCode::AccountDisconnected, text).connection(connection.as_str()))
+                .await;
         }
         if let Some((_, until)) = self.run().awaited_authorization() {
             if now >= until {
@@ -171,7 +173,11 @@ impl Attempt<'_> {
         {
             return Ok(link);
         }
-        let fresh = self.executor.scalekit.magic_link(identifier, connection).await?;
+        let fresh = self
+            .executor
+            .scalekit
+            .magic_link(identifier, connection, &digest(self.run().job().id().as_str(), 16))
+            .await?;
         let link = RememberedLink { link: fresh.expose().to_owned(), expires_at: fresh.expires_at };
         let lasts = link.expires_at.map_or(LINK_DEFAULT, |end| Duration::from_millis(milliseconds_between(now, end)));
         if let Some(ttl) = lasts.checked_sub(LINK_MARGIN) {
@@ -200,7 +206,7 @@ pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Erro
 
 /// What a failed control call means for the run.
 pub(super) fn interruption(error: &scalekit::Error) -> Interruption {
-    match error.retry_after() {
+    match error.come_back_after() {
         Some(wait) => Interruption::RateLimited { wait, reason: error.to_string() },
         None => Interruption::Transient { reason: error.to_string() },
     }

@@ -67,6 +67,7 @@ impl Attempt<'_> {
         let Some(offer) = &self.offer else {
             return (Err(LlmError::Invalid("there are no tools to offer".to_owned())), retries);
         };
+        let id = run.job().id();
         let request = ModelRequest {
             model: &run.settings().model,
             messages: run.messages(),
@@ -74,7 +75,7 @@ impl Attempt<'_> {
             tool_choice: ToolChoice::Auto,
             output_schema: run.job().output_schema.as_ref(),
             max_output_tokens: None,
-            run_id: run.job().id().as_str(),
+            run_id: id.as_str(),
             user: run.job().identifier.as_str(),
         };
         let metrics = &self.executor.metrics;

@@ -181,7 +181,7 @@ impl Attempt<'_> {
 
     fn render(&self, tools: Vec<Tool>) -> Offer {
         let profile = self.executor.llm.profile(&self.run().settings().model);
-        Offer { rendered: RenderedTools::new(profile, &tools), toolset: Toolset::new(tools) }
+        Offer { rendered: RenderedTools::new(&profile, &tools), toolset: Toolset::new(tools) }
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.
@@ -224,15 +224,21 @@ fn define(pinned: &PinnedTool, listed: &[Tool]) -> Option<Tool> {
 }
 
 fn empty_list(connection: &crate::job::ConnectionName, identifier: &crate::job::Identifier) -> ErrorDetail {
-    ErrorDetail::new(ErrorCode::NoTools, format!("connection `{connection}` lists no tools for `{identifier}`, although its account is ACTIVE"))
-        .hint("check under AgentKit > Connections that this connection has tools; the account itself is connected")
-        .connection(connection.as_str())
+    ErrorDetail::new(
+        ErrorCode::NoTools,
+        format!("connection `{connection}` lists no tools for `{identifier}`, although its account is ACTIVE"),
+    )
+    .hint("check under AgentKit > Connections that this connection has tools; the account itself is connected")
+    .connection(connection.as_str())
 }
 
 fn nothing_allowed(selected: &Selected) -> ErrorDetail {
     ErrorDetail::new(
         ErrorCode::NoTools,
-        format!("none of the user's {} tools is allowed by the job's `tools` and the operator's deny list", selected.offered),
+        format!(
+            "none of the user's {} tools is allowed by the job's `tools` and the operator's deny list",
+            selected.offered
+        ),
     )
     .hint("correct `tools.allow`, `tools.deny` and `tools.effects`; `agentkit-worker tools` lists the names")
 }

@@ -93,7 +93,9 @@ impl Hold {
                 match journal.renew(&id, epoch, lease).await {
                     Ok(()) => {}
                     // The store may come back before the lease ends; if not, the next append is refused.
-                    Err(JournalError::Unavailable(error)) => warn!(job.id = %id, error, "the lease could not be renewed"),
+                    Err(JournalError::Unavailable(error)) => {
+                        warn!(job.id = %id, error, "the lease could not be renewed")
+                    }
                     Err(error) => return error.into(),
                 }
             }

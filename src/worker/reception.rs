@@ -24,7 +24,8 @@ impl Worker {
         if let Some(remaining) = wake_up.as_ref().and_then(|wake_up| wake_up.remaining(now)) {
             return self.put_off(delivery, remaining).await;
         }
-        let job = match Job::from_slice(&delivery.message.body, &envelope(&delivery.message), self.rules.max_job_bytes) {
+        let job = match Job::from_slice(&delivery.message.body, &envelope(&delivery.message), self.rules.max_job_bytes)
+        {
             Ok(job) => job,
             Err(invalid) => return self.reject(delivery, &invalid).await,
         };
@@ -109,7 +110,9 @@ impl Worker {
                 }
             }
             Step::Deliver(reply) => self.deliver(&mut hold, job, delivery, &reply).await,
-            _ if run.strikes() + 1 >= self.rules.strikes && run.is_under_way() => self.poison(hold, job, delivery).await,
+            _ if run.strikes() + 1 >= self.rules.strikes && run.is_under_way() => {
+                self.poison(hold, job, delivery).await
+            }
             _ => self.work(hold, job, delivery).await,
         }
     }
@@ -177,7 +180,7 @@ impl Worker {
         let defaults = &self.defaults;
         let limits = &defaults.limits;
         let settings = Settings {
-            model: job.model.clone().unwrap_or_else(|| self.executor.llm.default_model().to_owned()),
+            model: job.model.clone().unwrap_or_else(|| self.executor.llm.config().model.clone()),
             instructions: job.instructions.clone().unwrap_or_else(|| defaults.instructions.clone()),
             steps: job.limits.steps.unwrap_or(limits.steps).min(limits.steps_at_most),
             tool_calls: job.limits.tool_calls.unwrap_or(limits.tool_calls).min(limits.tool_calls_at_most),

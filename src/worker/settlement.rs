@@ -168,7 +168,10 @@ impl Worker {
                 let fell_back = published == Published::FellBack;
                 self.metrics.replied(reply.event.kind(), fell_back);
                 if fell_back {
-                    warn!(job.id = reply.subject, "the reply queue does not exist; the reply is in the common reply queue");
+                    warn!(
+                        job.id = reply.subject,
+                        "the reply queue does not exist; the reply is in the common reply queue"
+                    );
                 }
                 true
             }
@@ -186,7 +189,8 @@ impl Worker {
             let error = ErrorDetail::new(ErrorCode::InvalidJob, invalid.problems.join("; "));
             let failed = Failed { error, text: None, account: crate::reply::Account::default() };
             // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
-            let id = invalid.id.clone().map_or_else(|| crate::key::digest(&delivery.message.body, 16), |id| id.to_string());
+            let id =
+                invalid.id.clone().map_or_else(|| crate::key::digest(&delivery.message.body, 16), |id| id.to_string());
             let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
             let traceparent = delivery.message.properties.headers.get("traceparent");
             let message = message_of(&reply, invalid.correlation_id.clone(), traceparent);
@@ -202,8 +206,7 @@ impl Worker {
     async fn give_up(&self, hold: &mut Hold, job: &Job, delivery: Delivery, reason: &str) {
         let attempts = hold.run().transient_failures() + 1;
         let text = format!("gave up after {attempts} attempts in a row that failed; the last one: {reason}");
-        let conclusion =
-            crate::agent::turn::Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, text));
+        let conclusion = crate::agent::turn::Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, text));
         let reply = crate::agent::conclusion::reply(hold.run(), conclusion, self.clock.now());
         match hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
             Ok(()) => self.deliver(hold, job, delivery, &reply).await,
@@ -270,7 +273,13 @@ impl Worker {
         }
     }
 
-    async fn publish_wake_up(&self, message: &Message, turn: u32, reason: &str, wait: Duration) -> Result<(), QueueError> {
+    async fn publish_wake_up(
+        &self,
+        message: &Message,
+        turn: u32,
+        reason: &str,
+        wait: Duration,
+    ) -> Result<(), QueueError> {
         let due = (!wait.is_zero()).then(|| due(self.clock.now(), wait));
         let message = WakeUp { turn, reason: reason.to_owned(), due }.stamp(message);
         let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };

@@ -130,7 +130,8 @@ impl Toolbox {
             source = found;
             Ok(Arc::new(tools))
         };
-        let tools = self.recent.try_get_with(key.clone(), load).await.map_err(|error: Arc<ToolboxError>| (*error).clone())?;
+        let tools =
+            self.recent.try_get_with(key.clone(), load).await.map_err(|error: Arc<ToolboxError>| (*error).clone())?;
         self.metrics.tools_found(source.as_str());
         let mut tools = (*tools).clone();
         for tool in &mut tools {
@@ -169,7 +170,8 @@ impl Toolbox {
         let definitions = self.scalekit.scoped_tools(identifier, connection).await;
         let tools = definitions.map(|definitions| {
             let none = BTreeMap::new();
-            let tools = definitions.iter().filter_map(|scoped| Tool::from_definition(&scoped.definition, connection, &none));
+            let tools =
+                definitions.iter().filter_map(|scoped| Tool::from_definition(&scoped.definition, connection, &none));
             tools.collect::<Vec<_>>()
         });
         if let Ok(tools) = &tools

@@ -77,7 +77,11 @@ mod tests {
         let mut message = Message::default();
         message.properties.headers.insert("traceparent".into(), "00-1-2-01".into());
         message.properties.headers.insert("x-delivery-count".into(), "7".into());
-        let wake_up = WakeUp { turn: 3, reason: "authorization".into(), due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))) };
+        let wake_up = WakeUp {
+            turn: 3,
+            reason: "authorization".into(),
+            due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
+        };
         let stamped = wake_up.stamp(&message);
         assert!(stamped.properties.headers.contains_key("traceparent"));
         assert!(!stamped.properties.headers.contains_key("x-delivery-count"));
@@ -86,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_message_waits_until_it_is_due() {
-        let wake_up = WakeUp { turn: 0, reason: String::new(), due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))) };
+        let wake_up =
+            WakeUp { turn: 0, reason: String::new(), due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))) };
         assert_eq!(wake_up.remaining(Timestamp::UNIX_EPOCH), Some(Duration::from_secs(90)));
         assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_millis(89_600))), None);
         assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_secs(100))), None);

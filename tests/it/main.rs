@@ -1,13 +1,3 @@
-//! Behaviour of the whole, one file each.
-//! The integration tests: one program, one file for each behaviour.
-
-mod queue_amqp;
-mod queue_contract;
-
-mod sandbox;
-mod sandbox_conformance;
-mod sandbox_models;
-mod support;
 //! Behaviour of the whole, one file each, against real servers where it depends on one.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
@@ -16,4 +6,9 @@ mod support;
 
 mod cache_contract;
 mod journal_contract;
+mod queue_amqp;
+mod queue_contract;
 mod redis_faults;
+mod sandbox;
+mod sandbox_conformance;
+mod sandbox_models;

@@ -1,6 +1,9 @@
 //! What several tests need.
 
 pub(crate) mod broker;
+pub(crate) mod redis;
+pub(crate) mod sandbox_client;
+pub(crate) mod time;
 
 use std::time::Duration;
 
@@ -36,8 +39,3 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
     })
     .await
 }
-//! What several behaviours need.
-
-pub(crate) mod sandbox_client;
-pub(crate) mod redis;
-pub(crate) mod time;
