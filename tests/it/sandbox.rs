@@ -36,7 +36,7 @@ async fn status(peer: &Peer, identifier: &str) -> String {
 
 #[tokio::test]
 async fn wrong_credentials_and_old_tokens_are_refused() {
-    let peer = Peer::start_with(|options| options.token_lifetime = Duration::from_secs(60)).await;
+    let peer = Peer::start_with(|options| options.token_lifetime = Duration::from_mins(1)).await;
     let form = peer.client.post(format!("{}/oauth/token", peer.sandbox.scalekit_url()));
     let form = form.body("client_id=skc_1&client_secret=wrong&grant_type=client_credentials").send().await.unwrap();
     assert_eq!(form.status(), 401);

@@ -26,7 +26,7 @@ const UNDOCUMENTED: [&str; 3] =
 /// Drives one peer and keeps what was driven.
 struct Driver {
     peer: Peer,
-    driven: BTreeSet<(String, String, bool)>,
+    seen: BTreeSet<(String, String, bool)>,
 }
 
 impl Driver {
@@ -58,7 +58,7 @@ impl Driver {
         } else {
             check_error(&answer, target);
         }
-        self.driven.insert((path.to_owned(), verb, status < 300));
+        self.seen.insert((path.to_owned(), verb, status < 300));
         answer
     }
 }
@@ -103,7 +103,7 @@ fn check_error(answer: &Value, target: &str) {
 #[tokio::test]
 async fn every_route_answers_as_the_published_document_says() {
     let peer = Peer::start().await;
-    let mut driver = Driver { peer, driven: BTreeSet::new() };
+    let mut driver = Driver { peer, seen: BTreeSet::new() };
     accounts(&mut driver).await;
     verification(&mut driver).await;
     tools(&mut driver).await;
@@ -116,8 +116,8 @@ async fn every_route_answers_as_the_published_document_says() {
             continue;
         }
         for success in [true, false] {
-            let driven = driver.driven.contains(&(path.clone(), verb.clone(), success));
-            assert!(driven, "{verb} {path} was not driven to {}", if success { "success" } else { "an error" });
+            let was_seen = driver.seen.contains(&(path.clone(), verb.clone(), success));
+            assert!(was_seen, "{verb} {path} was not driven to {}", if success { "success" } else { "an error" });
         }
     }
 }

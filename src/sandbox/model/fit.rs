@@ -24,8 +24,9 @@ impl Filler<'_> {
             return value.clone();
         }
         for key in ["anyOf", "oneOf", "allOf"] {
-            let choices = schema[key].as_array().into_iter().flatten();
-            if let Some(choice) = choices.into_iter().find(|choice| choice["type"] != "null") {
+            let choices = schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
+            let null = choices.iter().find(|choice| choice["type"] == "null").filter(|_| depth >= DEPTH);
+            if let Some(choice) = null.or_else(|| choices.iter().find(|choice| choice["type"] != "null")) {
                 return self.value(choice, name, item, depth);
             }
         }
@@ -50,6 +51,7 @@ impl Filler<'_> {
         // Deep down only what is required, so that a schema that contains itself comes to an end.
         let wanted = properties
             .filter(|(name, _)| depth < DEPTH || required.is_some_and(|required| required.contains(&json!(name))));
+        // A schema that demands itself without end cannot be fitted by anybody.
         let fields = wanted.take_while(|_| depth < DEPTH * 2);
         let fields = fields.map(|(name, schema)| (name.clone(), self.value(schema, name, item, depth + 1)));
         Value::Object(fields.collect::<Map<_, _>>())
@@ -57,11 +59,9 @@ impl Filler<'_> {
 
     fn array(&self, schema: &Value, name: &str, depth: usize) -> Value {
         let bound = |key: &str| schema[key].as_u64().and_then(|bound| usize::try_from(bound).ok());
-        if depth >= DEPTH {
-            return json!([]);
-        }
         let least = bound("minItems").unwrap_or(0);
-        let count = self.items.len().max(least).min(bound("maxItems").unwrap_or(usize::MAX));
+        let wanted = if depth < DEPTH { self.items.len() } else { 0 };
+        let count = wanted.max(least).min(bound("maxItems").unwrap_or(usize::MAX));
         let element = |index: usize| self.value(&schema["items"], name, self.items.get(index), depth + 1);
         Value::Array((0..count).map(element).collect())
     }
