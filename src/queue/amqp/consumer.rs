@@ -118,13 +118,11 @@ async fn pass_on(
             Some(Err(error)) => return Err(error.to_string()),
             None => return Err("the broker cancelled the consumer".to_owned()),
         };
-        match place {
-            Ok(place) => place.send((epoch.clone(), delivery)),
-            Err(_) => {
-                let _ = delivery.requeue().await;
-                break;
-            }
-        }
+        let Ok(place) = place else {
+            let _ = delivery.requeue().await;
+            break;
+        };
+        place.send((epoch.clone(), delivery));
     }
     give_back(epoch, consumer).await;
     Ok(())

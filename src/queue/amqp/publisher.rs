@@ -58,8 +58,12 @@ impl AmqpPublisher {
         epoch.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
-    /// One of our own queues does not exist: somebody deleted it. The message is not published; trying again may help.
-    async fn restore(&self, queue: &str) -> Result<Published, QueueError> {
+    /// Publishes to a queue that must exist. Where somebody deleted it, it is made again and the message is not
+    /// published; trying again may help.
+    async fn send_to_our_own(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), QueueError> {
+        if self.send(queue, true, body, properties).await? {
+            return Ok(());
+        }
         tracing::warn!(queue, "queue does not exist");
         let (names, timeout) = (self.config.names(), self.config.answer_timeout());
         let epoch = self.epoch().await?;
@@ -79,21 +83,14 @@ impl Publisher for AmqpPublisher {
         let names = self.config.names();
         let queue = names.of(destination);
         let Destination::Reply(Some(name)) = destination else {
-            return match self.send(&queue, true, &message.body, properties).await? {
-                true => Ok(Published::Routed),
-                false => self.restore(&queue).await,
-            };
+            return self.send_to_our_own(&queue, &message.body, properties).await.map(|()| Published::Routed);
         };
         let is_a_name = (1..=255).contains(&name.len());
         let mandatory = !name.starts_with(DIRECT_REPLY_TO);
         if is_a_name && self.send(name, mandatory, &message.body, properties.clone()).await? {
             return Ok(Published::Routed);
         }
-        let common = names.replies();
-        match self.send(&common, true, &message.body, properties).await? {
-            true => Ok(Published::FellBack),
-            false => self.restore(&common).await,
-        }
+        self.send_to_our_own(&names.replies(), &message.body, properties).await.map(|()| Published::FellBack)
     }
 }
 
@@ -215,7 +212,7 @@ impl Epoch {
         let publish = async { channel.basic_publish("".into(), routing_key, options, body, properties).await?.await };
         let confirmation = match tokio::time::timeout(self.timeout, publish).await {
             Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(explain(error)),
+            Ok(Err(error)) => return Err(explain(&error)),
             Err(_) => {
                 // One queue without a leader must not cost all others their connection, nor would a new connection
                 // be any less blocked.
