@@ -26,7 +26,8 @@ pub struct AmqpConsumer {
 }
 
 impl AmqpConsumer {
-    pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>, stop: CancellationToken) -> Self {
+    pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>) -> Self {
+        let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(1);
         let task = tokio::spawn(supervise(config, prefetch, sender, status, stop.clone()));
         Self { deliveries, stop: stop.clone(), task: Some(task), _stop_on_drop: stop.drop_guard() }
