@@ -21,4 +21,14 @@ mod run_properties;
 #![expect(clippy::unwrap_used, reason = "a test's helper fails the test by panicking")]
 
 mod scalekit;
+//! The integration tests: one program, one file for each behaviour.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on ends; helpers are not exempt by themselves"
+)]
+
+mod queue_amqp;
+mod queue_contract;
 mod support;
