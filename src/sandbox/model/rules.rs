@@ -10,6 +10,9 @@ use super::arguments;
 use super::conversation::{Choice, Conversation, Reply, ToolSpec};
 use super::fit;
 
+/// Prompts with a meaning of their own.
+const SPECIAL: [&str; 3] = ["loop forever", "say nothing", "answer without tools"];
+
 /// One thing that a prompt can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
@@ -94,6 +97,12 @@ pub(super) fn reply(conversation: &Conversation) -> Reply {
             _ => text,
         }),
     }
+}
+
+/// Whether a prompt asks for anything that the rules know.
+pub(super) fn asks(prompt: &str, tools: &[ToolSpec]) -> bool {
+    let lower = prompt.to_lowercase();
+    SPECIAL.iter().any(|special| lower.contains(special)) || !plan(prompt, tools).is_empty()
 }
 
 /// The next calls, or the text that ends the conversation.
