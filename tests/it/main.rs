@@ -10,5 +10,6 @@ mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
 mod sandbox;
+mod sandbox_clients;
 mod sandbox_conformance;
 mod sandbox_models;
