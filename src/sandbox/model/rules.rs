@@ -130,6 +130,9 @@ fn next_calls(conversation: &Conversation) -> Result<Vec<(String, Value)>, Strin
         if conversation.parallel { stages } else { stages.into_iter().flatten().map(|one| vec![one]).collect() };
     match stages.get(conversation.steps.len()) {
         Some(stage) => stage.iter().map(|planned| call(conversation, planned)).collect(),
+        None if conversation.choice == Choice::Required => {
+            looping(conversation).ok_or_else(|| "I have no tool.".to_owned())
+        }
         None => Err(answers::report(conversation)),
     }
 }
