@@ -272,8 +272,8 @@ impl Client {
 /// What can be shown of a body or another foreign text: one line of at most 200 characters in which tokens, keys, JWTs
 /// and links that carry rights are replaced.
 pub fn excerpt(body: &[u8]) -> String {
-    // Four bytes a character is the most UTF-8 needs; the rest of a large body is not looked at.
-    let start = &body[..body.len().min(EXCERPT_CHARACTERS * 4 + SECRET_CHARACTERS)];
+    // The rest of a large body is not looked at. Much more than is shown is: a secret cut in half is not known for one.
+    let start = &body[..body.len().min(16 << 10)];
     redacted(&String::from_utf8_lossy(start), EXCERPT_CHARACTERS)
 }
 

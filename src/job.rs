@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::digest;
-use crate::schema::Schema;
+use crate::schema::{MAX_DEPTH, Schema, depth};
 
 /// Longest job id in bytes. AMQP short strings end at 255 bytes and event ids are the job id plus a suffix.
 const MAX_ID_BYTES: usize = 200;
@@ -256,6 +256,9 @@ impl Job {
             Ok(value) => value,
             Err(error) => return Err(refuse(vec![format!("the body is not JSON: {error}")], &Value::Null)),
         };
+        if depth(&value) > MAX_DEPTH {
+            return Err(refuse(vec![format!("the body is nested deeper than {MAX_DEPTH} levels")], &value));
+        }
         let mut problems = SCHEMA.problems(&value);
         if let Some(schema) = value.get("output_schema").filter(|schema| schema.is_object())
             && let Err(error) = Schema::compile(schema)
@@ -403,6 +406,17 @@ mod tests {
         let mut value = smallest();
         value["id"] = "é".repeat(200).into();
         assert!(read(&value).is_err(), "200 characters of two bytes are too long for an AMQP short string");
+    }
+
+    #[test]
+    fn a_body_too_deep_to_be_journalled_is_refused() {
+        let nested =
+            |levels: usize| serde_json::from_str::<Value>(&("[".repeat(levels) + &"]".repeat(levels))).unwrap();
+        let mut value = smallest();
+        value["metadata"] = nested(63);
+        assert!(read(&value).is_ok());
+        value["metadata"] = nested(64);
+        assert!(read(&value).is_err());
     }
 
     #[test]

@@ -17,9 +17,13 @@
 //! `tests/floors.rs` holds the house to this map.
 
 pub mod agent;
+pub mod app;
 pub mod cache;
 pub mod clock;
+pub mod config;
+pub mod embedded;
 pub mod http;
+pub mod http_server;
 pub mod job;
 pub mod journal;
 pub mod key;
@@ -32,4 +36,12 @@ pub mod retry;
 pub mod sandbox;
 pub mod scalekit;
 pub mod schema;
+pub mod shutdown;
+pub mod telemetry;
 pub mod worker;
+
+pub use app::App;
+pub use config::Config;
+pub use embedded::Embedded;
+pub use job::Job;
+pub use reply::Reply;

@@ -174,7 +174,7 @@ impl RedisClient {
         format!("{}{key}", self.0.key_prefix)
     }
 
-    /// `{prefix}{kind}:{…}` with `part` percent-encoded as the hash tag: on a cluster, such a key's slot depends on `part` alone.
+    /// `{prefix}{kind}:{…}` with `part` percent-encoded as the hash tag, which alone decides the slot on a cluster.
     pub(crate) fn tagged_key(&self, kind: &str, part: &str) -> String {
         format!("{}{kind}:{{{}}}", self.0.key_prefix, crate::key::encode(part))
     }
@@ -328,7 +328,7 @@ impl Breaker {
                 state.failures
             )));
         }
-        // Set before the try, not after it: all others are refused meanwhile, and a try that is given up needs no clean-up.
+        // Set before the try: all others are refused meanwhile, and a try that is given up needs no clean-up.
         state.next_try = Some(now + self.open_time);
         Ok(())
     }

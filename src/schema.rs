@@ -5,8 +5,9 @@
 use jsonschema::Validator;
 use serde_json::Value;
 
-/// Deepest nesting of a schema that is compiled; tool definitions seen in the field stay under 12.
-const MAX_DEPTH: usize = 64;
+/// Deepest nesting of JSON that is taken in: schemas, jobs, arguments and answers. Tool definitions seen in the field stay
+/// under 12. serde_json reads 128 levels, so what is taken in can be read back from within a journal entry or a reply.
+pub const MAX_DEPTH: usize = 64;
 /// At most so many problems are listed for one value: a hostile body must not become a hostile error.
 const MAX_PROBLEMS: usize = 20;
 
@@ -49,7 +50,8 @@ impl Schema {
     }
 }
 
-fn depth(value: &Value) -> usize {
+/// Levels of arrays and objects in `value`.
+pub fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),

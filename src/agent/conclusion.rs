@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 
 use super::effect::Effect;
-use super::run::Run;
-use super::turn::Conclusion;
+use super::state::{Conclusion, Run};
 use crate::reply::{
-    Account, Completed, EffectEntry, EffectState, Failed, Notice, Reply, ReplyEvent, Status, Timing, retry_entries,
+    Account, Completed, EffectEntry, EffectState, Failed, Notice, Reply, ReplyEvent, Status, Timing, TotalUsage,
+    retry_entries,
 };
 
 /// The terminal reply of `run` with this conclusion, made at `now`.
@@ -33,7 +33,7 @@ fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
         steps: run.steps,
         tool_calls: run.calls_made,
         effects: effects(run),
-        usage: run.usage,
+        usage: TotalUsage { unknown: run.usage.unknown || run.asked, ..run.usage },
         model: run.answered_by.clone().or_else(|| Some(run.settings().model.clone())),
         timing: Timing {
             started_at: Some(run.started_at),
@@ -85,4 +85,116 @@ fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
         notice("tools_left_out", message);
     }
     notices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Event;
+    use super::super::message::Finish;
+    use super::super::script::{Script, says, wants};
+    use super::super::tool::Tool;
+    use super::*;
+    use crate::reply::{ErrorCode, ErrorDetail};
+    use crate::schema::Schema;
+
+    fn notices(script: &Script) -> Vec<String> {
+        script.account().notices.into_iter().map(|notice| notice.code).collect()
+    }
+
+    #[test]
+    fn the_ledger_says_of_each_write_what_became_of_it() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[
+            ("r1", "gmail_fetch_mails", "{}"),
+            ("w1", "gmail_send_message", r#"{"to": "a", "body": {"html": "x"}}"#),
+            ("w2", "gmail_send_message", r#"{"to": "b"}"#),
+            ("w3", "gmail_send_message", r#"{"to": "c"}"#),
+            ("w4", "gmail_send_message", r#"{"to": "d"}"#),
+        ]));
+        script.start("r1").done("r1", "mails").start("w1").done("w1", "sent");
+        script.start("w2").failed("w2", "no such user").start("w3").unknown("w3");
+        script.model(says("sent one"));
+        let reply = script.reply();
+        let ReplyEvent::Completed(completed) = &reply.event else { panic!("{reply:?}") };
+        assert_eq!(completed.status, Status::CompletedWithUnknownEffects);
+        let effects: Vec<_> =
+            completed.account.effects.iter().map(|effect| (effect.summary.as_str(), effect.state)).collect();
+        let expected = [("to: a", EffectState::Done), ("to: b", EffectState::Failed), ("to: c", EffectState::Unknown)];
+        assert_eq!(effects, expected, "reads and calls that never started are no effects");
+        assert_eq!(completed.account.effects[0].execution_id.as_deref(), Some("x-w1"));
+        assert_eq!(completed.account.tool_calls, 4);
+        let problems = Schema::compile(&Reply::schema()).unwrap().problems(&serde_json::to_value(&reply).unwrap());
+        assert_eq!(problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_unknown_read_is_no_unknown_effect() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("r1", "gmail_fetch_mails", "{}")])).start("r1").unknown("r1").model(says("done"));
+        let ReplyEvent::Completed(completed) = script.reply().event else { panic!("the run failed") };
+        assert_eq!(completed.status, Status::Completed);
+    }
+
+    #[test]
+    fn a_write_that_is_still_out_when_the_run_ends_is_unknown() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", "gmail_send_message", r#"{"to": "a"}"#)])).start("w1");
+        let cancelled = Conclusion::failed(ErrorDetail::new(ErrorCode::Cancelled, "cancelled by a person"));
+        let ReplyEvent::Failed(failed) = reply(&script.run, cancelled, script.now).event else { panic!("no failure") };
+        assert_eq!(failed.account.effects[0].state, EffectState::Unknown);
+        assert_eq!(failed.account.stop_reason, "cancelled");
+    }
+
+    #[test]
+    fn a_failure_tells_all_that_is_known() {
+        let mut script = Script::ready(|started| started.job.metadata = serde_json::json!({"order": 7}));
+        let mut turn = wants(&[("c1", "gmail_fetch_mails", "{}")]);
+        turn.message.text = Some("let me look".into());
+        turn.model = Some("model-1-0601".into());
+        script.model(turn).start("c1");
+        script.event(Event::Retried { call: "gmail_fetch_mails".into(), reason: "503".into() });
+        script.event(Event::Retried { call: "gmail_fetch_mails".into(), reason: "503".into() });
+        script.done("c1", "mails").event(Event::ModelAsked).asleep(1000);
+        let ReplyEvent::Failed(failed) = script.reply().event else { panic!("no failure") };
+        assert_eq!((failed.error.code, failed.text.as_deref()), (ErrorCode::DeadlineExceeded, Some("let me look")));
+        let account = failed.account;
+        assert_eq!((account.steps, account.tool_calls, account.attempts), (1, 1, 1));
+        assert_eq!(account.model.as_deref(), Some("model-1-0601"));
+        assert_eq!(account.metadata["order"], 7);
+        assert_eq!((account.retries.len(), account.retries[0].count), (1, 2));
+        assert_eq!((account.usage.model_calls, account.usage.unknown), (1, true), "the last question cost something");
+        assert_eq!(account.timing.started_at, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(account.timing.finished_at, Some(script.now));
+        assert_eq!(account.timing.working_milliseconds, script.run.working_milliseconds_at(script.now));
+    }
+
+    #[test]
+    fn an_answer_without_any_call_is_noticed() {
+        let mut script = Script::ready(|_| {});
+        script.model(says("I cannot read mails"));
+        assert_eq!(notices(&script), ["answered_without_tools"]);
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("c1", "gmail_fetch_mails", "{}")])).start("c1").done("c1", "5").model(says("5"));
+        assert_eq!(notices(&script), [""; 0]);
+    }
+
+    #[test]
+    fn a_cut_answer_and_tools_left_out_are_noticed() {
+        let mut script = Script::new(|_| {});
+        let tools = script.toolset.tools().iter().map(Tool::pinned).collect();
+        script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 173 });
+        let mut cut = says("once upon");
+        cut.finish = Finish::Length;
+        script.model(cut);
+        assert_eq!(notices(&script), ["answer_cut", "tools_left_out"]);
+        assert_eq!(script.account().stop_reason, "length");
+    }
+
+    #[test]
+    fn the_same_run_makes_the_same_reply() {
+        let mut script = Script::ready(|_| {});
+        script.model(says("done"));
+        assert_eq!(script.reply(), script.reply());
+        assert_eq!(script.reply().id, "j:result");
+    }
 }

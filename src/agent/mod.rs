@@ -7,6 +7,9 @@ pub mod message;
 pub mod plan;
 pub mod result;
 pub mod run;
+#[cfg(test)]
+mod script;
 pub mod selection;
+mod state;
 pub mod tool;
 pub mod turn;

@@ -5,9 +5,10 @@ use serde_json::{Map, Value};
 use super::effect::{CallKey, Effect};
 use super::event::Plan;
 use super::message::{AssistantMessage, ToolCall};
-use super::run::Run;
+use super::state::Run;
 use super::tool::Toolset;
 use super::turn::without_fence;
+use crate::schema::{MAX_DEPTH, depth};
 
 /// Plans for all calls of `message`, in its order.
 pub fn plan(run: &Run, message: &AssistantMessage, toolset: &Toolset) -> Vec<Plan> {
@@ -42,6 +43,7 @@ fn arguments(text: &str) -> Result<Map<String, Value>, String> {
         return Ok(Map::new());
     }
     match serde_json::from_str(text) {
+        Ok(value) if depth(&value) > MAX_DEPTH => Err(format!("it is nested deeper than {MAX_DEPTH} levels")),
         Ok(Value::Object(arguments)) => Ok(arguments),
         Ok(Value::Null) => Ok(Map::new()),
         Ok(_) => Err("it is another kind of value".to_owned()),
@@ -65,4 +67,99 @@ fn unknown_tool(name: &str, toolset: &Toolset) -> String {
         return format!("there is no tool `{name}`");
     }
     format!("there is no tool `{name}`; near ones are {}", near.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::run::Step;
+    use super::super::script::{Script, wants};
+    use super::*;
+
+    fn planned(script: &Script, name: &str, arguments: &str) -> Plan {
+        plan(&script.run, &wants(&[("c", name, arguments)]).message, &script.toolset).remove(0)
+    }
+
+    fn refusal(script: &Script, name: &str, arguments: &str) -> String {
+        match planned(script, name, arguments) {
+            Plan::Refuse { reason } => reason,
+            Plan::Run { tool, .. } => panic!("{} runs", tool.name),
+        }
+    }
+
+    #[test]
+    fn arguments_are_read_as_models_write_them() {
+        let script = Script::ready(|_| {});
+        let null = json!({});
+        let page = json!({"page": 1});
+        for (text, expected) in
+            [("", &null), (" \n", &null), ("null", &null), ("{}", &null), ("```json\n{\"page\": 1}\n```", &page)]
+        {
+            let Plan::Run { arguments, .. } = planned(&script, "gmail_fetch_mails", text) else {
+                panic!("{text:?} is refused")
+            };
+            assert_eq!(&Value::Object(arguments), expected);
+        }
+    }
+
+    #[test]
+    fn arguments_that_are_no_object_are_given_back() {
+        let script = Script::ready(|_| {});
+        let deep = format!("{{\"a\": {}{}}}", "[".repeat(100), "]".repeat(100));
+        let deeper = "[".repeat(100_000);
+        for text in ["[]", "1", "\"to\"", "{\"to\": ", "```", "{} {}", "to=a", "\u{0}", &deep, &deeper] {
+            let reason = refusal(&script, "gmail_fetch_mails", text);
+            assert!(reason.starts_with("the arguments are not a JSON object: ") && reason.len() < 300, "{reason}");
+        }
+    }
+
+    #[test]
+    fn arguments_nested_as_deep_as_allowed_can_be_read_back_from_the_journal() {
+        let mut script = Script::ready(|_| {});
+        let deep = format!("{{\"a\": {}{}}}", "[".repeat(63), "]".repeat(63));
+        script.model(wants(&[("c1", "gmail_fetch_mails", &deep)]));
+        assert_eq!(script.batch(), ["c1"]);
+    }
+
+    #[test]
+    fn arguments_that_break_the_tools_schema_are_given_back_with_every_problem() {
+        let script = Script::ready(|_| {});
+        let reason = refusal(&script, "gmail_send_message", r#"{"to": 1}"#);
+        assert!(reason.contains("to: "), "{reason}");
+        assert!(refusal(&script, "gmail_send_message", "").contains("\"to\""));
+    }
+
+    #[test]
+    fn an_unknown_tool_is_refused_with_near_names() {
+        let script = Script::ready(|_| {});
+        let reason = refusal(&script, "gmail_send_mail", "{}");
+        let near = "there is no tool `gmail_send_mail`; near ones are gmail_send_message, gmail_fetch_mails, ";
+        assert!(reason.starts_with(near), "the ones that share most words come first: {reason}");
+        assert_eq!(refusal(&script, "rm -rf", "{}"), "there is no tool `rm -rf`");
+        assert_eq!(refusal(&script, "", "{}"), "there is no tool ``");
+        assert!(refusal(&script, &"é_".repeat(100_000), "{}").len() < 400);
+    }
+
+    #[test]
+    fn a_write_with_an_unknown_outcome_is_fenced_for_the_rest_of_the_run() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", "gmail_send_message", r#"{"to": "a", "cc": "b"}"#)])).start("w1").unknown("w1");
+        let reason = refusal(&script, "gmail_send_message", r#"{"cc": "b", "to": "a"}"#);
+        assert!(reason.contains("must not be repeated"), "{reason}");
+        assert!(matches!(planned(&script, "gmail_send_message", r#"{"to": "c"}"#), Plan::Run { .. }));
+        script.model(wants(&[("w2", "gmail_send_message", r#"{"to": "a", "cc": "b"}"#)]));
+        assert_eq!(script.next(), Step::CallModel, "the fenced call is answered and never offered");
+        script.model(wants(&[("r1", "gmail_fetch_mails", "{}")])).start("r1").done("r1", "mails").attempt();
+        refusal(&script, "gmail_send_message", r#"{"to": "a", "cc": "b"}"#);
+    }
+
+    #[test]
+    fn a_plan_stands_for_each_call_in_the_models_order() {
+        let script = Script::ready(|_| {});
+        let message = wants(&[("a", "nonsense", ""), ("b", "gmail_list_labels", ""), ("c", "nonsense", "")]).message;
+        let runs: Vec<bool> =
+            plan(&script.run, &message, &script.toolset).iter().map(|plan| matches!(plan, Plan::Run { .. })).collect();
+        assert_eq!(runs, [false, true, false]);
+    }
 }

@@ -56,7 +56,7 @@ fn prune(value: &Value, cut: (usize, usize, usize), depth: usize) -> Value {
             let mut kept: serde_json::Map<String, Value> = all
                 .iter()
                 .take(fields)
-                .map(|(name, item)| (cut_characters(name, 200), prune(item, cut, depth + 1)))
+                .map(|(name, item)| (cut_characters(&clean(name), 200), prune(item, cut, depth + 1)))
                 .collect();
             if all.len() > fields {
                 kept.insert("…".to_owned(), json!(format!("{} of {} fields left out", all.len() - fields, all.len())));
@@ -140,6 +140,6 @@ mod tests {
     #[test]
     fn hidden_characters_are_taken_out() {
         assert_eq!(render(&json!("a\u{200B}b\u{202E}c\u{0}d\u{E0041}\n"), 100), "abcd\n");
-        assert_eq!(render(&json!({"k": "a\u{200B}b"}), 100), r#"{"k":"ab"}"#);
+        assert_eq!(render(&json!({"k\u{E0041}": "a\u{200B}b"}), 100), r#"{"k":"ab"}"#);
     }
 }

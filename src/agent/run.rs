@@ -3,17 +3,15 @@
 //! `next` decides, `apply` folds an event into the state, `replay` folds a journal through the same `apply`. Nothing in
 //! here reads a clock, draws a random number or does I/O, so a replayed run equals the live one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use jiff::Timestamp;
 
-use jiff::{SignedDuration, Timestamp};
-
-use super::effect::{CallKey, Effect, InDoubt, Ran, in_doubt};
-use super::event::{Entry, Event, Pause, PinnedTool, Plan, SCHEMA_VERSION, Settings, Started};
-use super::message::{Message, ToolCall};
-use super::turn::{self, Conclusion};
+use super::effect::{Effect, InDoubt, Ran, in_doubt};
+use super::event::{Entry, Event, Pause, Plan, SCHEMA_VERSION};
+use super::state::{CallState, Conclusion};
+pub use super::state::{LedgerEntry, OpenCall, Run};
+use super::turn;
 use crate::clock::milliseconds_between;
-use crate::job::{ConnectionName, Job};
-use crate::reply::{EffectState, Reply, TotalUsage};
+use crate::reply::Reply;
 
 /// What the executor shall do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,123 +61,7 @@ pub enum BadJournal {
     },
 }
 
-/// One call of the open turn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OpenCall {
-    /// As the model wrote it.
-    pub call: ToolCall,
-    /// What becomes of it.
-    pub plan: Plan,
-    pub(super) state: CallState,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum CallState {
-    Planned,
-    Started,
-    /// Answered: what the model is told, and whether the tool did what was asked.
-    Answered {
-        content: String,
-        succeeded: bool,
-    },
-}
-
-/// A tool call that started, for the ledger.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LedgerEntry {
-    /// The model's id of the call.
-    pub call_id: String,
-    /// The tool.
-    pub tool: PinnedTool,
-    /// For a person.
-    pub summary: String,
-    /// What is known; a call that is still out counts as unknown.
-    pub state: EffectState,
-    /// Scalekit's id of the execution.
-    pub execution_id: Option<String>,
-    /// Whether its outcome is still awaited.
-    pub(super) open: bool,
-}
-
-/// A run's whole state.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own; no two of them make a state")]
-#[derive(Debug, Clone, PartialEq)]
-pub struct Run {
-    pub(super) started: Started,
-    pub(super) started_at: Timestamp,
-    pub(super) accounts_ready: bool,
-    pub(super) authorization: Option<(Vec<ConnectionName>, Timestamp)>,
-    pub(super) authorizations_requested: u32,
-    pub(super) tools: Option<Vec<PinnedTool>>,
-    pub(super) tools_left_out: usize,
-    pub(super) messages: Vec<Message>,
-    pub(super) turn: Vec<OpenCall>,
-    pub(super) conclusion: Option<Conclusion>,
-    pub(super) last_text: Option<String>,
-    pub(super) steps: u32,
-    pub(super) calls_made: u32,
-    pub(super) asked: bool,
-    pub(super) usage: TotalUsage,
-    pub(super) answered_by: Option<String>,
-    pub(super) ledger: Vec<LedgerEntry>,
-    pub(super) fenced: BTreeSet<CallKey>,
-    pub(super) repeats: BTreeMap<(CallKey, String), u32>,
-    pub(super) fruitless_turns: u32,
-    pub(super) corrections: u32,
-    pub(super) retries: BTreeMap<(String, String), u32>,
-    attempts: u32,
-    active: bool,
-    strikes: u32,
-    transient_failures: u32,
-    wake_up_turn: u32,
-    working_milliseconds: u64,
-    last_at: Timestamp,
-    sequence: u64,
-    pub(super) finished: Option<Box<Reply>>,
-    delivered: bool,
-}
-
 impl Run {
-    /// A run of `started`, whose first entry was written at `at`.
-    pub fn start(started: Started, at: Timestamp) -> Self {
-        let messages =
-            vec![Message::System(started.settings.instructions.clone()), Message::User(started.job.prompt.clone())];
-        Self {
-            started,
-            started_at: at,
-            accounts_ready: false,
-            authorization: None,
-            authorizations_requested: 0,
-            tools: None,
-            tools_left_out: 0,
-            messages,
-            turn: Vec::new(),
-            conclusion: None,
-            last_text: None,
-            steps: 0,
-            calls_made: 0,
-            asked: false,
-            usage: TotalUsage::default(),
-            answered_by: None,
-            ledger: Vec::new(),
-            fenced: BTreeSet::new(),
-            repeats: BTreeMap::new(),
-            fruitless_turns: 0,
-            corrections: 0,
-            retries: BTreeMap::new(),
-            attempts: 0,
-            active: false,
-            strikes: 0,
-            transient_failures: 0,
-            wake_up_turn: 0,
-            working_milliseconds: 0,
-            last_at: at,
-            sequence: 1,
-            finished: None,
-            delivered: false,
-        }
-    }
-
     /// The run that `lines` tell of, or `None` where there are none.
     pub fn replay(lines: &[String]) -> Result<Option<Self>, BadJournal> {
         let mut run: Option<Self> = None;
@@ -233,7 +115,9 @@ impl Run {
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
         let Entry { at, event } = entry;
         let illegal = BadJournal::Illegal { index: self.sequence, event: event.name() };
-        if self.active {
+        // An attempt that follows another without an end: nobody knows how long the dead worker worked, and most of the
+        // gap is waiting for the next one.
+        if self.active && !matches!(event, Event::AttemptStarted { .. }) {
             self.working_milliseconds += milliseconds_between(self.last_at, at);
         }
         self.last_at = at;
@@ -310,109 +194,6 @@ impl Run {
         Ok(())
     }
 
-    /// The job.
-    pub fn job(&self) -> &Job {
-        &self.started.job
-    }
-
-    /// The digest that the job had when the run started.
-    pub fn digest(&self) -> &str {
-        &self.started.digest
-    }
-
-    /// The rules of the run.
-    pub fn settings(&self) -> &Settings {
-        &self.started.settings
-    }
-
-    /// The conversation so far; every call in it is answered once, directly after the turn that made it.
-    pub fn messages(&self) -> &[Message] {
-        &self.messages
-    }
-
-    /// The tools pinned for the run, once there are any.
-    pub fn pinned(&self) -> &[PinnedTool] {
-        self.tools.as_deref().unwrap_or_default()
-    }
-
-    /// A call of the open turn.
-    pub fn open_call(&self, call_id: &str) -> Option<&OpenCall> {
-        self.turn.iter().find(|open| open.call.id == call_id)
-    }
-
-    /// Whether this very write is in doubt, so that it must not be made in this run again.
-    pub fn is_fenced(&self, key: &CallKey) -> bool {
-        self.fenced.contains(key)
-    }
-
-    /// Working time left, zero where it is used up.
-    pub fn remaining(&self, now: Timestamp) -> SignedDuration {
-        let worked = self.working_milliseconds_at(now);
-        let allowed = self.settings().seconds.saturating_mul(1000);
-        SignedDuration::from_millis(i64::try_from(allowed.saturating_sub(worked)).unwrap_or(i64::MAX))
-    }
-
-    /// Working time in milliseconds, up to `now`.
-    pub fn working_milliseconds_at(&self, now: Timestamp) -> u64 {
-        let since = if self.active { milliseconds_between(self.last_at, now) } else { 0 };
-        self.working_milliseconds.saturating_add(since)
-    }
-
-    /// Whether the last worker that had the run has not given it out of its hands in good order.
-    pub fn is_under_way(&self) -> bool {
-        self.active
-    }
-
-    /// The run's reply, once there is one.
-    pub fn reply(&self) -> Option<&Reply> {
-        self.finished.as_deref()
-    }
-
-    /// Scalekit's ids of the executions whose outcome is known.
-    pub fn known_executions(&self) -> impl Iterator<Item = &str> {
-        self.ledger.iter().filter_map(|entry| entry.execution_id.as_deref())
-    }
-
-    /// How often the run was taken up.
-    pub fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
-    /// How many workers in a row died with this run, without its getting any further.
-    pub fn strikes(&self) -> u32 {
-        self.strikes
-    }
-
-    /// How many attempts in a row ended in a transient failure, without the run's getting any further.
-    pub fn transient_failures(&self) -> u32 {
-        self.transient_failures
-    }
-
-    /// The connections that the user must authorize and until when the run waits, where it waits.
-    pub fn awaited_authorization(&self) -> Option<(&[ConnectionName], Timestamp)> {
-        self.authorization.as_ref().map(|(connections, until)| (connections.as_slice(), *until))
-    }
-
-    /// How often the caller was told that the user must authorize.
-    pub fn authorizations_requested(&self) -> u32 {
-        self.authorizations_requested
-    }
-
-    /// Number of the last wake-up that the broker confirmed; copies of earlier ones are stale.
-    pub fn wake_up_turn(&self) -> u32 {
-        self.wake_up_turn
-    }
-
-    /// Number of model turns so far.
-    pub fn steps(&self) -> u32 {
-        self.steps
-    }
-
-    /// Number of entries folded so far.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
     fn open_call_mut(&mut self, call_id: &str) -> Option<&mut OpenCall> {
         self.turn.iter_mut().find(|open| open.call.id == call_id)
     }
@@ -456,5 +237,310 @@ fn unreadable(index: u64, line: &str, error: &serde_json::Error) -> BadJournal {
             BadJournal::Newer { found: u32::try_from(found).unwrap_or(u32::MAX) }
         }
         _ => BadJournal::Unreadable { index, problem: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::super::event::ToolOutcome;
+    use super::super::script::{Script, says, started, wants};
+    use super::*;
+    use crate::job::ConnectionName;
+    use crate::reply::ErrorCode;
+
+    const READ: &str = "gmail_fetch_mails";
+    const WRITE: &str = "gmail_send_message";
+    const TO: &str = r#"{"to": "a"}"#;
+
+    fn authorization_requested(script: &Script) -> Event {
+        Event::AuthorizationRequested {
+            connections: vec![ConnectionName::new("gmail").unwrap()],
+            until: script.now + SignedDuration::from_secs(3600),
+        }
+    }
+
+    #[test]
+    fn a_simple_run_goes_step_by_step_to_its_reply() {
+        let mut script = Script::new(|_| {});
+        script.attempt();
+        assert_eq!(script.next(), Step::CheckAccounts);
+        script.event(Event::AccountsReady);
+        assert_eq!(script.next(), Step::ListTools);
+        let tools = script.toolset.tools().iter().map(super::super::tool::Tool::pinned).collect();
+        script.event(Event::ToolsListed { tools, left_out: 0 });
+        assert_eq!(script.next(), Step::CallModel);
+        script.model(wants(&[("c1", READ, "{}")]));
+        assert_eq!(script.next(), Step::CallTools(vec!["c1".into()]));
+        script.start("c1").done("c1", "5 mails");
+        assert_eq!(script.next(), Step::CallModel);
+        script.model(says("you have 5 mails"));
+        let reply = script.reply();
+        script.event(Event::Finished(Box::new(reply.clone())));
+        assert_eq!(script.next(), Step::Deliver(Box::new(reply)));
+        script.event(Event::Delivered);
+        assert_eq!(script.next(), Step::Done);
+        assert_eq!(script.run.sequence(), script.journal.len() as u64);
+    }
+
+    #[test]
+    fn reads_run_together_up_to_the_limit_and_a_write_is_a_barrier() {
+        let mut script = Script::ready(|started| started.settings.parallel_reads = 2);
+        script.model(wants(&[
+            ("r1", READ, "{}"),
+            ("r2", READ, "{}"),
+            ("r3", READ, "{}"),
+            ("w1", WRITE, TO),
+            ("m1", "gmail_mark_read", "{}"),
+            ("r4", READ, "{}"),
+        ]));
+        assert_eq!(script.batch(), ["r1", "r2"]);
+        script.start("r1").start("r2").done("r2", "b");
+        assert_eq!(script.batch(), ["r1", "r3"], "a read that is still out may run again");
+        script.done("r1", "a");
+        assert_eq!(script.batch(), ["r3"]);
+        script.start("r3").done("r3", "c");
+        assert_eq!(script.batch(), ["w1"]);
+        script.start("w1").done("w1", "sent");
+        assert_eq!(script.batch(), ["m1"], "what is idempotent runs alone as well");
+        script.start("m1").done("m1", "marked");
+        assert_eq!(script.batch(), ["r4"]);
+    }
+
+    #[test]
+    fn a_run_without_parallel_reads_still_reads() {
+        let mut script = Script::ready(|started| started.settings.parallel_reads = 0);
+        script.model(wants(&[("r1", READ, "{}"), ("r2", READ, "{}")]));
+        assert_eq!(script.batch(), ["r1"]);
+    }
+
+    #[test]
+    fn a_write_whose_worker_died_is_in_doubt() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", WRITE, TO), ("r1", READ, "{}")]));
+        script.start("w1").attempt();
+        assert_eq!(script.next(), Step::SettleDoubt("w1".into()));
+        script.asleep(1_000_000);
+        assert_eq!(script.next(), Step::SettleDoubt("w1".into()), "the deadline does not hide a doubt");
+        script.unknown("w1");
+        assert!(script.results()[0].1.contains("Do not repeat it"));
+    }
+
+    #[test]
+    fn what_may_run_twice_runs_again_after_its_worker_died() {
+        for name in [READ, "gmail_mark_read"] {
+            let mut script = Script::ready(|_| {});
+            script.model(wants(&[("c1", name, "{}")]));
+            script.start("c1").attempt();
+            assert_eq!(script.batch(), ["c1"]);
+            script.start("c1").done("c1", "ok");
+            script.model(says("done"));
+            assert_eq!(script.account().tool_calls, 1, "a call made twice is one call");
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_proven_not_to_have_run_is_offered_again() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", WRITE, TO)]));
+        script.start("w1").not_run("w1");
+        assert_eq!(script.batch(), ["w1"]);
+        let event = authorization_requested(&script);
+        script.event(event).pause(Pause::Authorization).attempt();
+        assert_eq!(script.next(), Step::CheckAccounts, "a lost authorization comes first");
+        assert!(script.run.awaited_authorization().is_some());
+        script.event(Event::AccountsReady);
+        assert!(script.run.awaited_authorization().is_none());
+        assert_eq!(script.run.authorizations_requested(), 1);
+        assert_eq!(script.batch(), ["w1"], "the same run goes on at the same call");
+        script.start("w1").done("w1", "sent").model(says("done"));
+        let account = script.account();
+        assert_eq!((account.tool_calls, account.effects.len()), (1, 1));
+    }
+
+    #[test]
+    fn waiting_is_no_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        let worked = script.run.working_milliseconds_at(script.now);
+        script.pause(Pause::RateLimited).asleep(100_000);
+        assert_eq!(script.run.working_milliseconds_at(script.now), worked + 1000);
+        script.attempt();
+        assert_eq!(script.next(), Step::CallModel);
+        script.asleep(57);
+        assert_eq!(script.failure(), ErrorCode::DeadlineExceeded);
+    }
+
+    #[test]
+    fn time_in_which_a_dead_workers_run_lay_untouched_is_no_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        script.asleep(100_000).attempt();
+        assert_eq!(script.run.working_milliseconds_at(script.now), 2000);
+        assert_eq!(script.next(), Step::CallModel);
+    }
+
+    #[test]
+    fn a_clock_that_steps_backwards_breaks_nothing() {
+        let mut script = Script::ready(|_| {});
+        script.asleep(-100_000).model(says("done"));
+        assert!(script.run.remaining(script.now) <= SignedDuration::from_secs(600));
+        assert!(matches!(script.next(), Step::Finish(_)));
+    }
+
+    #[test]
+    fn the_deadline_stops_an_open_turn_and_spares_a_finished_one() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        script.model(wants(&[("r1", READ, "{}")])).asleep(60);
+        assert_eq!(script.failure(), ErrorCode::DeadlineExceeded);
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        script.model(says("done")).asleep(60);
+        assert!(matches!(script.reply().event, crate::reply::ReplyEvent::Completed(_)));
+    }
+
+    #[test]
+    fn deaths_and_transient_failures_count_until_the_run_gets_further() {
+        let mut script = Script::ready(|_| {});
+        script.attempt().attempt();
+        assert_eq!((script.run.strikes(), script.run.transient_failures()), (2, 0));
+        script.pause(Pause::Transient).attempt().pause(Pause::Transient).attempt();
+        assert_eq!((script.run.strikes(), script.run.transient_failures()), (2, 2));
+        for cause in [Pause::Shutdown, Pause::Authorization, Pause::RateLimited, Pause::ContinueAsNew] {
+            script.pause(cause).attempt();
+        }
+        assert_eq!((script.run.strikes(), script.run.transient_failures()), (2, 2), "good order costs nothing");
+        script.model(wants(&[("r1", READ, "{}")]));
+        assert_eq!((script.run.strikes(), script.run.transient_failures()), (0, 0));
+        script.start("r1").attempt();
+        assert_eq!(script.run.strikes(), 1, "a start is no progress");
+        script.start("r1").done("r1", "ok");
+        assert_eq!(script.run.strikes(), 0);
+        assert_eq!(script.run.attempts(), 10);
+    }
+
+    #[test]
+    fn the_last_wake_up_is_known_also_after_the_end() {
+        let mut script = Script::ready(|_| {});
+        script.pause(Pause::Shutdown).event(Event::WakeUpPublished { turn: 3 });
+        assert_eq!(script.run.wake_up_turn(), 3);
+    }
+
+    fn every_event(script: &Script) -> Vec<Event> {
+        let call_id = || "c1".to_owned();
+        let outcome = ToolOutcome::Done { content: "ok".into(), execution_id: None };
+        let plan = Plan::Refuse { reason: "no".into() };
+        let reply = crate::agent::conclusion::reply(&script.run, super::super::turn::deadline_exceeded(1), script.now);
+        vec![
+            Event::Started(Box::new(started())),
+            Event::AttemptStarted { worker: "w".into() },
+            Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() },
+            Event::WakeUpPublished { turn: 1 },
+            Event::AccountsReady,
+            authorization_requested(script),
+            Event::ToolsListed { tools: Vec::new(), left_out: 0 },
+            Event::ModelAsked,
+            Event::ModelReplied { reply: Box::new(wants(&[("c9", READ, "{}")])), plans: vec![plan] },
+            Event::Retried { call: "model".into(), reason: "503".into() },
+            Event::ToolStarted { call_id: call_id() },
+            Event::ToolNotRun { call_id: call_id(), reason: "429".into() },
+            Event::ToolFinished { call_id: call_id(), outcome },
+            Event::Finished(Box::new(reply)),
+            Event::Delivered,
+        ]
+    }
+
+    #[test]
+    fn only_what_can_follow_may_follow() {
+        let always = ["attempt_started", "attempt_ended", "wake_up_published"];
+        let alive = ["accounts_ready", "authorization_requested", "retried", "finished"];
+        let new = Script::new(|_| {});
+        let ready = Script::ready(|_| {});
+        let mut planned = Script::ready(|_| {});
+        planned.model(wants(&[("c1", READ, "{}"), ("c2", "nonsense", "{}")]));
+        let mut out = Script::ready(|_| {});
+        out.model(wants(&[("c1", READ, "{}"), ("c2", READ, "{}")])).start("c1");
+        let mut answered = Script::ready(|_| {});
+        answered.model(wants(&[("c1", READ, "{}"), ("c2", READ, "{}")])).start("c1").done("c1", "ok");
+        let mut finished = Script::ready(|_| {});
+        finished.model(says("done"));
+        let reply = finished.reply();
+        finished.event(Event::Finished(Box::new(reply)));
+        let table: [(&Script, &[&str], &[&str]); 6] = [
+            (&new, &alive, &["tools_listed", "model_asked", "model_replied"]),
+            (&ready, &alive, &["model_asked", "model_replied"]),
+            (&planned, &alive, &["tool_started"]),
+            (&out, &alive, &["tool_started", "tool_not_run", "tool_finished"]),
+            (&answered, &alive, &[]),
+            (&finished, &[], &["delivered"]),
+        ];
+        for (row, (script, some, more)) in table.iter().enumerate() {
+            for event in every_event(script) {
+                let name = event.name();
+                let legal = always.contains(&name) || some.contains(&name) || more.contains(&name);
+                let refused = BadJournal::Illegal { index: script.run.sequence(), event: name };
+                let expected = if legal { Ok(()) } else { Err(refused) };
+                assert_eq!(script.try_event(event), expected, "row {row}, {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_call_never_starts() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("c1", "nonsense", "{}"), ("c2", READ, "{}")]));
+        assert!(script.try_event(Event::ToolStarted { call_id: "c1".into() }).is_err());
+        assert_eq!(script.batch(), ["c2"]);
+    }
+
+    #[test]
+    fn a_reply_whose_calls_and_plans_do_not_pair_is_refused() {
+        let script = Script::ready(|_| {});
+        let reply = Box::new(wants(&[("c1", READ, "{}")]));
+        assert!(script.try_event(Event::ModelReplied { reply, plans: Vec::new() }).is_err());
+    }
+
+    #[test]
+    fn no_journal_is_no_run_and_a_journal_must_start_with_its_start() {
+        assert_eq!(Run::replay(&[]), Ok(None));
+        let mut script = Script::new(|_| {});
+        script.attempt();
+        let headless = Run::replay(&script.journal[1..]);
+        assert_eq!(headless, Err(BadJournal::Illegal { index: 0, event: "attempt_started" }));
+    }
+
+    #[test]
+    fn a_journal_of_a_newer_worker_is_left_to_it() {
+        let script = Script::new(|started| started.schema = SCHEMA_VERSION + 1);
+        assert_eq!(Run::replay(&script.journal), Err(BadJournal::Newer { found: SCHEMA_VERSION + 1 }));
+        for (line, found) in [
+            (
+                r#"{"at": "1970-01-01T00:00:00Z", "event": {"started": {"schema": 7, "job": "in a form of its own"}}}"#,
+                7,
+            ),
+            (r#"{"event": {"started": {"schema": 99999999999}}}"#, u32::MAX),
+        ] {
+            assert_eq!(Run::replay(&[line.to_owned()]), Err(BadJournal::Newer { found }));
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_named() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("c1", READ, "{}")]));
+        for index in 0..script.journal.len() {
+            let whole = &script.journal[index];
+            for damaged in ["", "null", "{}", "[]", "\u{0}", &whole[..whole.len() / 2], &format!("{whole}{whole}")] {
+                let mut journal = script.journal.clone();
+                journal[index] = damaged.to_owned();
+                let error = Run::replay(&journal).unwrap_err();
+                assert!(
+                    matches!(error, BadJournal::Unreadable { index: found, .. } if found == index as u64),
+                    "{damaged}: {error}"
+                );
+            }
+        }
+        let mut doubled = script.journal.clone();
+        doubled.push(doubled[doubled.len() - 1].clone());
+        let illegal = BadJournal::Illegal { index: doubled.len() as u64 - 1, event: "model_replied" };
+        assert_eq!(Run::replay(&doubled), Err(illegal));
     }
 }

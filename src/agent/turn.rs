@@ -9,41 +9,19 @@ use serde_json::Value;
 
 use super::event::{Plan, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply};
-use super::run::{CallState, LedgerEntry, OpenCall, Run};
+pub use super::state::Conclusion;
+use super::state::{CallState, LedgerEntry, OpenCall, Run};
 use crate::key::digest;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
-use crate::schema::Schema;
-
-/// How a run ends.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Conclusion {
-    /// With an answer.
-    Answered {
-        /// The answer.
-        text: String,
-        /// The answer as JSON, where the job wants one.
-        output: Option<Value>,
-        /// `answered` or `length`.
-        stop_reason: &'static str,
-    },
-    /// Without one.
-    Failed(Box<ErrorDetail>),
-}
-
-impl Conclusion {
-    /// A failure.
-    pub fn failed(error: ErrorDetail) -> Self {
-        Self::Failed(Box::new(error))
-    }
-}
+use crate::schema::{MAX_DEPTH, Schema, depth};
 
 /// A model may be put right so many times in a row: a cut turn, an empty answer, an answer that does not fit the schema.
 const MAX_CORRECTIONS: u32 = 2;
 /// So many turns in a row in which no call succeeded end the run.
 const MAX_FRUITLESS_TURNS: u32 = 3;
-/// The same call with the same result: the model is told.
+/// The same call with the same result in so many turns: the model is told.
 const REPEATS_NOTED: u32 = 3;
-/// The same call with the same result: the run ends.
+/// The same call with the same result in so many turns: the run ends.
 const REPEATS_ENDED: u32 = 5;
 
 /// Takes in what the model said. `plans` stand beside its calls, one for each.
@@ -52,9 +30,9 @@ pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>) {
     run.usage.model_calls += 1;
     match reply.usage {
         Some(usage) => {
-            run.usage.input_tokens += usage.input_tokens;
-            run.usage.output_tokens += usage.output_tokens;
-            run.usage.cached_tokens += usage.cached_tokens;
+            run.usage.input_tokens = run.usage.input_tokens.saturating_add(usage.input_tokens);
+            run.usage.output_tokens = run.usage.output_tokens.saturating_add(usage.output_tokens);
+            run.usage.cached_tokens = run.usage.cached_tokens.saturating_add(usage.cached_tokens);
         }
         None => run.usage.unknown = true,
     }
@@ -156,6 +134,9 @@ fn correct(run: &mut Run, note: Option<(Option<AssistantMessage>, String)>, erro
 
 fn structured(text: &str, schema: &Value) -> Result<Value, String> {
     let value: Value = serde_json::from_str(without_fence(text)).map_err(|error| format!("not JSON: {error}"))?;
+    if depth(&value) > MAX_DEPTH {
+        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
     let schema = Schema::compile(schema).map_err(|error| error.to_string())?;
     let problems = schema.problems(&value);
     if problems.is_empty() { Ok(value) } else { Err(problems.join("; ")) }
@@ -208,11 +189,10 @@ pub(super) fn finish_call(run: &mut Run, call_id: &str, outcome: &ToolOutcome) {
         entry.open = false;
     }
     let Some(open) = run.turn.iter_mut().find(|open| open.call.id == call_id) else { return };
-    if let Plan::Run { key, .. } = &open.plan {
-        if state == EffectState::Unknown {
-            run.fenced.insert(key.clone());
-        }
-        *run.repeats.entry((key.clone(), digest(&content, 8))).or_default() += 1;
+    if let Plan::Run { key, .. } = &open.plan
+        && state == EffectState::Unknown
+    {
+        run.fenced.insert(key.clone());
     }
     open.state = CallState::Answered { content, succeeded: state == EffectState::Done };
     if state == EffectState::Unknown {
@@ -239,9 +219,14 @@ fn close_when_answered(run: &mut Run) {
         run.messages.push(Message::ToolResult { call_id: call.id, content });
     }
     run.fruitless_turns = if fruitful { 0 } else { run.fruitless_turns + 1 };
-    let repeats = keys.iter().filter_map(|key| run.repeats.get(key)).max().copied().unwrap_or(0);
+    let mut repeats = 0;
+    for key in keys {
+        let count = run.repeats.entry(key).or_default();
+        *count += 1;
+        repeats = repeats.max(*count);
+    }
     if repeats >= REPEATS_ENDED {
-        let text = format!("the model made the same tool call with the same result {repeats} times");
+        let text = format!("the model made the same tool call with the same result in {repeats} turns");
         run.conclusion = Some(Conclusion::failed(ErrorDetail::new(ErrorCode::LoopDetected, text)));
     } else if run.fruitless_turns >= MAX_FRUITLESS_TURNS {
         let text = format!(
@@ -266,7 +251,7 @@ fn last_words(run: &Run) -> String {
 /// The limit that forbids a further model call, if one is reached.
 pub(super) fn limit_reached(run: &Run) -> Option<Conclusion> {
     let settings = run.settings();
-    let tokens = run.usage.input_tokens + run.usage.output_tokens;
+    let tokens = run.usage.input_tokens.saturating_add(run.usage.output_tokens);
     let error = if run.steps >= settings.steps {
         let text = format!("the run had {} model turns without coming to an answer", run.steps);
         ErrorDetail::new(ErrorCode::StepLimit, text)
@@ -315,5 +300,279 @@ pub(super) fn shorten(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::message::{Finish, Usage};
+    use super::super::run::Step;
+    use super::super::script::{Script, says, wants};
+    use super::*;
+    use crate::agent::event::Event;
+
+    const READ: &str = "gmail_fetch_mails";
+    const WRITE: &str = "gmail_send_message";
+    const TO: &str = r#"{"to": "a"}"#;
+
+    fn with_schema() -> Script {
+        let schema = json!({"type": "object", "required": ["count"], "properties": {"count": {"type": "integer"}}});
+        Script::ready(|started| started.job.output_schema = Some(schema))
+    }
+
+    fn message(script: &Script) -> String {
+        let Step::Finish(conclusion) = script.next() else { panic!("the run is not at its end") };
+        match *conclusion {
+            Conclusion::Failed(error) => error.message,
+            Conclusion::Answered { text, .. } => text,
+        }
+    }
+
+    #[test]
+    fn every_call_is_answered_once_in_the_models_order_whatever_the_order_of_outcomes() {
+        let mut script = Script::ready(|started| started.settings.parallel_reads = 3);
+        script.model(wants(&[("c1", "nonsense", "{}"), ("c2", READ, "{}"), ("c3", READ, "[]"), ("c4", READ, "")]));
+        script.start("c2").start("c4").done("c4", "four");
+        assert_eq!(script.results(), [], "nothing is said before all is said");
+        script.failed("c2", "no such label");
+        let results = script.results();
+        let ids: Vec<_> = results.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, ["c1", "c2", "c3", "c4"]);
+        assert!(results[0].1.starts_with("This call was not executed: there is no tool"), "{results:?}");
+        assert_eq!(results[1].1, "The tool call failed: no such label");
+        assert!(results[2].1.contains("not a JSON object"), "{results:?}");
+        assert_eq!(results[3].1, "four");
+        assert!(matches!(script.run.messages()[2], Message::Assistant(_)));
+        assert_eq!(script.run.messages().len(), 3 + 4);
+    }
+
+    #[test]
+    fn a_turn_of_refused_calls_only_goes_straight_back_to_the_model() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("c1", "nonsense", "{}"), ("c2", WRITE, "{}")]));
+        assert_eq!(script.next(), Step::CallModel);
+        assert_eq!(script.results().len(), 2);
+    }
+
+    #[test]
+    fn after_an_unknown_write_the_rest_of_the_turn_is_not_executed() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[
+            ("r1", READ, "{}"),
+            ("w1", WRITE, TO),
+            ("w2", WRITE, r#"{"to": "b"}"#),
+            ("r2", READ, "{}"),
+        ]));
+        script.start("r1").done("r1", "mails").start("w1").unknown("w1");
+        assert_eq!(script.next(), Step::CallModel);
+        let results = script.results();
+        assert!(results[1].1.contains("may have been carried out"), "{results:?}");
+        assert!(results[2].1.starts_with("Not executed") && results[3].1.starts_with("Not executed"), "{results:?}");
+    }
+
+    #[test]
+    fn more_tool_calls_than_allowed_end_the_run_before_any_of_them_runs() {
+        let mut script = Script::ready(|started| started.settings.tool_calls = 2);
+        script.model(wants(&[("c1", READ, "{}"), ("x", "nonsense", "{}"), ("c2", READ, r#"{"a": 1}"#)]));
+        script.start("c1").start("c2").done("c1", "a").done("c2", "b");
+        assert_eq!(script.next(), Step::CallModel, "as many as allowed are fine, and a refused call is none");
+        script.model(wants(&[("c3", READ, "{}")]));
+        assert_eq!(script.failure(), ErrorCode::ToolCallLimit);
+    }
+
+    #[test]
+    fn the_limits_of_steps_and_tokens_stop_the_next_model_call() {
+        let mut script = Script::ready(|started| started.settings.steps = 1);
+        script.model(wants(&[("c1", READ, "{}")]));
+        assert_eq!(script.batch(), ["c1"]);
+        script.start("c1").done("c1", "a");
+        assert_eq!(script.failure(), ErrorCode::StepLimit);
+        let mut script = Script::ready(|started| started.settings.tokens = 15);
+        script.model(wants(&[("c1", "nonsense", "{}")]));
+        assert_eq!(script.failure(), ErrorCode::TokenLimit);
+        let mut script = Script::ready(|started| started.settings.tokens = 16);
+        script.model(wants(&[("c1", "nonsense", "{}")]));
+        assert_eq!(script.next(), Step::CallModel);
+    }
+
+    #[test]
+    fn an_answer_within_the_last_step_counts() {
+        let mut script = Script::ready(|started| (started.settings.steps, started.settings.tokens) = (1, 1));
+        script.model(says("done"));
+        assert_eq!(message(&script), "done");
+    }
+
+    #[test]
+    fn absurd_token_figures_do_not_overflow() {
+        let mut script = Script::ready(|_| {});
+        let most = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, cached_tokens: u64::MAX };
+        for _ in 0..2 {
+            let mut reply = wants(&[("c1", "nonsense", "{}")]);
+            reply.usage = Some(most);
+            script.model(reply);
+        }
+        assert_eq!(script.failure(), ErrorCode::TokenLimit);
+    }
+
+    #[test]
+    fn a_cut_turn_is_never_executed_and_ends_the_run_if_it_stays_cut() {
+        let mut script = Script::ready(|_| {});
+        for _ in 0..2 {
+            let mut reply = wants(&[("w1", WRITE, TO)]);
+            reply.finish = Finish::Length;
+            script.model(reply);
+            assert_eq!(script.next(), Step::CallModel);
+            assert_eq!(script.run.messages().len(), 2, "the model is asked the very same again");
+        }
+        let mut reply = wants(&[("w1", WRITE, TO)]);
+        reply.finish = Finish::Length;
+        script.model(reply);
+        assert_eq!(script.failure(), ErrorCode::TokenLimit);
+        assert_eq!(script.account().tool_calls, 0);
+    }
+
+    #[test]
+    fn corrections_count_in_a_row_only() {
+        let mut script = Script::ready(|_| {});
+        for round in 0..3 {
+            script.model(says(" ")).model(says(""));
+            let id = format!("c{round}");
+            let arguments = format!("{{\"page\": {round}}}");
+            script.model(wants(&[(&id, READ, &arguments)])).start(&id).done(&id, "a");
+            assert_eq!(script.next(), Step::CallModel);
+        }
+    }
+
+    #[test]
+    fn filtered_and_refused_turns_end_the_run_and_run_nothing() {
+        for (finish, code) in [
+            (Finish::ContentFilter, ErrorCode::ContentFiltered),
+            (Finish::Refusal("no\u{e9}".repeat(1000)), ErrorCode::Refused),
+        ] {
+            let mut script = Script::ready(|_| {});
+            let mut reply = wants(&[("w1", WRITE, TO)]);
+            reply.finish = finish;
+            script.model(reply);
+            assert_eq!(script.failure(), code);
+            assert!(message(&script).len() < 2000);
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_for_stopping_is_a_stop() {
+        let mut script = Script::ready(|_| {});
+        let mut reply = wants(&[("r1", READ, "{}")]);
+        reply.finish = Finish::Other("eos".into());
+        script.model(reply);
+        assert_eq!(script.batch(), ["r1"]);
+    }
+
+    #[test]
+    fn an_empty_answer_is_put_right_twice() {
+        let mut script = Script::ready(|_| {});
+        for corrected in 1..=2 {
+            script.model(says("  \n"));
+            assert_eq!(script.next(), Step::CallModel);
+            assert_eq!(script.notes().len(), corrected);
+        }
+        script.model(wants(&[]));
+        assert_eq!(script.failure(), ErrorCode::InvalidOutput);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_the_schema_is_given_back_with_what_is_wrong() {
+        let mut script = with_schema();
+        script.model(says("there are 5"));
+        assert!(script.notes()[0].contains("not JSON"), "{:?}", script.notes());
+        script.model(says(r#"{"count": "five"}"#));
+        assert!(script.notes()[1].contains("count: "), "{:?}", script.notes());
+        assert_eq!(script.run.messages().len(), 2 + 4, "each wrong answer stands before its correction");
+        script.model(says("```json\n{\"count\": 5}\n```"));
+        let Step::Finish(conclusion) = script.next() else { panic!("the run is not at its end") };
+        let Conclusion::Answered { output, .. } = *conclusion else { panic!("the run failed") };
+        assert_eq!(output, Some(json!({"count": 5})));
+    }
+
+    #[test]
+    fn an_answer_that_never_fits_the_schema_fails() {
+        let deep = format!("{{\"count\": 1, \"x\": {}{}}}", "[".repeat(100), "]".repeat(100));
+        let mut script = with_schema();
+        script.model(says(&deep)).model(says(&deep)).model(says(&deep));
+        assert_eq!(script.failure(), ErrorCode::InvalidOutput);
+        assert!(message(&script).contains("nested deeper"), "{}", message(&script));
+    }
+
+    #[test]
+    fn the_same_call_with_the_same_result_is_noted_at_three_and_ends_the_run_at_five() {
+        let mut script = Script::ready(|_| {});
+        for round in 1..=5 {
+            let (one, other) = (format!("c{round}"), format!("d{round}"));
+            script.model(wants(&[(&one, READ, "{}"), (&other, READ, " ")])).start(&one).start(&other);
+            script.done(&one, "same").done(&other, "same");
+            assert_eq!(script.notes().len(), usize::from(round >= 3), "round {round}");
+            if round < 5 {
+                assert_eq!(script.next(), Step::CallModel);
+            }
+        }
+        assert_eq!(script.failure(), ErrorCode::LoopDetected);
+    }
+
+    #[test]
+    fn the_same_call_with_other_results_is_no_loop() {
+        let mut script = Script::ready(|_| {});
+        for round in 0..10 {
+            let id = format!("c{round}");
+            script.model(wants(&[(&id, READ, "{}")])).start(&id).done(&id, &format!("progress {round}"));
+        }
+        assert_eq!(script.next(), Step::CallModel);
+        assert_eq!(script.notes(), [""; 0]);
+    }
+
+    #[test]
+    fn three_turns_in_a_row_without_a_success_end_the_run() {
+        let mut script = Script::ready(|_| {});
+        let fail = |script: &mut Script, round: u32| {
+            let id = format!("c{round}");
+            let arguments = format!("{{\"page\": {round}}}");
+            script.model(wants(&[(&id, READ, &arguments)])).start(&id).failed(&id, "the label is gone");
+        };
+        fail(&mut script, 1);
+        fail(&mut script, 2);
+        script.model(wants(&[("ok", READ, "{}"), ("x", "nonsense", "{}")])).start("ok").done("ok", "mails");
+        fail(&mut script, 3);
+        script.model(wants(&[("y", "nonsense", "{}")]));
+        assert_eq!(script.next(), Step::CallModel);
+        fail(&mut script, 4);
+        assert_eq!(script.failure(), ErrorCode::ToolErrors);
+        assert!(message(&script).contains("the label is gone"), "{}", message(&script));
+    }
+
+    #[test]
+    fn tokens_are_summed_and_missing_figures_are_no_zero() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("c1", "nonsense", "{}")]));
+        let usage = script.run.usage;
+        assert_eq!((usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.unknown), (10, 5, 2, false));
+        let mut reply = says("done");
+        reply.usage = None;
+        script.model(reply);
+        assert_eq!((script.run.usage.model_calls, script.run.usage.unknown), (2, true));
+    }
+
+    #[test]
+    fn a_model_call_that_was_never_answered_has_an_unknown_cost() {
+        let mut dead = Script::ready(|_| {});
+        dead.event(Event::ModelAsked);
+        assert!(!dead.run.usage.unknown, "it may still be answered");
+        dead.attempt();
+        assert!(dead.run.usage.unknown);
+        let mut paused = Script::ready(|_| {});
+        paused.event(Event::ModelAsked).pause(crate::agent::event::Pause::Transient);
+        assert!(paused.run.usage.unknown);
+        let mut again = Script::ready(|_| {});
+        again.event(Event::ModelAsked).model(says("done"));
+        assert!(again.run.usage.unknown);
     }
 }

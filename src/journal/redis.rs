@@ -1,9 +1,11 @@
 //! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step on one key.
 //!
-//! The hash has the fields `epoch`, `owner`, `lease` (when it ends, in milliseconds of Redis's own clock), `length`, and
-//! the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run. Needs Redis
-//! 6 or later. A lost acknowledged append needs a Redis without append-only file that restarts, a power failure within
-//! the second before `appendfsync everysec` writes, or a fail-over to a replica that lags.
+//! The hash has the fields `epoch`, `owner`, `lease` (when it ends, in milliseconds of Redis's own clock), `length`,
+//! and the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run, and the
+//! scripts run on a cluster node too. Needs Redis 6 or later.
+//!
+//! An acknowledged append can be lost by a restart without append-only file, by a power failure within the second
+//! before `appendfsync everysec` writes, and by a fail-over to a replica that lags; killing Redis alone loses none.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -258,7 +258,7 @@ mod tests {
         parse(body.to_string().as_bytes(), &[])
     }
 
-    fn with_message(message: Value) -> ModelReply {
+    fn with_message(message: &Value) -> ModelReply {
         parsed(&json!({"choices": [{"message": message}]})).unwrap()
     }
 
@@ -429,19 +429,20 @@ mod tests {
 
     #[test]
     fn a_refusal_is_no_answer() {
-        let reply = with_message(json!({"content": null, "refusal": "I can't help with that."}));
+        let reply = with_message(&json!({"content": null, "refusal": "I can't help with that."}));
         assert_eq!(reply.finish, Finish::Refusal("I can't help with that.".to_owned()));
-        assert_eq!(with_message(json!({"content": "x", "refusal": ""})).finish, Finish::Stop);
+        assert_eq!(with_message(&json!({"content": "x", "refusal": ""})).finish, Finish::Stop);
     }
 
     #[test]
     fn what_is_absent_stays_absent() {
         for message in [json!({}), json!({"content": null}), json!({"content": ""}), json!({"content": 7})] {
-            let reply = with_message(message);
+            let reply = with_message(&message);
             assert_eq!(reply.message, AssistantMessage::default());
             assert_eq!((reply.usage, reply.model), (None, None));
         }
-        let reply = with_message(json!({"content": "Hi.", "tool_calls": [], "reasoning_content": "hm", "audio": null}));
+        let reply =
+            with_message(&json!({"content": "Hi.", "tool_calls": [], "reasoning_content": "hm", "audio": null}));
         assert_eq!(reply.message.text.as_deref(), Some("Hi."));
         for usage in [json!({}), json!({"prompt_tokens": 1}), json!({"prompt_tokens": -1, "completion_tokens": 1e30})] {
             assert_eq!(super::usage(Some(&usage)), None, "{usage}");
@@ -451,7 +452,7 @@ mod tests {
     #[test]
     fn two_hundred_calls_all_get_ids_of_their_own() {
         let calls = vec![json!({"id": "same", "function": {"name": "t", "arguments": "{}"}}); 200];
-        let reply = with_message(json!({ "tool_calls": calls }));
+        let reply = with_message(&json!({ "tool_calls": calls }));
         let ids: std::collections::HashSet<_> = reply.message.calls.iter().map(|call| &call.id).collect();
         assert_eq!(ids.len(), 200);
     }
@@ -488,10 +489,13 @@ mod tests {
 
     #[test]
     fn an_error_in_a_successful_answer_is_an_error() {
-        let error = |code: &str| parsed(&json!({"error": {"message": "no", "code": code}})).unwrap_err();
-        assert!(matches!(error("rate_limit_exceeded"), LlmError::RateLimited { .. }));
-        assert!(matches!(error("insufficient_quota"), LlmError::QuotaExhausted { .. }));
-        assert!(matches!(error("server_error"), LlmError::Unavailable { .. }));
-        assert!(matches!(error("strange"), LlmError::Rejected { .. }));
+        let error = |code: Value| parsed(&json!({"error": {"message": "no", "code": code}})).unwrap_err();
+        assert!(matches!(error(json!("rate_limit_exceeded")), LlmError::RateLimited { .. }));
+        assert!(matches!(error(json!(429)), LlmError::RateLimited { .. }));
+        assert!(matches!(error(json!(502)), LlmError::Unavailable { status: 502, .. }));
+        assert!(matches!(error(json!("insufficient_quota")), LlmError::QuotaExhausted { .. }));
+        assert!(matches!(error(json!("server_error")), LlmError::Unavailable { .. }));
+        assert!(matches!(error(json!("strange")), LlmError::Rejected { status: 200, .. }));
+        assert!(matches!(error(json!(7)), LlmError::Rejected { status: 200, .. }));
     }
 }

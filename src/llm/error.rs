@@ -77,8 +77,8 @@ pub enum LlmError {
         /// The server's id of the request.
         request_id: Option<String>,
     },
-    /// The conversation does not fit the model's context window.
-    #[error("the conversation is longer than the model's context")]
+    /// The conversation does not fit the model's context window, or is larger than what the account may send in a minute.
+    #[error("the conversation is longer than the model takes")]
     ContextTooLong {
         /// The server's id of the request.
         request_id: Option<String>,
@@ -206,28 +206,31 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
         .find_map(text_of)
         .unwrap_or_else(|| "no reason given".to_owned());
 
+    // Gateways report an upstream's status as the code of an answer of status 200.
+    let upstream = code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
+    let status = upstream.filter(|_| failure.status == 200).unwrap_or(failure.status);
+
     if let Some(code) = is_one_of(&QUOTA_CODES) {
         return LlmError::QuotaExhausted { code: code.to_owned(), request_id: None };
     }
-    if failure.status == 402 {
+    if status == 402 {
         return LlmError::QuotaExhausted { code: "payment_required".to_owned(), request_id: None };
     }
-    if failure.status == 401 || is_one_of(&["invalid_api_key"]).is_some() {
+    if status == 401 || is_one_of(&["invalid_api_key"]).is_some() {
         return LlmError::Credentials { request_id: None };
     }
     if is_one_of(&FILTER_CODES).is_some() {
         return LlmError::ContentFiltered { request_id: None };
     }
-    if is_one_of(&["context_length_exceeded"]).is_some() || tells_of_context(failure.status, &message) {
+    if is_one_of(&["context_length_exceeded"]).is_some() || tells_of_context(status, &message) {
         return LlmError::ContextTooLong { request_id: None };
     }
-    let busy = failure.status == 429 || is_one_of(&BUSY_CODES).is_some();
-    let passing = busy
-        || matches!(failure.status, 408 | 409 | 500..)
-        || failure.status == 200 && is_one_of(&["server_error"]).is_some();
+    let busy = status == 429 || is_one_of(&BUSY_CODES).is_some();
+    let passing =
+        busy || matches!(status, 408 | 409 | 500..) || status == 200 && is_one_of(&["server_error"]).is_some();
     if !failure.should_retry.unwrap_or(passing) {
         return LlmError::Rejected {
-            status: failure.status,
+            status,
             param: text_of(error.get("param")),
             code,
             message: redacted(&message, LONGEST_REASON),
@@ -238,16 +241,21 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
     if busy {
         return LlmError::RateLimited { retry_after, request_id: None };
     }
-    LlmError::Unavailable { status: failure.status, retry_after, request_id: None }
+    LlmError::Unavailable { status, retry_after, request_id: None }
 }
 
-/// Compatible servers tell of a full context in words only.
+/// Compatible servers tell of a full context in words only. A single request above the limit of tokens per minute is a 429
+/// like any other but for its words, and no wait helps it.
 fn tells_of_context(status: u16, message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    matches!(status, 400 | 413 | 422)
-        && ["maximum context length", "context window", "context length", "prompt is too long"]
-            .iter()
-            .any(|words| message.contains(words))
+    let words: &[&str] = match status {
+        400 | 413 | 422 => {
+            &["maximum context length", "context window", "context length", "prompt is too long", "request too large"]
+        }
+        429 => &["request too large"],
+        _ => &[],
+    };
+    words.iter().any(|words| message.contains(words))
 }
 
 fn text_of(value: Option<&Value>) -> Option<String> {
@@ -264,44 +272,44 @@ mod tests {
 
     use super::*;
 
-    fn failed(status: u16, body: Value) -> LlmError {
-        classify(Failure { status, should_retry: None, retry_after: None }, &body)
+    fn failed(status: u16, body: &Value) -> LlmError {
+        classify(Failure { status, should_retry: None, retry_after: None }, body)
     }
 
     #[test]
     fn the_quota_family_is_never_retried() {
         for code in QUOTA_CODES {
             let error =
-                failed(429, json!({"error": {"message": "no money", "type": "insufficient_quota", "code": code}}));
+                failed(429, &json!({"error": {"message": "no money", "type": "insufficient_quota", "code": code}}));
             assert!(matches!(&error, LlmError::QuotaExhausted { code: found, .. } if found == code), "{error:?}");
             assert_eq!(error.retry(), Verdict::Stop);
         }
         let eager = Failure { status: 429, should_retry: Some(true), retry_after: Some(Duration::from_secs(1)) };
         let error = classify(eager, &json!({"error": {"type": "insufficient_quota"}}));
         assert_eq!(error.retry(), Verdict::Stop);
-        assert!(matches!(failed(402, json!({})), LlmError::QuotaExhausted { .. }));
+        assert!(matches!(failed(402, &json!({})), LlmError::QuotaExhausted { .. }));
     }
 
     #[test]
     fn a_busy_server_is_told_apart_from_a_broken_one() {
         let slow = json!({"error": {"code": "slow_down"}});
         let overloaded = json!({"error": {"code": "server_is_overloaded"}});
-        assert!(matches!(failed(429, json!("nonsense")), LlmError::RateLimited { .. }));
-        assert!(matches!(failed(503, slow), LlmError::RateLimited { .. }));
-        assert!(matches!(failed(503, overloaded), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(429, &json!("nonsense")), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(503, &slow), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(503, &overloaded), LlmError::RateLimited { .. }));
         for status in [408, 409, 500, 502, 503, 504, 529, 599] {
-            assert!(matches!(failed(status, json!({})), LlmError::Unavailable { .. }), "{status}");
+            assert!(matches!(failed(status, &json!({})), LlmError::Unavailable { .. }), "{status}");
         }
     }
 
     #[test]
     fn requests_that_can_never_pass_are_not_retried() {
         for status in [400, 403, 404, 405, 413, 422, 300] {
-            let error = failed(status, json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
+            let error = failed(status, &json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
             assert!(matches!(&error, LlmError::Rejected { param: Some(param), .. } if param == "tools"), "{error:?}");
             assert_eq!(error.retry(), Verdict::Stop, "{status}");
         }
-        assert!(matches!(failed(401, json!({})), LlmError::Credentials { .. }));
+        assert!(matches!(failed(401, &json!({})), LlmError::Credentials { .. }));
     }
 
     #[test]
@@ -317,24 +325,27 @@ mod tests {
         let code = json!({"error": {"code": "context_length_exceeded"}});
         let words =
             json!({"object": "error", "message": "This model's maximum context length is 4096 tokens", "code": 400});
-        assert!(matches!(failed(400, code), LlmError::ContextTooLong { .. }));
-        assert!(matches!(failed(400, words), LlmError::ContextTooLong { .. }));
+        let minute = json!({"error": {"code": "rate_limit_exceeded", "message":
+            "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 54321."}});
+        assert!(matches!(failed(429, &minute), LlmError::ContextTooLong { .. }));
+        assert!(matches!(failed(400, &code), LlmError::ContextTooLong { .. }));
+        assert!(matches!(failed(400, &words), LlmError::ContextTooLong { .. }));
         let azure =
             json!({"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}});
         let inner = json!({"error": {"code": null, "innererror": {"code": "ResponsibleAIPolicyViolation"}}});
-        assert!(matches!(failed(400, azure), LlmError::ContentFiltered { .. }));
-        assert!(matches!(failed(400, inner), LlmError::ContentFiltered { .. }));
+        assert!(matches!(failed(400, &azure), LlmError::ContentFiltered { .. }));
+        assert!(matches!(failed(400, &inner), LlmError::ContentFiltered { .. }));
     }
 
     #[test]
     fn a_reason_is_found_in_every_form_that_servers_give_and_cut_short() {
         let long = "x\n".repeat(5000);
         for body in [json!({"error": long}), json!({"detail": long}), json!({"message": long}), json!(long)] {
-            let LlmError::Rejected { message, .. } = failed(400, body.clone()) else { panic!("{body}") };
+            let LlmError::Rejected { message, .. } = failed(400, &body) else { panic!("{body}") };
             assert!(message.starts_with("x x x") && message.chars().count() <= LONGEST_REASON, "{message}");
         }
         for body in [json!(null), json!([]), json!({"error": {"message": {"a": 1}}}), json!({"error": null})] {
-            let LlmError::Rejected { message, .. } = failed(400, body) else { panic!() };
+            let LlmError::Rejected { message, .. } = failed(400, &body) else { panic!() };
             assert_eq!(message, "no reason given");
         }
     }

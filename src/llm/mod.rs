@@ -16,7 +16,6 @@ use jiff::civil::Date;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use url::Url;
 
 pub use self::error::LlmError;
@@ -25,6 +24,7 @@ pub use self::profile::{Api, Profile, Profiles, SystemRole, TokenField};
 pub use self::request::{ModelRequest, RenderedTools};
 use crate::agent::message::ModelReply;
 use crate::http::{self, HttpError, Method, Request, Response};
+use crate::key::digest;
 use crate::retry::Policy;
 
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
@@ -238,17 +238,20 @@ fn base(address: &str) -> Result<Url, String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must begin with http:// or https://".to_owned());
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must hold no user and password; the key has a place of its own".to_owned());
+    }
     Ok(url)
 }
 
 /// The key that keeps the requests of a run on the server that has its beginning cached.
 fn cache_key(run_id: &str) -> Cow<'_, str> {
-    if run_id.len() <= LONGEST_IDENTIFIER { Cow::Borrowed(run_id) } else { Cow::Owned(safety_identifier(run_id)) }
+    if run_id.len() <= LONGEST_IDENTIFIER { run_id.into() } else { digest(run_id, LONGEST_IDENTIFIER / 2).into() }
 }
 
 /// A stable name of a user that does not name them: 64 hexadecimal digits.
 fn safety_identifier(user: &str) -> String {
-    Sha256::digest(user).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(user, LONGEST_IDENTIFIER / 2)
 }
 
 #[cfg(test)]
@@ -267,6 +270,10 @@ mod tests {
         let problems = config.problems();
         for key in ["base_url", "model", "timeout_seconds", "retry.attempts", "max_output_tokens", "temperature"] {
             assert!(problems.iter().any(|problem| problem.starts_with(&format!("{key}: "))), "{key}: {problems:?}");
+        }
+        for address in ["", "api.openai.com/v1", "https://", "http://user:pass@localhost/v1", "mailto:x@example.com"] {
+            let config = Config { base_url: address.to_owned(), ..Config::default() };
+            assert_eq!(config.problems().len(), 1, "{address}");
         }
         assert!(serde_json::from_str::<Config>(r#"{"modle": "gpt-4o"}"#).is_err());
         assert!(serde_json::from_str::<Config>(r#"{"api": "telepathy"}"#).is_err());

@@ -46,7 +46,7 @@ pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Con
 pub(super) fn parse(body: &[u8], messages: &[Message]) -> Result<ModelReply, LlmError> {
     let mut answer: Value =
         serde_json::from_slice(body).map_err(|error| LlmError::bad_answer(&format!("not JSON ({error})"), body))?;
-    if answer.get("error").is_some_and(|error| !error.is_null()) {
+    if answer.get("error").is_some_and(|error| !error.is_null()) || answer.get("status") == Some(&json!("failed")) {
         return Err(classify(Failure::WITHIN_SUCCESS, &answer));
     }
     let bad = |problem: &str| LlmError::bad_answer(problem, body);
@@ -55,11 +55,12 @@ pub(super) fn parse(body: &[u8], messages: &[Message]) -> Result<ModelReply, Llm
     };
     let calls = parse_calls(&mut items, messages).map_err(bad)?;
     let text = text_of(&items);
+    let finish = refusal(&items).map_or_else(|| finish(&answer), Finish::Refusal);
     // Reasoning that led to nothing is refused when it is sent again.
-    let provider_items = if text.is_none() && calls.is_empty() { Vec::new() } else { items.clone() };
+    let provider_items = if text.is_none() && calls.is_empty() { Vec::new() } else { items };
     Ok(ModelReply {
         message: AssistantMessage { text, calls, provider_items },
-        finish: refusal(&items).map_or_else(|| finish(&answer), Finish::Refusal),
+        finish,
         usage: usage(answer.get("usage")),
         model: answer.get("model").and_then(Value::as_str).map(str::to_owned),
         request_id: None,
@@ -438,6 +439,8 @@ mod tests {
         assert!(matches!(error("server_error"), LlmError::Unavailable { .. }));
         assert!(matches!(error("rate_limit_exceeded"), LlmError::RateLimited { .. }));
         assert!(matches!(error("invalid_prompt"), LlmError::Rejected { .. }));
+        let without_reason = parse(br#"{"status": "failed", "error": null, "output": []}"#, &[]);
+        assert!(matches!(without_reason, Err(LlmError::Rejected { .. })));
     }
 
     #[test]

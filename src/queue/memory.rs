@@ -204,8 +204,9 @@ impl Publisher for MemoryPublisher {
             Destination::Dead => self.shared.keep(&mut state.dead, message),
             Destination::Reply(None) => self.shared.keep(&mut state.replies, message),
             Destination::Reply(Some(name)) => {
-                let sent = state.inboxes.get(name).map(|inbox| inbox.send(message.clone()));
-                if let Some(Ok(())) = sent {
+                if let Some(inbox) = state.inboxes.get(name)
+                    && inbox.send(message.clone()).is_ok()
+                {
                     return Ok(Published::Routed);
                 }
                 state.inboxes.remove(name);

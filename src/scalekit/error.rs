@@ -172,7 +172,8 @@ impl Error {
         }
     }
 
-    /// Whether this is the tool's definite answer, to be given to the model: the call failed, nothing is in doubt.
+    /// Whether this is the tool's definite answer, to be given to the model: the call failed, nothing is in doubt. To
+    /// be asked before [`Error::ran`], which only says whether the same call may be sent again.
     pub fn is_answer(&self) -> bool {
         matches!(self, Self::Forbidden(_) | Self::ToolFailed(_) | Self::InvalidArguments(_) | Self::UnknownTool(_))
     }
@@ -395,4 +396,91 @@ fn violations(info: &Map<String, Value>) -> Vec<String> {
         Some(format!("{}: {}", text(violation, "field")?, text(violation, "description")?))
     };
     all.into_iter().flatten().filter_map(Value::as_object).filter_map(describe).take(20).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    fn code(status: u16, body: impl Into<Bytes>) -> &'static str {
+        let response = Response {
+            status,
+            retry_after: None,
+            request_id: None,
+            should_retry: None,
+            content_type: None,
+            body: body.into(),
+        };
+        let error = Error::from_response(Operation::Execute, &response);
+        assert!((1..=MESSAGE_CHARACTERS).contains(&error.details().message.chars().count()));
+        error.code()
+    }
+
+    fn provider_failure() -> Value {
+        json!({"code": 8, "message": "m", "details": [{
+            "@type": "ErrorInfo",
+            "error_code": "TOOL_ERROR",
+            "tool_error_info": {"execution_id": "e", "tool_error_message": "m", "tool_error_code": "X"},
+            "validation_error_info": {"field_violations": [{"field": "f", "description": "d"}]},
+            "request_info": {"request_id": "r"}
+        }]})
+    }
+
+    #[test]
+    fn a_body_cut_off_anywhere_still_has_the_class_of_its_status() {
+        let whole = provider_failure().to_string();
+        for end in 0..whole.len() {
+            let cut = || Bytes::copy_from_slice(&whole.as_bytes()[..end]);
+            assert_eq!(code(429, cut()), "rate_limited");
+            assert_eq!(code(503, cut()), "unavailable");
+            assert_eq!(code(400, cut()), "refused");
+            assert_eq!(code(401, cut()), "credentials");
+        }
+        assert_eq!(code(401, whole), "authorization_lost");
+    }
+
+    #[test]
+    fn odd_values_in_any_field_do_no_harm() {
+        for pointer in [
+            "/code",
+            "/message",
+            "/details",
+            "/details/0",
+            "/details/0/error_code",
+            "/details/0/tool_error_info",
+            "/details/0/tool_error_info/tool_error_message",
+            "/details/0/validation_error_info/field_violations",
+            "/details/0/validation_error_info/field_violations/0",
+            "/details/0/request_info",
+        ] {
+            for odd in
+                [Value::Null, json!(true), json!(-1), json!(""), json!([[]]), json!({}), json!("x".repeat(1 << 20))]
+            {
+                let mut body = provider_failure();
+                *body.pointer_mut(pointer).unwrap() = odd;
+                assert_eq!(code(429, body.to_string()), "rate_limited", "{pointer}");
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_bodies_are_survived() {
+        for body in [
+            "",
+            "null",
+            "[]",
+            "\"text\"",
+            "{}",
+            "\u{0}",
+            &"[".repeat(100_000),
+            &"{\"details\":".repeat(100_000),
+            &"\u{1b}[31m".repeat(1 << 20),
+        ] {
+            assert_eq!(code(503, body.to_owned()), "unavailable");
+        }
+        assert_eq!(code(503, &b"\xff\xfe\x00"[..]), "unavailable");
+    }
 }

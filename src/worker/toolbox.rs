@@ -35,6 +35,8 @@ pub struct Config {
     pub memory_seconds: u64,
     /// Lists kept in the process's own memory at most.
     pub memory_lists: u64,
+    /// Whether Scalekit's tool-call logs (preview) are asked what became of a call in doubt.
+    pub settle_by_logs: bool,
     /// Tools that no job may use, whatever it asks for.
     pub deny: BTreeSet<String>,
     /// What a tool does to the world (`read`, `idempotent`, `write`), where its definition does not say it right.
@@ -47,6 +49,7 @@ impl Default for Config {
             cache_seconds: 600,
             memory_seconds: 30,
             memory_lists: 10_000,
+            settle_by_logs: false,
             deny: BTreeSet::new(),
             effects: BTreeMap::new(),
         }

@@ -164,6 +164,23 @@ async fn a_direct_reply_reaches_a_requester_without_a_queue() {
 }
 
 #[tokio::test]
+async fn a_reply_queue_that_is_full_costs_nobody_the_reply() {
+    let broker = Broker::shared().await;
+    let config = broker.config();
+    let publisher = AmqpQueue::connect(config.clone()).await.unwrap().publisher();
+    let name = format!("{}.full", config.prefix);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let connection = broker.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+    let to_full = Destination::Reply(Some(name));
+    assert_eq!(publisher.publish(&to_full, message("a")).await.unwrap(), Published::Routed);
+    assert_eq!(publisher.publish(&to_full, message("b")).await.unwrap(), Published::FellBack);
+}
+
+#[tokio::test]
 async fn dead_letters_are_taken_one_by_one_and_can_be_put_back() {
     let broker = Broker::shared().await;
     let config = broker.config();

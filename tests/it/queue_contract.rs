@@ -18,7 +18,7 @@ enum Backend {
 }
 
 enum Inbox {
-    Amqp(ReplyInbox),
+    Amqp(Box<ReplyInbox>),
     Memory(MemoryInbox),
 }
 
@@ -48,7 +48,7 @@ impl Backend {
 
     async fn inbox(&self) -> Inbox {
         match self {
-            Self::Amqp(config, _) => Inbox::Amqp(ReplyInbox::open(config).await.unwrap()),
+            Self::Amqp(config, _) => Inbox::Amqp(Box::new(ReplyInbox::open(config).await.unwrap())),
             Self::Memory(queue) => Inbox::Memory(queue.reply_inbox(unique("inbox"))),
         }
     }
@@ -219,9 +219,9 @@ async fn each_of_many_publishes_learns_its_own_fate(backend: Backend) {
                 let unroutable = (task * 20 + number) % 10 == 3;
                 let queue = if unroutable { nobody.clone() } else { name.clone() };
                 let reply = message(&format!("{task}/{number}"));
-                let published = publisher.publish(&Destination::Reply(Some(queue)), reply).await.unwrap();
+                let fate = publisher.publish(&Destination::Reply(Some(queue)), reply).await.unwrap();
                 let expected = if unroutable { Published::FellBack } else { Published::Routed };
-                assert_eq!(published, expected, "{task}/{number}");
+                assert_eq!(fate, expected, "{task}/{number}");
             }
         });
     }

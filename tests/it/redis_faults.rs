@@ -9,13 +9,16 @@ use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
 use agentkit_worker::key::Key;
 use agentkit_worker::redis_client::{Config, RedisClient};
+use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::support::redis::{BOUND, Redis};
+use crate::support::redis::Redis;
 use crate::support::time::eventually;
 
 const LEASE: Duration = Duration::from_secs(30);
+/// How long a call may take that meets a dead or frozen Redis: 650 ms, with room for a busy test machine.
+const BOUND: Duration = Duration::from_millis(900);
 
 fn job() -> JobId {
     JobId::new("a").unwrap()
@@ -225,6 +228,23 @@ async fn a_redis_emptied_in_the_middle_of_a_run_is_noticed_and_the_epoch_still_r
 }
 
 #[tokio::test]
+async fn a_cluster_node_finds_every_key_declared_and_in_one_slot() {
+    let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
+    redis.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    eventually("the cluster is formed", async || {
+        redis.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let journal = RedisJournal::new(redis.client());
+    let (epoch, _) = take(&journal).await;
+    append(&journal, epoch, 0, "x").await.unwrap();
+    journal.renew(&job(), epoch, LEASE).await.unwrap();
+    assert_eq!(journal.read(&job()).await.unwrap(), ["x"]);
+    assert_eq!(redis.command(&["CLUSTER", "KEYSLOT", "agentkit:run:{a}"]), redis.command(&["CLUSTER", "KEYSLOT", "a"]));
+    assert_eq!(redis.command(&["EXISTS", "agentkit:run:{a}"]), "1");
+}
+
+#[tokio::test]
 async fn foreign_data_under_a_runs_key_is_reported_and_never_taken_for_a_run() {
     let redis = Redis::start().await;
     let journal = RedisJournal::new(redis.client());
@@ -249,8 +269,7 @@ async fn foreign_data_under_a_runs_key_is_reported_and_never_taken_for_a_run() {
 #[tokio::test]
 async fn a_refused_password_is_tried_again_and_never_shown() {
     let redis = Redis::start().await;
-    let url = String::from(secrecy::ExposeSecret::expose_secret(&redis.config().url));
-    let url = url.replace("redis://", "redis://:hunter2@");
+    let url = redis.config().url.expose_secret().replace("redis://", "redis://:hunter2@");
     let config = Config { url: url.into(), breaker_failures: 100, ..Config::default() };
     let client = RedisClient::new(&config).unwrap();
     let failure = client.ping().await.unwrap_err();
@@ -263,9 +282,8 @@ async fn a_refused_password_is_tried_again_and_never_shown() {
 #[tokio::test]
 async fn a_plain_server_behind_a_tls_address_fails_in_time() {
     let redis = Redis::start().await;
-    let url = String::from(secrecy::ExposeSecret::expose_secret(&redis.config().url));
-    let client =
-        RedisClient::new(&Config { url: url.replace("redis://", "rediss://").into(), ..Config::default() }).unwrap();
+    let url = redis.config().url.expose_secret().replace("redis://", "rediss://");
+    let client = RedisClient::new(&Config { url: url.into(), ..Config::default() }).unwrap();
     within_bound(client.ping()).await.unwrap_err();
 }
 

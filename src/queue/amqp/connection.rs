@@ -134,7 +134,7 @@ pub(super) async fn within<T>(
     answer: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, QueueError> {
     match tokio::time::timeout(timeout, answer).await {
-        Ok(result) => result.map_err(explain),
+        Ok(result) => result.map_err(|error| explain(&error)),
         Err(_) => Err(QueueError::TimedOut(timeout)),
     }
 }
@@ -146,7 +146,7 @@ pub(super) fn short(text: &str) -> Result<ShortString, QueueError> {
 }
 
 /// What an error of the library means for the caller.
-pub(super) fn explain(error: lapin::Error) -> QueueError {
+pub(super) fn explain(error: &lapin::Error) -> QueueError {
     let ErrorKind::ProtocolError(protocol) = error.kind() else {
         return QueueError::Unavailable(error.to_string());
     };

@@ -26,7 +26,8 @@ pub struct AmqpConsumer {
 }
 
 impl AmqpConsumer {
-    pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>, stop: CancellationToken) -> Self {
+    pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>) -> Self {
+        let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(1);
         let task = tokio::spawn(supervise(config, prefetch, sender, status, stop.clone()));
         Self { deliveries, stop: stop.clone(), task: Some(task), _stop_on_drop: stop.drop_guard() }
@@ -118,13 +119,11 @@ async fn pass_on(
             Some(Err(error)) => return Err(error.to_string()),
             None => return Err("the broker cancelled the consumer".to_owned()),
         };
-        match place {
-            Ok(place) => place.send((epoch.clone(), delivery)),
-            Err(_) => {
-                let _ = delivery.requeue().await;
-                break;
-            }
-        }
+        let Ok(place) = place else {
+            let _ = delivery.requeue().await;
+            break;
+        };
+        place.send((epoch.clone(), delivery));
     }
     give_back(epoch, consumer).await;
     Ok(())

@@ -40,7 +40,7 @@ impl ReplyInbox {
     pub async fn next(&mut self) -> Result<Message, QueueError> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Ok(message::from_wire(delivery.data, &delivery.properties)),
-            Some(Err(error)) => Err(super::connection::explain(error)),
+            Some(Err(error)) => Err(super::connection::explain(&error)),
             None => Err(QueueError::Unavailable("the reply queue is gone".to_owned())),
         }
     }

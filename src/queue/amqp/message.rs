@@ -46,7 +46,7 @@ pub(super) fn to_wire(properties: &Properties) -> Result<BasicProperties, QueueE
 /// nor a whole number) is left out: nobody's odd header may cost them their job.
 pub(super) fn from_wire(body: Vec<u8>, wire: &BasicProperties) -> Message {
     let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
-    let headers = wire.headers().iter().flat_map(|table| table.inner());
+    let headers = wire.headers().iter().flat_map(FieldTable::inner);
     let properties = Properties {
         message_id: text(wire.message_id()),
         correlation_id: text(wire.correlation_id()),

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use consumer::AmqpConsumer;
 pub use inbox::ReplyInbox;
@@ -113,14 +112,13 @@ impl Config {
     }
 }
 
-/// The broker: makes consumers, and gives out the one publisher. Clones are handles on the same connections.
+/// The broker: makes consumers, and gives out the one publisher. Clones are handles on the same publishing connection,
+/// which lasts as long as any of them or the publisher.
 #[derive(Debug, Clone)]
 pub struct AmqpQueue {
     config: Arc<Config>,
     status: Arc<Status>,
     publisher: Arc<AmqpPublisher>,
-    stop: CancellationToken,
-    _stop_on_drop: Arc<DropGuard>,
 }
 
 impl AmqpQueue {
@@ -145,16 +143,14 @@ impl AmqpQueue {
         )
         .await?;
         let status = Arc::new(Status::default());
-        let stop = CancellationToken::new();
-        let publisher = AmqpPublisher::start(config.clone(), first, status.clone(), stop.clone());
-        let stop_on_drop = Arc::new(stop.clone().drop_guard());
-        Ok(Self { config, status, publisher: Arc::new(publisher), stop, _stop_on_drop: stop_on_drop })
+        let publisher = Arc::new(AmqpPublisher::start(config.clone(), first, status.clone()));
+        Ok(Self { config, status, publisher })
     }
 
     /// A consumer of the job queue on a connection of its own. `prefetch` deliveries are handed out or fetched ahead at
     /// most: the worker's concurrency, as more would wait behind long jobs while other workers are idle.
     pub fn consumer(&self, prefetch: u16) -> AmqpConsumer {
-        AmqpConsumer::start(self.config.clone(), prefetch, self.status.clone(), self.stop.child_token())
+        AmqpConsumer::start(self.config.clone(), prefetch, self.status.clone())
     }
 
     /// The publisher.

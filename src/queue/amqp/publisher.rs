@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Event};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{Link, Reconnect, explain, short, within};
 use super::{Config, Status, message, topology};
@@ -28,26 +28,38 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
 pub struct AmqpPublisher {
     config: Arc<Config>,
     current: watch::Receiver<Option<Arc<Epoch>>>,
+    _stop_on_drop: DropGuard,
+}
+
+/// What the broker did with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Taken,
+    /// The queue does not exist.
+    Returned,
+    /// The queue is full, or so.
+    Refused,
 }
 
 impl AmqpPublisher {
-    pub(super) fn start(config: Arc<Config>, first: Epoch, status: Arc<Status>, stop: CancellationToken) -> Self {
+    pub(super) fn start(config: Arc<Config>, first: Epoch, status: Arc<Status>) -> Self {
         status.connected.store(true, Ordering::Relaxed);
         let first = Arc::new(first);
         let (sender, current) = watch::channel(Some(first.clone()));
-        tokio::spawn(supervise(config.clone(), first, sender, status, stop));
-        Self { config, current }
+        let stop = CancellationToken::new();
+        tokio::spawn(supervise(config.clone(), first, sender, status, stop.clone()));
+        Self { config, current, _stop_on_drop: stop.drop_guard() }
     }
 
-    /// Publishes to `queue` and says whether it exists. Waits for a connection, then for the confirm, each at most for the
-    /// publish timeout.
+    /// Publishes to `queue`. Waits for a connection, then until the broker takes messages, then for the confirm, each at
+    /// most for the publish timeout.
     async fn send(
         &self,
         queue: &str,
         mandatory: bool,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<bool, QueueError> {
+    ) -> Result<Fate, QueueError> {
         self.epoch().await?.send(queue, mandatory, body, properties).await
     }
 
@@ -58,9 +70,14 @@ impl AmqpPublisher {
         epoch.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
-    /// One of our own queues does not exist: somebody deleted it. The message is not published; trying again may help.
-    async fn restore(&self, queue: &str) -> Result<Published, QueueError> {
-        tracing::warn!(queue, "queue does not exist");
+    /// Publishes to a queue that must exist. Where somebody deleted it, it is made again and the message is not
+    /// published; trying again may help.
+    async fn send_to_our_own(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), QueueError> {
+        match self.send(queue, true, body, properties).await? {
+            Fate::Taken => return Ok(()),
+            Fate::Returned => tracing::warn!(queue, "queue does not exist"),
+            Fate::Refused => return Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
+        }
         let (names, timeout) = (self.config.names(), self.config.answer_timeout());
         let epoch = self.epoch().await?;
         topology::establish(&epoch.link, &names, self.config.topology, timeout).await?;
@@ -79,21 +96,14 @@ impl Publisher for AmqpPublisher {
         let names = self.config.names();
         let queue = names.of(destination);
         let Destination::Reply(Some(name)) = destination else {
-            return match self.send(&queue, true, &message.body, properties).await? {
-                true => Ok(Published::Routed),
-                false => self.restore(&queue).await,
-            };
+            return self.send_to_our_own(&queue, &message.body, properties).await.map(|()| Published::Routed);
         };
         let is_a_name = (1..=255).contains(&name.len());
         let mandatory = !name.starts_with(DIRECT_REPLY_TO);
-        if is_a_name && self.send(name, mandatory, &message.body, properties.clone()).await? {
+        if is_a_name && self.send(name, mandatory, &message.body, properties.clone()).await? == Fate::Taken {
             return Ok(Published::Routed);
         }
-        let common = names.replies();
-        match self.send(&common, true, &message.body, properties).await? {
-            true => Ok(Published::FellBack),
-            false => self.restore(&common).await,
-        }
+        self.send_to_our_own(&names.replies(), &message.body, properties).await.map(|()| Published::FellBack)
     }
 }
 
@@ -204,7 +214,7 @@ impl Epoch {
         mandatory: bool,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<bool, QueueError> {
+    ) -> Result<Fate, QueueError> {
         let ready = tokio::time::timeout(self.timeout, self.ready()).await;
         let _permit = ready.map_err(|_| QueueError::Unavailable("the broker takes no messages now".to_owned()))??;
         let channel = self.channel().await?;
@@ -215,7 +225,7 @@ impl Epoch {
         let publish = async { channel.basic_publish("".into(), routing_key, options, body, properties).await?.await };
         let confirmation = match tokio::time::timeout(self.timeout, publish).await {
             Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(explain(error)),
+            Ok(Err(error)) => return Err(explain(&error)),
             Err(_) => {
                 // One queue without a leader must not cost all others their connection, nor would a new connection
                 // be any less blocked.
@@ -229,10 +239,12 @@ impl Epoch {
         // Only here: a channel whose publish has an unknown end, also because the caller went away, is not used again.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         match confirmation {
-            Confirmation::Ack(None) => Ok(true),
-            Confirmation::Ack(Some(returned)) if returned.delivery.properties.message_id() == &message_id => Ok(false),
+            Confirmation::Ack(None) => Ok(Fate::Taken),
+            Confirmation::Ack(Some(returned)) if returned.delivery.properties.message_id() == &message_id => {
+                Ok(Fate::Returned)
+            }
             Confirmation::Ack(Some(_)) => Err(QueueError::Unavailable("another message was returned".to_owned())),
-            Confirmation::Nack(_) => Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
+            Confirmation::Nack(_) => Ok(Fate::Refused),
             Confirmation::NotRequested => Err(QueueError::Unavailable("the channel does not confirm".to_owned())),
         }
     }

@@ -1,8 +1,10 @@
 //! What several tests need.
 
 pub(crate) mod broker;
+pub(crate) mod http_peer;
 pub(crate) mod redis;
 pub(crate) mod sandbox_client;
+pub(crate) mod scripted_model;
 pub(crate) mod time;
 
 use std::time::Duration;

@@ -1,0 +1,257 @@
+//! What a run knows of itself: plain data, read through accessors, changed by `run` and `turn` only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::effect::CallKey;
+use super::event::{PinnedTool, Plan, Settings, Started};
+use super::message::{Message, ToolCall};
+use crate::clock::milliseconds_between;
+use crate::job::{ConnectionName, Job};
+use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
+
+/// How a run ends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Conclusion {
+    /// With an answer.
+    Answered {
+        /// The answer.
+        text: String,
+        /// The answer as JSON, where the job wants one.
+        output: Option<Value>,
+        /// `answered` or `length`.
+        stop_reason: &'static str,
+    },
+    /// Without one.
+    Failed(Box<ErrorDetail>),
+}
+
+impl Conclusion {
+    /// A failure.
+    pub fn failed(error: ErrorDetail) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+/// One call of the open turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenCall {
+    /// As the model wrote it.
+    pub call: ToolCall,
+    /// What becomes of it.
+    pub plan: Plan,
+    pub(super) state: CallState,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum CallState {
+    Planned,
+    Started,
+    /// Answered: what the model is told, and whether the tool did what was asked.
+    Answered {
+        content: String,
+        succeeded: bool,
+    },
+}
+
+/// A tool call that started, for the ledger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LedgerEntry {
+    /// The model's id of the call.
+    pub call_id: String,
+    /// The tool.
+    pub tool: PinnedTool,
+    /// For a person.
+    pub summary: String,
+    /// What is known; a call that is still out counts as unknown.
+    pub state: EffectState,
+    /// Scalekit's id of the execution.
+    pub execution_id: Option<String>,
+    /// Whether its outcome is still awaited.
+    pub(super) open: bool,
+}
+
+/// A run's whole state.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own; no two of them make a state")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    pub(super) started: Started,
+    pub(super) started_at: Timestamp,
+    pub(super) accounts_ready: bool,
+    pub(super) authorization: Option<(Vec<ConnectionName>, Timestamp)>,
+    pub(super) authorizations_requested: u32,
+    pub(super) tools: Option<Vec<PinnedTool>>,
+    pub(super) tools_left_out: usize,
+    pub(super) messages: Vec<Message>,
+    pub(super) turn: Vec<OpenCall>,
+    pub(super) conclusion: Option<Conclusion>,
+    pub(super) last_text: Option<String>,
+    pub(super) steps: u32,
+    pub(super) calls_made: u32,
+    pub(super) asked: bool,
+    pub(super) usage: TotalUsage,
+    pub(super) answered_by: Option<String>,
+    pub(super) ledger: Vec<LedgerEntry>,
+    pub(super) fenced: BTreeSet<CallKey>,
+    pub(super) repeats: BTreeMap<(CallKey, String), u32>,
+    pub(super) fruitless_turns: u32,
+    pub(super) corrections: u32,
+    pub(super) retries: BTreeMap<(String, String), u32>,
+    pub(super) attempts: u32,
+    pub(super) active: bool,
+    pub(super) strikes: u32,
+    pub(super) transient_failures: u32,
+    pub(super) wake_up_turn: u32,
+    pub(super) working_milliseconds: u64,
+    pub(super) last_at: Timestamp,
+    pub(super) sequence: u64,
+    pub(super) finished: Option<Box<Reply>>,
+    pub(super) delivered: bool,
+}
+
+impl Run {
+    /// A run of `started`, whose first entry was written at `at`.
+    pub fn start(started: Started, at: Timestamp) -> Self {
+        let messages =
+            vec![Message::System(started.settings.instructions.clone()), Message::User(started.job.prompt.clone())];
+        Self {
+            started,
+            started_at: at,
+            accounts_ready: false,
+            authorization: None,
+            authorizations_requested: 0,
+            tools: None,
+            tools_left_out: 0,
+            messages,
+            turn: Vec::new(),
+            conclusion: None,
+            last_text: None,
+            steps: 0,
+            calls_made: 0,
+            asked: false,
+            usage: TotalUsage::default(),
+            answered_by: None,
+            ledger: Vec::new(),
+            fenced: BTreeSet::new(),
+            repeats: BTreeMap::new(),
+            fruitless_turns: 0,
+            corrections: 0,
+            retries: BTreeMap::new(),
+            attempts: 0,
+            active: false,
+            strikes: 0,
+            transient_failures: 0,
+            wake_up_turn: 0,
+            working_milliseconds: 0,
+            last_at: at,
+            sequence: 1,
+            finished: None,
+            delivered: false,
+        }
+    }
+
+    /// The job.
+    pub fn job(&self) -> &Job {
+        &self.started.job
+    }
+
+    /// The digest that the job had when the run started.
+    pub fn digest(&self) -> &str {
+        &self.started.digest
+    }
+
+    /// The rules of the run.
+    pub fn settings(&self) -> &Settings {
+        &self.started.settings
+    }
+
+    /// The conversation so far; every call in it is answered once, directly after the turn that made it.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The tools pinned for the run, once there are any.
+    pub fn pinned(&self) -> &[PinnedTool] {
+        self.tools.as_deref().unwrap_or_default()
+    }
+
+    /// A call of the open turn.
+    pub fn open_call(&self, call_id: &str) -> Option<&OpenCall> {
+        self.turn.iter().find(|open| open.call.id == call_id)
+    }
+
+    /// Whether this very write is in doubt, so that it must not be made in this run again.
+    pub fn is_fenced(&self, key: &CallKey) -> bool {
+        self.fenced.contains(key)
+    }
+
+    /// Working time left, zero where it is used up.
+    pub fn remaining(&self, now: Timestamp) -> SignedDuration {
+        let worked = self.working_milliseconds_at(now);
+        let allowed = self.settings().seconds.saturating_mul(1000);
+        SignedDuration::from_millis(i64::try_from(allowed.saturating_sub(worked)).unwrap_or(i64::MAX))
+    }
+
+    /// Working time in milliseconds, up to `now`.
+    pub fn working_milliseconds_at(&self, now: Timestamp) -> u64 {
+        let since = if self.active { milliseconds_between(self.last_at, now) } else { 0 };
+        self.working_milliseconds.saturating_add(since)
+    }
+
+    /// Whether the last worker that had the run has not given it out of its hands in good order.
+    pub fn is_under_way(&self) -> bool {
+        self.active
+    }
+
+    /// The run's reply, once there is one.
+    pub fn reply(&self) -> Option<&Reply> {
+        self.finished.as_deref()
+    }
+
+    /// Scalekit's ids of the executions whose outcome is known.
+    pub fn known_executions(&self) -> impl Iterator<Item = &str> {
+        self.ledger.iter().filter_map(|entry| entry.execution_id.as_deref())
+    }
+
+    /// How often the run was taken up.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// How many workers in a row died with this run, without its getting any further.
+    pub fn strikes(&self) -> u32 {
+        self.strikes
+    }
+
+    /// How many attempts in a row ended in a transient failure, without the run's getting any further.
+    pub fn transient_failures(&self) -> u32 {
+        self.transient_failures
+    }
+
+    /// The connections that the user must authorize and until when the run waits, where it waits.
+    pub fn awaited_authorization(&self) -> Option<(&[ConnectionName], Timestamp)> {
+        self.authorization.as_ref().map(|(connections, until)| (connections.as_slice(), *until))
+    }
+
+    /// How often the caller was told that the user must authorize.
+    pub fn authorizations_requested(&self) -> u32 {
+        self.authorizations_requested
+    }
+
+    /// Number of the last wake-up that the broker confirmed; copies of earlier ones are stale.
+    pub fn wake_up_turn(&self) -> u32 {
+        self.wake_up_turn
+    }
+
+    /// Number of model turns so far.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// Number of entries folded so far.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
