@@ -12,6 +12,7 @@ mod queue_contract;
 mod redis_faults;
 mod run_properties;
 mod sandbox;
+mod sandbox_clients;
 mod sandbox_conformance;
 mod sandbox_models;
 mod scalekit;
