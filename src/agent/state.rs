@@ -200,6 +200,21 @@ impl Run {
         self.working_milliseconds.saturating_add(since)
     }
 
+    /// Whether the last worker that had the run has not given it out of its hands in good order.
+    pub fn is_under_way(&self) -> bool {
+        self.active
+    }
+
+    /// The run's reply, once there is one.
+    pub fn reply(&self) -> Option<&Reply> {
+        self.finished.as_deref()
+    }
+
+    /// Scalekit's ids of the executions whose outcome is known.
+    pub fn known_executions(&self) -> impl Iterator<Item = &str> {
+        self.ledger.iter().filter_map(|entry| entry.execution_id.as_deref())
+    }
+
     /// How often the run was taken up.
     pub fn attempts(&self) -> u32 {
         self.attempts

@@ -1,7 +1,10 @@
 //! The cache edge: values that may vanish at any time and are made again then.
 //!
-//! Two implementations, [`redis`] shared by all workers and [`memory`] for the embedded mode, pass one contract test
+//! Two implementations, [`mod@redis`] shared by all workers and [`memory`] for the embedded mode, pass one contract test
 //! suite. A cache that fails is a miss; it never fails a job.
+
+pub mod memory;
+pub mod redis;
 
 use std::time::Duration;
 

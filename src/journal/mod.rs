@@ -1,13 +1,20 @@
 //! The journal edge: how far each run has come, and who may go on with it.
 //!
-//! Two implementations, [`redis`] and [`memory`], pass one contract test suite. Entries are opaque lines of JSON here; their
+//! Two implementations, [`mod@redis`] and [`memory`], pass one contract test suite. Entries are opaque lines of JSON here; their
 //! meaning is `agent::event`'s.
+
+pub mod memory;
+pub mod redis;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::job::JobId;
+
+/// How long a run that was taken is kept beyond its lease where no append asked for longer. An hour, so that a worker
+/// that was asleep meanwhile still learns who has its run.
+const IDLE_RETENTION: Duration = Duration::from_hours(1);
 
 /// What a worker holds of a run: the number that every append must carry. Rises with each take, also after the store
 /// lost its data (it is at least the store's time in milliseconds).
@@ -53,7 +60,7 @@ pub struct Append<'a> {
     pub entries: &'a [String],
     /// How long the lease lasts from now on.
     pub lease: Duration,
-    /// How long the journal is kept from now on.
+    /// How long the journal is kept from now on; at least as long as the lease.
     pub retain: Duration,
 }
 
@@ -63,6 +70,10 @@ pub enum JournalError {
     /// Somebody else took the run (higher epoch), or entries are there that we did not write. Stop, publish nothing.
     #[error("the run was taken over by another worker")]
     OwnershipLost,
+    /// The journal of the run is gone or shorter than it was: the store lost its data, or the run's time to be kept is
+    /// over. Nobody else has the run; taking it again starts from what is left.
+    #[error("the journal of the run is gone: the store lost its data")]
+    Lost,
     /// The store cannot be reached, is read-only, or did not answer in time; an append may have happened (repeating the very
     /// same append is safe: it is then recognised).
     #[error("journal unavailable: {0}")]
@@ -77,7 +88,7 @@ pub trait Journal: Send + Sync {
     /// Appends entries in one atomic step, only where the epoch is ours and the sequence is as expected. An append that
     /// already happened in the same form (answer lost on the way) succeeds without a second copy. Renews the lease.
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError>;
-    /// Renews the lease, or gives the run free where `lease` is zero.
+    /// Renews the lease, or gives the run free where `lease` is zero. Only where the epoch is ours.
     async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError>;
     /// All entries of a run, oldest first, without taking it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;

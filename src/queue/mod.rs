@@ -2,6 +2,9 @@
 //!
 //! Two implementations, [`amqp`] for RabbitMQ and [`memory`] for the embedded mode, pass one contract test suite.
 
+pub mod amqp;
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,7 +59,7 @@ pub enum Destination {
 pub enum Published {
     /// It is in the queue it was meant for.
     Routed,
-    /// The reply queue does not exist (any more): it is in the common reply queue.
+    /// The reply queue does not exist (any more) or does not take it: it is in the common reply queue.
     FellBack,
 }
 

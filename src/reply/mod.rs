@@ -291,17 +291,26 @@ impl Reply {
         Self::new(job, "result", time, event)
     }
 
+    /// The one reply to a message that is no job; `id` is what could be read of its id, or a name made of its bytes.
+    pub fn rejection(id: &str, time: Timestamp, event: ReplyEvent) -> Self {
+        Self::of(id, "result", time, event)
+    }
+
     /// A reply that something follows; `mark` tells it from the job's others.
     pub fn interim(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
         Self::new(job, mark, time, event)
     }
 
     fn new(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
+        Self::of(job.as_str(), mark, time, event)
+    }
+
+    fn of(job: &str, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
         Self {
             specversion: "1.0".into(),
             id: format!("{job}:{mark}"),
             source: SOURCE.into(),
-            subject: job.as_str().into(),
+            subject: job.into(),
             time,
             datacontenttype: "application/json".into(),
             event,

@@ -1,0 +1,239 @@
+//! Puts the parts together: the same worker on RabbitMQ and Redis, or on their stand-ins in memory.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tracing::{error, info, warn};
+
+use crate::cache::Cache;
+use crate::cache::memory::MemoryCache;
+use crate::cache::redis::RedisCache;
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::http;
+use crate::http_server::{self, Check, Facts};
+use crate::journal::Journal;
+use crate::journal::memory::MemoryJournal;
+use crate::journal::redis::RedisJournal;
+use crate::llm::{Llm, Profiles};
+use crate::metrics::Metrics;
+use crate::queue::amqp::AmqpQueue;
+use crate::queue::memory::MemoryQueue;
+use crate::queue::{Consumer, Publisher};
+use crate::redis_client::RedisClient;
+use crate::scalekit::Scalekit;
+use crate::shutdown::{Ended, Shutdown};
+use crate::worker::executor::{Executor, Rules};
+use crate::worker::toolbox::Toolbox;
+use crate::worker::{self, Lifetimes, Worker};
+
+/// Runs kept by the journal in memory, and bytes kept by the cache in memory.
+const MEMORY_RUNS: usize = 100_000;
+const MEMORY_CACHE_BYTES: usize = 64 << 20;
+
+/// Where jobs come from, and where their state is kept.
+pub struct Backends {
+    /// Jobs in.
+    pub consumer: Box<dyn Consumer>,
+    /// Replies, wake-ups, dead letters out.
+    pub publisher: Arc<dyn Publisher>,
+    /// How far runs are.
+    pub journal: Arc<dyn Journal>,
+    /// Tool lists and links.
+    pub cache: Arc<dyn Cache>,
+    /// Whether jobs are consumed.
+    pub alive: Check,
+    /// Whether everything that jobs need can be reached.
+    pub ready: Check,
+}
+
+/// A worker with all its parts, not yet running.
+pub struct App {
+    worker: Arc<Worker>,
+    consumer: Box<dyn Consumer>,
+    facts: Facts,
+    config: Config,
+    shutdown: Shutdown,
+}
+
+impl Backends {
+    /// RabbitMQ and Redis. The broker must answer; Redis may come later.
+    pub async fn service(config: &Config) -> anyhow::Result<Self> {
+        let queue = AmqpQueue::connect(config.amqp.clone()).await.context("RabbitMQ cannot be used")?;
+        let redis = RedisClient::new(&config.redis).context("Redis cannot be used")?;
+        if let Err(error) = redis.ping().await {
+            warn!(%error, "Redis does not answer yet; jobs wait for it");
+        }
+        let prefetch = u16::try_from(config.worker.concurrency).unwrap_or(u16::MAX);
+        let status = queue.status();
+        let consuming = status.clone();
+        let alive: Check =
+            Arc::new(move || if consuming.consuming() { Ok(()) } else { Err("not consuming jobs".to_owned()) });
+        let redis_status = redis.clone();
+        let ready: Check = Arc::new(move || {
+            if !status.connected() || !status.consuming() {
+                return Err("not connected to RabbitMQ".to_owned());
+            }
+            if status.blocked() {
+                return Err("RabbitMQ does not take messages (memory or disk alarm)".to_owned());
+            }
+            if !redis_status.status().available {
+                return Err("Redis does not answer".to_owned());
+            }
+            Ok(())
+        });
+        Ok(Self {
+            consumer: Box::new(queue.consumer(prefetch)),
+            publisher: queue.publisher(),
+            journal: Arc::new(RedisJournal::new(redis.clone())),
+            cache: Arc::new(RedisCache::new(redis)),
+            alive,
+            ready,
+        })
+    }
+
+    /// Everything in this process.
+    pub fn memory(queue: &MemoryQueue, clock: &SharedClock) -> Self {
+        let fine: Check = Arc::new(|| Ok(()));
+        Self {
+            consumer: Box::new(queue.consumer()),
+            publisher: queue.publisher(),
+            journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
+            cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
+            alive: fine.clone(),
+            ready: fine,
+        }
+    }
+}
+
+impl App {
+    /// Builds the worker. Nothing is consumed before [`App::run`].
+    pub fn build(config: Config, backends: Backends, clock: SharedClock, shutdown: Shutdown) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let (scalekit, llm) = edges(&config, &clock, &metrics)?;
+        if let Some(warning) =
+            llm.shutdown_warning(&config.model.model, clock.now().to_zoned(jiff::tz::TimeZone::UTC).date())
+        {
+            warn!("{warning}");
+        }
+        let Backends { consumer, publisher, journal, cache, alive, ready } = backends;
+        let toolbox = Toolbox::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
+        let executor = Executor {
+            scalekit,
+            llm,
+            toolbox: Arc::new(toolbox),
+            cache,
+            publisher: publisher.clone(),
+            metrics: metrics.clone(),
+            tracker: shutdown.tracker(),
+            rules: executor_rules(&config),
+        };
+        let worker = Worker {
+            executor,
+            journal,
+            publisher,
+            clock,
+            metrics: metrics.clone(),
+            rules: worker_rules(&config),
+            defaults: config.job.clone(),
+            stop: shutdown.soft(),
+            tracker: shutdown.tracker(),
+        };
+        let stopping = shutdown.soft();
+        let ready: Check =
+            Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
+        let facts = Facts { alive, ready, metrics };
+        Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown })
+    }
+
+    /// What the worker counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.facts.metrics.clone()
+    }
+
+    /// The toolbox, for looking at tools without a job.
+    pub fn toolbox(&self) -> Arc<Toolbox> {
+        self.worker.executor.toolbox.clone()
+    }
+
+    /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
+    pub async fn serve_http(&self) -> anyhow::Result<SocketAddr> {
+        let bind = &self.config.http.bind;
+        let (listener, address) =
+            http_server::listen(bind).await.with_context(|| format!("http.bind: cannot listen on {bind}"))?;
+        info!(%address, "HTTP: /livez, /readyz, /metrics");
+        let facts = self.facts.clone();
+        // Not tracked and never told to stop: health must be told up to the end, which is the process's.
+        tokio::spawn(async move {
+            if let Err(problem) = http_server::serve(listener, facts, tokio_util::sync::CancellationToken::new()).await
+            {
+                error!(%problem, "the HTTP server ended");
+            }
+        });
+        Ok(address)
+    }
+
+    /// Works until the shutdown is said and everything under way has ended, or was cut off.
+    pub async fn run(self) -> Ended {
+        let tracker = self.shutdown.tracker();
+        tracker.spawn(self.worker.run(self.consumer));
+        self.shutdown.wait(self.config.worker.grace()).await
+    }
+}
+
+/// Scalekit and the model, as configured.
+pub fn edges(
+    config: &Config,
+    clock: &SharedClock,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Arc<Scalekit>, Arc<Llm>)> {
+    let http = http::Client::new(&config.http_client, clock.clone()).context("http_client")?;
+    let scalekit = match Scalekit::new(config.scalekit.clone(), http.clone(), clock.clone()) {
+        Ok(scalekit) => scalekit,
+        Err(problems) => bail!("scalekit: {}", problems.join("; ")),
+    };
+    let counted = metrics.clone();
+    let scalekit = scalekit.on_retry(Arc::new(move |_, reason| counted.tool_retried(reason)));
+    let llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
+    Ok((Arc::new(scalekit), Arc::new(llm)))
+}
+
+fn executor_rules(config: &Config) -> Rules {
+    let authorization = config.authorization;
+    Rules {
+        model_retry: config.model.retry,
+        tool_retry: config.scalekit.tool_retry,
+        drain: Duration::from_secs(config.worker.drain_tool_seconds),
+        poll: (
+            Duration::from_secs(authorization.poll_seconds.max(1)),
+            Duration::from_secs(authorization.poll_seconds_at_most.max(1)),
+        ),
+        relink_disconnected: authorization.relink_disconnected,
+        settle_by_logs: config.tools.settle_by_logs,
+    }
+}
+
+fn worker_rules(config: &Config) -> worker::Rules {
+    let worker = &config.worker;
+    worker::Rules {
+        name: process_name(),
+        concurrency: worker.concurrency,
+        max_job_bytes: worker.max_job_bytes,
+        lifetimes: Lifetimes {
+            lease: Duration::from_secs(worker.lease_seconds),
+            unfinished: Duration::from_secs(worker.keep_unfinished_seconds),
+            delivered: Duration::from_secs(worker.keep_delivered_seconds),
+        },
+        transient: worker.transient,
+        strikes: worker.strikes,
+        hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
+    }
+}
+
+/// Unique at every start: two starts of one host must not take each other's leases for their own.
+#[expect(clippy::disallowed_methods, reason = "the process floor is where randomness enters")]
+fn process_name() -> String {
+    format!("worker-{}-{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8])
+}

@@ -1,0 +1,416 @@
+//! The configuration: layered, checked whole before anything connects, each part owned by the component that it is for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ::config::{Environment, File, FileFormat};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::retry::Policy;
+use crate::worker::{Defaults, toolbox};
+use crate::{http, llm, queue, redis_client, scalekit};
+
+/// `config/default.toml`: every key with its default and its meaning.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+const SECTIONS: [&str; 11] =
+    ["worker", "job", "authorization", "tools", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
+
+/// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
+const WELL_KNOWN: [(&str, &str); 9] = [
+    ("AMQP_URL", "amqp.url"),
+    ("REDIS_URL", "redis.url"),
+    ("SCALEKIT_ENV_URL", "scalekit.environment_url"),
+    ("SCALEKIT_ENVIRONMENT_URL", "scalekit.environment_url"),
+    ("SCALEKIT_CLIENT_ID", "scalekit.client_id"),
+    ("SCALEKIT_CLIENT_SECRET", "scalekit.client_secret"),
+    ("OPENAI_API_KEY", "model.api_key"),
+    ("OPENAI_BASE_URL", "model.base_url"),
+    ("RUST_LOG", "log.filter"),
+];
+
+/// Everything that can be configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The worker's bounds.
+    pub worker: WorkerConfig,
+    /// What jobs leave open.
+    pub job: Defaults,
+    /// Waiting for users.
+    pub authorization: AuthorizationConfig,
+    /// Tool lists and rules.
+    pub tools: toolbox::Config,
+    /// The broker.
+    pub amqp: queue::amqp::Config,
+    /// Journal and cache.
+    pub redis: redis_client::Config,
+    /// Accounts and tools.
+    pub scalekit: scalekit::Config,
+    /// The model.
+    pub model: llm::Config,
+    /// Calls that go out.
+    pub http_client: http::Config,
+    /// Calls that come in.
+    pub http: HttpConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// The worker's bounds; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
+pub struct WorkerConfig {
+    pub concurrency: usize,
+    pub lease_seconds: u64,
+    pub max_job_bytes: usize,
+    pub grace_seconds: u64,
+    pub drain_tool_seconds: u64,
+    pub hold_delivery_seconds: u64,
+    pub strikes: u32,
+    pub keep_unfinished_seconds: u64,
+    pub keep_delivered_seconds: u64,
+    pub transient: Policy,
+}
+
+/// Waiting for users; see `config/default.toml`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
+pub struct AuthorizationConfig {
+    pub poll_seconds: u64,
+    pub poll_seconds_at_most: u64,
+    pub relink_disconnected: bool,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// `address:port`; port 0 takes any that is free.
+    pub bind: String,
+}
+
+/// Logging.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines: `info`, `agentkit_worker=debug,info`, …
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that is wrong with a configuration, one line each: `section.key: problem`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration cannot be used:\n  {}", .0.join("\n  "))]
+pub struct BadConfig(pub Vec<String>);
+
+/// Where the layers come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config FILE`; must exist.
+    pub file: Option<PathBuf>,
+    /// Read if it exists: `config/local.toml`.
+    pub local: Option<PathBuf>,
+    /// The environment, `.env` included, which the process's own variables override.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// The process's own: its environment, `.env` and `config/local.toml` of the working directory.
+    #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+    pub fn of_process(file: Option<PathBuf>) -> Result<Self, BadConfig> {
+        let mut environment = BTreeMap::new();
+        if Path::new(".env").exists() {
+            let lines = dotenvy::from_path_iter(".env").map_err(|error| BadConfig(vec![format!(".env: {error}")]))?;
+            for line in lines {
+                // The error would repeat the line, and the line may be a secret.
+                let (name, value) =
+                    line.map_err(|_| BadConfig(vec![".env: a line is not of the form NAME=value".into()]))?;
+                environment.insert(name, value);
+            }
+        }
+        environment.extend(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
+        Ok(Self { file, local: Some(PathBuf::from("config/local.toml")), environment })
+    }
+
+    /// A variable, unless it is empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl Config {
+    /// Reads and checks all layers. Credentials are not demanded here: see
+    /// [`Config::run_problems`].
+    pub fn load(sources: &Sources) -> Result<Self, BadConfig> {
+        let layers = layers(sources)?;
+        let mut problems = Vec::new();
+        if let Ok(table) = layers.cache.clone().into_table() {
+            let known = |name: &String| SECTIONS.contains(&name.as_str());
+            problems.extend(
+                table.keys().filter(|name| !known(name)).map(|name| format!("{name}: there is no such section")),
+            );
+        }
+        let config = Self::from_sections(&layers, &mut problems);
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(BadConfig(problems)),
+        }
+    }
+
+    fn from_sections(layers: &::config::Config, problems: &mut Vec<String>) -> Option<Self> {
+        let worker = section(layers, "worker", problems);
+        let job = section(layers, "job", problems);
+        let authorization = section(layers, "authorization", problems);
+        let tools = section(layers, "tools", problems);
+        let amqp = section(layers, "amqp", problems);
+        let redis = section(layers, "redis", problems);
+        let scalekit = section(layers, "scalekit", problems);
+        let model = section(layers, "model", problems);
+        let http_client = section(layers, "http_client", problems);
+        let http = section(layers, "http", problems);
+        let log = section(layers, "log", problems);
+        Some(Self {
+            worker: worker?,
+            job: job?,
+            authorization: authorization?,
+            tools: tools?,
+            amqp: amqp?,
+            redis: redis?,
+            scalekit: scalekit?,
+            model: model?,
+            http_client: http_client?,
+            http: http?,
+            log: log?,
+        })
+    }
+
+    /// The defaults alone.
+    pub fn built_in() -> Self {
+        Self::load(&Sources::default()).expect("config/default.toml is complete: a test loads it")
+    }
+
+    /// What is wrong with the parts that a run needs: Scalekit, the model, the worker.
+    pub fn run_problems(&self) -> Vec<String> {
+        let named = |section: &'static str, problems: Vec<String>| {
+            problems.into_iter().map(move |problem| format!("{section}.{problem}"))
+        };
+        let mut problems = Vec::new();
+        problems.extend(named("scalekit", self.scalekit.problems()));
+        problems.extend(named("model", self.model.problems()));
+        problems.extend(named("worker", self.worker.problems()));
+        problems
+    }
+
+    /// What is wrong with the parts that the service needs besides: broker, Redis.
+    pub fn service_problems(&self) -> Vec<String> {
+        let mut problems = self.run_problems();
+        problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
+        problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
+        problems
+    }
+}
+
+impl WorkerConfig {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut positive = |name: &str, value: u64| {
+            if value == 0 {
+                problems.push(format!("{name}: must be at least 1"));
+            }
+        };
+        positive("concurrency", self.concurrency as u64);
+        positive("lease_seconds", self.lease_seconds);
+        positive("max_job_bytes", self.max_job_bytes as u64);
+        positive("hold_delivery_seconds", self.hold_delivery_seconds);
+        positive("strikes", self.strikes.into());
+        positive("transient.attempts", self.transient.attempts.into());
+        if self.concurrency > usize::from(u16::MAX) {
+            problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
+        }
+        problems
+    }
+
+    /// [`WorkerConfig::grace_seconds`] as a duration.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds)
+    }
+}
+
+fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {
+    let environment = with_files(&sources.environment)?;
+    let mut builder = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(local) = &sources.local {
+        builder = builder.add_source(File::from(local.as_path()).format(FileFormat::Toml).required(false));
+    }
+    if let Some(file) = &sources.file {
+        builder = builder.add_source(File::from(file.as_path()).format(FileFormat::Toml).required(true));
+    }
+    for (name, key) in WELL_KNOWN {
+        if let Some(value) = environment.get(name).filter(|value| !value.is_empty()) {
+            builder = builder.set_override(key, value.clone()).map_err(|error| BadConfig(vec![error.to_string()]))?;
+        }
+    }
+    let own = environment.into_iter().filter(|(name, _)| name.starts_with("AGENTKIT_WORKER__")).collect();
+    let own = Environment::with_prefix("AGENTKIT_WORKER")
+        .prefix_separator("__")
+        .separator("__")
+        .ignore_empty(true)
+        .source(Some(own));
+    // Overrides beat every source, so our own variables are folded in as overrides too: they come last.
+    let own = ::config::Source::collect(&own).map_err(|error| BadConfig(vec![error.to_string()]))?;
+    for (key, value) in own {
+        builder = builder.set_override(key, value).map_err(|error| BadConfig(vec![error.to_string()]))?;
+    }
+    builder.build().map_err(|error| BadConfig(vec![error.to_string()]))
+}
+
+/// `NAME_FILE` stands for `NAME` with the file's content, where `NAME` itself is not set.
+fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, BadConfig> {
+    let mut all = environment.clone();
+    let mut problems = Vec::new();
+    for (name, path) in environment {
+        let Some(base) = name.strip_suffix("_FILE") else { continue };
+        let ours = base.starts_with("AGENTKIT_WORKER__") || WELL_KNOWN.iter().any(|(known, _)| *known == base);
+        if !ours || environment.contains_key(base) {
+            continue;
+        }
+        all.remove(name);
+        match std::fs::read_to_string(path) {
+            Ok(content) => drop(all.insert(base.to_owned(), content.trim().to_owned())),
+            Err(error) => problems.push(format!("{name}: the file cannot be read: {error}")),
+        }
+    }
+    if problems.is_empty() { Ok(all) } else { Err(BadConfig(problems)) }
+}
+
+fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
+    match layers.get(name) {
+        Ok(section) => Some(section),
+        Err(error) => {
+            problems.push(without_values(&error, name));
+            None
+        }
+    }
+}
+
+/// The error with its place, but without the value that it complains about: that may be a secret.
+fn without_values(error: &::config::ConfigError, section: &str) -> String {
+    match error {
+        ::config::ConfigError::Type { key, expected, origin, .. } => {
+            let key = key.as_deref().unwrap_or(section);
+            let origin = origin.as_deref().map(|origin| format!(" (in {origin})")).unwrap_or_default();
+            format!("{key}: must be {expected}{origin}")
+        }
+        ::config::ConfigError::At { error, key, .. } => {
+            format!("{}: {}", key.as_deref().unwrap_or(section), without_values(error, section))
+        }
+        other => format!("{section}: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn load(variables: &[(&str, &str)]) -> Result<Config, BadConfig> {
+        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load(&Sources { environment, ..Sources::default() })
+    }
+
+    #[test]
+    fn the_defaults_are_complete_and_agree_with_the_code() {
+        let config = Config::built_in();
+        assert_eq!(config.model.model, llm::Config::default().model);
+        assert_eq!(config.scalekit.tool_retry, scalekit::Config::default().tool_retry);
+        assert_eq!(config.job.limits.steps, Defaults::default().limits.steps);
+        assert_eq!(config.amqp.prefix, queue::amqp::Config::default().prefix);
+        assert_eq!(config.redis.key_prefix, redis_client::Config::default().key_prefix);
+        assert!(config.tools.deny.contains("gmail_create_delegate"));
+    }
+
+    #[test]
+    fn the_variables_of_the_original_script_count() {
+        let config = load(&[
+            ("SCALEKIT_ENV_URL", "https://acme.scalekit.dev"),
+            ("SCALEKIT_CLIENT_ID", "skc_1"),
+            ("SCALEKIT_CLIENT_SECRET", "00123"),
+            ("OPENAI_API_KEY", "1e5"),
+        ])
+        .unwrap();
+        assert_eq!(config.scalekit.environment_url, "https://acme.scalekit.dev");
+        assert_eq!(config.scalekit.client_secret.expose_secret(), "00123");
+        assert_eq!(config.model.api_key.expose_secret(), "1e5");
+        assert_eq!(config.run_problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn our_own_variables_come_last() {
+        let config = load(&[
+            ("AGENTKIT_WORKER__AMQP__URL", "amqp://own"),
+            ("AMQP_URL", "amqp://known"),
+            ("AGENTKIT_WORKER__WORKER__TRANSIENT__ATTEMPTS", "3"),
+        ])
+        .unwrap();
+        assert_eq!(config.amqp.url.expose_secret(), "amqp://own");
+        assert_eq!(config.worker.transient.attempts, 3);
+    }
+
+    #[test]
+    fn a_typo_and_a_wrong_type_are_all_named_and_no_value_is_shown() {
+        let error = load(&[
+            ("AGENTKIT_WORKER__HTTP__BINDD", "x"),
+            ("AGENTKIT_WORKER__WORKER__CONCURRENCY", "hunter2"),
+            ("AGENTKIT_WORKER__NONSENSE__KEY", "x"),
+        ])
+        .unwrap_err();
+        let text = error.to_string();
+        for part in ["bindd", "worker.concurrency", "nonsense: there is no such section"] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "s3cret\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let config = load(&[("OPENAI_API_KEY_FILE", path), ("AGENTKIT_WORKER__REDIS__URL_FILE", path)]).unwrap();
+        assert_eq!(config.model.api_key.expose_secret(), "s3cret");
+        assert_eq!(config.redis.url.expose_secret(), "s3cret");
+        assert!(
+            load(&[("OPENAI_API_KEY_FILE", "/does/not/exist")])
+                .unwrap_err()
+                .to_string()
+                .contains("OPENAI_API_KEY_FILE")
+        );
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn every_missing_credential_is_named() {
+        let problems = Config::built_in().run_problems().join("\n");
+        for part in ["scalekit.environment_url", "scalekit.client_id", "scalekit.client_secret"] {
+            assert!(problems.contains(part), "{part} is missing in {problems}");
+        }
+    }
+}

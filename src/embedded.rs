@@ -1,0 +1,115 @@
+//! The worker inside another program: the very same worker, with queue, cache and journal in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use crate::app::{App, Backends};
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::job::{Envelope, InvalidJob, Job};
+use crate::metrics::Metrics;
+use crate::queue::memory::{MemoryInbox, MemoryQueue};
+use crate::queue::{Destination, Message, Properties, Publisher};
+use crate::reply::Reply;
+use crate::shutdown::{Ended, Shutdown};
+use crate::worker::toolbox::Toolbox;
+
+/// Jobs that may wait at the same time.
+const CAPACITY: usize = 10_000;
+
+/// A worker in this process.
+pub struct Embedded {
+    queue: MemoryQueue,
+    clock: SharedClock,
+    max_job_bytes: usize,
+    shutdown: Shutdown,
+    running: JoinHandle<Ended>,
+    metrics: Arc<Metrics>,
+    toolbox: Arc<Toolbox>,
+}
+
+/// Replies of one job, in order, up to the terminal one.
+pub struct Replies(MemoryInbox);
+
+/// Why a job was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// It is not a job.
+    #[error(transparent)]
+    Invalid(#[from] Box<InvalidJob>),
+    /// The queue is full.
+    #[error(transparent)]
+    Queue(#[from] crate::queue::QueueError),
+}
+
+impl Embedded {
+    /// Starts a worker. It stops when told to, or with the runtime.
+    pub fn start(config: Config, clock: SharedClock) -> anyhow::Result<Self> {
+        let queue = MemoryQueue::new(CAPACITY);
+        let shutdown = Shutdown::new();
+        let max_job_bytes = config.worker.max_job_bytes;
+        let app = App::build(config, Backends::memory(&queue, &clock), clock.clone(), shutdown.clone())?;
+        let (metrics, toolbox) = (app.metrics(), app.toolbox());
+        let running = tokio::spawn(app.run());
+        Ok(Self { queue, clock, max_job_bytes, shutdown, running, metrics, toolbox })
+    }
+
+    /// Hands a job over and returns its replies as they come. A `reply_to` of the job is not used: the replies come here.
+    pub async fn submit(&self, job: &Job) -> Result<Replies, SubmitError> {
+        let mut job = job.clone();
+        let body = serde_json::to_vec(&job).expect("a job is JSON types only");
+        job = Job::from_slice(&body, &Envelope::default(), self.max_job_bytes)?;
+        let name = format!("embedded.{}", job.id());
+        job.reply_to = Some(name.clone());
+        let inbox = self.queue.reply_inbox(name);
+        let body = serde_json::to_vec(&job).expect("a job is JSON types only");
+        let properties = Properties {
+            message_id: Some(job.id().to_string()),
+            timestamp: Some(self.clock.now()),
+            ..Properties::default()
+        };
+        self.queue.publisher().publish(&Destination::Jobs, Message { body: Bytes::from(body), properties }).await?;
+        Ok(Replies(inbox))
+    }
+
+    /// What the worker counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The worker's toolbox.
+    pub fn toolbox(&self) -> &Toolbox {
+        &self.toolbox
+    }
+
+    /// Stops in good order.
+    pub async fn stop(self) {
+        self.shutdown.stop();
+        // A panic of the worker was reported by its own task.
+        let _ = self.running.await;
+    }
+}
+
+impl Replies {
+    /// The next reply; `None` when the worker is gone.
+    pub async fn next(&mut self) -> Option<Reply> {
+        loop {
+            let message = self.0.next().await?;
+            if let Ok(reply) = serde_json::from_slice(&message.body) {
+                return Some(reply);
+            }
+        }
+    }
+
+    /// The terminal reply; `None` when the worker is gone.
+    pub async fn terminal(&mut self) -> Option<Reply> {
+        loop {
+            let reply = self.next().await?;
+            if reply.event.is_terminal() {
+                return Some(reply);
+            }
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! The only place that speaks HTTP to the outside: one client with bounded time and bodies, and errors that say whether
+//! a request can have reached its peer.
+//!
+//! Nothing is repeated here. Redirects are not followed (a redirected POST is sent twice), reqwest's own retry is off,
+//! and HTTP/1.1 is spoken only. What remains is hyper's resend on a pooled connection that turned out to be closed: it
+//! happens only while the request still waits in the connection's queue, so no byte of it was written (read in
+//! hyper 1.12 `proto/h1/dispatch.rs` and hyper-util 0.1.21 `client/legacy/client.rs`).
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+use crate::agent::effect::Ran;
+use crate::clock::SharedClock;
+
+/// Longest [`excerpt`] in characters.
+const EXCERPT_CHARACTERS: usize = 200;
+
+/// From this length on a word of letters and digits is taken for a secret: longer than names of tools and ids of
+/// executions, shorter than every token, key and hash.
+const SECRET_CHARACTERS: usize = 24;
+
+const REDACTED: &str = "[redacted]";
+
+/// How connections are made and bounded.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Longest time for name lookup, TCP and TLS together, in milliseconds. Keep it below every call's own timeout:
+    /// only then a peer that cannot be reached is told apart from one that does not answer.
+    pub connect_timeout_milliseconds: u64,
+    /// How long an idle connection is kept, in milliseconds. Load balancers close after 60 s (AWS) or 75 s (nginx); a
+    /// request on a connection that is just being closed breaks, so ours must be gone first.
+    pub pool_idle_milliseconds: u64,
+    /// Largest answer in bytes, after decompression.
+    pub max_body_bytes: usize,
+    /// Proxy for all hosts but loopback, `http://[user:password@]host:port`.
+    pub proxy: Option<SecretString>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connect_timeout_milliseconds: 5_000,
+            pool_idle_milliseconds: 20_000,
+            max_body_bytes: 16 << 20,
+            proxy: None,
+        }
+    }
+}
+
+/// Sends requests. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: reqwest::Client,
+    clock: SharedClock,
+    max_body_bytes: usize,
+    /// Why no `https` address can be called, if none can.
+    no_tls: Option<String>,
+}
+
+/// The methods in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// POST.
+    Post,
+}
+
+/// One request, complete with its time limit.
+#[derive(Clone)]
+#[must_use]
+pub struct Request {
+    method: Method,
+    url: Url,
+    timeout: Duration,
+    bearer: Option<SecretString>,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Bytes>,
+}
+
+/// A whole answer, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// How long the peer wants to be left alone: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date.
+    pub retry_after: Option<Duration>,
+    /// `x-request-id`, for the peer's support.
+    pub request_id: Option<String>,
+    /// `x-should-retry`, the peer's own word on a repeat.
+    pub should_retry: Option<bool>,
+    /// `content-type`.
+    pub content_type: Option<String>,
+    /// The body, not longer than the configured limit.
+    pub body: Bytes,
+}
+
+/// Why there is no whole answer. Hosts are named, addresses are not: a query can hold what nobody should read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    /// The name was not found, or no connection or TLS session came about: no byte of the request left.
+    #[error("{host} cannot be reached: {reason}")]
+    NotSent {
+        /// Whom we called.
+        host: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The request was on its way, and no whole answer came in time.
+    #[error("{host} gave no answer within {} s", after.as_secs_f64())]
+    TimedOut {
+        /// Whom we called.
+        host: String,
+        /// The limit that was used up.
+        after: Duration,
+    },
+    /// The connection broke after the request had set out, or the answer was cut off or is no HTTP.
+    #[error("the connection to {host} broke: {reason}")]
+    Broken {
+        /// Whom we called.
+        host: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The answer is larger than allowed.
+    #[error("the answer of {host} (status {status}) is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// Whom we called.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The request or the configuration is wrong; nothing was sent.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl HttpError {
+    /// Whether the request can have had an effect.
+    pub fn ran(&self) -> Ran {
+        match self {
+            Self::NotSent { .. } | Self::Invalid(_) => Ran::No,
+            Self::TimedOut { .. } | Self::Broken { .. } | Self::BodyTooLarge { .. } => Ran::Perhaps,
+        }
+    }
+}
+
+impl Request {
+    /// A request for `url` that must be answered whole within `timeout`.
+    pub fn new(method: Method, url: Url, timeout: Duration) -> Self {
+        Self { method, url, timeout, bearer: None, headers: Vec::new(), body: None }
+    }
+
+    /// Adds `Authorization: Bearer`.
+    pub fn bearer(mut self, token: SecretString) -> Self {
+        self.bearer = Some(token);
+        self
+    }
+
+    /// Adds a header. Not for secrets: those go into [`Request::bearer`].
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Sets a body that is already printed JSON.
+    pub fn json(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Some(body.into());
+        self.header("content-type", "application/json")
+    }
+
+    /// Sets a form of names and values as the body.
+    pub fn form(mut self, fields: &[(&str, &str)]) -> Self {
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.body = Some(body.into());
+        self.header("content-type", "application/x-www-form-urlencoded")
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Request")
+            .field("method", &self.method)
+            .field("host", &host(&self.url))
+            .field("path", &self.url.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client as `config` says. Without any certificate authority on the system it still calls `http` addresses, and
+    /// refuses `https` ones with words that say what to install.
+    pub fn new(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
+        // A program that embeds this crate may have chosen a provider already; then that one counts.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let proxy = config.proxy.as_ref().map(proxy).transpose()?;
+        let (inner, no_tls) = match builder(config, proxy.clone()).build() {
+            Ok(client) => (client, None),
+            Err(error) => {
+                let reason = format!("TLS cannot be used (install ca-certificates): {}", words(&error));
+                let client = builder(config, proxy).tls_certs_only([]).build();
+                (client.map_err(|error| HttpError::Invalid(words(&error)))?, Some(reason))
+            }
+        };
+        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, no_tls })
+    }
+
+    /// Sends a request once and reads the whole answer. Every HTTP status is an answer.
+    pub async fn send(&self, request: Request) -> Result<Response, HttpError> {
+        if request.url.scheme() == "https"
+            && let Some(reason) = &self.no_tls
+        {
+            return Err(HttpError::Invalid(reason.clone()));
+        }
+        let host = host(&request.url);
+        let after = request.timeout;
+        let answer = tokio::time::timeout(after, self.exchange(request, &host)).await;
+        answer.unwrap_or_else(|_| Err(HttpError::TimedOut { host, after }))
+    }
+
+    async fn exchange(&self, request: Request, host: &str) -> Result<Response, HttpError> {
+        let method = match request.method {
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+        };
+        let mut builder = self.inner.request(method, request.url);
+        if let Some(token) = &request.bearer {
+            builder = builder.bearer_auth(token.expose_secret());
+        }
+        for (name, value) in request.headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(body) = request.body {
+            builder = builder.body(body);
+        }
+        let mut answer = builder.send().await.map_err(|error| failure(&error, host))?;
+        let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
+        let mut response = Response {
+            status: answer.status().as_u16(),
+            retry_after: retry_after(text("retry-after-ms"), text("retry-after"), self.clock.now()),
+            request_id: text("x-request-id"),
+            should_retry: text("x-should-retry").and_then(|text| text.parse().ok()),
+            content_type: text("content-type"),
+            body: Bytes::new(),
+        };
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error, host))? {
+            if body.len() + chunk.len() > self.max_body_bytes {
+                return Err(HttpError::BodyTooLarge {
+                    host: host.to_owned(),
+                    status: response.status,
+                    limit: self.max_body_bytes,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        response.body = body.freeze();
+        Ok(response)
+    }
+}
+
+/// What can be shown of a body or another foreign text: one line of at most 200 characters in which tokens, keys, JWTs
+/// and links that carry rights are replaced.
+pub fn excerpt(body: &[u8]) -> String {
+    // The rest of a large body is not looked at. Much more than is shown is: a secret cut in half is not known for one.
+    let start = &body[..body.len().min(16 << 10)];
+    redacted(&String::from_utf8_lossy(start), EXCERPT_CHARACTERS)
+}
+
+/// `text` as one line of at most `limit` characters, with secrets replaced as in [`excerpt`].
+pub fn redacted(text: &str, limit: usize) -> String {
+    let visible = text.split(|character: char| character.is_whitespace() || character.is_control());
+    let words = visible.filter(|word| !word.is_empty()).take(limit);
+    let words: Vec<_> = words.map(|word| if is_link_with_rights(word) { REDACTED } else { word }).collect();
+    let line = without_secrets(&words.join(" "));
+    if line.chars().count() <= limit {
+        return line;
+    }
+    line.chars().take(limit.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The line is cut at what stands around values in JSON, forms and prose. A piece is replaced where it looks like a
+/// secret, or follows `token:`, `secret=` and the like, or the word `bearer`.
+fn without_secrets(line: &str) -> String {
+    let mut result = String::new();
+    let (mut named, mut expected) = (false, false);
+    for piece in line.split_inclusive(|c: char| " \"'<>,;:(){}[]&?=\\/".contains(c)) {
+        let bare = piece.trim_end_matches(|c: char| !c.is_alphanumeric());
+        let rest = &piece[bare.len()..];
+        if !bare.is_empty() {
+            let scheme = bare.eq_ignore_ascii_case("bearer") || bare.eq_ignore_ascii_case("basic");
+            let secret = !scheme && (expected || looks_secret(bare));
+            result.push_str(if secret { REDACTED } else { bare });
+            (named, expected) = (!secret && names_secret(bare), scheme);
+        }
+        result.push_str(rest);
+        expected |= named && rest.contains([':', '=']);
+        named &= !rest.contains(' ');
+    }
+    result
+}
+
+fn is_link_with_rights(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    let Some((_, rest)) = lower.split_once("://") else { return false };
+    ["magiclink", "magic_link", "token=", "code=", "secret=", "signature=", "sig=", "key="]
+        .iter()
+        .any(|sign| lower.contains(sign))
+        || rest.split('/').next().is_some_and(|host| host.contains('@'))
+}
+
+fn names_secret(word: &str) -> bool {
+    let lower = word.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+    ["token", "secret", "password", "authorization", "apikey", "api_key", "api-key"]
+        .iter()
+        .any(|end| lower.ends_with(end))
+}
+
+fn looks_secret(word: &str) -> bool {
+    const PREFIXES: [&str; 8] = ["eyJ", "sk-", "xoxb-", "xoxp-", "ghp_", "gho_", "ya29.", "whsec_"];
+    let word = word.trim_matches(|c: char| !c.is_alphanumeric());
+    if PREFIXES.iter().any(|prefix| word.starts_with(prefix)) && word.len() > 6 {
+        return true;
+    }
+    word.len() >= SECRET_CHARACTERS
+        && word.chars().any(|c| c.is_ascii_digit())
+        && word.chars().any(|c| c.is_ascii_alphabetic())
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+~".contains(c))
+}
+
+/// `milliseconds` wins over `after`, which is a number of seconds or an HTTP date.
+fn retry_after(milliseconds: Option<String>, after: Option<String>, now: Timestamp) -> Option<Duration> {
+    if let Some(milliseconds) = milliseconds.and_then(|text| text.parse::<f64>().ok()) {
+        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+    }
+    let after = after?;
+    if let Ok(seconds) = after.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = jiff::fmt::rfc2822::parse(&after).ok()?.timestamp();
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where a client is built")]
+fn builder(config: &Config, proxy: Option<reqwest::Proxy>) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("agentkit-worker/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_millis(config.connect_timeout_milliseconds))
+        .pool_idle_timeout(Duration::from_millis(config.pool_idle_milliseconds))
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy();
+    match proxy {
+        Some(proxy) => builder.proxy(proxy),
+        None => builder,
+    }
+}
+
+fn proxy(address: &SecretString) -> Result<reqwest::Proxy, HttpError> {
+    let proxy = reqwest::Proxy::all(address.expose_secret());
+    let loopback = reqwest::NoProxy::from_string("localhost,127.0.0.0/8,::1");
+    proxy
+        .map(|proxy| proxy.no_proxy(loopback))
+        .map_err(|_| HttpError::Invalid("the proxy's address is not `http://[user:password@]host:port`".into()))
+}
+
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("(no host)");
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn failure(error: &reqwest::Error, host: &str) -> HttpError {
+    let (host, reason) = (host.to_owned(), words(error));
+    if error.is_builder() {
+        HttpError::Invalid(format!("not a request for {host}: {reason}"))
+    } else if error.is_connect() {
+        HttpError::NotSent { host, reason }
+    } else {
+        HttpError::Broken { host, reason }
+    }
+}
+
+/// What an error and its sources say, without reqwest's own first line, which holds the address.
+fn words(error: &reqwest::Error) -> String {
+    let mut words = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        words.push(error.to_string());
+        source = error.source();
+    }
+    words.dedup();
+    redacted(&words.join(": "), EXCERPT_CHARACTERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_milliseconds_and_date() {
+        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
+        let read = |ms: Option<&str>, after: Option<&str>| retry_after(ms.map(Into::into), after.map(Into::into), now);
+        assert_eq!(read(None, Some("40")), Some(Duration::from_secs(40)));
+        assert_eq!(read(None, Some("1.5")), Some(Duration::from_millis(1500)));
+        assert_eq!(read(Some("250"), Some("40")), Some(Duration::from_millis(250)));
+        assert_eq!(read(None, Some("Sun, 06 Nov 1994 08:49:37 GMT")), Some(Duration::from_secs(37)));
+        assert_eq!(read(None, Some("Sun, 06 Nov 1994 08:48:00 GMT")), Some(Duration::ZERO), "a date gone by");
+        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Sun, 99 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(read(None, Some(nonsense)), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn an_excerpt_shows_no_secret() {
+        for (text, secret) in [
+            (r#"{"authorization":"Bearer abc123"}"#, "abc123"),
+            ("header Bearer abc123, sorry", "abc123"),
+            ("jwt eyJhbGciOiJSUzI1NiJ9.e30.c2ln here", "c2ln"),
+            (r#"{"link":"https://acme.scalekit.dev/magicLink/5f1d_x"}"#, "5f1d_x"),
+            ("see https://user:pass1@acme.example/x", "pass1"),
+            ("https://acme.example/cb?code=q7x", "q7x"),
+            ("client_secret=s3cr3t&x=1", "s3cr3t"),
+            (r#"{"access_token": "shorty1"}"#, "shorty1"),
+            ("key sk-proj-12345678 is wrong", "12345678"),
+            ("hash 0123456789abcdef0123456789abcdef", "0123456789abcdef"),
+        ] {
+            let shown = excerpt(text.as_bytes());
+            assert!(!shown.contains(secret), "{shown}");
+            assert!(shown.contains("[redacted]"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_excerpt_keeps_ordinary_words() {
+        for text in [
+            "path templating failed: missing value for \"input.message_id\"",
+            "Quota exceeded for metric 'Queries' per minute, see https://console.example.com/apis/overview",
+            "exec_01J9ZK3T6Q8W gmail_batch_modify_messages failed",
+        ] {
+            assert_eq!(excerpt(text.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line_whatever_comes() {
+        let huge = vec![b'x'; 10 << 20];
+        let words = "ab ".repeat(1 << 20);
+        for body in [&b""[..], b"\xff\xfe\x00\x1b[31m\r\nGET", &huge, words.as_bytes(), "é".repeat(5000).as_bytes()] {
+            let shown = excerpt(body);
+            assert!(shown.chars().count() <= EXCERPT_CHARACTERS);
+            assert!(!shown.chars().any(char::is_control));
+        }
+    }
+
+    #[test]
+    fn a_request_prints_neither_query_nor_body_nor_token() {
+        let url = Url::parse("https://acme.example/oauth/token?identifier=alice").unwrap();
+        let request = Request::new(Method::Post, url, Duration::from_secs(1))
+            .bearer("bearer-1".to_owned().into())
+            .form(&[("client_secret", "s3cr3t")]);
+        let shown = format!("{request:?}");
+        for secret in ["alice", "bearer-1", "s3cr3t"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert_eq!(request.body.as_deref(), Some(&b"client_secret=s3cr3t"[..]));
+    }
+
+    #[test]
+    fn only_what_never_left_is_proven_not_to_have_run() {
+        let host = || "h".to_owned();
+        let errors = [
+            (HttpError::NotSent { host: host(), reason: host() }, Ran::No),
+            (HttpError::Invalid(host()), Ran::No),
+            (HttpError::TimedOut { host: host(), after: Duration::ZERO }, Ran::Perhaps),
+            (HttpError::Broken { host: host(), reason: host() }, Ran::Perhaps),
+            (HttpError::BodyTooLarge { host: host(), status: 200, limit: 1 }, Ran::Perhaps),
+        ];
+        for (error, ran) in errors {
+            assert_eq!(error.ran(), ran, "{error}");
+        }
+    }
+}

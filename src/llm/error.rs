@@ -1,0 +1,360 @@
+//! Why a model call failed, in terms of what the caller can do about it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::{excerpt, redacted};
+use crate::retry::Verdict;
+
+/// Codes of the quota family: only a person with a credit card can help (protocol: error codes page, 2026-11-22).
+const QUOTA_CODES: [&str; 7] = [
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+];
+const FILTER_CODES: [&str; 3] = ["content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"];
+const BUSY_CODES: [&str; 4] = ["slow_down", "server_is_overloaded", "rate_limit_exceeded", "overloaded_error"];
+/// Longest reason of a server that goes into an error, in characters.
+const LONGEST_REASON: usize = 300;
+
+/// A model call that gave no answer. No variant carries a prompt, a key or what the model said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LlmError {
+    /// The request breaks a rule that every server checks; it was not sent. A bug of the caller.
+    #[error("the request was not sent: {0}")]
+    Invalid(String),
+    /// No byte of the request left: nothing was spent.
+    #[error("the model's server cannot be reached: {0}")]
+    NotSent(String),
+    /// No complete answer in time. Tokens may have been spent.
+    #[error("the model gave no answer in time")]
+    TimedOut,
+    /// The connection broke before the answer was complete. Tokens may have been spent.
+    #[error("the connection to the model's server broke: {0}")]
+    Interrupted(String),
+    /// The server has a passing problem (5xx, 408, 409).
+    #[error("the model's server is unavailable (status {status})")]
+    Unavailable {
+        /// The HTTP status.
+        status: u16,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// Too many requests or tokens for now.
+    #[error("the model's server asks to slow down")]
+    RateLimited {
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// The account has no money or budget left. Every further call would fail the same way.
+    #[error("the model account's quota is used up ({code})")]
+    QuotaExhausted {
+        /// The server's code.
+        code: String,
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// The server will never take this request (400, 403, 404, 422 …).
+    #[error("the model's server rejected the request (status {status}, code {code:?}, parameter {param:?}): {message}")]
+    Rejected {
+        /// The HTTP status; 200 where a failure came in a successful answer.
+        status: u16,
+        /// The server's code.
+        code: Option<String>,
+        /// The parameter at fault.
+        param: Option<String>,
+        /// The server's words, shortened.
+        message: String,
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// The conversation does not fit the model's context window, or is larger than what the account may send in a minute.
+    #[error("the conversation is longer than the model takes")]
+    ContextTooLong {
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// A filter of the provider refused the input.
+    #[error("the provider's content filter refused the request")]
+    ContentFiltered {
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// The key is wrong, revoked or missing (401).
+    #[error("the model's server refused the api key")]
+    Credentials {
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+    /// A successful status, but not the answer of a model: a proxy's page, a body cut off, no choices.
+    #[error("the model's server gave a malformed answer: {excerpt}")]
+    BadAnswer {
+        /// What is wrong with it, and the beginning of a body that is not JSON.
+        excerpt: String,
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
+}
+
+impl LlmError {
+    /// What the failure means for a retry. A call of a model changes nothing in the world, so doubt is no hindrance.
+    pub fn retry(&self) -> Verdict {
+        match self {
+            Self::NotSent(_) | Self::TimedOut | Self::Interrupted(_) | Self::BadAnswer { .. } => Verdict::Again,
+            Self::Unavailable { retry_after, .. } | Self::RateLimited { retry_after, .. } => {
+                retry_after.map_or(Verdict::Again, Verdict::AgainAfter)
+            }
+            Self::Invalid(_)
+            | Self::QuotaExhausted { .. }
+            | Self::Rejected { .. }
+            | Self::ContextTooLong { .. }
+            | Self::ContentFiltered { .. }
+            | Self::Credentials { .. } => Verdict::Stop,
+        }
+    }
+
+    /// A short stable name, for metrics, logs and replies.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid_request",
+            Self::NotSent(_) => "not_sent",
+            Self::TimedOut => "timed_out",
+            Self::Interrupted(_) => "interrupted",
+            Self::Unavailable { .. } => "unavailable",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::QuotaExhausted { .. } => "quota_exhausted",
+            Self::Rejected { .. } => "rejected",
+            Self::ContextTooLong { .. } => "context_too_long",
+            Self::ContentFiltered { .. } => "content_filtered",
+            Self::Credentials { .. } => "credentials",
+            Self::BadAnswer { .. } => "bad_answer",
+        }
+    }
+
+    /// The server's id of the request, where it answered and gave one.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Invalid(_) | Self::NotSent(_) | Self::TimedOut | Self::Interrupted(_) => None,
+            Self::Unavailable { request_id, .. }
+            | Self::RateLimited { request_id, .. }
+            | Self::QuotaExhausted { request_id, .. }
+            | Self::Rejected { request_id, .. }
+            | Self::ContextTooLong { request_id }
+            | Self::ContentFiltered { request_id }
+            | Self::Credentials { request_id }
+            | Self::BadAnswer { request_id, .. } => request_id.as_deref(),
+        }
+    }
+
+    /// A malformed answer. Text that begins like JSON may hold what the model said, so it is not repeated.
+    pub(super) fn bad_answer(problem: &str, body: &[u8]) -> Self {
+        let looks_like_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'[' | b'"') | None);
+        let excerpt = if looks_like_json { problem.to_owned() } else { format!("{problem}: {}", excerpt(body)) };
+        Self::BadAnswer { excerpt, request_id: None }
+    }
+
+    pub(super) fn with_request_id(mut self, id: Option<String>) -> Self {
+        match &mut self {
+            Self::Invalid(_) | Self::NotSent(_) | Self::TimedOut | Self::Interrupted(_) => {}
+            Self::Unavailable { request_id, .. }
+            | Self::RateLimited { request_id, .. }
+            | Self::QuotaExhausted { request_id, .. }
+            | Self::Rejected { request_id, .. }
+            | Self::ContextTooLong { request_id }
+            | Self::ContentFiltered { request_id }
+            | Self::Credentials { request_id }
+            | Self::BadAnswer { request_id, .. } => *request_id = id,
+        }
+        self
+    }
+}
+
+/// What a server says besides the body when it does not give an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    pub(super) status: u16,
+    /// `x-should-retry`: the server's own word on a retry, above what the status says.
+    pub(super) should_retry: Option<bool>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure that came in an answer of status 200.
+    pub(super) const WITHIN_SUCCESS: Self = Self { status: 200, should_retry: None, retry_after: None };
+}
+
+/// The error of a failed call whose body is `{"error": {message, type, param, code}}`, or one of the forms that
+/// compatible servers give instead: `{"error": "…"}`, `{"message": "…"}`, `{"detail": …}`, or no JSON at all.
+pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
+    let error = body.get("error").filter(|error| !error.is_null()).unwrap_or(body);
+    let code = text_of(error.get("code"));
+    let kind = text_of(error.get("type"));
+    let inner_code = text_of(error.get("innererror").and_then(|inner| inner.get("code")));
+    let codes = [code.as_deref(), kind.as_deref(), inner_code.as_deref()];
+    let is_one_of = |known: &[&str]| codes.iter().flatten().copied().find(|code| known.contains(code));
+    let message = [error.get("message"), error.get("detail"), Some(error)]
+        .into_iter()
+        .find_map(text_of)
+        .unwrap_or_else(|| "no reason given".to_owned());
+
+    // Gateways report an upstream's status as the code of an answer of status 200.
+    let upstream = code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
+    let status = upstream.filter(|_| failure.status == 200).unwrap_or(failure.status);
+
+    if let Some(code) = is_one_of(&QUOTA_CODES) {
+        return LlmError::QuotaExhausted { code: code.to_owned(), request_id: None };
+    }
+    if status == 402 {
+        return LlmError::QuotaExhausted { code: "payment_required".to_owned(), request_id: None };
+    }
+    if status == 401 || is_one_of(&["invalid_api_key"]).is_some() {
+        return LlmError::Credentials { request_id: None };
+    }
+    if is_one_of(&FILTER_CODES).is_some() {
+        return LlmError::ContentFiltered { request_id: None };
+    }
+    if is_one_of(&["context_length_exceeded"]).is_some() || tells_of_context(status, &message) {
+        return LlmError::ContextTooLong { request_id: None };
+    }
+    let busy = status == 429 || is_one_of(&BUSY_CODES).is_some();
+    let passing =
+        busy || matches!(status, 408 | 409 | 500..) || status == 200 && is_one_of(&["server_error"]).is_some();
+    if !failure.should_retry.unwrap_or(passing) {
+        return LlmError::Rejected {
+            status,
+            param: text_of(error.get("param")),
+            code,
+            message: redacted(&message, LONGEST_REASON),
+            request_id: None,
+        };
+    }
+    let retry_after = failure.retry_after;
+    if busy {
+        return LlmError::RateLimited { retry_after, request_id: None };
+    }
+    LlmError::Unavailable { status, retry_after, request_id: None }
+}
+
+/// Compatible servers tell of a full context in words only. A single request above the limit of tokens per minute is a 429
+/// like any other but for its words, and no wait helps it.
+fn tells_of_context(status: u16, message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let words: &[&str] = match status {
+        400 | 413 | 422 => {
+            &["maximum context length", "context window", "context length", "prompt is too long", "request too large"]
+        }
+        429 => &["request too large"],
+        _ => &[],
+    };
+    words.iter().any(|words| message.contains(words))
+}
+
+fn text_of(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn failed(status: u16, body: &Value) -> LlmError {
+        classify(Failure { status, should_retry: None, retry_after: None }, body)
+    }
+
+    #[test]
+    fn the_quota_family_is_never_retried() {
+        for code in QUOTA_CODES {
+            let error =
+                failed(429, &json!({"error": {"message": "no money", "type": "insufficient_quota", "code": code}}));
+            assert!(matches!(&error, LlmError::QuotaExhausted { code: found, .. } if found == code), "{error:?}");
+            assert_eq!(error.retry(), Verdict::Stop);
+        }
+        let eager = Failure { status: 429, should_retry: Some(true), retry_after: Some(Duration::from_secs(1)) };
+        let error = classify(eager, &json!({"error": {"type": "insufficient_quota"}}));
+        assert_eq!(error.retry(), Verdict::Stop);
+        assert!(matches!(failed(402, &json!({})), LlmError::QuotaExhausted { .. }));
+    }
+
+    #[test]
+    fn a_busy_server_is_told_apart_from_a_broken_one() {
+        let slow = json!({"error": {"code": "slow_down"}});
+        let overloaded = json!({"error": {"code": "server_is_overloaded"}});
+        assert!(matches!(failed(429, &json!("nonsense")), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(503, &slow), LlmError::RateLimited { .. }));
+        assert!(matches!(failed(503, &overloaded), LlmError::RateLimited { .. }));
+        for status in [408, 409, 500, 502, 503, 504, 529, 599] {
+            assert!(matches!(failed(status, &json!({})), LlmError::Unavailable { .. }), "{status}");
+        }
+    }
+
+    #[test]
+    fn requests_that_can_never_pass_are_not_retried() {
+        for status in [400, 403, 404, 405, 413, 422, 300] {
+            let error = failed(status, &json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
+            assert!(matches!(&error, LlmError::Rejected { param: Some(param), .. } if param == "tools"), "{error:?}");
+            assert_eq!(error.retry(), Verdict::Stop, "{status}");
+        }
+        assert!(matches!(failed(401, &json!({})), LlmError::Credentials { .. }));
+    }
+
+    #[test]
+    fn the_servers_own_word_on_a_retry_wins() {
+        let no = Failure { status: 500, should_retry: Some(false), retry_after: None };
+        assert_eq!(classify(no, &json!({})).retry(), Verdict::Stop);
+        let yes = Failure { status: 400, should_retry: Some(true), retry_after: Some(Duration::from_secs(3)) };
+        assert_eq!(classify(yes, &json!({})).retry(), Verdict::AgainAfter(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_full_context_and_a_filter_are_known_by_code_or_words() {
+        let code = json!({"error": {"code": "context_length_exceeded"}});
+        let words =
+            json!({"object": "error", "message": "This model's maximum context length is 4096 tokens", "code": 400});
+        let minute = json!({"error": {"code": "rate_limit_exceeded", "message":
+            "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 54321."}});
+        assert!(matches!(failed(429, &minute), LlmError::ContextTooLong { .. }));
+        assert!(matches!(failed(400, &code), LlmError::ContextTooLong { .. }));
+        assert!(matches!(failed(400, &words), LlmError::ContextTooLong { .. }));
+        let azure =
+            json!({"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}});
+        let inner = json!({"error": {"code": null, "innererror": {"code": "ResponsibleAIPolicyViolation"}}});
+        assert!(matches!(failed(400, &azure), LlmError::ContentFiltered { .. }));
+        assert!(matches!(failed(400, &inner), LlmError::ContentFiltered { .. }));
+    }
+
+    #[test]
+    fn a_reason_is_found_in_every_form_that_servers_give_and_cut_short() {
+        let long = "x\n".repeat(5000);
+        for body in [json!({"error": long}), json!({"detail": long}), json!({"message": long}), json!(long)] {
+            let LlmError::Rejected { message, .. } = failed(400, &body) else { panic!("{body}") };
+            assert!(message.starts_with("x x x") && message.chars().count() <= LONGEST_REASON, "{message}");
+        }
+        for body in [json!(null), json!([]), json!({"error": {"message": {"a": 1}}}), json!({"error": null})] {
+            let LlmError::Rejected { message, .. } = failed(400, &body) else { panic!() };
+            assert_eq!(message, "no reason given");
+        }
+    }
+
+    #[test]
+    fn a_malformed_answer_does_not_repeat_what_the_model_said() {
+        let cut = LlmError::bad_answer("cut off", br#" {"choices":[{"message":{"content":"the secret"#);
+        assert!(!cut.to_string().contains("secret"), "{cut}");
+        let page = LlmError::bad_answer("not JSON", b"<html>\n<h1>Bad gateway</h1>");
+        assert!(page.to_string().contains("<h1>Bad gateway</h1>"), "{page}");
+    }
+}

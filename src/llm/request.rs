@@ -1,0 +1,307 @@
+//! What goes to a model, and the rules of a conversation that every server checks.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::error::LlmError;
+use super::profile::{Api, Profile};
+use crate::agent::message::{Message, ToolCall, ToolChoice};
+use crate::agent::tool::Tool;
+
+/// One request to a model.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelRequest<'a> {
+    /// The model's name at its provider.
+    pub model: &'a str,
+    /// The conversation, instructions first. Every call in it has exactly one answer, right after its message.
+    pub messages: &'a [Message],
+    /// The tools on offer, rendered for this model's API.
+    pub tools: &'a RenderedTools,
+    /// Whether the model may call them.
+    pub tool_choice: ToolChoice,
+    /// JSON Schema that the final answer shall fit. A root object; servers refuse others.
+    pub output_schema: Option<&'a Value>,
+    /// Most output tokens, where this request shall differ from the configuration.
+    pub max_output_tokens: Option<u32>,
+    /// The run, so that the provider routes its requests to the same cache.
+    pub run_id: &'a str,
+    /// Whom the run works for. Only a hash leaves, for the provider to tell abusers apart.
+    pub user: &'a str,
+}
+
+/// The tools of a run as they stand in every request: printed once, embedded as they are. The order is the caller's and
+/// must not change within a run, or the provider's cache is lost.
+#[derive(Debug, Clone)]
+pub struct RenderedTools {
+    api: Api,
+    count: usize,
+    json: Box<RawValue>,
+}
+
+impl RenderedTools {
+    /// Prints `tools` for the API of `profile`. Descriptions are cut to the profile's cap.
+    ///
+    /// Strict mode stays off: it would force a `null` upstream for every optional field that the model leaves out.
+    pub fn new(profile: &Profile, tools: &[Tool]) -> Self {
+        let functions = tools.iter().map(|tool| Function {
+            name: &tool.model_name,
+            description: first_characters(&tool.description, profile.description_cap),
+            parameters: &tool.parameters,
+            strict: false,
+        });
+        let json = match profile.api {
+            Api::ChatCompletions => {
+                let tools = functions.map(|function| Nested { kind: "function", function });
+                to_raw_value(&tools.collect::<Vec<_>>())
+            }
+            Api::Responses => {
+                let tools = functions.map(|function| Flat { kind: "function", function });
+                to_raw_value(&tools.collect::<Vec<_>>())
+            }
+        };
+        Self { api: profile.api, count: tools.len(), json: json.expect("strings and raw JSON print") }
+    }
+
+    /// The JSON array, or `None` where there are no tools: servers refuse an empty array.
+    pub(super) fn json(&self) -> Option<&RawValue> {
+        (self.count > 0).then_some(&*self.json)
+    }
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters: &'a RawValue,
+    strict: bool,
+}
+
+/// A tool of chat completions.
+#[derive(Serialize)]
+struct Nested<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: Function<'a>,
+}
+
+/// A tool of the Responses API.
+#[derive(Serialize)]
+struct Flat<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(flatten)]
+    function: Function<'a>,
+}
+
+fn first_characters(text: &str, cap: usize) -> &str {
+    text.char_indices().nth(cap).map_or(text, |(end, _)| &text[..end])
+}
+
+/// Refuses what every server would refuse, or answer with nonsense: calls without their one answer right after them,
+/// answers without a call, tools of another API, more tools than the model takes.
+pub(super) fn check(request: &ModelRequest<'_>, profile: &Profile) -> Result<(), LlmError> {
+    let tools = request.tools;
+    if tools.count > 0 && tools.api != profile.api {
+        return Err(LlmError::Invalid(format!("tools are rendered for {:?}, not for {:?}", tools.api, profile.api)));
+    }
+    if tools.count > profile.tool_cap {
+        return Err(LlmError::Invalid(format!("{} tools, but the model takes {}", tools.count, profile.tool_cap)));
+    }
+    if request.messages.is_empty() {
+        return Err(LlmError::Invalid("there are no messages".to_owned()));
+    }
+    check_pairing(request.messages)
+}
+
+fn check_pairing(messages: &[Message]) -> Result<(), LlmError> {
+    let mut known = HashSet::new();
+    let mut open: Vec<&str> = Vec::new();
+    for message in messages {
+        if let Message::ToolResult { call_id, .. } = message {
+            let Some(position) = open.iter().position(|id| id == call_id) else {
+                return Err(LlmError::Invalid(format!("answer to {call_id}, which is not an open call")));
+            };
+            open.remove(position);
+            continue;
+        }
+        if !open.is_empty() {
+            break;
+        }
+        if let Message::Assistant(said) = message {
+            for ToolCall { id, .. } in &said.calls {
+                if id.is_empty() || !known.insert(id.as_str()) {
+                    return Err(LlmError::Invalid(format!("call id {id:?} is empty or used twice")));
+                }
+                open.push(id);
+            }
+        }
+    }
+    match open.first() {
+        Some(id) => Err(LlmError::Invalid(format!("call {id} has no answer right after it"))),
+        None => Ok(()),
+    }
+}
+
+/// Gives every call of a reply an id that is unique within the run: the server's own, or one of ours where it gave none
+/// or gave it before.
+pub(super) struct CallIds<'a> {
+    taken: HashSet<&'a str>,
+    given: HashSet<String>,
+    step: usize,
+}
+
+impl<'a> CallIds<'a> {
+    /// For a reply to the conversation `messages`.
+    pub(super) fn after(messages: &'a [Message]) -> Self {
+        let calls = messages.iter().filter_map(|message| match message {
+            Message::Assistant(said) => Some(said.calls.iter()),
+            _ => None,
+        });
+        let taken = calls.flatten().map(|call| call.id.as_str()).collect();
+        Self { taken, given: HashSet::new(), step: messages.len() }
+    }
+
+    /// The id of the next call, `offered` being the server's.
+    pub(super) fn next(&mut self, offered: Option<&str>) -> String {
+        let mut id = offered.unwrap_or_default().to_owned();
+        let mut number = self.given.len();
+        while id.is_empty() || self.taken.contains(id.as_str()) || self.given.contains(&id) {
+            id = format!("call_{}_{number}", self.step);
+            number += 1;
+        }
+        self.given.insert(id.clone());
+        id
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::agent::effect::Effect;
+    use crate::agent::message::AssistantMessage;
+    use crate::job::ConnectionName;
+
+    pub(in crate::llm) fn tool(name: &str, description: &str, parameters: &str) -> Tool {
+        Tool {
+            name: name.to_owned(),
+            model_name: name.to_owned(),
+            connection: ConnectionName::new("gmail").unwrap(),
+            effect: Effect::Read,
+            description: description.to_owned(),
+            parameters: Arc::from(RawValue::from_string(parameters.to_owned()).unwrap()),
+        }
+    }
+
+    pub(in crate::llm) fn call(id: &str) -> ToolCall {
+        ToolCall { id: id.to_owned(), name: "gmail_fetch_mails".to_owned(), arguments: "{}".to_owned() }
+    }
+
+    pub(in crate::llm) fn calls(ids: &[&str]) -> Message {
+        let calls = ids.iter().map(|id| call(id)).collect();
+        Message::Assistant(AssistantMessage { calls, ..AssistantMessage::default() })
+    }
+
+    pub(in crate::llm) fn answer(call_id: &str) -> Message {
+        Message::ToolResult { call_id: call_id.to_owned(), content: "[]".to_owned() }
+    }
+
+    pub(in crate::llm) fn user(text: &str) -> Message {
+        Message::User(text.to_owned())
+    }
+
+    pub(in crate::llm) fn request<'a>(messages: &'a [Message], tools: &'a RenderedTools) -> ModelRequest<'a> {
+        ModelRequest {
+            model: "gpt-4o",
+            messages,
+            tools,
+            tool_choice: ToolChoice::Auto,
+            output_schema: None,
+            max_output_tokens: None,
+            run_id: "order-4711",
+            user: "user_123",
+        }
+    }
+
+    #[test]
+    fn a_conversation_whose_calls_are_answered_may_be_sent() {
+        let history = [
+            user("go"),
+            calls(&["a", "b"]),
+            answer("b"),
+            answer("a"),
+            calls(&["c"]),
+            answer("c"),
+            user("and?"),
+            calls(&[]),
+        ];
+        assert_eq!(check_pairing(&history), Ok(()));
+    }
+
+    #[test]
+    fn a_conversation_that_breaks_call_and_answer_pairing_is_not_sent() {
+        let broken: [&[Message]; 9] = [
+            &[calls(&["a"])],
+            &[calls(&["a", "b"]), answer("a")],
+            &[calls(&["a"]), user("wait"), answer("a")],
+            &[calls(&["a"]), calls(&["b"]), answer("a"), answer("b")],
+            &[answer("a")],
+            &[calls(&["a"]), answer("a"), answer("a")],
+            &[calls(&["a", "a"]), answer("a"), answer("a")],
+            &[calls(&["a"]), answer("a"), calls(&["a"]), answer("a")],
+            &[calls(&[""]), answer("")],
+        ];
+        for history in broken {
+            assert!(matches!(check_pairing(history), Err(LlmError::Invalid(_))), "{history:?}");
+        }
+    }
+
+    #[test]
+    fn tools_of_another_api_and_too_many_tools_are_not_sent() {
+        let chat = Profile::default();
+        let many = vec![tool("t", "", "{}"); 129];
+        let history = [user("go")];
+        let tools = RenderedTools::new(&chat, &many);
+        assert!(matches!(check(&request(&history, &tools), &chat), Err(LlmError::Invalid(_))));
+        let tools = RenderedTools::new(&chat, &many[..128]);
+        assert_eq!(check(&request(&history, &tools), &chat), Ok(()));
+        let other = chat.over(Api::Responses);
+        assert!(matches!(check(&request(&history, &tools), &other), Err(LlmError::Invalid(_))));
+        assert!(matches!(check(&request(&[], &tools), &Profile::default()), Err(LlmError::Invalid(_))));
+    }
+
+    #[test]
+    fn tools_are_rendered_in_the_form_of_their_api_with_short_descriptions() {
+        let tools = [tool("t", &"é".repeat(2000), r#"{"type": "object",  "properties": {}}"#)];
+        let rendered = |api| {
+            let profile = Profile::default().over(api);
+            serde_json::from_str::<Value>(RenderedTools::new(&profile, &tools).json().unwrap().get()).unwrap()
+        };
+        let function = json!({
+            "name": "t", "description": "é".repeat(1024), "strict": false,
+            "parameters": {"type": "object", "properties": {}}
+        });
+        assert_eq!(rendered(Api::ChatCompletions), json!([{"type": "function", "function": function}]));
+        let mut flat = function;
+        flat["type"] = json!("function");
+        assert_eq!(rendered(Api::Responses), json!([flat]));
+        assert!(RenderedTools::new(&Profile::default(), &[]).json().is_none());
+    }
+
+    #[test]
+    fn ids_that_are_missing_or_were_given_before_are_replaced_by_our_own() {
+        let history = [user("go"), calls(&["call_0", "call_3_1"]), answer("call_0")];
+        let mut ids = CallIds::after(&history);
+        assert_eq!(ids.next(Some("fresh")), "fresh");
+        assert_eq!(ids.next(Some("fresh")), "call_3_2", "call_3_1 is taken");
+        assert_eq!(ids.next(Some("call_0")), "call_3_3");
+        assert_eq!(ids.next(None), "call_3_4");
+        assert_eq!(ids.next(Some("")), "call_3_5");
+    }
+}

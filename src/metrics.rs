@@ -1,0 +1,280 @@
+//! What the process counts, for `GET /metrics`. Labels come from closed sets or from tool lists; never an identifier,
+//! a prompt or a job id.
+
+use std::fmt;
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+/// Upper bounds in seconds: jobs and model calls take from milliseconds to minutes.
+const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
+
+/// One label called `outcome`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    outcome: String,
+}
+
+/// One label called `reason`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    reason: String,
+}
+
+/// One label called `result`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CacheResult {
+    result: &'static str,
+}
+
+/// One label called `type`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    r#type: &'static str,
+}
+
+/// Labels of a tool call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ToolCall {
+    tool: String,
+    effect: &'static str,
+    outcome: &'static str,
+}
+
+/// Labels of a model call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ModelCall {
+    model: String,
+    outcome: &'static str,
+}
+
+/// Labels of model tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Tokens {
+    model: String,
+    kind: &'static str,
+}
+
+/// Labels of a digest's firing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Fire {
+    digest: String,
+    result: &'static str,
+}
+
+/// All metrics of one process (or of one embedded worker: nothing is global).
+pub struct Metrics {
+    registry: Registry,
+    jobs: Family<Outcome, Counter>,
+    jobs_in_flight: Gauge<i64, AtomicI64>,
+    job_duration: Histogram,
+    queue_wait: Histogram,
+    tool_calls: Family<ToolCall, Counter>,
+    tool_call_duration: Histogram,
+    tool_retries: Family<Reason, Counter>,
+    tool_cache: Family<CacheResult, Counter>,
+    model_calls: Family<ModelCall, Counter>,
+    model_retries: Family<Reason, Counter>,
+    model_tokens: Family<Tokens, Counter>,
+    parked_jobs: Family<Reason, Gauge>,
+    dead_letters: Family<Reason, Counter>,
+    replies: Family<Kind, Counter>,
+    replies_fell_back: Counter,
+    digest_fires: Family<Fire, Counter>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+            registry.register(name, help, metric.clone());
+            metric
+        }
+        let mut registry = Registry::with_prefix("agentkit");
+        let all = &mut registry;
+        Self {
+            jobs: add(all, "jobs", "Jobs that ended, by outcome", Family::default()),
+            jobs_in_flight: add(all, "jobs_in_flight", "Runs that hold a place in this process", Gauge::default()),
+            job_duration: add(all, "job_duration_seconds", "Working time of ended jobs", Histogram::new(SECONDS)),
+            queue_wait: add(
+                all,
+                "queue_wait_seconds",
+                "From publishing to delivery of jobs that say when they were published",
+                Histogram::new(SECONDS),
+            ),
+            tool_calls: add(all, "tool_calls", "Tool calls, by tool, effect and outcome", Family::default()),
+            tool_call_duration: add(
+                all,
+                "tool_call_duration_seconds",
+                "Duration of tool calls",
+                Histogram::new(SECONDS),
+            ),
+            tool_retries: add(all, "tool_retries", "Repeated calls to Scalekit, by reason", Family::default()),
+            tool_cache: add(all, "tool_cache", "Look-ups of tool lists, by where they were found", Family::default()),
+            model_calls: add(all, "model_calls", "Model calls, by model and outcome", Family::default()),
+            model_retries: add(all, "model_retries", "Repeated model calls, by reason", Family::default()),
+            model_tokens: add(all, "model_tokens", "Tokens, by model and kind", Family::default()),
+            parked_jobs: add(
+                all,
+                "parked_jobs",
+                "Runs that this process parked and has not seen again, by reason",
+                Family::default(),
+            ),
+            dead_letters: add(all, "dead_letters", "Messages given up, by reason", Family::default()),
+            replies: add(all, "replies", "Replies confirmed by the broker, by type", Family::default()),
+            replies_fell_back: add(
+                all,
+                "replies_fell_back",
+                "Replies whose queue did not exist, kept in the common reply queue",
+                Counter::default(),
+            ),
+            digest_fires: add(
+                all,
+                "digest_fires",
+                "Jobs published for digests, by digest and result",
+                Family::default(),
+            ),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// The Prometheus text format (OpenMetrics).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    /// A run takes a place; it is free again when the guard is dropped.
+    pub fn job_in_flight(&self) -> InFlight {
+        self.jobs_in_flight.inc();
+        InFlight(self.jobs_in_flight.clone())
+    }
+
+    /// A job ended: `completed`, or the error's code.
+    pub fn job_ended(&self, outcome: &str, working_milliseconds: u64) {
+        self.jobs.get_or_create(&Outcome { outcome: outcome.to_owned() }).inc();
+        #[expect(clippy::cast_precision_loss, reason = "a job does not work for 2^53 ms")]
+        self.job_duration.observe(working_milliseconds as f64 / 1000.0);
+    }
+
+    /// A job waited so long in the queue.
+    pub fn queue_waited(&self, seconds: f64) {
+        self.queue_wait.observe(seconds);
+    }
+
+    /// A tool call has its outcome: `done`, `failed`, `unknown`, `not_run`.
+    pub fn tool_called(&self, tool: &str, effect: &'static str, outcome: &'static str, seconds: f64) {
+        self.tool_calls.get_or_create(&ToolCall { tool: tool.to_owned(), effect, outcome }).inc();
+        self.tool_call_duration.observe(seconds);
+    }
+
+    /// A call to Scalekit is tried again.
+    pub fn tool_retried(&self, reason: &str) {
+        self.tool_retries.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+    }
+
+    /// A tool list was found in `process`, `redis` or `scalekit`.
+    pub fn tools_found(&self, result: &'static str) {
+        self.tool_cache.get_or_create(&CacheResult { result }).inc();
+    }
+
+    /// How often a tool list was found in `process`, `redis` or `scalekit`.
+    pub fn tools_found_in(&self, result: &'static str) -> u64 {
+        self.tool_cache.get_or_create(&CacheResult { result }).get()
+    }
+
+    /// A model call ended: `answered`, or the error's name.
+    pub fn model_called(&self, model: &str, outcome: &'static str) {
+        self.model_calls.get_or_create(&ModelCall { model: model.to_owned(), outcome }).inc();
+    }
+
+    /// A model call is tried again.
+    pub fn model_retried(&self, reason: &str) {
+        self.model_retries.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+    }
+
+    /// Tokens of an answered model call.
+    pub fn tokens_used(&self, model: &str, input: u64, output: u64, cached: u64) {
+        for (kind, count) in [("input", input), ("output", output), ("cached", cached)] {
+            self.model_tokens.get_or_create(&Tokens { model: model.to_owned(), kind }).inc_by(count);
+        }
+    }
+
+    /// A run was parked.
+    pub fn parked(&self, reason: &str) {
+        self.parked_jobs.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+    }
+
+    /// A parked run was taken up again.
+    pub fn unparked(&self, reason: &str) {
+        self.parked_jobs.get_or_create(&Reason { reason: reason.to_owned() }).dec();
+    }
+
+    /// A message was given up.
+    pub fn dead_lettered(&self, reason: &str) {
+        self.dead_letters.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+    }
+
+    /// The broker confirmed a reply.
+    pub fn replied(&self, kind: &'static str, fell_back: bool) {
+        self.replies.get_or_create(&Kind { r#type: kind }).inc();
+        self.replies_fell_back.inc_by(u64::from(fell_back));
+    }
+
+    /// A digest's job was `published`, was there already (`duplicate`), or was left out (`skipped`).
+    pub fn digest_fired(&self, digest: &str, result: &'static str) {
+        self.digest_fires.get_or_create(&Fire { digest: digest.to_owned(), result }).inc();
+    }
+}
+
+/// A place that a run holds.
+#[derive(Debug)]
+pub struct InFlight(Gauge<i64, AtomicI64>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown_under_the_documented_names() {
+        let metrics = Metrics::default();
+        metrics.job_ended("completed", 1500);
+        metrics.tool_called("gmail_fetch_mails", "read", "done", 0.2);
+        metrics.tools_found("redis");
+        metrics.replied("agentkit.job.completed", true);
+        let place = metrics.job_in_flight();
+        let text = metrics.render();
+        for line in [
+            "agentkit_jobs_total{outcome=\"completed\"} 1",
+            "agentkit_job_duration_seconds_count 1",
+            "agentkit_tool_calls_total{tool=\"gmail_fetch_mails\",effect=\"read\",outcome=\"done\"} 1",
+            "agentkit_tool_cache_total{result=\"redis\"} 1",
+            "agentkit_replies_total{type=\"agentkit.job.completed\"} 1",
+            "agentkit_jobs_in_flight 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        drop(place);
+        assert!(metrics.render().contains("agentkit_jobs_in_flight 0"));
+    }
+}

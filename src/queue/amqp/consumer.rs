@@ -1,0 +1,144 @@
+//! Consuming: one consumer of the job queue on a connection that is rebuilt for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::connection::{Link, Reconnect, short, within};
+use super::delivery::Epoch;
+use super::{Config, Status, topology};
+use crate::queue::{Consumer, Delivery, QueueError};
+
+/// The consumer of the job queue. Its connection is kept up also while nobody calls [`Consumer::next`].
+#[derive(Debug)]
+pub struct AmqpConsumer {
+    deliveries: mpsc::Receiver<(Arc<Epoch>, Delivery)>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+    _stop_on_drop: DropGuard,
+}
+
+impl AmqpConsumer {
+    pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>) -> Self {
+        let stop = CancellationToken::new();
+        let (sender, deliveries) = mpsc::channel(1);
+        let task = tokio::spawn(supervise(config, prefetch, sender, status, stop.clone()));
+        Self { deliveries, stop: stop.clone(), task: Some(task), _stop_on_drop: stop.drop_guard() }
+    }
+}
+
+#[async_trait]
+impl Consumer for AmqpConsumer {
+    async fn next(&mut self) -> Option<Delivery> {
+        loop {
+            let (epoch, delivery) = self.deliveries.recv().await?;
+            // One that outlived its connection comes again.
+            if !epoch.over.is_cancelled() {
+                return Some(delivery);
+            }
+        }
+    }
+
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        self.deliveries.close();
+        while let Some((_, delivery)) = self.deliveries.recv().await {
+            // Where this fails, the end of the connection gives it back.
+            let _ = delivery.requeue().await;
+        }
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Keeps a consumer registered until `stop`, for ever.
+async fn supervise(
+    config: Arc<Config>,
+    prefetch: u16,
+    deliveries: mpsc::Sender<(Arc<Epoch>, Delivery)>,
+    status: Arc<Status>,
+    stop: CancellationToken,
+) {
+    let mut reconnect = Reconnect::new(&config);
+    let mut lives = 0_u64;
+    while let Some((epoch, consumer)) = reconnect.until_open(&stop, || open(&config, prefetch)).await {
+        status.reconnects.fetch_add(u64::from(lives > 0), Ordering::Relaxed);
+        lives += 1;
+        status.consuming.store(true, Ordering::Relaxed);
+        tracing::info!(queue = %consumer.queue(), prefetch, "consuming");
+        let ended = pass_on(&epoch, consumer, &deliveries, &stop).await;
+        status.consuming.store(false, Ordering::Relaxed);
+        let Err(reason) = ended else { return };
+        epoch.end();
+        tracing::warn!(reason, "consuming connection lost");
+    }
+}
+
+async fn open(config: &Config, prefetch: u16) -> Result<(Arc<Epoch>, lapin::Consumer), QueueError> {
+    let (names, timeout) = (config.names(), config.answer_timeout());
+    let link = Link::open(config, "agentkit-worker consumer").await?;
+    topology::establish(&link, &names, config.topology, timeout).await?;
+    let channel = link.channel(timeout).await?;
+    // Per consumer: quorum queues refuse the other kind (measured on 3.10 and 4.0).
+    within(timeout, channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
+    let queue = short(&names.jobs())?;
+    let consume = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = within(timeout, consume).await?;
+    Ok((Epoch::new(link, channel, timeout), consumer))
+}
+
+/// Passes deliveries on until `stop`; an error is the reason why the epoch is over.
+async fn pass_on(
+    epoch: &Arc<Epoch>,
+    mut consumer: lapin::Consumer,
+    deliveries: &mpsc::Sender<(Arc<Epoch>, Delivery)>,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    loop {
+        let next = async {
+            // A place first: what is not fetched from the library can still be given back.
+            let place = deliveries.reserve().await;
+            (place, consumer.next().await)
+        };
+        let (place, delivery) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = epoch.over.cancelled() => return Err("a delivery could not be settled".to_owned()),
+            next = next => next,
+        };
+        let delivery = match delivery {
+            Some(Ok(delivery)) => epoch.delivery(delivery),
+            Some(Err(error)) => return Err(error.to_string()),
+            None => return Err("the broker cancelled the consumer".to_owned()),
+        };
+        let Ok(place) = place else {
+            let _ = delivery.requeue().await;
+            break;
+        };
+        place.send((epoch.clone(), delivery));
+    }
+    give_back(epoch, consumer).await;
+    Ok(())
+}
+
+/// Ends the consumer and gives back what was fetched ahead. The connection stays for the deliveries handed out.
+async fn give_back(epoch: &Arc<Epoch>, mut consumer: lapin::Consumer) {
+    let cancel = epoch.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+    if within(epoch.timeout, cancel).await.is_err() {
+        return;
+    }
+    let rest = async {
+        while let Some(Ok(delivery)) = consumer.next().await {
+            let _ = epoch.delivery(delivery).requeue().await;
+        }
+    };
+    let _ = tokio::time::timeout(epoch.timeout, rest).await;
+}

@@ -1,0 +1,75 @@
+//! Deliveries and how they are settled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::{Acker, Channel};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Link, within};
+use super::message;
+use crate::queue::{Delivery, QueueError, Settle};
+
+/// One life of a connection that deliveries come over. Lives until the last of them is settled or dropped.
+#[derive(Debug)]
+pub(super) struct Epoch {
+    pub(super) link: Link,
+    pub(super) channel: Channel,
+    pub(super) timeout: Duration,
+    /// Cancelled when the connection is given up: from then on the broker delivers everything unsettled again.
+    pub(super) over: CancellationToken,
+}
+
+impl Epoch {
+    pub(super) fn new(link: Link, channel: Channel, timeout: Duration) -> Arc<Self> {
+        Arc::new(Self { link, channel, timeout, over: CancellationToken::new() })
+    }
+
+    /// Gives the connection up.
+    pub(super) fn end(&self) {
+        self.over.cancel();
+        self.link.cut();
+    }
+
+    /// Our form of a delivery.
+    pub(super) fn delivery(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Delivery {
+        let message = message::from_wire(delivery.data, &delivery.properties);
+        let settle = AmqpSettle { epoch: self.clone(), acker: delivery.acker };
+        Delivery::new(message, delivery.redelivered, Box::new(settle))
+    }
+}
+
+#[derive(Debug)]
+struct AmqpSettle {
+    epoch: Arc<Epoch>,
+    acker: Acker,
+}
+
+impl AmqpSettle {
+    async fn settle(&self, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), QueueError> {
+        let lost = || QueueError::Unavailable("the connection of this delivery is gone, it comes again".to_owned());
+        if self.epoch.over.is_cancelled() {
+            return Err(lost());
+        }
+        let settled = within(self.epoch.timeout, answer).await;
+        // `false`: the channel is gone, nothing was sent.
+        if let Ok(true) = settled {
+            return Ok(());
+        }
+        self.epoch.end();
+        settled.and_then(|_| Err(lost()))
+    }
+}
+
+#[async_trait]
+impl Settle for AmqpSettle {
+    async fn ack(&self) -> Result<(), QueueError> {
+        self.settle(self.acker.ack(BasicAckOptions::default())).await
+    }
+
+    async fn requeue(&self) -> Result<(), QueueError> {
+        self.settle(self.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() })).await
+    }
+}

@@ -1,0 +1,222 @@
+//! RabbitMQ, through quorum queues, publisher confirms and two connections that are rebuilt for ever.
+//!
+//! A connection is never repaired: at the first sign of trouble it is dropped with all its channels, and a new one is built
+//! (an *epoch*). Deliveries know the epoch they came with, so that a late ack is an error and not somebody else's ack.
+//! Consuming and publishing have a connection each, because a broker that is low on memory stops reading from those that
+//! publish, and acks must still get through.
+
+mod connection;
+mod consumer;
+mod delivery;
+mod inbox;
+mod inspect;
+mod message;
+mod publisher;
+mod topology;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use consumer::AmqpConsumer;
+pub use inbox::ReplyInbox;
+pub use inspect::{BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
+pub use publisher::AmqpPublisher;
+pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
+
+use crate::queue::QueueError;
+use crate::retry::{Policy, Verdict, retry};
+
+/// How the broker is reached and used.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` where the program was built with that feature.
+    pub url: SecretString,
+    /// First part of every queue's name.
+    pub prefix: String,
+    /// What is done about the queues when connecting.
+    pub topology: TopologyMode,
+    /// Seconds between heartbeats. A broker that froze is noticed after about 2.5 times that long (measured: 10 s at 4).
+    pub heartbeat_seconds: u16,
+    /// Longest wait for a connection, in milliseconds.
+    pub connect_timeout_milliseconds: u64,
+    /// Attempts to connect at start, before that is an error. Later on there is no end to them.
+    pub connect_attempts: u32,
+    /// Longest nominal wait between two attempts to connect, in milliseconds.
+    pub reconnect_max_milliseconds: u64,
+    /// Longest wait for a confirm, an ack on its way or any other answer, in milliseconds.
+    pub publish_timeout_milliseconds: u64,
+    /// Publishes that can be in flight at once, each on a channel of its own.
+    pub publish_channels: u16,
+    /// Largest body that is published, in bytes. Brokers take 128 MiB up to 3.x and 16 MiB from 4.0.
+    pub max_message_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: SecretString::from("amqp://guest:guest@127.0.0.1:5672"),
+            prefix: "agentkit".into(),
+            topology: TopologyMode::Declare,
+            heartbeat_seconds: 10,
+            connect_timeout_milliseconds: 5_000,
+            connect_attempts: 5,
+            reconnect_max_milliseconds: 15_000,
+            publish_timeout_milliseconds: 15_000,
+            publish_channels: 16,
+            max_message_bytes: 8 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong with it, as `field: problem`.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Err(error) = connection::address(self) {
+            problems.push(format!("url: {error}"));
+        }
+        // Queue names end at 255 bytes and those beginning with `amq.` are the broker's own.
+        if !(1..=200).contains(&self.prefix.len()) || self.prefix.starts_with("amq.") {
+            problems.push("prefix: must have 1 to 200 bytes and not begin with \"amq.\"".to_owned());
+        }
+        let positive = [
+            ("heartbeat_seconds", u64::from(self.heartbeat_seconds)),
+            ("connect_timeout_milliseconds", self.connect_timeout_milliseconds),
+            ("connect_attempts", u64::from(self.connect_attempts)),
+            ("reconnect_max_milliseconds", self.reconnect_max_milliseconds),
+            ("publish_timeout_milliseconds", self.publish_timeout_milliseconds),
+            ("publish_channels", u64::from(self.publish_channels)),
+        ];
+        problems.extend(
+            positive.into_iter().filter(|(_, value)| *value == 0).map(|(name, _)| format!("{name}: must not be 0")),
+        );
+        problems
+    }
+
+    /// The names of the queues.
+    pub fn names(&self) -> QueueNames {
+        QueueNames::new(&self.prefix)
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_milliseconds)
+    }
+
+    fn answer_timeout(&self) -> Duration {
+        Duration::from_millis(self.publish_timeout_milliseconds)
+    }
+}
+
+/// The broker: makes consumers, and gives out the one publisher. Clones are handles on the same publishing connection,
+/// which lasts as long as any of them or the publisher.
+#[derive(Debug, Clone)]
+pub struct AmqpQueue {
+    config: Arc<Config>,
+    status: Arc<Status>,
+    publisher: Arc<AmqpPublisher>,
+}
+
+impl AmqpQueue {
+    /// Connects and makes sure of the queues. This first connection is tried `connect_attempts` times; a refusal (bad
+    /// credentials, queues with other arguments) is reported at once.
+    pub async fn connect(config: Config) -> Result<Self, QueueError> {
+        if let [problem, ..] = config.problems().as_slice() {
+            return Err(QueueError::Refused(problem.clone()));
+        }
+        let policy = Policy {
+            attempts: config.connect_attempts,
+            initial_milliseconds: 500,
+            max_milliseconds: 5_000,
+            max_retry_after_milliseconds: 0,
+        };
+        let config = Arc::new(config);
+        let first = retry(
+            policy,
+            |error| if matches!(error, QueueError::Refused(_)) { Verdict::Stop } else { Verdict::Again },
+            |error, attempt, _| tracing::warn!(%error, attempt, "broker not reached, trying again"),
+            || publisher::Epoch::open(&config),
+        )
+        .await?;
+        let status = Arc::new(Status::default());
+        let publisher = Arc::new(AmqpPublisher::start(config.clone(), first, status.clone()));
+        Ok(Self { config, status, publisher })
+    }
+
+    /// A consumer of the job queue on a connection of its own. `prefetch` deliveries are handed out or fetched ahead at
+    /// most: the worker's concurrency, as more would wait behind long jobs while other workers are idle.
+    pub fn consumer(&self, prefetch: u16) -> AmqpConsumer {
+        AmqpConsumer::start(self.config.clone(), prefetch, self.status.clone())
+    }
+
+    /// The publisher.
+    pub fn publisher(&self) -> Arc<AmqpPublisher> {
+        self.publisher.clone()
+    }
+
+    /// How the connections are doing.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.clone()
+    }
+}
+
+/// How the connections are doing, for health checks and metrics.
+#[derive(Debug, Default)]
+pub struct Status {
+    connected: AtomicBool,
+    consuming: AtomicBool,
+    blocked: AtomicBool,
+    reconnects: AtomicU64,
+}
+
+impl Status {
+    /// Whether the publishing connection is up.
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether a consumer is registered at the broker and its connection up.
+    pub fn consuming(&self) -> bool {
+        self.consuming.load(Ordering::Relaxed)
+    }
+
+    /// Whether the broker takes no publishes for lack of memory or disk.
+    pub fn blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// How often a connection was built anew.
+    pub fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound_and_a_config_may_be_empty() {
+        assert_eq!(Config::default().problems(), Vec::<String>::new());
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.names().wait(Tier::TwoMinutes), "agentkit.wait.2m");
+        assert!(toml::from_str::<Config>("prefx = \"p\"").is_err());
+        assert!(!format!("{config:?}").contains("guest"));
+    }
+
+    #[test]
+    fn every_problem_is_named() {
+        let config: Config = toml::from_str(
+            "url = \"nonsense\"\nprefix = \"amq.x\"\nheartbeat_seconds = 0\npublish_channels = 0\nconnect_attempts = 0",
+        )
+        .unwrap();
+        let problems = config.problems().join("\n");
+        for field in ["url", "prefix", "heartbeat_seconds", "publish_channels", "connect_attempts"] {
+            assert!(problems.contains(&format!("{field}: ")), "{field} is missing in:\n{problems}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Publishing: confirmed, persistent, one message in flight on each channel.
+//!
+//! More than one would be faster, but the library then hands a returned message to whichever confirm completes next: 250
+//! to 444 of 1920 returns went to an innocent publish (measured with lapin 4.12.3). With one in flight none did.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Event};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::connection::{Link, Reconnect, explain, short, within};
+use super::{Config, Status, message, topology};
+use crate::queue::{Destination, Message, Published, Publisher, QueueError};
+
+/// Queues of this kind exist for one requester's channel only; the broker answers `mandatory` for them wrongly (up to
+/// 4.1 always "returned", from 4.2 never), so replies there are best effort.
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
+
+/// The publisher over one connection that is rebuilt for ever.
+#[derive(Debug)]
+pub struct AmqpPublisher {
+    config: Arc<Config>,
+    current: watch::Receiver<Option<Arc<Epoch>>>,
+    _stop_on_drop: DropGuard,
+}
+
+/// What the broker did with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Taken,
+    /// The queue does not exist.
+    Returned,
+    /// The queue is full, or so.
+    Refused,
+}
+
+impl AmqpPublisher {
+    pub(super) fn start(config: Arc<Config>, first: Epoch, status: Arc<Status>) -> Self {
+        status.connected.store(true, Ordering::Relaxed);
+        let first = Arc::new(first);
+        let (sender, current) = watch::channel(Some(first.clone()));
+        let stop = CancellationToken::new();
+        tokio::spawn(supervise(config.clone(), first, sender, status, stop.clone()));
+        Self { config, current, _stop_on_drop: stop.drop_guard() }
+    }
+
+    /// Publishes to `queue`. Waits for a connection, then until the broker takes messages, then for the confirm, each at
+    /// most for the publish timeout.
+    async fn send(
+        &self,
+        queue: &str,
+        mandatory: bool,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<Fate, QueueError> {
+        self.epoch().await?.send(queue, mandatory, body, properties).await
+    }
+
+    async fn epoch(&self) -> Result<Arc<Epoch>, QueueError> {
+        let mut current = self.current.clone();
+        let waited = tokio::time::timeout(self.config.answer_timeout(), current.wait_for(Option::is_some)).await;
+        let epoch = waited.ok().and_then(|found| found.ok()?.clone());
+        epoch.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
+    }
+
+    /// Publishes to a queue that must exist. Where somebody deleted it, it is made again and the message is not
+    /// published; trying again may help.
+    async fn send_to_our_own(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), QueueError> {
+        match self.send(queue, true, body, properties).await? {
+            Fate::Taken => return Ok(()),
+            Fate::Returned => tracing::warn!(queue, "queue does not exist"),
+            Fate::Refused => return Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
+        }
+        let (names, timeout) = (self.config.names(), self.config.answer_timeout());
+        let epoch = self.epoch().await?;
+        topology::establish(&epoch.link, &names, self.config.topology, timeout).await?;
+        Err(QueueError::Unavailable(format!("queue {queue} did not exist")))
+    }
+}
+
+#[async_trait]
+impl Publisher for AmqpPublisher {
+    async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
+        let (size, limit) = (message.body.len(), self.config.max_message_bytes);
+        if size > limit {
+            return Err(QueueError::TooLarge { size, limit });
+        }
+        let properties = message::to_wire(&message.properties)?;
+        let names = self.config.names();
+        let queue = names.of(destination);
+        let Destination::Reply(Some(name)) = destination else {
+            return self.send_to_our_own(&queue, &message.body, properties).await.map(|()| Published::Routed);
+        };
+        let is_a_name = (1..=255).contains(&name.len());
+        let mandatory = !name.starts_with(DIRECT_REPLY_TO);
+        if is_a_name && self.send(name, mandatory, &message.body, properties.clone()).await? == Fate::Taken {
+            return Ok(Published::Routed);
+        }
+        self.send_to_our_own(&names.replies(), &message.body, properties).await.map(|()| Published::FellBack)
+    }
+}
+
+/// Keeps a connection up until `stop`, for ever.
+async fn supervise(
+    config: Arc<Config>,
+    mut epoch: Arc<Epoch>,
+    current: watch::Sender<Option<Arc<Epoch>>>,
+    status: Arc<Status>,
+    stop: CancellationToken,
+) {
+    let mut reconnect = Reconnect::new(&config);
+    reconnect.came_up();
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => None,
+            reason = epoch.watch(&status) => Some(reason),
+        };
+        current.send_replace(None);
+        status.connected.store(false, Ordering::Relaxed);
+        status.blocked.store(false, Ordering::Relaxed);
+        let Some(reason) = ended else { return };
+        epoch.link.cut();
+        tracing::warn!(reason, "publishing connection lost");
+        let Some(next) = reconnect.until_open(&stop, || Epoch::open(&config)).await else { return };
+        tracing::info!("publishing connection is back");
+        epoch = Arc::new(next);
+        status.reconnects.fetch_add(1, Ordering::Relaxed);
+        status.connected.store(true, Ordering::Relaxed);
+        current.send_replace(Some(epoch.clone()));
+    }
+}
+
+/// One connection's life.
+#[derive(Debug)]
+pub(super) struct Epoch {
+    link: Link,
+    timeout: Duration,
+    permits: Semaphore,
+    idle: Mutex<Vec<Channel>>,
+    blocked: watch::Sender<bool>,
+    confirms: AtomicU64,
+    failed: CancellationToken,
+    reason: OnceLock<String>,
+}
+
+impl Epoch {
+    /// Connects and makes sure of the queues.
+    pub(super) async fn open(config: &Config) -> Result<Self, QueueError> {
+        let link = Link::open(config, "agentkit-worker publisher").await?;
+        topology::establish(&link, &config.names(), config.topology, config.answer_timeout()).await?;
+        Ok(Self {
+            link,
+            timeout: config.answer_timeout(),
+            permits: Semaphore::new(config.publish_channels.into()),
+            idle: Mutex::default(),
+            blocked: watch::Sender::new(false),
+            confirms: AtomicU64::new(0),
+            failed: CancellationToken::new(),
+            reason: OnceLock::new(),
+        })
+    }
+
+    /// Returns once the connection is lost, with the reason.
+    async fn watch(&self, status: &Status) -> String {
+        let mut events = pin!(self.link.connection.events_listener());
+        self.set_blocked(self.link.is_blocked(), status);
+        loop {
+            // Looked at after listening began, so that no end is missed.
+            if !self.link.is_up() {
+                return "connection closed".to_owned();
+            }
+            let event = tokio::select! {
+                () = self.failed.cancelled() => return self.reason.get().cloned().unwrap_or_default(),
+                event = events.next() => event,
+            };
+            match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    tracing::warn!(reason, "the broker takes no messages");
+                    self.set_blocked(true, status);
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!("the broker takes messages again");
+                    self.set_blocked(false, status);
+                }
+                // The errors of single channels are told here too.
+                Some(Event::Error(error)) if !self.link.is_up() => return error.to_string(),
+                Some(_) => {}
+                None => return "connection closed".to_owned(),
+            }
+        }
+    }
+
+    fn set_blocked(&self, blocked: bool, status: &Status) {
+        self.blocked.send_replace(blocked);
+        status.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Gives the connection up.
+    fn fail(&self, reason: &str) {
+        let _ = self.reason.set(reason.to_owned());
+        self.failed.cancel();
+    }
+
+    async fn send(
+        &self,
+        queue: &str,
+        mandatory: bool,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<Fate, QueueError> {
+        let ready = tokio::time::timeout(self.timeout, self.ready()).await;
+        let _permit = ready.map_err(|_| QueueError::Unavailable("the broker takes no messages now".to_owned()))??;
+        let channel = self.channel().await?;
+        let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+        let message_id = properties.message_id().clone();
+        let confirms = self.confirms.load(Ordering::Relaxed);
+        let routing_key = short(queue)?;
+        let publish = async { channel.basic_publish("".into(), routing_key, options, body, properties).await?.await };
+        let confirmation = match tokio::time::timeout(self.timeout, publish).await {
+            Ok(Ok(confirmation)) => confirmation,
+            Ok(Err(error)) => return Err(explain(&error)),
+            Err(_) => {
+                // One queue without a leader must not cost all others their connection, nor would a new connection
+                // be any less blocked.
+                if !self.link.is_blocked() && self.confirms.load(Ordering::Relaxed) == confirms {
+                    self.fail("nothing was confirmed in time");
+                }
+                return Err(QueueError::TimedOut(self.timeout));
+            }
+        };
+        self.confirms.fetch_add(1, Ordering::Relaxed);
+        // Only here: a channel whose publish has an unknown end, also because the caller went away, is not used again.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        match confirmation {
+            Confirmation::Ack(None) => Ok(Fate::Taken),
+            Confirmation::Ack(Some(returned)) if returned.delivery.properties.message_id() == &message_id => {
+                Ok(Fate::Returned)
+            }
+            Confirmation::Ack(Some(_)) => Err(QueueError::Unavailable("another message was returned".to_owned())),
+            Confirmation::Nack(_) => Ok(Fate::Refused),
+            Confirmation::NotRequested => Err(QueueError::Unavailable("the channel does not confirm".to_owned())),
+        }
+    }
+
+    /// Waits until a message may be sent: the library sends nothing at all on a blocked connection.
+    async fn ready(&self) -> Result<tokio::sync::SemaphorePermit<'_>, QueueError> {
+        let closed = || QueueError::Unavailable("not connected".to_owned());
+        let permit = self.permits.acquire().await.map_err(|_| closed())?;
+        self.blocked.subscribe().wait_for(|blocked| !blocked).await.map_err(|_| closed())?;
+        Ok(permit)
+    }
+
+    async fn channel(&self) -> Result<Channel, QueueError> {
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(channel) if channel.status().connected() => return Ok(channel),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let channel = self.link.channel(self.timeout).await?;
+        within(self.timeout, channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(channel)
+    }
+}

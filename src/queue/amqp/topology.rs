@@ -1,0 +1,374 @@
+//! The queues at the broker: their names, their arguments, and what to say where the broker has others.
+//!
+//! All are durable quorum queues. Arguments cannot be changed once a queue exists, so only those stand here that the
+//! worker's promises rest on; everything else is for the operator's policies.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Queue};
+
+use super::connection::{Link, short, within};
+use crate::queue::{Destination, QueueError};
+
+/// Deliveries of one job message before the broker dead-letters it. Only the net for workers that crash on a job: runs
+/// count their attempts in the journal. Generous, because all deliveries of a crashed worker count, innocents included.
+const DELIVERY_LIMIT: i64 = 20;
+/// Looking at a dead letter and putting it back counts as a delivery, and brokers from 4.0 drop it after 20 unless
+/// told otherwise; -1 for "never" is refused by 3.x.
+const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
+const REPLIES_MAX_LENGTH: i64 = 100_000;
+const REPLIES_TTL: Duration = Duration::from_hours(7 * 24);
+
+/// What is done about the queues when a connection is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TopologyMode {
+    /// Declares them. A queue that exists with other arguments is refused, in words.
+    #[default]
+    Declare,
+    /// Looks whether they exist, for users who may not configure queues. Arguments are not compared: the broker does
+    /// not do so in a passive declare.
+    Verify,
+    /// Neither: a missing queue shows when it is used.
+    None,
+}
+
+/// The waits that messages can be given at the broker, each a queue with that message TTL. One queue per wait, because
+/// a shorter wait behind a longer one in the same queue would not end before it (measured on 3.10, 4.0 and 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// 1 second.
+    OneSecond,
+    /// 5 seconds.
+    FiveSeconds,
+    /// 30 seconds.
+    ThirtySeconds,
+    /// 2 minutes.
+    TwoMinutes,
+    /// 10 minutes.
+    TenMinutes,
+    /// 1 hour.
+    OneHour,
+}
+
+impl Tier {
+    /// All tiers, shortest first.
+    pub const ALL: [Self; 6] =
+        [Self::OneSecond, Self::FiveSeconds, Self::ThirtySeconds, Self::TwoMinutes, Self::TenMinutes, Self::OneHour];
+
+    /// The longest tier that is not longer than `wait`; the shortest one for waits under a second.
+    pub fn for_wait(wait: Duration) -> Self {
+        Self::ALL.into_iter().rev().find(|tier| tier.wait() <= wait).unwrap_or(Self::OneSecond)
+    }
+
+    /// How long a message stays in it.
+    pub fn wait(self) -> Duration {
+        match self {
+            Self::OneSecond => Duration::from_secs(1),
+            Self::FiveSeconds => Duration::from_secs(5),
+            Self::ThirtySeconds => Duration::from_secs(30),
+            Self::TwoMinutes => Duration::from_mins(2),
+            Self::TenMinutes => Duration::from_mins(10),
+            Self::OneHour => Duration::from_hours(1),
+        }
+    }
+
+    /// The last part of the queue's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::OneSecond => "1s",
+            Self::FiveSeconds => "5s",
+            Self::ThirtySeconds => "30s",
+            Self::TwoMinutes => "2m",
+            Self::TenMinutes => "10m",
+            Self::OneHour => "1h",
+        }
+    }
+}
+
+/// The names of the queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueNames {
+    prefix: String,
+}
+
+impl QueueNames {
+    /// The names that begin with `prefix` and a dot.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// Jobs that are ready.
+    pub fn jobs(&self) -> String {
+        format!("{}.jobs", self.prefix)
+    }
+
+    /// Dead letters.
+    pub fn dead(&self) -> String {
+        format!("{}.dead", self.prefix)
+    }
+
+    /// Jobs that wait as long as the tier says.
+    pub fn wait(&self, tier: Tier) -> String {
+        format!("{}.wait.{}", self.prefix, tier.name())
+    }
+
+    /// Replies that have no queue of their own.
+    pub fn replies(&self) -> String {
+        format!("{}.replies", self.prefix)
+    }
+
+    /// The queue that `destination` is first published to.
+    pub(super) fn of(&self, destination: &Destination) -> String {
+        match destination {
+            Destination::Jobs => self.jobs(),
+            Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
+            Destination::Reply(Some(name)) => name.clone(),
+            Destination::Reply(None) => self.replies(),
+            Destination::Dead => self.dead(),
+        }
+    }
+}
+
+/// A queue as this worker needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueDefinition {
+    /// The queue's name.
+    pub name: String,
+    /// Its arguments, `x-queue-type` and the like.
+    pub arguments: BTreeMap<&'static str, Argument>,
+}
+
+/// The value of a queue argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Argument {
+    /// Text.
+    Text(String),
+    /// A whole number; the broker does not mind its width.
+    Number(i64),
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => formatter.write_str(text),
+            Self::Number(number) => write!(formatter, "{number}"),
+        }
+    }
+}
+
+/// All queues of `names`.
+pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
+    let mut all = vec![
+        QueueDefinition::new(names.dead()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT),
+        QueueDefinition::new(names.jobs())
+            .number("x-delivery-limit", DELIVERY_LIMIT)
+            .dead_lettered_safely_to(&names.dead()),
+        QueueDefinition::new(names.replies())
+            .number("x-max-length", REPLIES_MAX_LENGTH)
+            .number("x-message-ttl", milliseconds(REPLIES_TTL)),
+    ];
+    all.extend(Tier::ALL.map(|tier| {
+        QueueDefinition::new(names.wait(tier))
+            .number("x-message-ttl", milliseconds(tier.wait()))
+            .dead_lettered_safely_to(&names.jobs())
+    }));
+    all
+}
+
+/// Makes sure of the queues as `mode` says. All refusals are reported at once.
+pub(super) async fn establish(
+    link: &Link,
+    names: &QueueNames,
+    mode: TopologyMode,
+    timeout: Duration,
+) -> Result<(), QueueError> {
+    if mode == TopologyMode::None {
+        return Ok(());
+    }
+    let mut refusals = Vec::new();
+    for definition in definitions(names) {
+        // A channel of its own each, as an error closes the channel.
+        let channel = link.channel(timeout).await?;
+        let declared = match mode {
+            TopologyMode::Declare => definition.declare(&channel, timeout).await.map(drop),
+            TopologyMode::Verify | TopologyMode::None => definition.look(&channel, timeout).await.and_then(|queue| {
+                queue.map(drop).ok_or_else(|| QueueError::Refused(format!("queue {} does not exist", definition.name)))
+            }),
+        };
+        match declared {
+            Ok(()) => {}
+            Err(QueueError::Refused(words)) => refusals.push(words),
+            Err(error) => return Err(error),
+        }
+    }
+    if refusals.is_empty() { Ok(()) } else { Err(QueueError::Refused(refusals.join("; "))) }
+}
+
+impl QueueDefinition {
+    fn new(name: String) -> Self {
+        Self { name, arguments: BTreeMap::new() }.text("x-queue-type", "quorum")
+    }
+
+    fn text(mut self, argument: &'static str, value: &str) -> Self {
+        self.arguments.insert(argument, Argument::Text(value.to_owned()));
+        self
+    }
+
+    fn number(mut self, argument: &'static str, value: i64) -> Self {
+        self.arguments.insert(argument, Argument::Number(value));
+        self
+    }
+
+    /// Dead letters go through the default exchange and stay in this queue until the other one confirmed them. Without
+    /// `reject-publish` the broker silently falls back to dead-lettering at most once (measured on 3.10).
+    fn dead_lettered_safely_to(self, queue: &str) -> Self {
+        self.text("x-dead-letter-exchange", "")
+            .text("x-dead-letter-routing-key", queue)
+            .text("x-dead-letter-strategy", "at-least-once")
+            .text("x-overflow", "reject-publish")
+    }
+
+    /// Declares the queue. Harmless where it exists with these arguments, [`QueueError::Refused`] where they differ.
+    pub(super) async fn declare(&self, channel: &Channel, timeout: Duration) -> Result<Queue, QueueError> {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(short(&self.name)?, options, self.field_table());
+        within(timeout, declared).await.map_err(|error| match error {
+            QueueError::Refused(text) => QueueError::Refused(self.explain(&text)),
+            error => error,
+        })
+    }
+
+    /// Looks at the queue without making it: `None` where it does not exist.
+    pub(super) async fn look(&self, channel: &Channel, timeout: Duration) -> Result<Option<Queue>, QueueError> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match within(timeout, channel.queue_declare(short(&self.name)?, options, FieldTable::default())).await {
+            Ok(queue) => Ok(Some(queue)),
+            Err(QueueError::Unavailable(text)) if text.contains("NOT_FOUND") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn field_table(&self) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (name, argument) in &self.arguments {
+            let value = match argument {
+                Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+                Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            };
+            table.insert((*name).into(), value);
+        }
+        table
+    }
+
+    /// Turns the broker's "inequivalent arg" into words and a way out.
+    fn explain(&self, text: &str) -> String {
+        let Some(difference) = Difference::parse(text) else {
+            return format!("queue {}: {text}", self.name);
+        };
+        format!(
+            "queue {} exists with another {}: {} at the broker, {} here; delete the queue when it is empty, choose \
+             another prefix, or use it as it is with topology = \"verify\"",
+            self.name, difference.argument, difference.theirs, difference.ours
+        )
+    }
+}
+
+/// What the broker says where a queue's arguments differ from the declared ones.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    argument: String,
+    ours: String,
+    theirs: String,
+}
+
+impl Difference {
+    /// Reads `inequivalent arg 'A' for queue 'Q' in vhost 'V': received X but current is Y`, where X and Y are `'value'`,
+    /// `none` or `the value 'value' of type 'type'` (3.10 and 4.x texts).
+    fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.split_once("inequivalent arg '")?;
+        let (argument, rest) = rest.split_once('\'')?;
+        let (_, rest) = rest.rsplit_once(": received ")?;
+        let (ours, theirs) = rest.split_once(" but current is ")?;
+        Some(Self { argument: argument.to_owned(), ours: value(ours), theirs: value(theirs) })
+    }
+}
+
+fn value(text: &str) -> String {
+    match text.split_once('\'') {
+        Some((_, rest)) => rest.split('\'').next().unwrap_or(rest).to_owned(),
+        None => text.trim().to_owned(),
+    }
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_takes_the_longest_tier_that_is_not_longer() {
+        for (seconds, tier) in [
+            (0.0, Tier::OneSecond),
+            (0.4, Tier::OneSecond),
+            (4.999, Tier::OneSecond),
+            (5.0, Tier::FiveSeconds),
+            (119.0, Tier::ThirtySeconds),
+            (599.0, Tier::TwoMinutes),
+            (3599.0, Tier::TenMinutes),
+            (3600.0, Tier::OneHour),
+            (1e7, Tier::OneHour),
+        ] {
+            assert_eq!(Tier::for_wait(Duration::from_secs_f64(seconds)), tier, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn every_queue_is_a_quorum_queue_and_dead_letters_stop_at_the_dead_queue() {
+        let names = QueueNames::new("p");
+        let all = definitions(&names);
+        assert_eq!(all.len(), 9);
+        for definition in &all {
+            assert_eq!(definition.arguments["x-queue-type"].to_string(), "quorum");
+            let target = definition.arguments.get("x-dead-letter-routing-key").map(ToString::to_string);
+            let expected = match definition.name.as_str() {
+                "p.dead" | "p.replies" => None,
+                "p.jobs" => Some("p.dead".to_owned()),
+                _ => Some("p.jobs".to_owned()),
+            };
+            assert_eq!(target, expected, "{}", definition.name);
+            assert_eq!(target.is_some(), definition.arguments.contains_key("x-overflow"));
+        }
+    }
+
+    #[test]
+    fn a_difference_is_read_from_every_brokers_text() {
+        for (text, ours, theirs) in [
+            ("received '4' but current is '3'", "4", "3"),
+            ("received none but current is the value '3' of type 'long'", "none", "3"),
+            ("received the value 'quorum' of type 'longstr' but current is none", "quorum", "none"),
+        ] {
+            let text = format!("PRECONDITION_FAILED - inequivalent arg 'x-a' for queue 'p.jobs' in vhost '/': {text}");
+            let expected = Difference { argument: "x-a".into(), ours: ours.into(), theirs: theirs.into() };
+            assert_eq!(Difference::parse(&text), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_text_that_was_cut_off_or_made_up_is_shown_as_it_is() {
+        let definition = QueueDefinition::new("q".into());
+        for text in
+            ["", "inequivalent arg '", "inequivalent arg 'x' for queue", "inequivalent arg 'x': received 'a' but"]
+        {
+            assert_eq!(definition.explain(text), format!("queue q: {text}"));
+        }
+        assert_eq!(value("'"), "");
+    }
+}

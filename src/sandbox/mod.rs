@@ -1,0 +1,179 @@
+//! Stand-ins for Scalekit's REST API and for both OpenAI model APIs, on one loopback port.
+//!
+//! They keep accounts, a small world of mails, events and channels per identifier, and a rule-based model, so that the
+//! real clients run against them unchanged. Everything is reached over HTTP only; tests steer it through `/_sandbox/`:
+//!
+//! | route | does |
+//! |---|---|
+//! | `POST /_sandbox/accounts` | `{connector, identifier, status}`: sets an account's status, any word |
+//! | `POST /_sandbox/faults` | one [fault](faults) or a list of them, appended in order; `GET` lists what is left, `DELETE` clears |
+//! | `GET /_sandbox/requests` | `{counts, recent}` of the product's requests; `DELETE` clears |
+//! | `GET /_sandbox/world/{identifier}` | everything the identifier owns, and the `effects` tools had on it |
+//! | `POST /_sandbox/reset` | forgets everything but the tokens given out |
+
+mod accounts;
+mod catalogue;
+mod connection;
+mod consent_page;
+mod control;
+mod execute;
+pub mod faults;
+mod gate;
+mod model;
+mod scalekit;
+mod shared;
+mod webhook;
+mod world;
+
+use std::fmt;
+use std::future::IntoFuture as _;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::clock::SharedClock;
+use shared::Shared;
+
+/// How a [`Sandbox`] is set up.
+#[derive(Clone)]
+pub struct SandboxOptions {
+    /// Port on 127.0.0.1; 0 takes any free one.
+    pub port: u16,
+    /// Where changes of an account's status are announced; nowhere if absent.
+    pub webhook: Option<WebhookTarget>,
+    /// Status of an account that was never seen. `None`: it does not exist (`/details` answers 404) until a magic link or
+    /// a create call makes it `PENDING_AUTH`. `Some("ACTIVE")` suits callers who want no authorization at all.
+    pub initial_status: Option<String>,
+    /// Every magic link is consented to by itself after this long; `None` waits for a click on its page.
+    pub consent_after: Option<Duration>,
+    /// How long a magic link can be used.
+    pub link_lifetime: Duration,
+    /// How long an access token is good for.
+    pub token_lifetime: Duration,
+    /// The largest page of tools ever given; larger wishes are cut down silently.
+    pub page_size_cap: usize,
+    /// The time that tokens, links and the dates in the world follow.
+    pub clock: SharedClock,
+}
+
+impl SandboxOptions {
+    /// Any port, no webhook, unknown accounts, consent by hand, links for ten minutes, tokens for a day, pages of 100.
+    pub fn new(clock: SharedClock) -> Self {
+        Self {
+            port: 0,
+            webhook: None,
+            initial_status: None,
+            consent_after: None,
+            link_lifetime: Duration::from_mins(10),
+            token_lifetime: Duration::from_secs(86_399),
+            page_size_cap: 100,
+            clock,
+        }
+    }
+}
+
+impl fmt::Debug for SandboxOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SandboxOptions")
+            .field("port", &self.port)
+            .field("webhook", &self.webhook)
+            .field("initial_status", &self.initial_status)
+            .field("consent_after", &self.consent_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A receiver of signed events.
+#[derive(Clone)]
+pub struct WebhookTarget {
+    /// Where to post.
+    pub url: String,
+    /// The signing secret: `whsec_` and base64.
+    pub secret: String,
+}
+
+impl fmt::Debug for WebhookTarget {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("WebhookTarget").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Running stand-ins; they stop when this is dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+    server: JoinHandle<io::Result<()>>,
+}
+
+impl Sandbox {
+    /// Binds the port and serves. Fails when the port is taken or the webhook's secret is not `whsec_` and base64.
+    pub async fn start(options: SandboxOptions) -> Result<Self, io::Error> {
+        let listener = TcpListener::bind(("127.0.0.1", options.port)).await?;
+        let base_url = format!("http://{}", listener.local_addr()?);
+        let shared = Arc::new(Shared::new(options, base_url)?);
+        let application = gate::router(&shared);
+        let stop = shared.stop.clone();
+        let server = axum::serve(
+            connection::CuttableListener(listener),
+            application.into_make_service_with_connect_info::<connection::Cut>(),
+        )
+        .with_graceful_shutdown(async move { stop.cancelled().await });
+        let server = tokio::spawn(server.into_future());
+        Ok(Self { shared, server })
+    }
+
+    /// Base URL of the stand-in for Scalekit, without a slash at the end.
+    pub fn scalekit_url(&self) -> &str {
+        &self.shared.base_url
+    }
+
+    /// Base URL of the stand-in for the model APIs; ends with `/v1`.
+    pub fn model_url(&self) -> String {
+        format!("{}/v1", self.shared.base_url)
+    }
+
+    /// Base URL of the control API; ends with `/_sandbox`.
+    pub fn control_url(&self) -> String {
+        format!("{}/_sandbox", self.shared.base_url)
+    }
+
+    /// The client id that `POST /oauth/token` accepts.
+    pub fn client_id(&self) -> &'static str {
+        shared::CLIENT_ID
+    }
+
+    /// The client secret that `POST /oauth/token` accepts. It opens nothing but this stand-in.
+    pub fn client_secret(&self) -> &'static str {
+        shared::CLIENT_SECRET
+    }
+
+    /// The key that the model APIs accept. It opens nothing but this stand-in.
+    pub fn api_key(&self) -> &'static str {
+        shared::API_KEY
+    }
+
+    /// Names of the enabled connections.
+    pub fn connection_names(&self) -> Vec<&str> {
+        self.shared.catalogue.connections().filter(|connection| connection.enabled).map(|c| c.name.as_str()).collect()
+    }
+
+    /// Stops serving; requests that hang by a fault are cut off.
+    pub async fn stop(mut self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        // An error of the accept loop has nobody left to care about it.
+        let _ended = (&mut self.server).await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+    }
+}

@@ -1,0 +1,166 @@
+//! A calendar and the tools on it.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Outcome, Parameters, ProviderError, World, contains, count, midnight, text, texts};
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Event {
+    id: String,
+    summary: String,
+    description: String,
+    location: String,
+    start: Timestamp,
+    end: Timestamp,
+    attendees: Vec<String>,
+    status: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SeedEvent {
+    /// Days after today.
+    day: i64,
+    starts_at_minute: i64,
+    minutes: i64,
+    summary: String,
+    location: String,
+}
+
+impl SeedEvent {
+    pub(super) fn into_event(self, index: usize, now: Timestamp) -> Event {
+        let start = later(midnight(now, self.day), self.starts_at_minute);
+        Event {
+            id: format!("ev{index}"),
+            summary: self.summary,
+            description: String::new(),
+            location: self.location,
+            start,
+            end: later(start, self.minutes),
+            attendees: Vec::new(),
+            status: "confirmed".to_owned(),
+        }
+    }
+}
+
+impl Event {
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id, "summary": self.summary, "description": self.description, "location": self.location,
+            "status": self.status, "start": {"dateTime": self.start}, "end": {"dateTime": self.end},
+            "attendees": self.attendees.iter().map(|email| json!({ "email": email })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Timestamp) -> Outcome {
+    match action {
+        "list_events" | "search_events" => list(world, params),
+        "get_event_by_id" => Ok(world.events[index(world, params)?].to_json()),
+        "list_calendars" => Ok(json!({"items": [{"id": "primary", "summary": world.address, "primary": true}]})),
+        "query_freebusy" => free_busy(world, params),
+        "create_event" => create(world, params),
+        "quick_add_event" => {
+            let event = new_event(world, text(params, "text"), later(now, 60), 60);
+            Ok(added(world, event))
+        }
+        "update_event" => update(world, params),
+        "delete_event" => {
+            let index = index(world, params)?;
+            world.events.remove(index);
+            Ok(json!({}))
+        }
+        _ => Err(ProviderError::not_built(action)),
+    }
+}
+
+fn list(world: &World, params: &Parameters) -> Outcome {
+    let found = window(world, params)?.into_iter().filter(|event| contains(&event.summary, text(params, "query")));
+    let items: Vec<Value> = found.take(count(params, "max_results", 250)).map(Event::to_json).collect();
+    Ok(json!({"kind": "calendar#events", "items": items}))
+}
+
+fn free_busy(world: &World, params: &Parameters) -> Outcome {
+    let busy: Vec<Value> =
+        window(world, params)?.iter().map(|event| json!({"start": event.start, "end": event.end})).collect();
+    Ok(json!({"calendars": {"primary": {"busy": busy}}}))
+}
+
+fn window<'a>(world: &'a World, params: &Parameters) -> Result<Vec<&'a Event>, ProviderError> {
+    let (from, to) = (instant(params, "time_min")?, instant(params, "time_max")?);
+    let overlaps = |event: &&Event| from.is_none_or(|from| event.end > from) && to.is_none_or(|to| event.start < to);
+    let mut events: Vec<&Event> = world.events.iter().filter(overlaps).collect();
+    events.sort_by_key(|event| event.start);
+    Ok(events)
+}
+
+fn create(world: &mut World, params: &Parameters) -> Outcome {
+    let start = instant(params, "start_datetime")?.ok_or_else(|| bad("start_datetime"))?;
+    let minutes = count(params, "event_duration_hour", 0) * 60 + count(params, "event_duration_minutes", 0);
+    let minutes = if minutes == 0 { 30 } else { i64::try_from(minutes).unwrap_or(30) };
+    let mut event = new_event(world, text(params, "summary"), start, minutes);
+    event.attendees = texts(params, "attendees_emails");
+    text(params, "description").clone_into(&mut event.description);
+    text(params, "location").clone_into(&mut event.location);
+    Ok(added(world, event))
+}
+
+fn update(world: &mut World, params: &Parameters) -> Outcome {
+    let start = instant(params, "start_datetime")?;
+    let index = index(world, params)?;
+    let event = &mut world.events[index];
+    if let Some(start) = start {
+        let length = event.end.duration_since(event.start);
+        event.start = start;
+        event.end = start.checked_add(length).unwrap_or(start);
+    }
+    for (name, field) in [("summary", &mut event.summary), ("location", &mut event.location)] {
+        if params.contains_key(name) {
+            text(params, name).clone_into(field);
+        }
+    }
+    Ok(event.to_json())
+}
+
+fn new_event(world: &mut World, summary: &str, start: Timestamp, minutes: i64) -> Event {
+    Event {
+        id: format!("ev-new{}", world.next_number()),
+        summary: summary.to_owned(),
+        description: String::new(),
+        location: String::new(),
+        start,
+        end: later(start, minutes),
+        attendees: Vec::new(),
+        status: "confirmed".to_owned(),
+    }
+}
+
+fn added(world: &mut World, event: Event) -> Value {
+    let answer = event.to_json();
+    world.events.push(event);
+    answer
+}
+
+fn index(world: &World, params: &Parameters) -> Result<usize, ProviderError> {
+    let id = text(params, "event_id");
+    world.events.iter().position(|event| event.id == id).ok_or_else(ProviderError::not_found)
+}
+
+/// With an offset, or without one and then in UTC.
+fn instant(params: &Parameters, name: &str) -> Result<Option<Timestamp>, ProviderError> {
+    let written = text(params, name);
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let parsed = written.parse::<Timestamp>().or_else(|_| format!("{written}Z").parse());
+    parsed.map(Some).map_err(|_| bad(name))
+}
+
+fn bad(name: &str) -> ProviderError {
+    ProviderError::bad_parameters(format!("missing or invalid {name} parameter"))
+}
+
+fn later(start: Timestamp, minutes: i64) -> Timestamp {
+    start.checked_add(SignedDuration::from_mins(minutes)).unwrap_or(start)
+}

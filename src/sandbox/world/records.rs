@@ -1,0 +1,61 @@
+//! Repository records of many kinds, all handled alike: list, get, create, update, delete.
+
+use serde_json::{Value, json};
+
+use super::{Outcome, Parameters, ProviderError, World, count, text};
+
+pub(super) fn run(world: &mut World, action: &str, params: &Parameters) -> Outcome {
+    let (noun, verb) = action.rsplit_once('_').unwrap_or((action, ""));
+    if verb == "list" {
+        return Ok(list(world, &singular(noun), params));
+    }
+    if verb == "create" {
+        return Ok(create(world, noun, params));
+    }
+    let id = text(params, "id");
+    let records = world.records.entry(noun.to_owned()).or_default();
+    let index = records.iter().position(|record| record["id"] == id);
+    let Some(index) = index else {
+        // A look or a miss must not leave an empty shelf behind: it would count as a change.
+        world.records.retain(|_, records| !records.is_empty());
+        return Err(ProviderError::not_found());
+    };
+    match verb {
+        "get" => Ok(records[index].clone()),
+        "update" => {
+            for name in ["title", "body", "state"] {
+                if let Some(value) = params.get(name) {
+                    records[index][name] = value.clone();
+                }
+            }
+            Ok(records[index].clone())
+        }
+        "delete" => {
+            records.remove(index);
+            Ok(json!({}))
+        }
+        _ => Err(ProviderError::not_built(action)),
+    }
+}
+
+fn list(world: &World, noun: &str, params: &Parameters) -> Value {
+    let state = text(params, "state");
+    let records = world.records.get(noun).into_iter().flatten();
+    let fitting = records.filter(|record| state.is_empty() || state == "all" || record["state"] == state);
+    Value::Array(fitting.take(count(params, "per_page", 30)).cloned().collect())
+}
+
+fn create(world: &mut World, noun: &str, params: &Parameters) -> Value {
+    let id = (1_000 + world.next_number()).to_string();
+    let record = json!({"id": id, "title": text(params, "title"), "body": text(params, "body"), "state": "open"});
+    world.records.entry(noun.to_owned()).or_default().push(record.clone());
+    record
+}
+
+/// `branches` to `branch`, `issues` to `issue`, `gist_comments` to `gist_comment`.
+fn singular(many: &str) -> String {
+    match many.strip_suffix("ches") {
+        Some(stem) => format!("{stem}ch"),
+        None => many.strip_suffix('s').unwrap_or(many).to_owned(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Running tool calls through Scalekit: journalled before they leave, repeated only where that is safe, in doubt reported.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::executor::{Attempt, Executor};
+use super::interruption::Interruption;
+use crate::agent::effect::{Effect, InDoubt, in_doubt};
+use crate::agent::event::{Event, PinnedTool, Plan, ToolOutcome};
+use crate::agent::result;
+use crate::job::{ConnectionName, Identifier, JobId};
+use crate::retry::Waits;
+use crate::scalekit::{Error, ExecuteRequest, LogStatus};
+
+/// How a call ended that was sent as often as it may be.
+enum Ended {
+    /// It has its outcome.
+    Outcome(ToolOutcome),
+    /// It did not run and can be made again, once what hinders it has passed.
+    NotRun(Error),
+}
+
+/// One call with all that it needs; borrows nothing of the run, so that several can be under way.
+struct Call {
+    call_id: String,
+    tool: PinnedTool,
+    arguments: serde_json::Map<String, serde_json::Value>,
+    identifier: Identifier,
+    run_id: JobId,
+    result_bytes: usize,
+}
+
+impl Attempt<'_> {
+    /// Runs the calls of one batch at the same time.
+    pub(super) async fn call_tools(&mut self, call_ids: &[String]) -> Result<(), Interruption> {
+        let calls: Vec<Call> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
+        for call in &calls {
+            self.progress("tool_call", Some(&call.tool.name));
+        }
+        let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
+        self.hold.record(started.collect()).await?;
+        let executor = self.executor;
+        let mut under_way: FuturesUnordered<_> =
+            calls.iter().map(|call| async move { (call, executor.call(call).await) }).collect();
+        let mut hindered: Option<(ConnectionName, Error)> = None;
+        let stop = self.stop;
+        let out_of_time = async {
+            stop.cancelled().await;
+            tokio::time::sleep(executor.rules.drain).await;
+        };
+        tokio::pin!(out_of_time);
+        loop {
+            let finished = tokio::select! {
+                finished = under_way.next() => finished,
+                // What is still out stays started in the journal: a read runs again, a write is in doubt.
+                () = &mut out_of_time => return Err(Interruption::Shutdown),
+            };
+            let Some((call, (ended, retries))) = finished else { break };
+            let call_id = call.call_id.clone();
+            let mut events = retries;
+            events.push(match ended {
+                Ended::Outcome(outcome) => Event::ToolFinished { call_id, outcome },
+                Ended::NotRun(error) => {
+                    let reason = error.code().to_owned();
+                    hindered = Some((call.tool.connection.clone(), error));
+                    Event::ToolNotRun { call_id, reason }
+                }
+            });
+            self.hold.record(events).await?;
+        }
+        match hindered {
+            None => Ok(()),
+            Some((connection, error)) if self.account_trouble(&connection, &error).await? => Ok(()),
+            Some((_, error)) => Err(super::accounts::interruption(&error)),
+        }
+    }
+
+    fn call(&self, call_id: &str) -> Option<Call> {
+        let run = self.run();
+        let Plan::Run { tool, arguments, .. } = &run.open_call(call_id)?.plan else { return None };
+        Some(Call {
+            call_id: call_id.to_owned(),
+            tool: tool.clone(),
+            arguments: arguments.clone(),
+            identifier: run.job().identifier.clone(),
+            run_id: run.job().id(),
+            result_bytes: run.settings().result_bytes,
+        })
+    }
+
+    /// What Scalekit's own log of tool calls (preview) says of a call in doubt. A missing row proves nothing.
+    pub(super) async fn settled_by_logs(&self, call_id: &str) -> Option<ToolOutcome> {
+        if !self.executor.rules.settle_by_logs {
+            return None;
+        }
+        let call = self.call(call_id)?;
+        let logs = self.executor.scalekit.tool_call_logs(call.run_id.as_str()).await.ok()??;
+        let known: Vec<&str> = self.run().known_executions().collect();
+        let mut rows = logs.into_iter().filter(|row| {
+            row.tool == call.tool.name && !row.execution_id.as_deref().is_some_and(|id| known.contains(&id))
+        });
+        // Two rows that could be it are as good as none.
+        let (row, None) = (rows.next()?, rows.next()) else { return None };
+        match row.status {
+            LogStatus::Success => Some(ToolOutcome::Done {
+                content: "The call was carried out; its result was lost when the worker stopped.".to_owned(),
+                execution_id: row.execution_id,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Executor {
+    async fn call(&self, call: &Call) -> (Ended, Vec<Event>) {
+        let Call { tool, run_id, .. } = call;
+        let effect = tool.effect;
+        let mut retries = Vec::new();
+        let mut waits = Waits::new(self.rules.tool_retry);
+        let began = Instant::now();
+        let ended = loop {
+            let request = ExecuteRequest {
+                tool: &tool.name,
+                identifier: &call.identifier,
+                connection: &tool.connection,
+                params: &call.arguments,
+                run_id: run_id.as_str(),
+            };
+            let error = match self.scalekit.execute(&request).await {
+                Ok(answer) => {
+                    let content = result::render(&answer.data, call.result_bytes);
+                    break Ended::Outcome(ToolOutcome::Done { content, execution_id: answer.execution_id });
+                }
+                Err(error) => error,
+            };
+            let may_repeat = !error.is_answer() && in_doubt(effect, error.ran()) == InDoubt::RunAgain;
+            let wait = if may_repeat { waits.next(error.retry_tool()) } else { None };
+            let Some(wait) = wait else { break ended_by(effect, error, waits.made()) };
+            warn!(
+                job.id = %run_id,
+                tool = tool.name,
+                effect = effect.as_str(),
+                attempt = waits.made(),
+                wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                %error,
+                "the tool call is repeated"
+            );
+            self.metrics.tool_retried(error.code());
+            retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
+            tokio::time::sleep(wait).await;
+        };
+        let outcome = ended.name();
+        self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());
+        let took_milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(job.id = %run_id, tool = tool.name, effect = effect.as_str(), outcome, took_milliseconds, "tool call");
+        (ended, retries)
+    }
+}
+
+/// What a failure means for a call that is not repeated any more.
+fn ended_by(effect: Effect, error: Error, attempts: u32) -> Ended {
+    let execution_id = error.details().execution_id.clone();
+    if error.is_answer() {
+        let message = answer(&error);
+        return Ended::Outcome(ToolOutcome::Failed { message, execution_id });
+    }
+    let tried = if attempts > 1 { format!(", tried {attempts} times") } else { String::new() };
+    match (in_doubt(effect, error.ran()), &error) {
+        (InDoubt::Unknown, _) => {
+            Ended::Outcome(ToolOutcome::Unknown { message: format!("{error}{tried}"), execution_id })
+        }
+        // The provider itself keeps failing, or what comes back is no answer: the model may find another way.
+        (InDoubt::RunAgain, Error::ProviderFailed(_) | Error::BadAnswer(_) | Error::Refused { .. }) => {
+            Ended::Outcome(ToolOutcome::Failed { message: format!("{error}{tried}"), execution_id })
+        }
+        (InDoubt::RunAgain, _) => Ended::NotRun(error),
+    }
+}
+
+/// In the provider's words, which tell a model what to do better.
+fn answer(error: &Error) -> String {
+    match error {
+        Error::UnknownTool(_) => "the tool does not exist any more".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+impl Ended {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Outcome(ToolOutcome::Done { .. }) => "done",
+            Self::Outcome(ToolOutcome::Failed { .. }) => "failed",
+            Self::Outcome(ToolOutcome::Unknown { .. }) => "unknown",
+            Self::NotRun(_) => "not_run",
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Why a worker stops working on a run that has not come to its end.
+
+use std::time::Duration;
+
+use crate::journal::JournalError;
+
+/// No answer yet. Never an answer that the caller is owed, and never a failure of the job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Interruption {
+    /// The worker shuts down: the message goes back to the queue, at no cost to the job.
+    #[error("the worker shuts down")]
+    Shutdown,
+    /// Somebody else has the run: write nothing, send nothing, execute nothing more.
+    #[error("the run belongs to another worker")]
+    OwnershipLost,
+    /// The user must authorize first; look again after the wait.
+    #[error("waiting for the user's authorization")]
+    Authorization {
+        /// Until the next look, unless something wakes the run earlier.
+        wait: Duration,
+    },
+    /// Somebody asked to come later; costs the job no attempt.
+    #[error("asked to come later: {reason}")]
+    RateLimited {
+        /// How much later.
+        wait: Duration,
+        /// Who asked.
+        reason: String,
+    },
+    /// Something failed that should pass; costs the job an attempt.
+    #[error("{reason}")]
+    Transient {
+        /// What failed, for the reply that ends the attempts.
+        reason: String,
+    },
+    /// The journal cannot be reached: nothing can be decided, nothing may be done; costs the job nothing.
+    #[error("the journal is unavailable: {0}")]
+    JournalUnavailable(String),
+    /// The journal of the run is gone.
+    #[error("the journal of the run is gone: the store lost its data")]
+    JournalLost,
+    /// The journal says what cannot be.
+    #[error("the journal of the run is damaged: {0}")]
+    Damaged(String),
+    /// The broker's consumer timeout is near: go on under a new delivery.
+    #[error("the delivery is held for so long that the broker would take it back")]
+    ContinueAsNew,
+}
+
+impl From<JournalError> for Interruption {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::OwnershipLost => Self::OwnershipLost,
+            JournalError::Lost => Self::JournalLost,
+            JournalError::Unavailable(reason) => Self::JournalUnavailable(reason),
+        }
+    }
+}

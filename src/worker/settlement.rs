@@ -1,0 +1,362 @@
+//! From what became of a run to what becomes of its message: the reply, the wake-up, the ack, in the order in which
+//! nothing can get lost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tracing::{error, info, warn};
+
+use super::Worker;
+use super::hold::Hold;
+use super::interruption::Interruption;
+use super::wake_up::{WakeUp, due};
+use crate::agent::event::{Event, Pause};
+use crate::job::{InvalidJob, Job};
+use crate::queue::{Delivery, Destination, Message, Properties, Published, QueueError};
+use crate::reply::{CONTENT_TYPE, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
+use crate::retry::{Policy, Verdict, Waits};
+
+/// A rate limit that does not say when to come back.
+pub const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
+/// A journal that is down is looked for again after this time.
+const JOURNAL_WAIT: Duration = Duration::from_secs(5);
+/// A run that another worker holds is looked at again after this time at the latest.
+pub(super) const HELD_WAIT: Duration = Duration::from_secs(30);
+/// Header of a dead letter: why it was given up.
+pub const DEAD_REASON: &str = "x-agentkit-dead-reason";
+/// Header of a dead letter: how often it was tried.
+pub const DEAD_ATTEMPTS: &str = "x-agentkit-dead-attempts";
+/// Header of a dead letter: the last step that is known.
+pub const DEAD_STEP: &str = "x-agentkit-dead-step";
+
+/// What becomes of a message whose run was interrupted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// Back to the queue, for another worker, at once.
+    PutBack,
+    /// Journal why, publish a wake-up, ack.
+    WakeUp {
+        /// Journalled as the end of the attempt.
+        pause: Pause,
+        /// Until the wake-up is due.
+        wait: Duration,
+    },
+    /// Publish a wake-up without a word in the journal (it cannot be reached, or is not ours to write), ack.
+    Later(Duration),
+    /// Something that should pass failed too often: end the run with this message.
+    GiveUp(String),
+    /// The journal makes no sense: dead letter.
+    Bury(String),
+}
+
+/// The table: what becomes of a message after an interruption, `failures` transient ones in a row counted.
+pub fn settle(interruption: &Interruption, failures: u32, transient: Policy) -> Settlement {
+    match interruption {
+        Interruption::Shutdown | Interruption::OwnershipLost => Settlement::PutBack,
+        Interruption::Authorization { wait } => Settlement::WakeUp { pause: Pause::Authorization, wait: *wait },
+        Interruption::RateLimited { wait, .. } => Settlement::WakeUp { pause: Pause::RateLimited, wait: *wait },
+        Interruption::ContinueAsNew => Settlement::WakeUp { pause: Pause::ContinueAsNew, wait: Duration::ZERO },
+        Interruption::JournalUnavailable(_) | Interruption::JournalLost => Settlement::Later(JOURNAL_WAIT),
+        Interruption::Damaged(problem) => Settlement::Bury(problem.clone()),
+        Interruption::Transient { reason } => match transient_wait(failures, transient) {
+            Some(wait) => Settlement::WakeUp { pause: Pause::Transient, wait },
+            None => Settlement::GiveUp(reason.clone()),
+        },
+    }
+}
+
+/// The wait after `failures` transient failures in a row and one more, unless the attempts are used up.
+fn transient_wait(failures: u32, transient: Policy) -> Option<Duration> {
+    let mut waits = Waits::new(transient);
+    let mut wait = None;
+    for _ in 0..=failures {
+        wait = Some(waits.next(Verdict::Again)?);
+    }
+    wait
+}
+
+/// `reply` as a message to the caller of `job`, whose job came in `origin`.
+pub(super) fn reply_message(reply: &Reply, origin: &Message, job: &Job) -> Message {
+    message_of(reply, job.correlation_id.clone(), origin.properties.headers.get("traceparent"))
+}
+
+fn message_of(reply: &Reply, correlation_id: Option<String>, traceparent: Option<&String>) -> Message {
+    let body = serde_json::to_vec(reply).expect("a reply is JSON types only");
+    Message {
+        body: Bytes::from(body),
+        properties: Properties {
+            message_id: Some(reply.id.clone()),
+            correlation_id,
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            kind: Some(reply.event.kind().to_owned()),
+            timestamp: Some(reply.time),
+            headers: traceparent.map(|value| ("traceparent".to_owned(), value.clone())).into_iter().collect(),
+            ..Properties::default()
+        },
+    }
+}
+
+impl Worker {
+    /// Settles a delivery whose run was interrupted.
+    pub(super) async fn interrupted(&self, hold: &mut Hold, job: &Job, delivery: Delivery, why: Interruption) {
+        let settlement = settle(&why, hold.run().transient_failures(), self.rules.transient);
+        info!(job.id = %job.id(), job.attempt = hold.run().attempts(), %why, ?settlement, "run interrupted");
+        match settlement {
+            Settlement::PutBack => {
+                if why == Interruption::Shutdown {
+                    let end = Event::AttemptEnded { cause: Pause::Shutdown, detail: why.to_string() };
+                    if let Err(error) = hold.record(vec![end]).await {
+                        warn!(job.id = %job.id(), %error, "the end of the attempt could not be journalled");
+                    }
+                    hold.release().await;
+                }
+                self.put_back(delivery).await;
+            }
+            Settlement::WakeUp { pause, wait } => {
+                let end = Event::AttemptEnded { cause: pause, detail: why.to_string() };
+                match hold.record(vec![end]).await {
+                    Ok(()) => self.wake_up(hold, delivery, pause, wait).await,
+                    Err(Interruption::OwnershipLost) => self.put_back(delivery).await,
+                    Err(_) => self.later(delivery, JOURNAL_WAIT, "journal").await,
+                }
+            }
+            Settlement::Later(wait) => self.later(delivery, wait, "journal").await,
+            Settlement::GiveUp(reason) => self.give_up(hold, job, delivery, &reason).await,
+            Settlement::Bury(problem) => {
+                self.bury(delivery, "damaged_journal", &problem, hold.run().attempts()).await;
+            }
+        }
+    }
+
+    /// Publishes the run's reply, seals its journal, acks; in that order.
+    pub(super) async fn deliver(&self, hold: &mut Hold, job: &Job, delivery: Delivery, reply: &Reply) {
+        if !self.send_reply(reply, &delivery.message, job).await {
+            return self.put_back(delivery).await;
+        }
+        let outcome = match &reply.event {
+            ReplyEvent::Failed(failed) => failed.error.code.as_str(),
+            ReplyEvent::AuthorizationRequired(_) => "authorization_required",
+            ReplyEvent::Completed(_) | ReplyEvent::Progress(_) => "completed",
+        };
+        let working = hold.run().working_milliseconds_at(self.clock.now());
+        if let Err(error) = hold.record(vec![Event::Delivered]).await {
+            warn!(job.id = %job.id(), %error, "the journal could not be sealed; the same reply may be sent again");
+        }
+        hold.release().await;
+        self.metrics.job_ended(outcome, working);
+        info!(
+            job.id = %job.id(),
+            job.identifier = %job.identifier,
+            job.attempt = hold.run().attempts(),
+            outcome,
+            working_milliseconds = working,
+            "job ended"
+        );
+        self.ack(delivery).await;
+    }
+
+    /// Sends a reply to the caller; false where the broker did not confirm it.
+    pub(super) async fn send_reply(&self, reply: &Reply, origin: &Message, job: &Job) -> bool {
+        let message = reply_message(reply, origin, job);
+        self.publish_reply(reply, message, job.reply_to.clone()).await
+    }
+
+    async fn publish_reply(&self, reply: &Reply, message: Message, to: Option<String>) -> bool {
+        match self.publisher.publish(&Destination::Reply(to), message).await {
+            Ok(published) => {
+                let fell_back = published == Published::FellBack;
+                self.metrics.replied(reply.event.kind(), fell_back);
+                if fell_back {
+                    warn!(
+                        job.id = reply.subject,
+                        "the reply queue does not exist; the reply is in the common reply queue"
+                    );
+                }
+                true
+            }
+            Err(error) => {
+                warn!(job.id = reply.subject, %error, "the reply was not confirmed and will be sent again");
+                false
+            }
+        }
+    }
+
+    /// The bytes are not a job: tell the caller where that is possible, and keep them as a dead letter.
+    pub(super) async fn reject(&self, delivery: Delivery, invalid: &InvalidJob) {
+        warn!(problems = invalid.problems.len(), first = invalid.problems.first(), "message is not a job");
+        if let Some(to) = &invalid.reply_to {
+            let error = ErrorDetail::new(ErrorCode::InvalidJob, invalid.problems.join("; "));
+            let failed = Failed { error, text: None, account: crate::reply::Account::default() };
+            // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
+            let id =
+                invalid.id.clone().map_or_else(|| crate::key::digest(&delivery.message.body, 16), |id| id.to_string());
+            let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
+            let traceparent = delivery.message.properties.headers.get("traceparent");
+            let message = message_of(&reply, invalid.correlation_id.clone(), traceparent);
+            if !self.publish_reply(&reply, message, Some(to.clone())).await {
+                return self.put_back(delivery).await;
+            }
+        }
+        self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
+        self.bury(delivery, "invalid_job", &invalid.problems.join("; "), 0).await;
+    }
+
+    /// Ends a run whose attempts are used up, with a reply that says what kept failing.
+    async fn give_up(&self, hold: &mut Hold, job: &Job, delivery: Delivery, reason: &str) {
+        let attempts = hold.run().transient_failures() + 1;
+        let text = format!("gave up after {attempts} attempts in a row that failed; the last one: {reason}");
+        let conclusion = crate::agent::turn::Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, text));
+        let reply = crate::agent::conclusion::reply(hold.run(), conclusion, self.clock.now());
+        match hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
+            Ok(()) => self.deliver(hold, job, delivery, &reply).await,
+            Err(Interruption::OwnershipLost) => self.put_back(delivery).await,
+            Err(_) => self.later(delivery, JOURNAL_WAIT, "journal").await,
+        }
+    }
+
+    /// Gives a message up: into the dead-letter queue, with the reason.
+    pub(super) async fn bury(&self, delivery: Delivery, reason: &str, detail: &str, attempts: u32) {
+        error!(job.id = delivery.message.properties.message_id, reason, "message given up");
+        let mut message = delivery.message.clone();
+        let headers = &mut message.properties.headers;
+        headers.retain(|name, _| name == "traceparent");
+        let detail: String = detail.chars().filter(|character| !character.is_control()).take(500).collect();
+        headers.insert(DEAD_REASON.into(), reason.to_owned());
+        headers.insert(DEAD_ATTEMPTS.into(), attempts.to_string());
+        headers.insert(DEAD_STEP.into(), detail);
+        match self.publisher.publish(&Destination::Dead, message).await {
+            Ok(_) => {
+                self.metrics.dead_lettered(reason);
+                self.ack(delivery).await;
+            }
+            Err(error) => {
+                warn!(%error, "the dead letter was not confirmed");
+                self.put_back(delivery).await;
+            }
+        }
+    }
+
+    /// Publishes the run's next wake-up, journals that the broker has it, acks.
+    async fn wake_up(&self, hold: &mut Hold, delivery: Delivery, pause: Pause, wait: Duration) {
+        let turn = hold.run().wake_up_turn() + 1;
+        let reason = match pause {
+            Pause::Authorization => AUTHORIZATION,
+            Pause::RateLimited => "rate_limited",
+            Pause::Transient => "transient",
+            Pause::ContinueAsNew | Pause::Shutdown => "continue",
+        };
+        if pause == Pause::Authorization {
+            self.metrics.parked(AUTHORIZATION);
+        }
+        if let Err(error) = self.publish_wake_up(&delivery.message, turn, reason, wait).await {
+            warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
+            hold.release().await;
+            return self.put_back(delivery).await;
+        }
+        if let Err(error) = hold.record(vec![Event::WakeUpPublished { turn }]).await {
+            warn!(%error, "the wake-up could not be journalled; two copies of it may come");
+        }
+        hold.release().await;
+        self.ack(delivery).await;
+    }
+
+    /// The same message again later, as nothing can be or need be journalled now.
+    pub(super) async fn later(&self, delivery: Delivery, wait: Duration, reason: &str) {
+        let turn = WakeUp::of(&delivery.message).map_or(0, |wake_up| wake_up.turn);
+        match self.publish_wake_up(&delivery.message, turn, reason, wait).await {
+            Ok(()) => self.ack(delivery).await,
+            Err(error) => {
+                warn!(%error, "the message could not be put off and goes back to the queue");
+                self.put_back(delivery).await;
+            }
+        }
+    }
+
+    async fn publish_wake_up(
+        &self,
+        message: &Message,
+        turn: u32,
+        reason: &str,
+        wait: Duration,
+    ) -> Result<(), QueueError> {
+        let due = (!wait.is_zero()).then(|| due(self.clock.now(), wait));
+        let message = WakeUp { turn, reason: reason.to_owned(), due }.stamp(message);
+        let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
+        self.publisher.publish(&destination, message).await.map(|_| ())
+    }
+
+    /// A message that came too early: on to the next wait, unchanged.
+    pub(super) async fn put_off(&self, delivery: Delivery, remaining: Duration) {
+        let message = delivery.message.clone();
+        let stamped = WakeUp::of(&message).map_or_else(|| message.clone(), |wake_up| wake_up.stamp(&message));
+        match self.publisher.publish(&Destination::Wait(remaining), stamped).await {
+            Ok(_) => self.ack(delivery).await,
+            Err(error) => {
+                warn!(%error, "the message could not be put off and goes back to the queue");
+                self.put_back(delivery).await;
+            }
+        }
+    }
+
+    pub(super) async fn ack(&self, delivery: Delivery) {
+        if let Err(error) = delivery.ack().await {
+            info!(%error, "the ack came too late; the message comes again and is recognised");
+        }
+    }
+
+    pub(super) async fn put_back(&self, delivery: Delivery) {
+        if let Err(error) = delivery.requeue().await {
+            info!(%error, "the message goes back by itself, as its connection is gone");
+        }
+    }
+}
+
+/// Why a parked run waits, as a header and a label.
+pub(super) const AUTHORIZATION: &str = "authorization";
+
+/// Seconds from when a message was first published to `now`, where it says so.
+pub(super) fn waited(message: &Message, now: Timestamp) -> Option<f64> {
+    let published = message.properties.timestamp?;
+    #[expect(clippy::cast_precision_loss, reason = "a message does not wait for 2^53 ms")]
+    let seconds = crate::clock::milliseconds_between(published, now) as f64 / 1000.0;
+    Some(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSIENT: Policy =
+        Policy { attempts: 3, initial_milliseconds: 1000, max_milliseconds: 60_000, max_retry_after_milliseconds: 0 };
+
+    #[test]
+    fn a_shutdown_and_a_lost_run_put_the_message_back() {
+        for why in [Interruption::Shutdown, Interruption::OwnershipLost] {
+            assert_eq!(settle(&why, 9, TRANSIENT), Settlement::PutBack);
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_costs_no_attempt_however_often_it_comes() {
+        let wait = Duration::from_secs(40);
+        let why = Interruption::RateLimited { wait, reason: String::new() };
+        assert_eq!(settle(&why, 99, TRANSIENT), Settlement::WakeUp { pause: Pause::RateLimited, wait });
+    }
+
+    #[test]
+    fn transient_failures_are_counted_and_end() {
+        let why = Interruption::Transient { reason: "down".into() };
+        for failures in 0..2 {
+            assert!(matches!(settle(&why, failures, TRANSIENT), Settlement::WakeUp { pause: Pause::Transient, .. }));
+        }
+        assert_eq!(settle(&why, 2, TRANSIENT), Settlement::GiveUp("down".into()));
+    }
+
+    #[test]
+    fn without_the_journal_nothing_is_written_and_nothing_is_lost() {
+        for why in [Interruption::JournalUnavailable(String::new()), Interruption::JournalLost] {
+            assert_eq!(settle(&why, 99, TRANSIENT), Settlement::Later(JOURNAL_WAIT));
+        }
+    }
+}

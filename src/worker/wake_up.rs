@@ -1,0 +1,99 @@
+//! The headers by which a wake-up message differs from the job as its caller sent it.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::milliseconds_between;
+use crate::queue::Message;
+
+/// Not before this instant (RFC 3339).
+const DUE: &str = "x-agentkit-due";
+/// Number of the wake-up; a copy older than the journal knows is stale.
+const TURN: &str = "x-agentkit-turn";
+/// Why the run waited, for people and for the poll of parked runs.
+const REASON: &str = "x-agentkit-reason";
+
+/// A message is early by less than this: it counts as due. The shortest wait tier is a second.
+const TOLERANCE: Duration = Duration::from_millis(500);
+
+/// What the headers of a message say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WakeUp {
+    /// Number of the wake-up.
+    pub turn: u32,
+    /// Why the run waited.
+    pub reason: String,
+    /// Not before this instant.
+    pub due: Option<Timestamp>,
+}
+
+impl WakeUp {
+    /// Reads the headers; `None` for a job as its caller sent it.
+    pub fn of(message: &Message) -> Option<Self> {
+        let headers = &message.properties.headers;
+        Some(Self {
+            turn: headers.get(TURN)?.parse().ok()?,
+            reason: headers.get(REASON).cloned().unwrap_or_default(),
+            due: headers.get(DUE).and_then(|due| due.parse().ok()),
+        })
+    }
+
+    /// `message` with fresh headers of ours: nothing that the broker added is carried along.
+    pub fn stamp(&self, message: &Message) -> Message {
+        let mut message = message.clone();
+        message.properties.headers.retain(|name, _| name == "traceparent");
+        let headers = &mut message.properties.headers;
+        headers.insert(TURN.into(), self.turn.to_string());
+        headers.insert(REASON.into(), self.reason.clone());
+        headers.extend(self.due.map(|due| (DUE.into(), due.to_string())));
+        message
+    }
+
+    /// How long the message still has to wait at `now`, if it does.
+    pub fn remaining(&self, now: Timestamp) -> Option<Duration> {
+        let remaining = Duration::from_millis(milliseconds_between(now, self.due?));
+        (remaining > TOLERANCE).then_some(remaining)
+    }
+}
+
+/// The instant `wait` after `now`.
+pub fn due(now: Timestamp, wait: Duration) -> Timestamp {
+    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+    now.saturating_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_as_its_caller_sent_it_is_no_wake_up() {
+        assert_eq!(WakeUp::of(&Message::default()), None);
+    }
+
+    #[test]
+    fn a_wake_up_keeps_the_trace_and_drops_what_the_broker_added() {
+        let mut message = Message::default();
+        message.properties.headers.insert("traceparent".into(), "00-1-2-01".into());
+        message.properties.headers.insert("x-delivery-count".into(), "7".into());
+        let wake_up = WakeUp {
+            turn: 3,
+            reason: "authorization".into(),
+            due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
+        };
+        let stamped = wake_up.stamp(&message);
+        assert!(stamped.properties.headers.contains_key("traceparent"));
+        assert!(!stamped.properties.headers.contains_key("x-delivery-count"));
+        assert_eq!(WakeUp::of(&stamped), Some(wake_up));
+    }
+
+    #[test]
+    fn a_message_waits_until_it_is_due() {
+        let wake_up =
+            WakeUp { turn: 0, reason: String::new(), due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))) };
+        assert_eq!(wake_up.remaining(Timestamp::UNIX_EPOCH), Some(Duration::from_secs(90)));
+        assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_millis(89_600))), None);
+        assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_secs(100))), None);
+    }
+}

@@ -1,0 +1,436 @@
+//! What every journal promises, asked of both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::clock::ManualClock;
+use agentkit_worker::job::JobId;
+use agentkit_worker::journal::memory::MemoryJournal;
+use agentkit_worker::journal::redis::RedisJournal;
+use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Barrier;
+
+use crate::support::redis::AnyRedis;
+use crate::support::time::eventually;
+
+const LEASE: Duration = Duration::from_secs(30);
+const RETAIN: Duration = Duration::from_hours(1);
+
+/// A journal under test, and how its time passes.
+struct Subject {
+    journal: Arc<dyn Journal>,
+    clock: Option<Arc<ManualClock>>,
+    _redis: Option<AnyRedis>,
+}
+
+impl Subject {
+    fn memory() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        Self { journal: Arc::new(MemoryJournal::new(clock.clone(), 1000)), clock: Some(clock), _redis: None }
+    }
+
+    async fn redis() -> Self {
+        let redis = AnyRedis::start().await;
+        Self { journal: Arc::new(RedisJournal::new(redis.client())), clock: None, _redis: Some(redis) }
+    }
+
+    /// Asks until the answer is there; a manual clock moves on by 10 ms each time, as the real one does.
+    async fn later<T>(&self, what: &str, mut ask: impl AsyncFnMut(&dyn Journal) -> Option<T>) -> T {
+        eventually(what, async || {
+            if let Some(clock) = &self.clock {
+                clock.advance(SignedDuration::from_millis(10));
+            }
+            ask(&*self.journal).await
+        })
+        .await
+    }
+
+    async fn take(&self, job: &JobId, owner: &str, mode: TakeMode) -> (Epoch, Vec<String>) {
+        taken(self.journal.take(job, owner, LEASE, mode).await).unwrap_or_else(|other| panic!("{owner}: {other:?}"))
+    }
+
+    async fn append(&self, job: &JobId, epoch: Epoch, sequence: u64, entries: &[&str]) -> Result<(), JournalError> {
+        let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
+        self.journal.append(job, Append { epoch, sequence, entries: &entries, lease: LEASE, retain: RETAIN }).await
+    }
+
+    async fn entries(&self, job: &JobId) -> Vec<String> {
+        self.journal.read(job).await.unwrap()
+    }
+}
+
+fn taken(answer: Result<Take, JournalError>) -> Result<(Epoch, Vec<String>), Result<Take, JournalError>> {
+    match answer {
+        Ok(Take::Taken { epoch, entries }) => Ok((epoch, entries)),
+        other => Err(other),
+    }
+}
+
+fn job(name: &str) -> JobId {
+    JobId::new(name).unwrap()
+}
+
+async fn a_run_is_empty_at_first_and_held_by_one_owner(subject: &Subject) {
+    let job = job("a");
+    assert_eq!(subject.entries(&job).await, Vec::<String>::new());
+    let (_, entries) = subject.take(&job, "one", TakeMode::Polite).await;
+    assert_eq!(entries, Vec::<String>::new());
+    match subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await {
+        Ok(Take::Held { owner, remaining }) => {
+            assert_eq!(owner, "one");
+            assert!(remaining > LEASE / 2 && remaining <= LEASE, "{remaining:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn an_owner_takes_its_own_run_again_at_once(subject: &Subject) {
+    let job = job("a");
+    let (first, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    subject.append(&job, first, 0, &["x"]).await.unwrap();
+    let (second, entries) = subject.take(&job, "one", TakeMode::Polite).await;
+    assert!(second > first);
+    assert_eq!(entries, ["x"]);
+    assert!(matches!(subject.append(&job, first, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
+}
+
+async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(subject: &Subject) {
+    let job = job("a");
+    let short = Duration::from_millis(150);
+    let (old, _) = taken(subject.journal.take(&job, "one", short, TakeMode::Polite).await).unwrap();
+    let entries = ["x".to_owned()];
+    let append = Append { epoch: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN };
+    subject.journal.append(&job, append).await.unwrap();
+    let (new, entries) = subject
+        .later("the lease runs out", async |journal| {
+            taken(journal.take(&job, "two", LEASE, TakeMode::Polite).await).ok()
+        })
+        .await;
+    assert!(new > old);
+    assert_eq!(entries, ["x"]);
+    assert!(matches!(subject.append(&job, old, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
+    assert!(matches!(subject.append(&job, old, 0, &["x"]).await, Err(JournalError::OwnershipLost)));
+    assert!(matches!(subject.journal.renew(&job, old, LEASE).await, Err(JournalError::OwnershipLost)));
+    assert!(matches!(subject.journal.renew(&job, old, Duration::ZERO).await, Err(JournalError::OwnershipLost)));
+    subject.append(&job, new, 1, &["z"]).await.unwrap();
+    assert_eq!(subject.entries(&job).await, ["x", "z"]);
+}
+
+async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(subject: &Subject) {
+    let job = job("a");
+    let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::ZERO, TakeMode::Polite).await).unwrap();
+    subject.append(&job, epoch, 0, &["x"]).await.unwrap();
+    let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
+    assert!(matches!(held, Ok(Take::Held { .. })), "an append renews the lease: {held:?}");
+}
+
+async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &Subject) {
+    let job = job("a");
+    let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::ZERO, TakeMode::Polite).await).unwrap();
+    subject.journal.renew(&job, epoch, LEASE).await.unwrap();
+    let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
+    assert!(matches!(held, Ok(Take::Held { .. })), "{held:?}");
+    subject.journal.renew(&job, epoch, Duration::ZERO).await.unwrap();
+    subject.take(&job, "two", TakeMode::Polite).await;
+}
+
+async fn force_takes_a_held_run_away(subject: &Subject) {
+    let job = job("a");
+    let (old, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (new, _) = subject.take(&job, "two", TakeMode::Force).await;
+    assert!(new > old);
+    assert!(matches!(subject.append(&job, old, 0, &["x"]).await, Err(JournalError::OwnershipLost)));
+    subject.append(&job, new, 0, &["y"]).await.unwrap();
+}
+
+async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused(subject: &Subject) {
+    let job = job("a");
+    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    subject.append(&job, epoch, 0, &["x"]).await.unwrap();
+    subject.append(&job, epoch, 1, &["y", "z"]).await.unwrap();
+    subject.append(&job, epoch, 1, &["y", "z"]).await.unwrap();
+    assert_eq!(subject.entries(&job).await, ["x", "y", "z"]);
+    for (sequence, entries) in [(1, &["y"][..]), (1, &["y", "other"]), (1, &["y", "z", "more"]), (0, &["x"]), (2, &[])]
+    {
+        let answer = subject.append(&job, epoch, sequence, entries).await;
+        assert!(matches!(answer, Err(JournalError::OwnershipLost)), "{sequence} {entries:?}: {answer:?}");
+    }
+    subject.append(&job, epoch, 3, &[]).await.unwrap();
+    assert_eq!(subject.entries(&job).await, ["x", "y", "z"]);
+}
+
+async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost(subject: &Subject) {
+    let job = job("a");
+    assert!(matches!(subject.append(&job, Epoch(7), 0, &["x"]).await, Err(JournalError::Lost)));
+    assert!(matches!(subject.journal.renew(&job, Epoch(7), LEASE).await, Err(JournalError::Lost)));
+    assert_eq!(subject.entries(&job).await, Vec::<String>::new());
+
+    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    assert!(matches!(subject.append(&job, epoch, 1, &["x"]).await, Err(JournalError::Lost)));
+    assert!(matches!(subject.append(&job, epoch, u64::MAX, &["x"]).await, Err(JournalError::Lost)));
+    let later = Epoch(epoch.0 + 1000);
+    assert!(matches!(subject.append(&job, later, 0, &["x"]).await, Err(JournalError::Lost)));
+    assert!(matches!(subject.journal.renew(&job, later, LEASE).await, Err(JournalError::Lost)));
+    assert_eq!(subject.entries(&job).await, Vec::<String>::new());
+}
+
+async fn of_many_takers_exactly_one_wins(subject: &Subject) {
+    let job = job("a");
+    let start = Arc::new(Barrier::new(20));
+    let takers: Vec<_> = (0..20)
+        .map(|number| {
+            let (journal, job, start) = (subject.journal.clone(), job.clone(), start.clone());
+            tokio::spawn(async move {
+                start.wait().await;
+                taken(journal.take(&job, &format!("owner {number}"), LEASE, TakeMode::Polite).await).is_ok()
+            })
+        })
+        .collect();
+    let mut winners = 0;
+    for taker in takers {
+        winners += usize::from(taker.await.unwrap());
+    }
+    assert_eq!(winners, 1);
+}
+
+async fn of_many_appends_at_one_place_exactly_one_wins(subject: &Subject) {
+    let job = job("a");
+    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    let start = Arc::new(Barrier::new(20));
+    let writers: Vec<_> = (0..20)
+        .map(|number| {
+            let (journal, job, start) = (subject.journal.clone(), job.clone(), start.clone());
+            tokio::spawn(async move {
+                let entries = [format!("{number}"), format!("{number} again")];
+                start.wait().await;
+                let append = Append { epoch, sequence: 0, entries: &entries, lease: LEASE, retain: RETAIN };
+                journal.append(&job, append).await.ok().map(|()| entries)
+            })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    for writer in writers {
+        winners.extend(writer.await.unwrap());
+    }
+    assert_eq!(winners.len(), 1);
+    assert_eq!(subject.entries(&job).await, winners[0]);
+}
+
+async fn entries_come_back_byte_for_byte_and_in_order(subject: &Subject) {
+    let job = job("a");
+    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    let large = "é\u{0}\r\n".repeat(1024 * 1024 / 5);
+    let hostile =
+        ["", "\0", "\r\n$5\r\nx", "{\"a\":\"\\u0000\"}", "\u{10ffff}\u{feff}", "KEYS[1]", "%s%d", "length", &large];
+    subject.append(&job, epoch, 0, &hostile).await.unwrap();
+    let mut expected: Vec<String> = hostile.iter().map(ToString::to_string).collect();
+    for number in 0..40 {
+        let entry = format!("entry {number}");
+        subject.append(&job, epoch, expected.len() as u64, &[&entry]).await.unwrap();
+        expected.push(entry);
+    }
+    assert!(subject.entries(&job).await == expected);
+    let (_, entries) = subject.take(&job, "one", TakeMode::Polite).await;
+    assert!(entries == expected);
+}
+
+async fn hostile_job_ids_and_owners_never_share_a_run(subject: &Subject) {
+    let long = "é".repeat(100);
+    let names = ["a:b", "a%3Ab", "a%253Ab", "../x", "x", "a\nb", "a\0b", "{x}", "{", "}", "*", " ", "A", "a", &long];
+    for name in names {
+        let job = job(name);
+        let (epoch, entries) = subject.take(&job, name, TakeMode::Polite).await;
+        assert_eq!(entries, Vec::<String>::new(), "{name:?}");
+        subject.append(&job, epoch, 0, &[name]).await.unwrap();
+    }
+    for name in names {
+        assert_eq!(subject.entries(&job(name)).await, [name]);
+        let held = subject.journal.take(&job(name), "another", LEASE, TakeMode::Polite).await;
+        assert!(matches!(&held, Ok(Take::Held { owner, .. }) if owner == name), "{held:?}");
+    }
+}
+
+async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Subject) {
+    let (short, leased) = (job("short"), job("leased"));
+    let (epoch, _) = subject.take(&short, "one", TakeMode::Polite).await;
+    let (leased_epoch, _) = subject.take(&leased, "one", TakeMode::Polite).await;
+    let entries = ["x".to_owned()];
+    let brief = Duration::from_millis(150);
+    let append = Append { epoch, sequence: 0, entries: &entries, lease: brief, retain: brief };
+    subject.journal.append(&short, append).await.unwrap();
+    let append = Append { epoch: leased_epoch, sequence: 0, entries: &entries, lease: LEASE, retain: Duration::ZERO };
+    subject.journal.append(&leased, append).await.unwrap();
+    subject
+        .later("the run is forgotten", async |journal| journal.read(&short).await.unwrap().is_empty().then_some(()))
+        .await;
+    assert!(matches!(subject.append(&short, epoch, 1, &["y"]).await, Err(JournalError::Lost)));
+    let (again, entries) = subject.take(&short, "two", TakeMode::Polite).await;
+    assert_eq!(entries, Vec::<String>::new());
+    assert!(again > epoch, "the epoch rises although the run was forgotten");
+    assert!(matches!(subject.append(&short, epoch, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
+    assert_eq!(subject.entries(&leased).await, ["x"]);
+}
+
+async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subject: &Subject) {
+    let job = job("a");
+    let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::MAX, TakeMode::Polite).await).unwrap();
+    let entries = ["x".to_owned()];
+    let append = Append { epoch, sequence: 0, entries: &entries, lease: Duration::MAX, retain: Duration::MAX };
+    subject.journal.append(&job, append).await.unwrap();
+    subject.journal.renew(&job, epoch, Duration::MAX).await.unwrap();
+    let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
+    assert!(matches!(held, Ok(Take::Held { .. })), "{held:?}");
+    assert_eq!(subject.entries(&job).await, ["x"]);
+    let append = Append { epoch, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO };
+    subject.journal.append(&job, append).await.unwrap();
+    assert_eq!(subject.entries(&job).await, Vec::<String>::new());
+}
+
+mod memory {
+    use super::Subject;
+
+    #[tokio::test]
+    async fn a_run_is_empty_at_first_and_held_by_one_owner() {
+        super::a_run_is_empty_at_first_and_held_by_one_owner(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn an_owner_takes_its_own_run_again_at_once() {
+        super::an_owner_takes_its_own_run_again_at_once(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused() {
+        super::a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run() {
+        super::an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once() {
+        super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn force_takes_a_held_run_away() {
+        super::force_takes_a_held_run_away(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused() {
+        super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost() {
+        super::a_journal_that_is_shorter_than_known_or_unknown_is_lost(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_takers_exactly_one_wins() {
+        super::of_many_takers_exactly_one_wins(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_appends_at_one_place_exactly_one_wins() {
+        super::of_many_appends_at_one_place_exactly_one_wins(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn entries_come_back_byte_for_byte_and_in_order() {
+        super::entries_come_back_byte_for_byte_and_in_order(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn hostile_job_ids_and_owners_never_share_a_run() {
+        super::hostile_job_ids_and_owners_never_share_a_run(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease() {
+        super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once() {
+        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::memory()).await;
+    }
+}
+
+mod redis {
+    use super::Subject;
+
+    #[tokio::test]
+    async fn a_run_is_empty_at_first_and_held_by_one_owner() {
+        super::a_run_is_empty_at_first_and_held_by_one_owner(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn an_owner_takes_its_own_run_again_at_once() {
+        super::an_owner_takes_its_own_run_again_at_once(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused() {
+        super::a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run() {
+        super::an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once() {
+        super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn force_takes_a_held_run_away() {
+        super::force_takes_a_held_run_away(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused() {
+        super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost() {
+        super::a_journal_that_is_shorter_than_known_or_unknown_is_lost(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_takers_exactly_one_wins() {
+        super::of_many_takers_exactly_one_wins(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_appends_at_one_place_exactly_one_wins() {
+        super::of_many_appends_at_one_place_exactly_one_wins(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn entries_come_back_byte_for_byte_and_in_order() {
+        super::entries_come_back_byte_for_byte_and_in_order(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn hostile_job_ids_and_owners_never_share_a_run() {
+        super::hostile_job_ids_and_owners_never_share_a_run(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease() {
+        super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once() {
+        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::redis().await).await;
+    }
+}

@@ -1,0 +1,45 @@
+//! What several tests need.
+
+pub(crate) mod broker;
+pub(crate) mod redis;
+pub(crate) mod sandbox_client;
+pub(crate) mod scripted_model;
+pub(crate) mod time;
+
+use std::time::Duration;
+
+/// Longest time that anything in a test may take; on a busy machine a broker needs half a minute to start.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A name nobody else has.
+#[expect(clippy::disallowed_methods, reason = "tests that share a server must not meet")]
+pub(crate) fn unique(stem: &str) -> String {
+    format!("{stem}-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// Where the test shall find a server of its own kind, from the environment.
+#[expect(clippy::disallowed_methods, reason = "the only setting of the tests")]
+pub(crate) fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// Waits for `future`, but not for ever.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} took longer than {PATIENCE:?}"))
+}
+
+/// Asks again and again until the answer is there.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    soon(what, async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+//! What tests stand on.
+
+pub(crate) mod http_peer;

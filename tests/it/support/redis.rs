@@ -1,0 +1,181 @@
+//! A private Redis server per test, which a test may kill, freeze and restart.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use agentkit_worker::redis_client::{Config, RedisClient};
+use tempfile::TempDir;
+
+use super::time::eventually;
+
+/// A server on a free port of the loopback interface, with an append-only file in its own folder. Gone with the test,
+/// also where the test process is killed.
+pub(crate) struct Redis {
+    folder: TempDir,
+    port: u16,
+    options: Vec<String>,
+    running: Option<Running>,
+}
+
+/// A shell that has started the server and ends it as soon as our end of the pipe to it is closed, in whatever way this
+/// process ends. As the server's parent it exists before the server does and keeps its process id from being reused.
+struct Running {
+    watchdog: Child,
+    server: String,
+}
+
+/// `$0` is the server's folder, `$@` its command line.
+const WATCHDOG: &str = r#"
+"$@" >&2 &
+echo $!
+read -r word
+kill -9 $!
+wait
+[ "$word" = keep ] || rm -rf "$0"
+"#;
+
+impl Redis {
+    /// Starts a server and waits until it answers.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with further options, `--name value …`.
+    pub(crate) async fn start_with(options: &[&str]) -> Self {
+        let mut redis = Self::stopped(options);
+        redis.restart().await;
+        redis
+    }
+
+    /// A server that was not started yet.
+    pub(crate) fn stopped(options: &[&str]) -> Self {
+        let options = options.iter().map(ToString::to_string).collect();
+        Self { folder: tempfile::tempdir().unwrap(), port: free_port(), options, running: None }
+    }
+
+    /// A client's configuration for this server.
+    pub(crate) fn config(&self) -> Config {
+        Config { url: format!("redis://127.0.0.1:{}", self.port).into(), ..Config::default() }
+    }
+
+    /// A client of this server with the product's own limits.
+    pub(crate) fn client(&self) -> RedisClient {
+        RedisClient::new(&self.config()).unwrap()
+    }
+
+    /// Starts the server again, on the same port and with the same data, and waits until it answers.
+    pub(crate) async fn restart(&mut self) {
+        assert!(self.running.is_none(), "redis runs already");
+        self.running = Some(self.spawn());
+        eventually("redis answers", async || self.try_command(&["PING"]).filter(|answer| answer == "PONG")).await;
+    }
+
+    /// Kills the server as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Stops the server's process without closing its connections, as a stalled machine does.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a frozen server go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Sends a command by `redis-cli` and returns its answer.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        self.try_command(arguments).expect("redis answers")
+    }
+
+    fn try_command(&self, arguments: &[&str]) -> Option<String> {
+        let output =
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output().expect("redis-cli");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn spawn(&self) -> Running {
+        let mut watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG])
+            .arg(self.folder.path())
+            .args(["redis-server", "--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--dir"])
+            .arg(self.folder.path())
+            .args(&self.options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = String::new();
+        BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut server).unwrap();
+        Running { watchdog, server: server.trim().to_owned() }
+    }
+
+    fn signal(&self, signal: &str) {
+        let server = &self.running.as_ref().expect("redis runs").server;
+        assert!(Command::new("kill").args([signal, server]).status().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.watchdog.stdin.take().map(|mut pipe| pipe.write_all(b"keep\n"));
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// A Redis for tests that do no harm to it: the one that `TEST_REDIS_URL` names, else a private one.
+pub(crate) struct AnyRedis {
+    _private: Option<Redis>,
+    client: RedisClient,
+}
+
+impl AnyRedis {
+    /// Starts a private server unless there is another. Each call has keys of its own.
+    pub(crate) async fn start() -> Self {
+        // Contract tests send megabytes on busy machines; the product's limits have tests of their own.
+        let patient = Config {
+            connection_timeout_milliseconds: 10_000,
+            response_timeout_milliseconds: 10_000,
+            ..Config::default()
+        };
+        let Some(url) = external_url() else {
+            let redis = Redis::start().await;
+            let client = RedisClient::new(&Config { url: redis.config().url, ..patient }).unwrap();
+            return Self { _private: Some(redis), client };
+        };
+        let key_prefix = random_prefix();
+        let client = RedisClient::new(&Config { url: url.into(), key_prefix, ..patient }).unwrap();
+        Self { _private: None, client }
+    }
+
+    /// A client of it.
+    pub(crate) fn client(&self) -> RedisClient {
+        self.client.clone()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests that share a server must not meet each other's keys")]
+fn random_prefix() -> String {
+    format!("agentkit-test-{}:", uuid::Uuid::new_v4())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own configuration")]
+fn external_url() -> Option<String> {
+    std::env::var("TEST_REDIS_URL").ok().filter(|url| !url.is_empty())
+}
+
+/// Below the range that outgoing connections take their ports from, so none of them takes it while the server is down.
+#[expect(clippy::disallowed_methods, reason = "parallel tests try different ports")]
+fn free_port() -> u16 {
+    loop {
+        let port = 10_000 + u16::try_from(uuid::Uuid::new_v4().as_u128() % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
