@@ -130,8 +130,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The process's own: its environment, `.env` and `config/local.toml` of the working directory.
     #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+    /// The process's own: its environment, `.env` and `config/local.toml` of the working directory.
     pub fn of_process(file: Option<PathBuf>) -> Result<Self, BadConfig> {
         let mut environment = BTreeMap::new();
         if Path::new(".env").exists() {

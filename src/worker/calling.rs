@@ -23,6 +23,7 @@ enum Ended {
 }
 
 /// One call with all that it needs; borrows nothing of the run, so that several can be under way.
+#[expect(clippy::struct_field_names, reason = "`id` alone could be the run's")]
 struct Call {
     call_id: String,
     tool: PinnedTool,

@@ -94,7 +94,7 @@ impl Hold {
                     Ok(()) => {}
                     // The store may come back before the lease ends; if not, the next append is refused.
                     Err(JournalError::Unavailable(error)) => {
-                        warn!(job.id = %id, error, "the lease could not be renewed")
+                        warn!(job.id = %id, error, "the lease could not be renewed");
                     }
                     Err(error) => return error.into(),
                 }

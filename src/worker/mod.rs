@@ -157,7 +157,8 @@ impl Worker {
             let worker = self.clone();
             let in_flight = self.metrics.job_in_flight();
             self.tracker.spawn(async move {
-                worker.handle(delivery).await;
+                // Boxed: a run's future is about 20 KB, and thousands may wait for their first poll.
+                Box::pin(worker.handle(delivery)).await;
                 drop((place, in_flight));
             });
         }

@@ -111,7 +111,7 @@ impl Worker {
             }
             Step::Deliver(reply) => self.deliver(&mut hold, job, delivery, &reply).await,
             _ if run.strikes() + 1 >= self.rules.strikes && run.is_under_way() => {
-                self.poison(hold, job, delivery).await
+                self.poison(hold, job, delivery).await;
             }
             _ => self.work(hold, job, delivery).await,
         }

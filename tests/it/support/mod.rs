@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub(crate) mod broker;
+pub(crate) mod http_peer;
 pub(crate) mod redis;
 pub(crate) mod sandbox_client;
 pub(crate) mod scripted_model;
@@ -40,6 +41,3 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
     })
     .await
 }
-//! What tests stand on.
-
-pub(crate) mod http_peer;
