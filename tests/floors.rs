@@ -3,6 +3,8 @@
 //! The rules are those of the floor map in `src/lib.rs`. Each has a test on small made-up sources, so that it is known to
 //! bite. Code under `#[cfg(test)]` is free.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -32,6 +34,10 @@ const KEPT: [(&str, &[&str]); 5] = [
     ("backoff", &["retry"]),
     ("jsonschema", &["schema"]),
 ];
+
+/// Files of these folders may need each other in circles. The sandbox is one small server told in parts: its doors, its
+/// faults and its world all hold the one shared state, and its routes are gathered where they are guarded.
+const ENTANGLED: [&str; 1] = ["sandbox"];
 
 const MAX_LINES: usize = 400;
 
@@ -87,6 +93,9 @@ fn breaches(sources: &[(String, String)]) -> Vec<String> {
                 Target::Module(target) => {
                     if let Some(text) = floor_breach(&file.module, &target) {
                         breach(line, text);
+                    }
+                    if top(&target) == top(&file.module) && ENTANGLED.contains(&top(&target)) {
+                        continue;
                     }
                     let place = format!("src/{}:{line}", file.path);
                     graph.entry(file.module.clone()).or_default().entry(target).or_insert(place);
@@ -702,7 +711,7 @@ fn comments_and_strings_trip_nothing() {
     );
     accepted(
         "job.rs",
-        r####"const A: &str = "crate::agent::x \" .unwrap()"; const B: &str = r#"todo!() " crate::agent"#; const C: &[u8] = b"#[allow(x)]";"####,
+        r##"const A: &str = "crate::agent::x \" .unwrap()"; const B: &str = r#"todo!() " crate::agent"#; const C: &[u8] = b"#[allow(x)]";"##,
     );
     accepted(
         "job.rs",
