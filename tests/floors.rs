@@ -232,7 +232,7 @@ impl File {
             let before = index.checked_sub(1).map_or("", |before| self.text(before));
             match (before, token.text.as_str(), self.text(index + 1)) {
                 (_, "todo" | "unimplemented", "!") => {
-                    breach(token.line, format!("`{}!` is unfinished work", token.text))
+                    breach(token.line, format!("`{}!` is unfinished work", token.text));
                 }
                 (".", "unwrap", "(") => breach(token.line, "`unwrap` outside tests".to_owned()),
                 (_, "#", "[" | "!") if self.attribute(index).is_some_and(|words| words.contains(&"allow")) => {
