@@ -42,7 +42,7 @@ impl Attempt<'_> {
                 Ok(account) => missing.push((connection, account.status)),
                 Err(error) => match operator_error(&connection, &error) {
                     Some(detail) => return self.fail(detail).await,
-                    None => return Err(interruption(&error)),
+                    None => return Err(Interruption::from(&error)),
                 },
             }
         }
@@ -101,7 +101,7 @@ impl Attempt<'_> {
                 Ok(entry) => authorizations.push(entry),
                 Err(error) => match operator_error(connection, &error) {
                     Some(detail) => return self.fail(detail).await,
-                    None => return Err(interruption(&error)),
+                    None => return Err(Interruption::from(&error)),
                 },
             }
         }
@@ -202,14 +202,6 @@ pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Erro
         _ => return None,
     };
     Some(ErrorDetail::new(code, text).connection(connection.as_str()))
-}
-
-/// What a failed control call means for the run.
-pub(super) fn interruption(error: &scalekit::Error) -> Interruption {
-    match error.come_back_after() {
-        Some(wait) => Interruption::RateLimited { wait, reason: error.to_string() },
-        None => Interruption::Transient { reason: error.to_string() },
-    }
 }
 
 fn waited_in_vain(missing: &[(ConnectionName, AccountStatus)]) -> ErrorDetail {

@@ -6,6 +6,7 @@ mod support;
 
 mod cache_contract;
 mod journal_contract;
+mod journal_versions;
 mod llm;
 mod queue_amqp;
 mod queue_contract;
