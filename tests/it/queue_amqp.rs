@@ -299,6 +299,25 @@ async fn a_late_ack_is_an_error_and_the_message_comes_again() {
 }
 
 #[tokio::test]
+async fn a_lost_connection_is_noticed_while_nobody_asks_for_deliveries() {
+    let broker = Broker::exclusive().await;
+    let queue = AmqpQueue::connect(impatient(broker.config())).await.unwrap();
+    let mut consumer = queue.consumer(4);
+    for id in ["a", "b", "c", "d"] {
+        insist(&queue, &Destination::Jobs, id).await;
+    }
+    next(&mut consumer).await.requeue().await.unwrap();
+    broker.control(&["close_all_connections", "by the test"]).await;
+    let status = queue.status();
+    eventually("both connections", || async { (status.reconnects() >= 2 && status.consuming()).then_some(()) }).await;
+    for _ in 0..4 {
+        let delivery = next(&mut consumer).await;
+        assert!(delivery.redelivered, "{} came over the lost connection", id(&delivery));
+        delivery.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_reply_inbox_reports_its_end() {
     let broker = Broker::exclusive().await;
     let mut inbox = ReplyInbox::open(&broker.config()).await.unwrap();
