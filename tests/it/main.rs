@@ -5,6 +5,7 @@
 mod support;
 
 mod cache_contract;
+mod crash_table;
 mod journal_contract;
 mod journal_versions;
 mod llm;
