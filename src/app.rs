@@ -138,6 +138,7 @@ impl App {
             metrics: metrics.clone(),
             rules: worker_rules(&config),
             defaults: config.job.clone(),
+            takeovers: worker::Takeovers::default(),
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
         };

@@ -111,6 +111,24 @@ impl Run {
         }
     }
 
+    /// What the run is at, at `now`, for people: the step that comes next, or that its last worker did not end.
+    pub fn doing(&self, now: Timestamp) -> String {
+        let tool = |call_id: &String| match self.open_call(call_id).map(|open| &open.plan) {
+            Some(Plan::Run { tool, .. }) => tool.name.clone(),
+            _ => call_id.clone(),
+        };
+        match self.next(now) {
+            Step::CheckAccounts => "checking the accounts".to_owned(),
+            Step::ListTools => "listing the tools".to_owned(),
+            Step::CallModel => format!("asking the model, turn {}", self.steps + 1),
+            Step::CallTools(calls) => format!("calling {}", calls.iter().map(tool).collect::<Vec<_>>().join(", ")),
+            Step::SettleDoubt(call) => format!("calling {}", tool(&call)),
+            Step::Finish(_) => "making the reply".to_owned(),
+            Step::Deliver(_) => "delivering the reply".to_owned(),
+            Step::Done => "nothing".to_owned(),
+        }
+    }
+
     /// Folds one entry into the state.
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
         let Entry { at, event } = entry;
@@ -141,7 +159,7 @@ impl Run {
                 self.transient_failures += u32::from(cause == Pause::Transient);
             }
             Event::WakeUpPublished { turn } => self.wake_up_turn = turn,
-            _ if self.finished.is_some() && !matches!(event, Event::Delivered) => return Err(illegal),
+            _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => return Err(illegal),
             Event::AccountsReady => {
                 self.accounts_ready = true;
                 self.authorization = None;
@@ -185,11 +203,20 @@ impl Run {
             }
             Event::Finished(reply) => self.finished = Some(reply),
             Event::Delivered if self.finished.is_some() => self.delivered = true,
+            Event::Reopened if self.delivered => {
+                self.finished = None;
+                self.delivered = false;
+                self.reopened += 1;
+                self.active = false;
+                self.strikes = 0;
+                self.transient_failures = 0;
+            }
             Event::Started(_)
             | Event::ToolsListed { .. }
             | Event::ModelAsked
             | Event::ModelReplied { .. }
-            | Event::Delivered => return Err(illegal),
+            | Event::Delivered
+            | Event::Reopened => return Err(illegal),
         }
         Ok(())
     }

@@ -6,8 +6,10 @@ mod calling;
 pub mod executor;
 mod hold;
 mod interruption;
+pub mod operator;
 mod reception;
 mod settlement;
+mod takeovers;
 pub mod toolbox;
 mod wake_up;
 
@@ -27,7 +29,9 @@ use crate::queue::{Consumer, Publisher};
 use crate::retry::Policy;
 use executor::Executor;
 pub use hold::Lifetimes;
-pub use settlement::{DEAD_ATTEMPTS, DEAD_REASON, DEAD_STEP};
+pub use settlement::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP};
+pub use takeovers::Takeovers;
+pub use wake_up::WakeUp;
 
 /// What the operator says about runs whose jobs leave it open.
 #[derive(Debug, Clone, Deserialize)]
@@ -131,6 +135,8 @@ pub struct Worker {
     pub rules: Rules,
     /// What jobs leave open.
     pub defaults: Defaults,
+    /// Runs that were taken away.
+    pub takeovers: Takeovers,
     /// Told to stop: runs end their step and give their message back.
     pub stop: CancellationToken,
     /// All runs under way.
@@ -142,6 +148,10 @@ impl Worker {
     pub async fn run(self: Arc<Self>, mut consumer: Box<dyn Consumer>) {
         let places = Arc::new(Semaphore::new(self.rules.concurrency.max(1)));
         info!(worker = self.rules.name, concurrency = self.rules.concurrency, "worker takes jobs");
+        let worker = self.clone();
+        self.tracker.spawn(async move {
+            worker.stop.run_until_cancelled(worker.takeovers.watch(&*worker.journal)).await;
+        });
         loop {
             let place = tokio::select! {
                 biased;

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::Worker;
 use super::hold::Hold;
 use super::interruption::Interruption;
-use super::settlement::{AUTHORIZATION, HELD_WAIT, waited};
+use super::settlement::{AUTHORIZATION, Burial, HELD_WAIT, waited};
 use super::wake_up::WakeUp;
 use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
 use crate::agent::run::{BadJournal, Run, Step};
@@ -75,7 +75,10 @@ impl Worker {
                 }
                 self.later(delivery, HELD_WAIT, "newer_journal").await;
             }
-            Err(error) => self.bury(delivery, "damaged_journal", &error.to_string(), 0).await,
+            Err(error) => {
+                let why = Burial { reason: "damaged_journal", detail: &error.to_string(), ..Burial::default() };
+                self.bury(delivery, why).await;
+            }
         }
     }
 
@@ -122,7 +125,7 @@ impl Worker {
         let worker = self.rules.name.clone();
         let began = async {
             hold.record(vec![Event::AttemptStarted { worker }]).await?;
-            let keeper = hold.keeper();
+            let keeper = hold.keeper(&self.takeovers);
             let work = self.executor.execute(&mut hold, &delivery.message, &self.stop);
             tokio::select! {
                 biased;
@@ -139,7 +142,7 @@ impl Worker {
 
     /// The worker died with this run again and again: it is not tried any more.
     async fn poison(&self, mut hold: Hold, job: &Job, delivery: Delivery) {
-        let attempts = hold.run().attempts();
+        let (attempts, step) = (hold.run().attempts(), hold.run().doing(self.clock.now()));
         let text = format!("the worker died {} times in a row while it worked on this job", hold.run().strikes() + 1);
         let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
             .hint("the job was put aside as a dead letter; look at it with `agentkit-worker dead show`");
@@ -157,7 +160,7 @@ impl Worker {
         }
         hold.release().await;
         self.metrics.job_ended(ErrorCode::AttemptsExhausted.as_str(), 0);
-        self.bury(delivery, "poison", &text, attempts).await;
+        self.bury(delivery, Burial { reason: "poison", detail: &text, attempts, step: &step }).await;
     }
 
     /// The id belongs to another job: the caller is told under an event id of its own.

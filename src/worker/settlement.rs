@@ -29,6 +29,23 @@ pub const DEAD_REASON: &str = "x-agentkit-dead-reason";
 pub const DEAD_ATTEMPTS: &str = "x-agentkit-dead-attempts";
 /// Header of a dead letter: the last step that is known.
 pub const DEAD_STEP: &str = "x-agentkit-dead-step";
+/// Header of a dead letter: what went wrong, for people.
+pub const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
+/// Header of a dead letter: when it was given up (RFC 3339).
+pub const DEAD_AT: &str = "x-agentkit-dead-at";
+
+/// Why a message is given up, as its dead letter says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Burial<'a> {
+    /// For programs.
+    pub(super) reason: &'static str,
+    /// For people.
+    pub(super) detail: &'a str,
+    /// How often the run was taken up.
+    pub(super) attempts: u32,
+    /// What the run was at; empty where there was none.
+    pub(super) step: &'a str,
+}
 
 /// What becomes of a message whose run was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +141,10 @@ impl Worker {
             Settlement::Later(wait) => self.later(delivery, wait, "journal").await,
             Settlement::GiveUp(reason) => self.give_up(hold, job, delivery, &reason).await,
             Settlement::Bury(problem) => {
-                self.bury(delivery, "damaged_journal", &problem, hold.run().attempts()).await;
+                let step = hold.run().doing(self.clock.now());
+                let attempts = hold.run().attempts();
+                let why = Burial { reason: "damaged_journal", detail: &problem, attempts, step: &step };
+                self.bury(delivery, why).await;
             }
         }
     }
@@ -199,7 +219,8 @@ impl Worker {
             }
         }
         self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
-        self.bury(delivery, "invalid_job", &invalid.problems.join("; "), 0).await;
+        let detail = invalid.problems.join("; ");
+        self.bury(delivery, Burial { reason: "invalid_job", detail: &detail, ..Burial::default() }).await;
     }
 
     /// Ends a run whose attempts are used up, with a reply that says what kept failing.
@@ -216,7 +237,8 @@ impl Worker {
     }
 
     /// Gives a message up: into the dead-letter queue, with the reason.
-    pub(super) async fn bury(&self, delivery: Delivery, reason: &str, detail: &str, attempts: u32) {
+    pub(super) async fn bury(&self, delivery: Delivery, why: Burial<'_>) {
+        let Burial { reason, detail, attempts, step } = why;
         error!(job.id = delivery.message.properties.message_id, reason, "message given up");
         let mut message = delivery.message.clone();
         let headers = &mut message.properties.headers;
@@ -224,7 +246,9 @@ impl Worker {
         let detail: String = detail.chars().filter(|character| !character.is_control()).take(500).collect();
         headers.insert(DEAD_REASON.into(), reason.to_owned());
         headers.insert(DEAD_ATTEMPTS.into(), attempts.to_string());
-        headers.insert(DEAD_STEP.into(), detail);
+        headers.insert(DEAD_STEP.into(), step.to_owned());
+        headers.insert(DEAD_DETAIL.into(), detail);
+        headers.insert(DEAD_AT.into(), self.clock.now().to_string());
         match self.publisher.publish(&Destination::Dead, message).await {
             Ok(_) => {
                 self.metrics.dead_lettered(reason);
