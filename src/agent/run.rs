@@ -159,7 +159,9 @@ impl Run {
                 self.transient_failures += u32::from(cause == Pause::Transient);
             }
             Event::WakeUpPublished { turn } => self.wake_up_turn = turn,
-            _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => return Err(illegal),
+            _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => {
+                return Err(illegal);
+            }
             Event::AccountsReady => {
                 self.accounts_ready = true;
                 self.authorization = None;

@@ -78,7 +78,9 @@ mod tests {
         let other = takeovers.taken(JobId::new("b").unwrap(), Epoch(0));
         let present = takeovers.taken(JobId::new("a").unwrap(), take(TakeMode::Force).await);
         tokio::time::timeout(Duration::from_secs(1), former).await.unwrap();
-        let others = async { tokio::select! { () = present => {}, () = other => {} } };
+        let others = async {
+            tokio::select! { () = present => {}, () = other => {} }
+        };
         assert!(tokio::time::timeout(Duration::from_secs(20), others).await.is_err());
     }
 }

@@ -84,9 +84,7 @@ fn json(value: &AMQPValue, depth: u8) -> Option<Value> {
         AMQPValue::LongInt(number) => (*number).into(),
         AMQPValue::LongUInt(number) => (*number).into(),
         AMQPValue::LongLongInt(number) => (*number).into(),
-        AMQPValue::Timestamp(seconds) => {
-            Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()?.to_string().into()
-        }
+        AMQPValue::Timestamp(seconds) => Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()?.to_string().into(),
         AMQPValue::FieldArray(values) => values.as_slice().iter().filter_map(|value| json(value, below)).collect(),
         AMQPValue::FieldTable(table) => {
             let fields = table.inner().iter();
