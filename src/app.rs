@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -141,6 +142,7 @@ impl App {
             takeovers: worker::Takeovers::default(),
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
+            attempts: AtomicU64::new(0),
         };
         let stopping = shutdown.soft();
         let ready: Check =
@@ -235,6 +237,7 @@ fn worker_rules(config: &Config) -> worker::Rules {
         transient: worker.transient,
         strikes: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
+        after_loss: worker.after_journal_loss,
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::retry::Policy;
-use crate::worker::{Defaults, toolbox};
+use crate::worker::{AfterLoss, Defaults, toolbox};
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
@@ -69,6 +69,8 @@ pub struct WorkerConfig {
     pub grace_seconds: u64,
     pub drain_tool_seconds: u64,
     pub hold_delivery_seconds: u64,
+    pub consumer_timeout_seconds: u64,
+    pub after_journal_loss: AfterLoss,
     pub strikes: u32,
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
@@ -241,6 +243,13 @@ impl WorkerConfig {
         positive("hold_delivery_seconds", self.hold_delivery_seconds);
         positive("strikes", self.strikes.into());
         positive("transient.attempts", self.transient.attempts.into());
+        if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
+            problems.push(format!(
+                "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
+                 back that are still worked on",
+                self.consumer_timeout_seconds
+            ));
+        }
         if self.concurrency > usize::from(u16::MAX) {
             problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
         }
@@ -300,28 +309,30 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     if problems.is_empty() { Ok(all) } else { Err(BadConfig(problems)) }
 }
 
+/// Reads one section. Taken out of the table by hand: `Config::get` would name the section in an error, not the key.
 fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
-    match layers.get(name) {
+    let table = layers.cache.clone().into_table().ok()?;
+    let value = table.get(name)?.clone();
+    match T::deserialize(value) {
         Ok(section) => Some(section),
         Err(error) => {
-            problems.push(without_values(&error, name));
+            problems.push(format!("{name}{}", without_values(&error)));
             None
         }
     }
 }
 
 /// The error with its place, but without the value that it complains about: that may be a secret.
-fn without_values(error: &::config::ConfigError, section: &str) -> String {
+fn without_values(error: &::config::ConfigError) -> String {
+    use ::config::ConfigError;
+    let place = |key: &Option<String>| key.as_ref().map(|key| format!(".{key}")).unwrap_or_default();
     match error {
-        ::config::ConfigError::Type { key, expected, origin, .. } => {
-            let key = key.as_deref().unwrap_or(section);
+        ConfigError::Type { key, expected, origin, .. } => {
             let origin = origin.as_deref().map(|origin| format!(" (in {origin})")).unwrap_or_default();
-            format!("{key}: must be {expected}{origin}")
+            format!("{}: must be {expected}{origin}", place(key))
         }
-        ::config::ConfigError::At { error, key, .. } => {
-            format!("{}: {}", key.as_deref().unwrap_or(section), without_values(error, section))
-        }
-        other => format!("{section}: {other}"),
+        ConfigError::At { error, key, .. } => format!("{}{}", place(key), without_values(error)),
+        other => format!(": {other}"),
     }
 }
 

@@ -277,7 +277,7 @@ mod tests {
     use super::super::script::{Script, says, started, wants};
     use super::*;
     use crate::job::ConnectionName;
-    use crate::reply::ErrorCode;
+    use crate::reply::{ErrorCode, ErrorDetail};
 
     const READ: &str = "gmail_fetch_mails";
     const WRITE: &str = "gmail_send_message";
@@ -335,6 +335,24 @@ mod tests {
         assert_eq!(script.batch(), ["m1"], "what is idempotent runs alone as well");
         script.start("m1").done("m1", "marked");
         assert_eq!(script.batch(), ["r4"]);
+    }
+
+    #[test]
+    fn a_run_that_is_opened_again_goes_on_where_it_stood_with_a_reply_of_its_own() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", WRITE, TO)])).start("w1").attempt().attempt();
+        assert_eq!((script.run.strikes(), script.run.doing(script.now)), (2, format!("calling {WRITE}")));
+        assert!(script.try_event(Event::Reopened).is_err(), "it has not ended");
+        let given_up = Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, "died"));
+        let first = super::super::conclusion::reply(&script.run, given_up, script.now);
+        script.event(Event::Finished(Box::new(first.clone())));
+        assert!(script.try_event(Event::Reopened).is_err(), "its reply is not delivered");
+        script.event(Event::Delivered).event(Event::Reopened);
+        assert_eq!((script.run.strikes(), script.run.is_under_way()), (0, false));
+        script.attempt();
+        assert_eq!(script.next(), Step::SettleDoubt("w1".into()), "what was started is in doubt, not started again");
+        script.unknown("w1").model(says("it may have been sent"));
+        assert_eq!(script.reply().id, format!("{}:2", first.id));
     }
 
     #[test]

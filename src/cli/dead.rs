@@ -17,7 +17,7 @@ use crate::journal::Journal;
 use crate::queue::amqp::DeadLetters;
 use crate::queue::{Delivery, Destination, Message, Publisher};
 use crate::worker::operator::{Operator, OperatorError, Reopen};
-use crate::worker::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, WakeUp};
+use crate::worker::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, as_sent, fresh};
 
 /// Arguments of `dead`.
 #[derive(Debug, Args)]
@@ -50,6 +50,7 @@ The message goes back to the job queue with fresh headers; the letter is removed
 A run that was given up goes on where it had stopped, its failures forgiven: model turns that were paid and tool calls
 that were made are not repeated, and a write whose outcome is unknown stays fenced off. Its caller gets a new reply with
 an event id of its own. A run with any other end is not run again; its caller gets the same reply once more.
+Where the run's journal is not kept any more, the worker's policy for lost journals says whether it starts anew.
 A letter whose journal is damaged is left where it is: send that job under a new id.")]
     Replay(ReplayArguments),
     /// Throws letters away
@@ -322,17 +323,17 @@ async fn replay_one(
     publisher: &dyn Publisher,
     letter: Letter,
 ) -> Result<String, CommandError> {
+    let mut message = fresh(&letter.delivery.message);
     let words = match parse(context, &letter.delivery.message) {
         Err(_) => "sent again, although it is no job for this version".to_owned(),
         Ok(job) => match operator.reopen(&job.id()).await {
-            Ok(Reopen::Unknown) => "runs anew; nothing is known of an earlier run".to_owned(),
+            Ok(Reopen::Unknown) => "sent again; nothing is known of an earlier run".to_owned(),
             Ok(Reopen::Unfinished) => "the run goes on".to_owned(),
             Ok(Reopen::Reopened) => "the run goes on where it had stopped".to_owned(),
             Ok(Reopen::Ended(run)) => {
-                format!(
-                    "not run again, as it ended {}; the same reply is sent",
-                    run.reply().map(outcome).unwrap_or_default()
-                )
+                message = as_sent(&message);
+                let outcome = run.reply().map(outcome).unwrap_or_default();
+                format!("not run again, as it ended {outcome}; the same reply is sent")
             }
             Err(OperatorError::BadJournal(error)) => {
                 return Err(CommandError::Other(anyhow!(error).context("send the job under a new id")));
@@ -340,19 +341,9 @@ async fn replay_one(
             Err(error) => return Err(error.into()),
         },
     };
-    publisher.publish(&Destination::Jobs, fresh(&letter.delivery.message)).await?;
+    publisher.publish(&Destination::Jobs, message).await?;
     letter.delivery.ack().await.context("it is sent, but the letter could not be removed")?;
     Ok(words)
-}
-
-/// The message as its run knows it: a wake-up stays that wake-up, due now, and nothing else is carried along.
-fn fresh(message: &Message) -> Message {
-    if let Some(wake_up) = WakeUp::of(message) {
-        return WakeUp { due: None, ..wake_up }.stamp(message);
-    }
-    let mut message = message.clone();
-    message.properties.headers.retain(|name, _| name == "traceparent");
-    message
 }
 
 async fn drop_letters(context: &Context, arguments: &DropArguments) -> Result<ExitCode, CommandError> {

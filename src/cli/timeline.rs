@@ -57,11 +57,6 @@ impl Timeline {
         &self.run
     }
 
-    /// How the run stands, in words.
-    pub fn state(&self) -> &str {
-        &self.state.words
-    }
-
     /// For people.
     pub fn print(&self, content: bool) {
         let job = self.run.job();
@@ -234,7 +229,7 @@ mod tests {
         assert_eq!(timeline(CUT).to_json(false)["state"], "running");
         let lines: Vec<String> = CUT.lines().map(str::to_owned).collect();
         let states: Vec<String> =
-            (1..=lines.len()).map(|end| Timeline::read(&lines[..end]).unwrap().unwrap().state().to_owned()).collect();
+            (1..=lines.len()).map(|end| Timeline::read(&lines[..end]).unwrap().unwrap().state.words).collect();
         assert!(states[0].starts_with("waiting for a worker"), "{states:#?}");
         assert!(states.iter().any(|state| state.starts_with("waiting for the authorization of ")), "{states:#?}");
         assert!(states[states.len() - 1].starts_with("running on "), "{states:#?}");

@@ -109,7 +109,8 @@ impl Operator {
     }
 
     /// Ends a run with `failed/cancelled`. The end is journalled here; the caller is told by the worker that gets the run's
-    /// next message. A run that is under way needs none: its worker puts back the one it has.
+    /// next message. A run that is under way needs none: its worker puts back the one it has, or a wake-up of at most half a
+    /// minute stands for it already.
     pub async fn cancel(&self, id: &JobId) -> Result<Cancel, OperatorError> {
         let run = self.run(id).await?;
         if run.reply().is_some() {
@@ -182,7 +183,8 @@ impl Operator {
     }
 
     async fn wake_up(&self, run: &Run) -> Result<(), QueueError> {
-        let wake_up = WakeUp { turn: run.wake_up_turn(), reason: NAME.to_owned(), due: None };
+        let (turn, effects) = (run.wake_up_turn().max(1), run.has_effects());
+        let wake_up = WakeUp { turn, reason: NAME.to_owned(), due: None, effects };
         self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message(run.job()))).await.map(drop)
     }
 }

@@ -8,6 +8,7 @@ mod cache_contract;
 mod journal_contract;
 mod journal_versions;
 mod llm;
+mod operating;
 mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
