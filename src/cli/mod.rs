@@ -1,12 +1,15 @@
 //! The commands, one file each.
 
+pub mod dead;
 pub mod demo;
 pub mod doctor;
 pub mod enqueue;
+pub mod jobs;
 mod output;
 pub mod run;
 pub mod sandbox;
 pub mod schema;
+mod timeline;
 pub mod tools;
 pub mod worker;
 
@@ -74,6 +77,10 @@ pub enum Command {
     Worker,
     /// Publishes a job, and waits for its reply if asked to
     Enqueue(enqueue::EnqueueArguments),
+    /// A run's timeline; cancel it, wake it
+    Jobs(jobs::JobsArguments),
+    /// Messages that were given up: look at them, let them run again, throw them away
+    Dead(dead::DeadArguments),
     /// What the agent would see for a user
     Tools(tools::ToolsArguments),
     /// Checks configuration, broker, Redis, Scalekit and model, and says what to do
@@ -169,6 +176,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Run(arguments) => run::run(context, arguments).await,
         Command::Worker => worker::worker(context).await,
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
+        Command::Jobs(arguments) => jobs::jobs(context, arguments).await,
+        Command::Dead(arguments) => dead::dead(context, arguments).await,
         Command::Tools(arguments) => tools::tools(context, arguments).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,

@@ -9,6 +9,7 @@ mod crash_table;
 mod journal_contract;
 mod journal_versions;
 mod llm;
+mod operating;
 mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
