@@ -223,7 +223,15 @@ impl Config {
         let mut problems = self.run_problems();
         problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
+        problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
         problems
+    }
+}
+
+impl HttpConfig {
+    fn problem(&self) -> Option<String> {
+        let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
     }
 }
 
@@ -301,13 +309,23 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
 }
 
 fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
-    match layers.get(name) {
-        Ok(section) => Some(section),
-        Err(error) => {
-            problems.push(without_values(&error, name));
-            None
-        }
+    let error = match layers.get(name) {
+        Ok(section) => return Some(section),
+        Err(error) => error,
+    };
+    // That is the first problem only: each key is tried alone, over the defaults.
+    let tried = |(key, value): (String, ::config::Value)| {
+        let defaults = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let one = defaults.set_override(format!("{name}.{key}"), value).ok()?.build().ok()?;
+        one.get::<T>(name).err().map(|error| without_values(&error, name))
+    };
+    let mut found: Vec<String> = layers.get_table(name).unwrap_or_default().into_iter().filter_map(tried).collect();
+    if found.is_empty() {
+        found.push(without_values(&error, name));
     }
+    found.sort();
+    problems.append(&mut found);
+    None
 }
 
 /// The error with its place, but without the value that it complains about: that may be a secret.
@@ -379,11 +397,13 @@ mod tests {
         let error = load(&[
             ("AGENTKIT_WORKER__HTTP__BINDD", "x"),
             ("AGENTKIT_WORKER__WORKER__CONCURRENCY", "hunter2"),
+            ("AGENTKIT_WORKER__WORKER__STRIKES", "hunter2"),
+            ("AGENTKIT_WORKER__WORKER__GRACES", "hunter2"),
             ("AGENTKIT_WORKER__NONSENSE__KEY", "x"),
         ])
         .unwrap_err();
         let text = error.to_string();
-        for part in ["bindd", "worker.concurrency", "nonsense: there is no such section"] {
+        for part in ["bindd", "worker.concurrency", "worker.strikes", "graces", "nonsense: there is no such section"] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains("hunter2"), "{text}");

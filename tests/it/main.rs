@@ -5,6 +5,8 @@
 mod support;
 
 mod cache_contract;
+mod commands;
+mod isolation;
 mod journal_contract;
 mod journal_versions;
 mod llm;
@@ -12,6 +14,7 @@ mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
 mod run_properties;
+mod runs;
 mod sandbox;
 mod sandbox_clients;
 mod sandbox_conformance;

@@ -42,9 +42,7 @@ impl Bench {
             options.clock = Arc::new(SystemClock);
         })
         .await;
-        let url = redis.command(&["CONFIG", "GET", "port"]);
-        let url = format!("redis://127.0.0.1:{}", url.lines().last().unwrap());
-        let program = Program::of_service(&peer.sandbox, &amqp, &url);
+        let program = Program::of_service(&peer.sandbox, &amqp, &redis.url());
         let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
         Self { broker, amqp, peer, program, publisher, _redis: redis }
     }
