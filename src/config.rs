@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::retry::Policy;
-use crate::worker::{Defaults, toolbox};
+use crate::worker::{AfterLoss, Defaults, toolbox};
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
@@ -69,6 +69,8 @@ pub struct WorkerConfig {
     pub grace_seconds: u64,
     pub drain_tool_seconds: u64,
     pub hold_delivery_seconds: u64,
+    pub consumer_timeout_seconds: u64,
+    pub after_journal_loss: AfterLoss,
     pub strikes: u32,
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
@@ -249,6 +251,13 @@ impl WorkerConfig {
         positive("hold_delivery_seconds", self.hold_delivery_seconds);
         positive("strikes", self.strikes.into());
         positive("transient.attempts", self.transient.attempts.into());
+        if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
+            problems.push(format!(
+                "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
+                 back that are still worked on",
+                self.consumer_timeout_seconds
+            ));
+        }
         if self.concurrency > usize::from(u16::MAX) {
             problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
         }
@@ -308,38 +317,37 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     if problems.is_empty() { Ok(all) } else { Err(BadConfig(problems)) }
 }
 
+/// Reads one section. Taken out of the table by hand: `Config::get` would name the section in an error, not the key.
 fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
-    let error = match layers.get(name) {
+    let value = layers.cache.clone().into_table().ok()?.remove(name)?;
+    let error = match T::deserialize(value.clone()) {
         Ok(section) => return Some(section),
-        Err(error) => error,
+        Err(error) => format!("{name}{}", without_values(&error)),
     };
     // That is the first problem only: each key is tried alone, over the defaults.
     let tried = |(key, value): (String, ::config::Value)| {
-        let defaults = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        let one = defaults.set_override(format!("{name}.{key}"), value).ok()?.build().ok()?;
-        one.get::<T>(name).err().map(|error| without_values(&error, name))
+        let defaults = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build();
+        let mut table = defaults.and_then(|defaults| defaults.get_table(name)).ok()?;
+        table.insert(key, value);
+        T::deserialize(::config::Value::from(table)).err().map(|error| format!("{name}{}", without_values(&error)))
     };
-    let mut found: Vec<String> = layers.get_table(name).unwrap_or_default().into_iter().filter_map(tried).collect();
-    if found.is_empty() {
-        found.push(without_values(&error, name));
-    }
+    let mut found: Vec<String> = value.into_table().ok()?.into_iter().filter_map(tried).collect();
     found.sort();
-    problems.append(&mut found);
+    problems.extend(if found.is_empty() { vec![error] } else { found });
     None
 }
 
 /// The error with its place, but without the value that it complains about: that may be a secret.
-fn without_values(error: &::config::ConfigError, section: &str) -> String {
+fn without_values(error: &::config::ConfigError) -> String {
+    use ::config::ConfigError;
+    let place = |key: &Option<String>| key.as_ref().map(|key| format!(".{key}")).unwrap_or_default();
     match error {
-        ::config::ConfigError::Type { key, expected, origin, .. } => {
-            let key = key.as_deref().unwrap_or(section);
+        ConfigError::Type { key, expected, origin, .. } => {
             let origin = origin.as_deref().map(|origin| format!(" (in {origin})")).unwrap_or_default();
-            format!("{key}: must be {expected}{origin}")
+            format!("{}: must be {expected}{origin}", place(key))
         }
-        ::config::ConfigError::At { error, key, .. } => {
-            format!("{}: {}", key.as_deref().unwrap_or(section), without_values(error, section))
-        }
-        other => format!("{section}: {other}"),
+        ConfigError::At { error, key, .. } => format!("{}{}", place(key), without_values(error)),
+        other => format!(": {other}"),
     }
 }
 

@@ -214,12 +214,16 @@ async fn odd_answers_of_models_are_understood() {
 }
 
 #[tokio::test]
-async fn an_empty_answer_is_asked_for_again_and_then_a_failure() {
+async fn an_empty_answer_is_asked_for_again_and_an_endless_one_is_none() {
     let empty = || raw(json!({"role": "assistant", "content": ""}), "stop");
-    let model = ScriptedModel::start([empty(), turn::text("now"), empty(), empty(), empty()]).await;
+    let endless = turn::text(&"word ".repeat(1 << 20));
+    let model = ScriptedModel::start([empty(), turn::text("now"), empty(), empty(), empty(), endless]).await;
     let bench = Bench::scripted(&model).await;
     assert_eq!(bench.completed(&job("one")).await["text"], "now");
     assert_eq!(bench.code(&job("two")).await, "invalid_output");
+    let failed = bench.failed(&job("three")).await;
+    assert_eq!(failed["error"]["code"], "invalid_output", "too long for any reply");
+    assert!(failed.to_string().len() < 10_000);
     model.finish();
 }
 
