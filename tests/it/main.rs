@@ -5,6 +5,7 @@
 mod support;
 
 mod cache_contract;
+mod examples;
 mod journal_contract;
 mod journal_versions;
 mod llm;
