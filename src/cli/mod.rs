@@ -166,10 +166,10 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Some(LogArgument::Json) => config.log.format = LogFormat::Json,
         None => {}
     }
-    // Commands for people show their own progress and errors, not those of libraries; the service logs what it does.
+    // Commands for people show their own progress; the service logs what it does.
     let speaks_itself = !matches!(arguments.command, Command::Worker | Command::Sandbox(_));
     if speaks_itself && sources.variable("RUST_LOG").is_none() && arguments.log.is_none() {
-        "agentkit_worker=error".clone_into(&mut config.log.filter);
+        "error".clone_into(&mut config.log.filter);
     }
     telemetry::start(&config.log).map_err(CommandError::Usage)?;
     let context = Context { sources, config, clock: Arc::new(SystemClock) };

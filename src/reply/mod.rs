@@ -118,7 +118,7 @@ pub struct Failed {
 /// What happened in a run: the part that completed and failed replies have in common.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Account {
-    /// Why the run ended: `answered`, `answered_without_tools`, `length`, or the error's code.
+    /// Why the run ended: `answered`, `length`, or the error's code.
     pub stop_reason: String,
     /// Model turns.
     pub steps: u32,
