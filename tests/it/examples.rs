@@ -7,6 +7,8 @@ use std::sync::Arc;
 use agentkit_worker::app::{App, Backends};
 use agentkit_worker::clock::SystemClock;
 use agentkit_worker::config::Config;
+use agentkit_worker::job::{Envelope, Job};
+use agentkit_worker::reply::Reply;
 use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::shutdown::Shutdown;
 use secrecy::SecretString;
@@ -26,6 +28,34 @@ fn the_readme_shows_the_examples_as_they_are() {
     for name in EXAMPLES {
         let text = std::fs::read_to_string(source(name)).unwrap();
         assert!(readme.contains(&format!("\n{text}```\n")), "README.md does not show tests/examples/{name} as it is");
+    }
+}
+
+#[test]
+fn the_messages_in_the_readme_are_valid() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let blocks: Vec<&str> = readme.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let [job, reply] = blocks[..] else { panic!("a job and a reply are expected, not {} blocks", blocks.len()) };
+    Job::from_slice(job.as_bytes(), &Envelope::default(), 1 << 20).unwrap();
+    let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
+    let problems: Vec<String> = jsonschema::validator_for(&Reply::schema())
+        .unwrap()
+        .iter_errors(&reply)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert_eq!(problems, [""; 0]);
+    // Nothing in it that a reply does not have: what was read and is written again is the same.
+    let read: Reply = serde_json::from_value(reply.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), reply);
+}
+
+#[test]
+fn the_readme_names_every_error_code() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let schema = Reply::schema();
+    let codes = schema.pointer("/$defs/ErrorCode/oneOf").and_then(|codes| codes.as_array()).unwrap();
+    for code in codes.iter().map(|code| code["const"].as_str().unwrap()) {
+        assert!(readme.contains(&format!("`{code}`")), "README.md does not say what to do about `{code}`");
     }
 }
 
