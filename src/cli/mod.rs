@@ -57,6 +57,11 @@ const EXAMPLES: &str = "Examples:
 Exit codes: 0 done, 1 the job failed or a run-time error, 64 bad usage or configuration,
 69 a needed service cannot be reached, 130 interrupted.";
 
+const WHERE_TO_SET: &str = "Set it in the environment, in .env or in the file given with --config: SCALEKIT_ENV_URL, \
+SCALEKIT_CLIENT_ID,
+SCALEKIT_CLIENT_SECRET, OPENAI_API_KEY, AMQP_URL, REDIS_URL; `agentkit-worker schema config` names every key.
+Without an account: `agentkit-worker run --sandbox`.";
+
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum LogArgument {
@@ -133,7 +138,11 @@ pub struct Context {
 impl Context {
     /// Fails with all of `problems` at once, if there are any.
     pub fn demand(&self, problems: Vec<String>) -> Result<(), CommandError> {
-        if problems.is_empty() { Ok(()) } else { Err(BadConfig(problems).into()) }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let problems = BadConfig(problems);
+        Err(CommandError::Usage(format!("{problems}\n{WHERE_TO_SET}")))
     }
 }
 

@@ -12,6 +12,7 @@ mod llm;
 mod operating;
 mod commands;
 mod isolation;
+mod examples;
 mod journal_contract;
 mod journal_versions;
 mod llm;
