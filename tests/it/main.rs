@@ -5,17 +5,14 @@
 mod support;
 
 mod cache_contract;
+mod commands;
 mod crash_table;
+mod examples;
+mod isolation;
 mod journal_contract;
 mod journal_versions;
 mod llm;
 mod operating;
-mod commands;
-mod isolation;
-mod examples;
-mod journal_contract;
-mod journal_versions;
-mod llm;
 mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
