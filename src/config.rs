@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::retry::Policy;
-use crate::worker::{Defaults, toolbox};
+use crate::worker::{AfterLoss, Defaults, toolbox};
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 11] =
-    ["worker", "job", "authorization", "tools", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
+const SECTIONS: [&str; 12] =
+    ["worker", "job", "authorization", "tools", "digests", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
 const WELL_KNOWN: [(&str, &str); 9] = [
@@ -42,6 +42,8 @@ pub struct Config {
     pub authorization: AuthorizationConfig,
     /// Tool lists and rules.
     pub tools: toolbox::Config,
+    /// Scheduled jobs.
+    pub digests: DigestsConfig,
     /// The broker.
     pub amqp: queue::amqp::Config,
     /// Journal and cache.
@@ -69,6 +71,8 @@ pub struct WorkerConfig {
     pub grace_seconds: u64,
     pub drain_tool_seconds: u64,
     pub hold_delivery_seconds: u64,
+    pub consumer_timeout_seconds: u64,
+    pub after_journal_loss: AfterLoss,
     pub strikes: u32,
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
@@ -83,6 +87,16 @@ pub struct AuthorizationConfig {
     pub poll_seconds: u64,
     pub poll_seconds_at_most: u64,
     pub relink_disconnected: bool,
+}
+
+/// Scheduled jobs; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
+pub struct DigestsConfig {
+    pub enabled: bool,
+    pub dir: PathBuf,
+    pub lease_seconds: u64,
 }
 
 /// The HTTP server.
@@ -179,6 +193,7 @@ impl Config {
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
         let tools = section(layers, "tools", problems);
+        let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
         let redis = section(layers, "redis", problems);
         let scalekit = section(layers, "scalekit", problems);
@@ -191,6 +206,7 @@ impl Config {
             job: job?,
             authorization: authorization?,
             tools: tools?,
+            digests: digests?,
             amqp: amqp?,
             redis: redis?,
             scalekit: scalekit?,
@@ -223,6 +239,9 @@ impl Config {
         let mut problems = self.run_problems();
         problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
+        if self.digests.lease_seconds == 0 {
+            problems.push("digests.lease_seconds: must be at least 1".into());
+        }
         problems
     }
 }
@@ -241,6 +260,13 @@ impl WorkerConfig {
         positive("hold_delivery_seconds", self.hold_delivery_seconds);
         positive("strikes", self.strikes.into());
         positive("transient.attempts", self.transient.attempts.into());
+        if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
+            problems.push(format!(
+                "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
+                 back that are still worked on",
+                self.consumer_timeout_seconds
+            ));
+        }
         if self.concurrency > usize::from(u16::MAX) {
             problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
         }

@@ -96,6 +96,7 @@ pub struct Metrics {
     digest_last_fire: Family<DigestName, Gauge>,
     digest_last_success: Family<DigestName, Gauge>,
     digest_failures: Family<DigestName, Gauge>,
+    journals_lost: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -172,6 +173,7 @@ impl Default for Metrics {
                 "Jobs in a row that did not complete, by digest",
                 Family::default(),
             ),
+            journals_lost: add(all, "journals_lost", "Runs whose journal the store lost", Counter::default()),
             registry,
         }
     }
@@ -263,8 +265,13 @@ impl Metrics {
         self.replies_fell_back.inc_by(u64::from(fell_back));
     }
 
-    /// A digest's job was `published`, was there already (`duplicate`), or was left out (`skipped`); or the firing stopped before its end
-    /// (`failed`).
+    /// The store lost a run's journal.
+    pub fn journal_lost(&self) {
+        self.journals_lost.inc();
+    }
+
+    /// A digest's job was `published`, was there already (`duplicate`), or was left out (`skipped`); or the firing stopped
+    /// before its end (`failed`).
     pub fn digest_fired(&self, digest: &str, result: &'static str) {
         self.digest_fires.get_or_create(&Fire { digest: digest.to_owned(), result }).inc();
     }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod demo;
+pub mod digests;
 pub mod doctor;
 pub mod enqueue;
 mod output;
@@ -19,6 +20,7 @@ use clap::{Parser, Subcommand};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{BadConfig, Config, LogFormat, Sources};
 use crate::queue::QueueError;
+use crate::schedule::BadDigests;
 use crate::telemetry;
 
 /// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
@@ -74,6 +76,8 @@ pub enum Command {
     Worker,
     /// Publishes a job, and waits for its reply if asked to
     Enqueue(enqueue::EnqueueArguments),
+    /// Scheduled jobs: what they are, when they come, and how they stand
+    Digests(digests::DigestsArguments),
     /// What the agent would see for a user
     Tools(tools::ToolsArguments),
     /// Checks configuration, broker, Redis, Scalekit and model, and says what to do
@@ -100,6 +104,12 @@ pub enum CommandError {
 
 impl From<BadConfig> for CommandError {
     fn from(error: BadConfig) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<BadDigests> for CommandError {
+    fn from(error: BadDigests) -> Self {
         Self::Usage(error.to_string())
     }
 }
@@ -169,6 +179,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Run(arguments) => run::run(context, arguments).await,
         Command::Worker => worker::worker(context).await,
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
+        Command::Digests(arguments) => digests::digests(context, arguments).await,
         Command::Tools(arguments) => tools::tools(context, arguments).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,

@@ -66,7 +66,7 @@ pub struct Scheduler {
     /// Told to stop: firings end their batch and give their claims back.
     pub stop: CancellationToken,
     /// The present set of digests.
-    pub digests: Digests,
+    pub digests: Arc<Digests>,
 }
 
 /// A set of digests that can be replaced while it is in use.
