@@ -52,6 +52,7 @@ pub struct Rules {
 }
 
 /// Fires digests.
+#[derive(Clone)]
 pub struct Scheduler {
     /// What all schedulers share.
     pub store: Arc<dyn DigestStore>,

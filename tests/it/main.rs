@@ -5,6 +5,10 @@
 mod support;
 
 mod cache_contract;
+mod digests_firing;
+mod digests_simulation;
+mod digests_store;
+mod digests_time;
 mod journal_contract;
 mod journal_versions;
 mod llm;
