@@ -1,6 +1,7 @@
 //! What several tests need.
 
 pub(crate) mod broker;
+pub(crate) mod digests;
 pub(crate) mod http_peer;
 pub(crate) mod program;
 pub(crate) mod redis;
