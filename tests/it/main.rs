@@ -17,3 +17,4 @@ mod sandbox_clients;
 mod sandbox_conformance;
 mod sandbox_models;
 mod scalekit;
+mod service;
