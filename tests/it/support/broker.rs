@@ -57,6 +57,11 @@ impl Broker {
         broker
     }
 
+    /// `host:port`, for a proxy.
+    pub(crate) fn address(&self) -> &str {
+        self.url.rsplit('@').next().expect("an address has a host")
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -103,6 +108,14 @@ impl Broker {
     /// Ends the processes without a warning; the data stay.
     pub(crate) fn kill(&self) {
         self.node().kill();
+    }
+
+    /// Ends the processes as an operator does; the data stay.
+    pub(crate) async fn stop(&self) {
+        let server = self.node().processes[1].id().to_string();
+        run(Command::new("kill").args(["-TERM", &server]));
+        super::eventually("the broker ends", || async { self.node().ended().map(drop) }).await;
+        self.kill();
     }
 
     /// Makes the process stand still, or go on.
