@@ -5,6 +5,14 @@
 mod support;
 
 mod cache_contract;
+mod crash_table;
+mod journal_contract;
+mod journal_versions;
+mod llm;
+mod operating;
+mod commands;
+mod isolation;
+mod examples;
 mod journal_contract;
 mod journal_versions;
 mod llm;
@@ -12,6 +20,7 @@ mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
 mod run_properties;
+mod runs;
 mod sandbox;
 mod sandbox_clients;
 mod sandbox_conformance;

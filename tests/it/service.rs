@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentkit_worker::clock::SystemClock;
+use agentkit_worker::clock::{Clock, SystemClock};
 use agentkit_worker::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, DeadLetters, ReplyInbox};
 use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
 use agentkit_worker::reply::Reply;
@@ -42,9 +42,7 @@ impl Bench {
             options.clock = Arc::new(SystemClock);
         })
         .await;
-        let url = redis.command(&["CONFIG", "GET", "port"]);
-        let url = format!("redis://127.0.0.1:{}", url.lines().last().unwrap());
-        let program = Program::of_service(&peer.sandbox, &amqp, &url);
+        let program = Program::of_service(&peer.sandbox, &amqp, &redis.url());
         let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
         Self { broker, amqp, peer, program, publisher, _redis: redis }
     }
@@ -205,8 +203,8 @@ async fn a_thousand_jobs_of_a_hundred_users_are_answered_once_and_tools_are_list
     let expected: BTreeSet<String> = (0..1000).map(|index| format!("job-{index}")).collect();
     assert_eq!(subjects.len(), 1000);
     assert_eq!(subjects.into_iter().collect::<BTreeSet<_>>(), expected);
-    let empty = async || (bench.broker.ready(&bench.amqp.names().jobs()).await == 0).then_some(());
-    eventually("an empty job queue", &empty).await;
+    let jobs = bench.amqp.names().jobs();
+    eventually("an empty job queue", async || (bench.broker.ready(&jobs).await == 0).then_some(())).await;
     assert_eq!(bench.broker.ready(&bench.amqp.names().replies()).await, 0);
     assert_eq!(bench.broker.ready(&bench.amqp.names().dead()).await, 0);
 }
@@ -307,15 +305,15 @@ async fn the_metrics_have_the_documented_names() {
     let mut inbox = bench.inbox().await;
     bench.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
     let prompt = "Fetch my last unread email, then send an email to sam@example.com with subject Hi saying hello";
-    bench.send(job("user_123", prompt).to_string(), inbox.to()).await;
+    let properties = Properties { timestamp: Some(SystemClock.now()), ..inbox.to() };
+    bench.send(job("user_123", prompt).to_string(), properties).await;
     let reply = inbox.reply().await;
     assert_eq!(reply["data"]["effects"][0]["state"], "done", "{reply:#}");
-    let (status, page) = worker.get("/metrics").await;
-    assert_eq!(status, 200);
     for name in [
         "agentkit_jobs_total{outcome=\"completed\"} 1",
         "agentkit_jobs_in_flight 0",
         "agentkit_job_duration_seconds_count 1",
+        "agentkit_queue_wait_seconds_count 1",
         "agentkit_tool_calls_total{tool=\"gmail_fetch_mails\",effect=\"read\",outcome=\"done\"} 1",
         "agentkit_tool_call_duration_seconds_count 2",
         "agentkit_tool_retries_total{reason=\"unavailable\"} 1",
@@ -327,9 +325,8 @@ async fn the_metrics_have_the_documented_names() {
         let there = async || worker.get("/metrics").await.1.contains(name).then_some(());
         eventually(name, there).await;
     }
-    for name in ["queue_wait_seconds", "parked_jobs", "dead_letters", "digest_fires"] {
-        assert!(page.contains(&format!("# HELP agentkit_{name}")), "{name} is missing in\n{page}");
-    }
+    let (status, page) = worker.get("/metrics").await;
+    assert_eq!(status, 200);
     assert!(!page.contains("user_123") && !page.contains("sam@example.com"));
 }
 

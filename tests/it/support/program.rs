@@ -4,14 +4,14 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use agentkit_worker::queue::amqp::Config as Amqp;
 use agentkit_worker::sandbox::Sandbox;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
@@ -85,15 +85,12 @@ impl Program {
 
     /// Starts a command that goes on until it is told to stop.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = watch::channel(Vec::new());
-        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = stderr.next_line().await {
-                sender.send_modify(|lines: &mut Vec<String>| lines.push(line));
-            }
-        });
-        Running { watchdog: watchdog(child.id().unwrap()), child, log: lines }
+        let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, log) = watch::channel(Vec::new());
+        let sender = Arc::new(sender);
+        tokio::spawn(keep(child.stdout.take().unwrap(), Arc::clone(&sender)));
+        tokio::spawn(keep(child.stderr.take().unwrap(), sender));
+        Running { watchdog: watchdog(child.id().unwrap()), child, log }
     }
 
     /// Starts a worker and waits until it takes jobs.
@@ -129,6 +126,13 @@ fn watchdog(process: u32) -> std::process::Child {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
+async fn keep(output: impl AsyncRead + Unpin, log: Arc<watch::Sender<Vec<String>>>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        log.send_modify(|log| log.push(line));
+    }
+}
+
 /// A command under way.
 pub(crate) struct Running {
     child: Child,
@@ -137,7 +141,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// The lines on standard error so far.
+    /// The lines printed so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.borrow().clone()
     }
@@ -167,7 +171,7 @@ impl Running {
         assert!(status.success());
     }
 
-    /// Waits for the end; gives all lines on standard error.
+    /// Waits for the end; gives all lines that it printed.
     pub(crate) async fn end(mut self) -> (ExitStatus, Vec<String>) {
         let status = soon("the end of the process", self.child.wait()).await.unwrap();
         let mut log = self.log.clone();
