@@ -121,8 +121,7 @@ impl Stage {
         let redis_url = redis.config().url;
         let redis_proxy = Proxy::to(redis_url.expose_secret().trim_start_matches("redis://")).await;
         let proxied = Amqp { url: format!("amqp://guest:guest@{}", broker_proxy.address()).into(), ..amqp.clone() };
-        let mut program =
-            Program::of_service(&peer.sandbox, &proxied, &format!("redis://{}", redis_proxy.address()));
+        let mut program = Program::of_service(&peer.sandbox, &proxied, &format!("redis://{}", redis_proxy.address()));
         for (name, value) in SETTINGS {
             program = program.set(&format!("AGENTKIT_WORKER__{name}"), value);
         }

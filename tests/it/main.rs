@@ -5,19 +5,19 @@
 mod support;
 
 mod cache_contract;
-mod crash_table;
-mod journal_contract;
-mod journal_versions;
-mod llm;
-mod operating;
 mod commands;
-mod isolation;
+mod crash_table;
+mod drain;
 mod examples;
+mod isolation;
 mod journal_contract;
 mod journal_versions;
 mod llm;
+mod long_runs;
+mod operating;
 mod queue_amqp;
 mod queue_contract;
+mod reconnection;
 mod redis_faults;
 mod run_properties;
 mod runs;

@@ -11,7 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentkit_worker::queue::amqp::Config;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::{MutexGuard, OnceCell};
@@ -51,7 +53,12 @@ impl Broker {
 
     /// A node of one's own.
     pub(crate) async fn start_own() -> Self {
-        let node = Node::new();
+        Self::start_with("").await
+    }
+
+    /// A node of one's own with further lines in its configuration.
+    pub(crate) async fn start_with(lines: &str) -> Self {
+        let node = Node::new(lines);
         let broker = Self { url: format!("amqp://guest:guest@127.0.0.1:{}", node.port), node: Some(Mutex::new(node)) };
         broker.start().await;
         broker
@@ -169,7 +176,7 @@ struct Node {
 }
 
 impl Node {
-    fn new() -> Self {
+    fn new(lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["home", "mnesia", "log"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -179,11 +186,9 @@ impl Node {
         file("home/.erlang.cookie", &unique("cookie"));
         let cookie = folder.path().join("home/.erlang.cookie");
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400)).unwrap();
-        file(
-            "rabbitmq.conf",
-            "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 50MB\n\
-             vm_memory_high_watermark.absolute = 1GB\nmax_message_size = 16777216\n",
-        );
+        let usual = "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 50MB\n\
+                     vm_memory_high_watermark.absolute = 1GB\nmax_message_size = 16777216\n";
+        file("rabbitmq.conf", &format!("{usual}{lines}"));
         // Held together, so that they differ.
         let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, distribution_port, name_server_port] =

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub(crate) mod bench;
 pub(crate) mod broker;
 pub(crate) mod http_peer;
 pub(crate) mod program;
