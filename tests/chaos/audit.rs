@@ -102,3 +102,49 @@ impl Audit {
         assert!(problems.is_empty(), "{problems:#?}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn audited(replies: &[Value], sent: &[(&str, u64)]) -> Audit {
+        let subjects = vec!["one".to_owned(), "two".to_owned()];
+        let job = Accepted { id: "job".to_owned(), identifier: "user".to_owned(), subjects };
+        let replies = [("job".to_owned(), replies.to_vec())].into_iter().filter(|(_, replies)| !replies.is_empty());
+        let sent = sent.iter().map(|(subject, times)| ((*subject).to_owned(), *times)).collect();
+        Audit::of(&[job], &replies.collect(), &sent)
+    }
+
+    fn reply(status: &str, states: &[&str]) -> Value {
+        let effects: Vec<Value> = states.iter().map(|state| json!({ "state": state })).collect();
+        json!({"type": "agentkit.job.completed", "data": {"status": status, "effects": effects}})
+    }
+
+    #[test]
+    fn an_honest_account_is_accepted() {
+        let honest = audited(&[reply("completed", &["done", "done"])], &[("one", 1), ("two", 1)]);
+        honest.conclude(1);
+        let doubtful = reply("completed_with_unknown_effects", &["unknown"]);
+        audited(std::slice::from_ref(&doubtful), &[("one", 1)]).conclude(1);
+        let audit = audited(&[doubtful], &[]);
+        audit.conclude(1);
+        assert_eq!((audit.unknown, audit.unknown_not_sent), (1, 1));
+    }
+
+    #[test]
+    fn what_must_not_happen_is_found() {
+        let done = reply("completed", &["done", "done"]);
+        let all = [("one", 1), ("two", 1)];
+        assert_eq!(audited(&[], &all).lost.len(), 1);
+        assert_eq!(audited(&[done.clone(), reply("completed", &["done"])], &all).duplicated.len(), 1);
+        assert_eq!(audited(std::slice::from_ref(&done), &[("one", 2), ("two", 1)]).repeated, ["one"]);
+        assert_eq!(audited(&[done], &[("one", 1)]).untrue.len(), 1, "done, but not sent");
+        assert_eq!(audited(&[reply("completed", &["done"])], &all).untrue.len(), 1, "sent in secret");
+        assert_eq!(audited(&[reply("completed", &["done", "unknown"])], &all).untrue.len(), 1, "a doubt not told");
+        assert_eq!(audited(&[reply("completed", &[])], &[]).untrue.len(), 1, "not done, without a word");
+        let failed = json!({"type": "agentkit.job.failed", "data": {"error": {}}});
+        assert_eq!(audited(&[failed], &[]).failed.len(), 1);
+    }
+}
