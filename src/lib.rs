@@ -9,9 +9,9 @@
 //! |---|---|
 //! | 5 process | `main`, [`cli`], [`app`], [`embedded`], [`config`], [`telemetry`], [`shutdown`], [`http_server`] |
 //! | 4 logic | [`worker`], [`client`] |
-//! | 3 edges | [`queue`], [`cache`], [`journal`] (both on [`redis_client`]), [`llm`], [`scalekit`] (both on [`http`]) |
+//! | 3 edges | [`queue`], [`cache`], [`journal`], [`parking`] (all three on [`redis_client`]), [`llm`], [`scalekit`] (both on [`http`]) |
 //! | 2 decisions | [`agent`]: pure, no async, no clock, no I/O |
-//! | 1 words | [`job`], [`reply`], [`retry`], [`clock`], [`schema`], [`key`], [`metrics`] |
+//! | 1 words | [`job`], [`reply`], [`retry`], [`clock`], [`schema`], [`key`], [`metrics`], [`webhook`] |
 //! | apart | [`sandbox`]: stand-ins for Scalekit and the model, reached only over HTTP |
 //!
 //! `tests/floors.rs` holds the house to this map.
@@ -29,6 +29,7 @@ pub mod journal;
 pub mod key;
 pub mod llm;
 pub mod metrics;
+pub mod parking;
 pub mod queue;
 pub mod redis_client;
 pub mod reply;
@@ -38,6 +39,7 @@ pub mod scalekit;
 pub mod schema;
 pub mod shutdown;
 pub mod telemetry;
+pub mod webhook;
 pub mod worker;
 
 pub use app::App;

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, Pause, Plan, SCHEMA_VERSION};
+pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
-pub use super::state::{LedgerEntry, OpenCall, Run};
 use super::turn;
 use crate::clock::milliseconds_between;
 use crate::reply::Reply;
@@ -146,10 +146,11 @@ impl Run {
                 self.accounts_ready = true;
                 self.authorization = None;
             }
-            Event::AuthorizationRequested { connections, until } => {
+            Event::AuthorizationRequested { connections, until, links_end } => {
                 self.accounts_ready = false;
                 self.authorizations_requested += 1;
-                self.authorization = Some((connections, until));
+                self.authorization_waits += u32::from(self.authorization.is_none());
+                self.authorization = Some(Awaited { connections, until, asked_at: at, links_end });
             }
             Event::ToolsListed { tools, left_out } if self.tools.is_none() => {
                 self.tools = Some(tools);
@@ -258,6 +259,7 @@ mod tests {
         Event::AuthorizationRequested {
             connections: vec![ConnectionName::new("gmail").unwrap()],
             until: script.now + SignedDuration::from_secs(3600),
+            links_end: None,
         }
     }
 

@@ -4,12 +4,16 @@ mod accounts;
 mod asking;
 mod calling;
 pub mod executor;
+mod flight;
 mod hold;
 mod interruption;
+pub mod links;
+mod parking;
 mod reception;
 mod settlement;
 pub mod toolbox;
 mod wake_up;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::Worker;
 use super::hold::Hold;
 use super::interruption::Interruption;
+use super::parking::WEBHOOK;
 use super::settlement::{AUTHORIZATION, HELD_WAIT, waited};
 use super::wake_up::WakeUp;
 use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
@@ -18,7 +19,7 @@ use crate::reply::{ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 
 impl Worker {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
-    pub(super) async fn handle(&self, delivery: Delivery) {
+    pub(super) async fn handle(&self, mut delivery: Delivery) {
         let now = self.clock.now();
         let wake_up = WakeUp::of(&delivery.message);
         if let Some(remaining) = wake_up.as_ref().and_then(|wake_up| wake_up.remaining(now)) {
@@ -37,7 +38,10 @@ impl Worker {
                 let derived_id = job.has_derived_id();
                 info!(job.id = %job.id(), job.identifier = %job.identifier, redelivered = delivery.redelivered, derived_id, "job received");
             }
-            Some(wake_up) if wake_up.reason == AUTHORIZATION => self.metrics.unparked(AUTHORIZATION),
+            Some(wake_up) if [AUTHORIZATION, WEBHOOK].contains(&wake_up.reason.as_str()) => {
+                let Some(ready) = self.look(&job, delivery, wake_up).await else { return };
+                delivery = ready;
+            }
             Some(_) => {}
         }
         let taken = self.journal.take(&job.id(), &self.rules.name, self.rules.lifetimes.lease, TakeMode::Polite).await;

@@ -246,9 +246,6 @@ impl Worker {
             Pause::Transient => "transient",
             Pause::ContinueAsNew | Pause::Shutdown => "continue",
         };
-        if pause == Pause::Authorization {
-            self.metrics.parked(AUTHORIZATION);
-        }
         if let Err(error) = self.publish_wake_up(&delivery.message, turn, reason, wait).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             hold.release().await;
