@@ -301,28 +301,30 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     if problems.is_empty() { Ok(all) } else { Err(BadConfig(problems)) }
 }
 
+/// Reads one section. Taken out of the table by hand: `Config::get` would name the section in an error, not the key.
 fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
-    match layers.get(name) {
+    let table = layers.cache.clone().into_table().ok()?;
+    let value = table.get(name)?.clone();
+    match T::deserialize(value) {
         Ok(section) => Some(section),
         Err(error) => {
-            problems.push(without_values(&error, name));
+            problems.push(format!("{name}{}", without_values(&error)));
             None
         }
     }
 }
 
 /// The error with its place, but without the value that it complains about: that may be a secret.
-fn without_values(error: &::config::ConfigError, section: &str) -> String {
+fn without_values(error: &::config::ConfigError) -> String {
+    use ::config::ConfigError;
+    let place = |key: &Option<String>| key.as_ref().map(|key| format!(".{key}")).unwrap_or_default();
     match error {
-        ::config::ConfigError::Type { key, expected, origin, .. } => {
-            let key = key.as_deref().unwrap_or(section);
+        ConfigError::Type { key, expected, origin, .. } => {
             let origin = origin.as_deref().map(|origin| format!(" (in {origin})")).unwrap_or_default();
-            format!("{key}: must be {expected}{origin}")
+            format!("{}: must be {expected}{origin}", place(key))
         }
-        ::config::ConfigError::At { error, key, .. } => {
-            format!("{}: {}", key.as_deref().unwrap_or(section), without_values(error, section))
-        }
-        other => format!("{section}: {other}"),
+        ConfigError::At { error, key, .. } => format!("{}{}", place(key), without_values(error)),
+        other => format!(": {other}"),
     }
 }
 

@@ -19,6 +19,8 @@
 pub mod agent;
 pub mod app;
 pub mod cache;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod embedded;

@@ -64,7 +64,7 @@ pub enum LlmError {
         request_id: Option<String>,
     },
     /// The server will never take this request (400, 403, 404, 422 …).
-    #[error("the model's server rejected the request (status {status}, code {code:?}, parameter {param:?}): {message}")]
+    #[error("the model's server rejected the request (status {status}{}): {message}", detail(.code.as_deref(), .param.as_deref()))]
     Rejected {
         /// The HTTP status; 200 where a failure came in a successful answer.
         status: u16,
@@ -176,6 +176,12 @@ impl LlmError {
         }
         self
     }
+}
+
+fn detail(code: Option<&str>, param: Option<&str>) -> String {
+    let code = code.map(|code| format!(", {code}"));
+    let param = param.map(|param| format!(", parameter {param}"));
+    code.into_iter().chain(param).collect()
 }
 
 /// What a server says besides the body when it does not give an answer.
@@ -308,6 +314,8 @@ mod tests {
             let error = failed(status, &json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
             assert!(matches!(&error, LlmError::Rejected { param: Some(param), .. } if param == "tools"), "{error:?}");
             assert_eq!(error.retry(), Verdict::Stop, "{status}");
+            let words = format!("the model's server rejected the request (status {status}, x, parameter tools): no");
+            assert_eq!(error.to_string(), words);
         }
         assert!(matches!(failed(401, &json!({})), LlmError::Credentials { .. }));
     }

@@ -48,7 +48,8 @@ pub enum Destination {
     /// The job queue, after a wait. The AMQP implementation has wait tiers (1 s to 1 h) and takes the longest tier that is not
     /// longer than the wait; the caller publishes again until the time has come (see [`Destination::wait`]).
     Wait(Duration),
-    /// A caller's reply queue, by name; falls back to the common reply queue where it does not exist.
+    /// A caller's reply queue, by name; falls back to the common reply queue where it does not exist. Direct replies
+    /// (`amq.rabbitmq.reply-to.*`) are best effort: nobody can tell whether the requester is still there.
     Reply(Option<String>),
     /// The dead-letter queue.
     Dead,

@@ -24,56 +24,56 @@ use super::shared::Shared;
 /// Orders are looked through in the order they were given; a request is met by the first that fits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Fault {
+pub(super) struct Fault {
     /// The group of routes it applies to.
-    pub on: RouteGroup,
+    on: RouteGroup,
     /// Only calls of this tool (for `execute`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
+    tool: Option<String>,
     /// How many fitting requests pass unharmed first.
     #[serde(default)]
-    pub skip: u32,
+    skip: u32,
     /// How many fitting requests it meets, 1 if absent.
     #[serde(default = "once")]
-    pub times: u32,
+    times: u32,
     /// Milliseconds to wait before anything else happens.
     #[serde(default)]
-    pub delay_ms: u64,
+    delay_ms: u64,
     /// What happens.
-    pub kind: FaultKind,
+    kind: FaultKind,
     /// For `status`: the HTTP status, 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
+    status: Option<u16>,
     /// For `status`: the machine-readable code in the usual error body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_code: Option<String>,
+    error_code: Option<String>,
     /// For `status`: the code that the provider of the tool gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool_error_code: Option<String>,
+    tool_error_code: Option<String>,
     /// For `status`: the text in the usual error body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+    message: Option<String>,
     /// For `status`: a body in place of the usual one; a string is sent as plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<Value>,
+    body: Option<Value>,
     /// For `status`: an HTML page, as a load balancer gives.
     #[serde(default)]
-    pub html: bool,
+    html: bool,
     /// For `status`: only the first half of the body, properly framed.
     #[serde(default)]
-    pub truncated: bool,
+    truncated: bool,
     /// For `status`: further headers, such as `retry-after`.
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
     /// For `big_answer`: bytes that the answer is padded with.
     #[serde(default)]
-    pub big_answer_bytes: usize,
+    big_answer_bytes: usize,
 }
 
 /// What a fault does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FaultKind {
+pub(super) enum FaultKind {
     /// Answers with a status and does nothing.
     Status,
     /// Answers as usual, after the delay.
@@ -180,10 +180,17 @@ impl Fault {
 
     fn usual_body(&self, status: u16) -> Value {
         let message = self.message.as_deref().unwrap_or("ordered by a fault");
-        if self.on == RouteGroup::Model {
-            return model_error(message, self.error_code.as_deref(), None);
-        }
         let code = self.error_code.as_deref();
+        if self.on == RouteGroup::Model {
+            let mut body = model_error(message, code, None);
+            let limited = code.filter(|code| *code == "insufficient_quota").unwrap_or("requests");
+            match status {
+                429 => body["error"]["type"] = limited.into(),
+                500.. => body["error"]["type"] = "server_error".into(),
+                _ => {}
+            }
+            return body;
+        }
         let tool_error = (code == Some("TOOL_ERROR")).then(|| {
             let tool_error_code = self.tool_error_code.as_deref().unwrap_or("TOOL_EXEC_FAILED");
             json!({"tool_error_info": {

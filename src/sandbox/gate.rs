@@ -20,12 +20,12 @@ use super::{consent_page, control, model, scalekit};
 pub(super) const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// The log forgets the oldest requests above this many.
-const LOG_LIMIT: usize = 1_000;
+const LOG_LIMIT: usize = 500;
 
 /// Routes that are counted, and hit by faults, together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RouteGroup {
+pub(super) enum RouteGroup {
     /// `POST /oauth/token`.
     Token,
     /// `GET …/connected_accounts/details`.

@@ -5,11 +5,25 @@
 //!
 //! | route | does |
 //! |---|---|
-//! | `POST /_sandbox/accounts` | `{connector, identifier, status}`: sets an account's status, any word |
-//! | `POST /_sandbox/faults` | one [fault](faults) or a list of them, appended in order; `GET` lists what is left, `DELETE` clears |
+//! | `POST /_sandbox/accounts` | `{connector, identifier, status}`: sets an account's status, any word; `GET` lists all |
+//! | `POST /_sandbox/faults` | one fault or a list of them, appended in order; `GET` lists what is left, `DELETE` clears |
 //! | `GET /_sandbox/requests` | `{counts, recent}` of the product's requests; `DELETE` clears |
 //! | `GET /_sandbox/world/{identifier}` | everything the identifier owns, and the `effects` tools had on it |
 //! | `POST /_sandbox/reset` | forgets everything but the tokens given out |
+//!
+//! A fault is `{on, kind, tool?, skip?, times?, delay_ms?}`. `on` is a group of routes: `token`, `details`, `magic_link`,
+//! `accounts`, `scoped`, `tools`, `execute`, `logs`, `model` or `consent`; `tool` narrows `execute` to one tool; `skip`
+//! requests pass first, then `times` (1) are met. Kinds:
+//!
+//! | kind | what the client sees |
+//! |---|---|
+//! | `status` | `status` (500) in the service's own error form with `error_code`, `tool_error_code`, `message`, `headers`; or with `body`, `html: true`, `truncated: true`; nothing was done |
+//! | `delay` | the usual answer after `delay_ms` |
+//! | `reset` | a broken connection; nothing was done |
+//! | `commit_then_timeout` | silence; it was done |
+//! | `commit_then_reset` | a broken connection; it was done |
+//! | `half_answer` | half of the answer's body, then a broken connection; it was done |
+//! | `big_answer` | the usual answer with `big_answer_bytes` of padding |
 
 mod accounts;
 mod catalogue;
@@ -17,7 +31,7 @@ mod connection;
 mod consent_page;
 mod control;
 mod execute;
-pub mod faults;
+mod faults;
 mod gate;
 mod model;
 mod scalekit;

@@ -44,7 +44,7 @@ impl Attempt<'_> {
                 Ok(account) => missing.push((connection, account.status)),
                 Err(error) => match operator_error(&connection, &error) {
                     Some(detail) => return self.fail(detail).await,
-                    None => return Err(interruption(&error)),
+                    None => return Err(Interruption::from(&error)),
                 },
             }
         }
@@ -102,10 +102,8 @@ impl Attempt<'_> {
             return self.fail(waited_in_vain(&missing)).await;
         }
         let connections: Vec<ConnectionName> = missing.iter().map(|(connection, _)| connection.clone()).collect();
-        if !is_final {
-            self.park(connections.clone(), until).await;
-        }
         if told {
+            self.park(connections, until).await;
             return Err(self.parked(now, until));
         }
         let mut authorizations = Vec::new();
@@ -113,11 +111,8 @@ impl Attempt<'_> {
             match self.entry(connection, status).await {
                 Ok(entry) => authorizations.push(entry),
                 Err(error) => match operator_error(connection, &error) {
-                    Some(detail) => {
-                        self.unpark().await;
-                        return self.fail(detail).await;
-                    }
-                    None => return Err(interruption(&error)),
+                    Some(detail) => return self.fail(detail).await,
+                    None => return Err(Interruption::from(&error)),
                 },
             }
         }
@@ -135,6 +130,8 @@ impl Attempt<'_> {
             let reply = Reply::terminal(&job.id(), now, event);
             return self.hold.record(vec![Event::Finished(Box::new(reply))]).await;
         }
+        // Noted before the user can follow the link: no webhook comes too early.
+        self.park(connections.clone(), until).await;
         // Published before it is journalled: after a crash the caller gets the same event again, never none.
         let mark = format!("authorization:{}", self.run().authorizations_requested() + 1);
         let reply = Reply::interim(&job.id(), &mark, now, event);
@@ -186,14 +183,6 @@ pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Erro
         _ => return None,
     };
     Some(ErrorDetail::new(code, text).connection(connection.as_str()))
-}
-
-/// What a failed control call means for the run.
-pub(super) fn interruption(error: &scalekit::Error) -> Interruption {
-    match error.come_back_after() {
-        Some(wait) => Interruption::RateLimited { wait, reason: error.to_string() },
-        None => Interruption::Transient { reason: error.to_string() },
-    }
 }
 
 fn waited_in_vain(missing: &[(ConnectionName, AccountStatus)]) -> ErrorDetail {

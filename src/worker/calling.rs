@@ -74,7 +74,7 @@ impl Attempt<'_> {
         match hindered {
             None => Ok(()),
             Some((connection, error)) if self.account_trouble(&connection, &error).await? => Ok(()),
-            Some((_, error)) => Err(super::accounts::interruption(&error)),
+            Some((_, error)) => Err(Interruption::from(&error)),
         }
     }
 

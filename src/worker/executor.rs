@@ -161,7 +161,7 @@ impl Attempt<'_> {
                 }
                 Err(ToolboxError::Scalekit(error)) => match self.account_trouble(&connection, &error).await? {
                     true => return Ok(None),
-                    false => return Err(super::accounts::interruption(&error)),
+                    false => return Err(Interruption::from(&*error)),
                 },
             }
         }

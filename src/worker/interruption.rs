@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::journal::JournalError;
+use crate::scalekit;
 
 /// No answer yet. Never an answer that the caller is owed, and never a failure of the job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +54,16 @@ impl From<JournalError> for Interruption {
             JournalError::OwnershipLost => Self::OwnershipLost,
             JournalError::Lost => Self::JournalLost,
             JournalError::Unavailable(reason) => Self::JournalUnavailable(reason),
+        }
+    }
+}
+
+/// What a failed control call means for the run.
+impl From<&scalekit::Error> for Interruption {
+    fn from(error: &scalekit::Error) -> Self {
+        match error.come_back_after() {
+            Some(wait) => Self::RateLimited { wait, reason: error.to_string() },
+            None => Self::Transient { reason: error.to_string() },
         }
     }
 }

@@ -10,9 +10,8 @@ use tracing::{info, warn};
 use super::Worker;
 use super::accounts::operator_error;
 use super::executor::{Attempt, Rules};
-use super::settlement::AUTHORIZATION;
 use super::wake_up::WakeUp;
-use crate::agent::run::Run;
+use crate::agent::run::{Run, Step};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job};
 use crate::parking::Parked;
@@ -21,16 +20,20 @@ use crate::scalekit::AccountStatus;
 
 /// Why a run wakes before its poll: somebody said that the account has changed.
 pub(super) const WEBHOOK: &str = "webhook";
+/// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
+pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 /// A webhook's wake-up that finds Scalekit out of reach looks again after this time.
 const WEBHOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// What a look at a parked run found.
 enum Look {
-    /// There is something to do for whoever takes it.
-    GoOn,
+    /// It is to be taken: its accounts are ready, its time is over, or its user needs a new link.
+    Take,
+    /// It does not wait for its user, or cannot be read.
+    NotParked,
     /// Its user is still waited for; the next look is after this time.
     Waits(Duration),
-    /// Nobody could tell; the next look is not before this time.
+    /// Nobody can tell yet; the next look is after this time.
     Unknown(Duration),
 }
 
@@ -38,28 +41,32 @@ impl Worker {
     /// Looks whether a parked run can go on, without taking it and without a word in its journal: a day of polling costs
     /// reads only. Gives the delivery back where the run is to be taken; else it is settled.
     pub(super) async fn look(&self, job: &Job, delivery: Delivery, wake_up: &WakeUp) -> Option<Delivery> {
-        let look = self.look_at(job, wake_up).await;
-        match look {
-            Look::GoOn => return Some(delivery),
-            // The poll's own copy is still on its way.
-            Look::Waits(_) if wake_up.reason == WEBHOOK => self.ack(delivery).await,
-            Look::Unknown(wait) if wake_up.reason == WEBHOOK => {
-                self.later(delivery, wait.max(WEBHOOK_WAIT), WEBHOOK).await;
-            }
-            Look::Waits(wait) | Look::Unknown(wait) => self.later(delivery, wait, AUTHORIZATION).await,
+        let by_webhook = wake_up.reason == WEBHOOK;
+        match self.look_at(job, wake_up, by_webhook).await {
+            Look::Take => return Some(delivery),
+            // A webhook's copy is never the only message of a run: it may vanish.
+            Look::NotParked | Look::Waits(_) if by_webhook => self.ack(delivery).await,
+            // Whatever the run is about is the business of who takes it.
+            Look::NotParked => return Some(delivery),
+            Look::Waits(wait) | Look::Unknown(wait) => self.later(delivery, wait, &wake_up.reason).await,
         }
         None
     }
 
-    async fn look_at(&self, job: &Job, wake_up: &WakeUp) -> Look {
-        // Whatever is odd about the run or its journal is the business of who takes it.
-        let Ok(lines) = self.journal.read(&job.id()).await else { return Look::GoOn };
-        let Ok(Some(run)) = Run::replay(&lines) else { return Look::GoOn };
-        let Some(awaited) = run.awaited_authorization() else { return Look::GoOn };
+    async fn look_at(&self, job: &Job, wake_up: &WakeUp, by_webhook: bool) -> Look {
         let now = self.clock.now();
+        let Ok(lines) = self.journal.read(&job.id()).await else { return Look::NotParked };
+        let Ok(Some(run)) = Run::replay(&lines) else { return Look::NotParked };
         let stale = wake_up.turn < run.wake_up_turn() || run.digest() != job.digest();
-        if stale || run.reply().is_some() || now >= awaited.until {
-            return Look::GoOn;
+        if stale || run.next(now) != Step::CheckAccounts {
+            return Look::NotParked;
+        }
+        if by_webhook && run.is_under_way() {
+            return Look::Unknown(WEBHOOK_BUSY);
+        }
+        let Some(awaited) = run.awaited_authorization() else { return Look::NotParked };
+        if now >= awaited.until {
+            return Look::Take;
         }
         let next = next_look(self.executor.rules, &run, now, awaited.until);
         let mut ready = true;
@@ -69,19 +76,19 @@ impl Worker {
                 Ok(account)
                     if account.status == AccountStatus::Disconnected && !self.executor.rules.relink_disconnected =>
                 {
-                    return Look::GoOn;
+                    return Look::Take;
                 }
                 Ok(_) => ready = false,
-                Err(error) if operator_error(connection, &error).is_some() => return Look::GoOn,
+                Err(error) if operator_error(connection, &error).is_some() => return Look::Take,
                 Err(error) => {
                     warn!(job.id = %job.id(), %connection, %error, "the account could not be looked at");
                     let asked = error.come_back_after().unwrap_or_default();
-                    return Look::Unknown(if wake_up.reason == WEBHOOK { asked } else { next.max(asked) });
+                    return Look::Unknown(asked.max(if by_webhook { WEBHOOK_WAIT } else { next }));
                 }
             }
         }
         if ready || awaited.wants_new_links(now) {
-            return Look::GoOn;
+            return Look::Take;
         }
         info!(job.id = %job.id(), reason = wake_up.reason, "the user is still waited for");
         Look::Waits(next)

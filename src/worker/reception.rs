@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::Worker;
 use super::hold::Hold;
 use super::interruption::Interruption;
-use super::parking::WEBHOOK;
+use super::parking::{WEBHOOK, WEBHOOK_BUSY};
 use super::settlement::{AUTHORIZATION, HELD_WAIT, waited};
 use super::wake_up::WakeUp;
 use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
@@ -49,6 +49,9 @@ impl Worker {
             Ok(Take::Taken { epoch, entries }) => (epoch, entries),
             Ok(Take::Held { owner, remaining }) => {
                 info!(job.id = %job.id(), owner, "the run is alive elsewhere");
+                if wake_up.is_some_and(|wake_up| wake_up.reason == WEBHOOK) {
+                    return self.later(delivery, WEBHOOK_BUSY, WEBHOOK).await;
+                }
                 let wait = remaining.clamp(Duration::from_secs(1), HELD_WAIT);
                 return self.later(delivery, wait, "held").await;
             }

@@ -14,16 +14,19 @@ use agentkit_worker::retry::Verdict;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::support::sandbox_client::Peer;
 use crate::support::scripted_model::{ScriptedModel, Turn, http as http_answer, turn};
 
 const CHAT_MODEL: &str = "gpt-4o";
 const REASONING_MODEL: &str = "gpt-6-luna";
+/// The sandbox's key; the scripted model takes any.
+const API_KEY: &str = "sk-sandbox";
 
 /// A client of `base_url`, on Sunday, 22 November 2026, 08:00 UTC.
 fn client(base_url: String, timeout_seconds: u64) -> Llm {
     let clock: SharedClock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
     let http = Client::new(&http::Config { max_body_bytes: 64 << 10, ..http::Config::default() }, clock).unwrap();
-    let config = Config { base_url, api_key: "sk-test".to_owned().into(), timeout_seconds, ..Config::default() };
+    let config = Config { base_url, api_key: API_KEY.to_owned().into(), timeout_seconds, ..Config::default() };
     Llm::new(config, Profiles::built_in(), http).unwrap()
 }
 
@@ -93,7 +96,7 @@ async fn a_conversation_with_tool_calls_goes_through_over_both_apis() {
 
         let requests = model.finish();
         assert!(requests.iter().all(|request| request.line == line), "{requests:?}");
-        assert_eq!(requests[0].header("authorization"), Some("Bearer sk-test"));
+        assert_eq!(requests[0].header("authorization"), Some("Bearer sk-sandbox"));
         assert_eq!(requests[0].header("content-type"), Some("application/json"));
         assert_eq!(requests[1].body["prompt_cache_key"], "order-4711");
         assert!(!String::from_utf8_lossy(&requests[1].bytes).contains("user_123"), "users are not named");
@@ -119,6 +122,23 @@ async fn a_conversation_may_change_from_one_api_to_the_other_and_back() {
     }
     let requests = model.finish();
     assert_eq!(requests[2].body["messages"][4]["tool_calls"][0]["id"], "call_1_0");
+}
+
+#[tokio::test]
+async fn the_sandboxs_models_are_understood_and_understand() {
+    let peer = Peer::start().await;
+    let llm = client(peer.sandbox.model_url(), 5);
+    for name in [CHAT_MODEL, REASONING_MODEL] {
+        let mut messages = prompt();
+        messages.push(Message::User("Fetch my last 5 unread emails and summarize them.".to_owned()));
+        let first = ask(&llm, name, &messages).await.unwrap();
+        let call = first.message.calls.first().cloned().unwrap_or_else(|| panic!("{name} called no tool: {first:?}"));
+        assert_eq!(call.name, "gmail_fetch_mails");
+        messages.push(Message::Assistant(first.message));
+        messages.push(Message::ToolResult { call_id: call.id, content: "[]".to_owned() });
+        let last = ask(&llm, name, &messages).await.unwrap();
+        assert!(last.message.text.is_some() && last.message.calls.is_empty(), "{last:?}");
+    }
 }
 
 #[tokio::test]

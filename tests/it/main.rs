@@ -6,12 +6,14 @@ mod support;
 
 mod cache_contract;
 mod journal_contract;
+mod journal_versions;
 mod llm;
 mod queue_amqp;
 mod queue_contract;
 mod redis_faults;
 mod run_properties;
 mod sandbox;
+mod sandbox_clients;
 mod sandbox_conformance;
 mod sandbox_models;
 mod scalekit;

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::broker::Broker;
 use crate::support::{eventually, soon};
@@ -180,6 +181,56 @@ async fn a_reply_queue_that_is_full_costs_nobody_the_reply() {
     assert_eq!(publisher.publish(&to_full, message("b")).await.unwrap(), Published::FellBack);
 }
 
+/// Publishes, with hand-made frames, a message whose `correlation_id` is no UTF-8, which our library cannot read.
+async fn publish_unreadable(broker: &Broker, queue: &str) {
+    fn short(text: &[u8]) -> Vec<u8> {
+        [&[u8::try_from(text.len()).unwrap()], text].concat()
+    }
+    fn frame(kind: u8, channel: u8, payload: &[&[u8]]) -> Vec<u8> {
+        let payload = payload.concat();
+        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[kind, 0, channel], &size[..], &payload, &[0xce]].concat()
+    }
+    let tune_ok = [&2047_u16.to_be_bytes()[..], &131_072_u32.to_be_bytes(), &0_u16.to_be_bytes()].concat();
+    let frames = [
+        b"AMQP\0\0\x09\x01".to_vec(),
+        frame(1, 0, &[b"\0\x0a\0\x0b\0\0\0\0", &short(b"PLAIN"), b"\0\0\0\x0c\0guest\0guest", &short(b"en_US")]),
+        frame(1, 0, &[b"\0\x0a\0\x1f", &tune_ok]),
+        frame(1, 0, &[b"\0\x0a\0\x28", &short(b"/"), b"\0\0"]),
+        frame(1, 1, &[b"\0\x14\0\x0a\0"]),
+        frame(1, 1, &[b"\0\x3c\0\x28\0\0\0", &short(queue.as_bytes()), b"\0"]),
+        frame(2, 1, &[b"\0\x3c\0\0", &1_u64.to_be_bytes(), &0x0400_u16.to_be_bytes(), &short(b"\xff\xfe")]),
+        frame(3, 1, &[b"x"]),
+        frame(1, 0, &[b"\0\x0a\0\x32\0\xc8\0\0\0\0\0"]),
+    ];
+    let address = broker.url().rsplit_once('@').unwrap().1.to_owned();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(&frames.concat()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    // Ends once the broker has read all of it.
+    let _ = soon("closing", stream.read_to_end(&mut Vec::new())).await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_ends_as_a_dead_letter() {
+    let broker = Broker::shared().await;
+    let config = impatient(broker.config());
+    let queue = AmqpQueue::connect(config.clone()).await.unwrap();
+    publish_unreadable(broker, &config.names().jobs()).await;
+    let mut consumer = queue.consumer(1);
+    insist(&queue, &Destination::Jobs, "after").await;
+    let after = next(&mut consumer).await;
+    assert_eq!(id(&after), "after");
+    after.ack().await.unwrap();
+    eventually("the dead letter", || async {
+        let facts = inspect(&config).await.unwrap();
+        let dead = facts.queues.into_iter().find(|queue| queue.name == config.names().dead()).unwrap();
+        matches!(dead.state, QueueState::Present { messages: 1, .. }).then_some(())
+    })
+    .await;
+    assert!(queue.status().reconnects() >= 20, "{}", queue.status().reconnects());
+}
+
 #[tokio::test]
 async fn dead_letters_are_taken_one_by_one_and_can_be_put_back() {
     let broker = Broker::shared().await;
@@ -245,6 +296,25 @@ async fn a_late_ack_is_an_error_and_the_message_comes_again() {
     let delivery = next(&mut consumer).await;
     assert_eq!((id(&delivery), delivery.redelivered), ("b", false), "the late ack acked nothing else");
     assert!(queue.status().reconnects() >= 2 && queue.status().connected() && queue.status().consuming());
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_noticed_while_nobody_asks_for_deliveries() {
+    let broker = Broker::exclusive().await;
+    let queue = AmqpQueue::connect(impatient(broker.config())).await.unwrap();
+    let mut consumer = queue.consumer(4);
+    for id in ["a", "b", "c", "d"] {
+        insist(&queue, &Destination::Jobs, id).await;
+    }
+    next(&mut consumer).await.requeue().await.unwrap();
+    broker.control(&["close_all_connections", "by the test"]).await;
+    let status = queue.status();
+    eventually("both connections", || async { (status.reconnects() >= 2 && status.consuming()).then_some(()) }).await;
+    for _ in 0..4 {
+        let delivery = next(&mut consumer).await;
+        assert!(delivery.redelivered, "{} came over the lost connection", id(&delivery));
+        delivery.ack().await.unwrap();
+    }
 }
 
 #[tokio::test]

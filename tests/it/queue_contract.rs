@@ -207,28 +207,37 @@ async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(backend: Backend) {
 }
 
 async fn each_of_many_publishes_learns_its_own_fate(backend: Backend) {
-    let mut inbox = backend.inbox().await;
-    let name = inbox.name();
     let publisher = backend.publisher();
-    let nobody = unique("nobody");
+    let nobody = Destination::Reply(Some(unique("nobody")));
     let mut tasks = tokio::task::JoinSet::new();
-    for task in 0..64 {
-        let (publisher, name, nobody) = (publisher.clone(), name.clone(), nobody.clone());
+    for task in 0..128 {
+        let (publisher, nobody) = (publisher.clone(), nobody.clone());
         tasks.spawn(async move {
+            let mut routed = Vec::new();
             for number in 0..20 {
-                let unroutable = (task * 20 + number) % 10 == 3;
-                let queue = if unroutable { nobody.clone() } else { name.clone() };
-                let reply = message(&format!("{task}/{number}"));
-                let fate = publisher.publish(&Destination::Reply(Some(queue)), reply).await.unwrap();
-                let expected = if unroutable { Published::FellBack } else { Published::Routed };
-                assert_eq!(fate, expected, "{task}/{number}");
+                let id = format!("{task}/{number}");
+                if (task * 20 + number) % 10 == 3 {
+                    assert_eq!(publisher.publish(&nobody, message(&id)).await.unwrap(), Published::FellBack, "{id}");
+                } else {
+                    let fate = publisher.publish(&Destination::Jobs, message(&id)).await.unwrap();
+                    assert_eq!(fate, Published::Routed, "{id}");
+                    routed.push(id);
+                }
             }
+            routed
         });
     }
-    soon("publishing", tasks.join_all()).await;
-    for _ in 0..64 * 18 {
-        inbox.next().await;
+    let mut routed = soon("publishing", tasks.join_all()).await.concat();
+    let mut consumer = backend.consumer();
+    let mut delivered = Vec::new();
+    while delivered.len() < routed.len() {
+        let delivery = next(&mut consumer).await;
+        delivered.push(id(&delivery).to_owned());
+        delivery.ack().await.unwrap();
     }
+    routed.sort();
+    delivered.sort();
+    assert!(delivered == routed);
 }
 
 async fn publishes_that_are_given_up_disturb_no_others(backend: Backend) {

@@ -61,6 +61,14 @@ async fn a_click_on_the_consent_page_activates_the_account_once() {
 }
 
 #[tokio::test]
+async fn accounts_can_be_there_from_the_start() {
+    let peer = Peer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
+    assert_eq!(status(&peer, "user_123").await, "ACTIVE");
+    assert_eq!(peer.execute("slack", "slack_list_channels", json!({})).await.0, 200);
+    assert_eq!(peer.execute("hubspot", "slack_list_channels", json!({})).await.0, 404);
+}
+
+#[tokio::test]
 async fn a_denied_or_expired_link_activates_nothing() {
     let peer = Peer::start().await;
     let denied = link(&peer, "user_123").await;
@@ -243,6 +251,12 @@ async fn ordered_statuses_come_in_order_and_then_stop() {
     assert_eq!(peer.execute("gmail", "gmail_send_message", send()).await.0, 200);
     assert_eq!(sent(&peer).await, 1);
     assert_eq!(peer.get("/_sandbox/faults").await.1["left"].as_array().unwrap().len(), 1);
+    peer.fault(json!({"on": "model", "kind": "status", "status": 429, "error_code": "insufficient_quota"})).await;
+    let (_, broke) = peer.model("/chat/completions", json!({})).await;
+    assert_eq!(
+        (&broke["error"]["code"], &broke["error"]["type"]),
+        (&json!("insufficient_quota"), &json!("insufficient_quota"))
+    );
     let typo = json!({"on": "execute", "kind": "status", "statsu": 500});
     assert_eq!(peer.post("/_sandbox/faults", typo).await.0, 422);
 }

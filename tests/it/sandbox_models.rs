@@ -175,6 +175,27 @@ async fn failures_and_doubts_are_reported_honestly() {
 }
 
 #[tokio::test]
+async fn remarks_during_the_work_and_after_it_do_not_change_the_wish() {
+    let peer = Peer::start().await;
+    let tool = json!({"type": "function", "function": {"name": "gmail_fetch_mails", "parameters": {"type": "object"}}});
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "gmail_fetch_mails", "arguments": "{}"}});
+    let mut messages = vec![
+        json!({"role": "user", "content": "Loop forever, fetch my mails"}),
+        json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+        json!({"role": "tool", "tool_call_id": "c1", "content": "{\"messages\":[{\"from\":\"Ada\",\"subject\":\"Hi\"},\"… 1 of 2 items left out\"]}"}),
+        json!({"role": "user", "content": "You made the same call several times."}),
+    ];
+    let ask = |messages: &[Value]| json!({"model": "gpt-4o", "messages": messages, "tools": [tool]});
+    let (_, answer) = peer.model("/chat/completions", ask(&messages)).await;
+    assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
+    messages[0] = json!({"role": "user", "content": "Fetch my mails"});
+    messages[3] = json!({"role": "assistant", "content": "Done."});
+    messages.push(json!({"role": "user", "content": "That was not in the form wanted."}));
+    let (_, answer) = peer.model("/chat/completions", ask(&messages)).await;
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("1. Ada: Hi"), "{answer}");
+}
+
+#[tokio::test]
 async fn special_prompts_behave_as_tests_need_them() {
     let peer = Peer::start().await;
     let (rounds, text) = chat(&peer, &["gmail"], "Loop forever.", json!({})).await;

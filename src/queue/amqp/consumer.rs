@@ -1,5 +1,6 @@
 //! Consuming: one consumer of the job queue on a connection that is rebuilt for ever.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -102,6 +103,7 @@ async fn pass_on(
     deliveries: &mpsc::Sender<(Arc<Epoch>, Delivery)>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
+    let mut lost = pin!(epoch.lost());
     loop {
         let next = async {
             // A place first: what is not fetched from the library can still be given back.
@@ -112,6 +114,8 @@ async fn pass_on(
             biased;
             () = stop.cancelled() => break,
             () = epoch.over.cancelled() => return Err("a delivery could not be settled".to_owned()),
+            // The stream tells it too, but not while nobody takes deliveries from us.
+            reason = &mut lost => return Err(reason),
             next = next => next,
         };
         let delivery = match delivery {

@@ -1,11 +1,13 @@
 //! Deliveries and how they are settled.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use lapin::{Acker, Channel};
+use lapin::{Acker, Channel, Event};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Link, within};
@@ -31,6 +33,20 @@ impl Epoch {
     pub(super) fn end(&self) {
         self.over.cancel();
         self.link.cut();
+    }
+
+    /// Returns once the connection or its channel is lost, with the reason.
+    pub(super) async fn lost(&self) -> String {
+        let mut events = pin!(self.link.connection.events_listener());
+        let mut reason = "connection closed".to_owned();
+        while self.link.is_up() && self.channel.status().connected() {
+            match events.next().await {
+                Some(Event::Error(error)) => reason = error.to_string(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        reason
     }
 
     /// Our form of a delivery.

@@ -5,7 +5,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -146,8 +146,8 @@ pub(super) struct Epoch {
     idle: Mutex<Vec<Channel>>,
     blocked: watch::Sender<bool>,
     confirms: AtomicU64,
-    failed: CancellationToken,
-    reason: OnceLock<String>,
+    /// Cancelled when a publish was not confirmed in time, nor any other meanwhile.
+    stuck: CancellationToken,
 }
 
 impl Epoch {
@@ -162,8 +162,7 @@ impl Epoch {
             idle: Mutex::default(),
             blocked: watch::Sender::new(false),
             confirms: AtomicU64::new(0),
-            failed: CancellationToken::new(),
-            reason: OnceLock::new(),
+            stuck: CancellationToken::new(),
         })
     }
 
@@ -177,7 +176,7 @@ impl Epoch {
                 return "connection closed".to_owned();
             }
             let event = tokio::select! {
-                () = self.failed.cancelled() => return self.reason.get().cloned().unwrap_or_default(),
+                () = self.stuck.cancelled() => return "nothing was confirmed in time".to_owned(),
                 event = events.next() => event,
             };
             match event {
@@ -202,12 +201,6 @@ impl Epoch {
         status.blocked.store(blocked, Ordering::Relaxed);
     }
 
-    /// Gives the connection up.
-    fn fail(&self, reason: &str) {
-        let _ = self.reason.set(reason.to_owned());
-        self.failed.cancel();
-    }
-
     async fn send(
         &self,
         queue: &str,
@@ -230,7 +223,7 @@ impl Epoch {
                 // One queue without a leader must not cost all others their connection, nor would a new connection
                 // be any less blocked.
                 if !self.link.is_blocked() && self.confirms.load(Ordering::Relaxed) == confirms {
-                    self.fail("nothing was confirmed in time");
+                    self.stuck.cancel();
                 }
                 return Err(QueueError::TimedOut(self.timeout));
             }

@@ -160,7 +160,10 @@ fn items(value: &Value, depth: usize) -> Option<Vec<Value>> {
         Value::Array(list) if list.iter().any(|item| item["type"] == "text") => {
             list.iter().filter_map(|part| value_of(part["text"].as_str()?)).find_map(|inner| items(&inner, depth + 1))
         }
-        Value::Array(list) if list.iter().all(Value::is_object) => Some(list.clone()),
+        // A list that was cut to size ends with a remark in words.
+        Value::Array(list) if list.is_empty() || list.iter().any(Value::is_object) => {
+            Some(list.iter().filter(|item| item.is_object()).cloned().collect())
+        }
         Value::Object(object) => {
             let named = [
                 "messages", "items", "array", "threads", "channels", "results", "matches", "content", "data", "result",
@@ -184,9 +187,11 @@ fn value_of(text: &str) -> Option<Value> {
 fn verdict(done: &Done) -> Verdict {
     let lower = done.result.to_lowercase();
     let Some(value) = value_of(&done.result) else {
+        let start: String = lower.chars().take(60).collect();
+        let failures = ["error", "refused", "not executed", "call failed"];
         return match () {
-            () if lower.contains("outcome") && lower.contains("unknown") => Verdict::Unknown(cut(&done.result, 300)),
-            () if lower.starts_with("error") || lower.starts_with("refused") => Verdict::Failed(cut(&done.result, 300)),
+            () if failures.iter().any(|words| start.contains(words)) => Verdict::Failed(cut(&done.result, 300)),
+            () if start.contains("outcome") && start.contains("unknown") => Verdict::Unknown(cut(&done.result, 300)),
             () => Verdict::Good,
         };
     };

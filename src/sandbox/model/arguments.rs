@@ -214,8 +214,8 @@ fn mail_query(words: &str) -> String {
         terms.push("is:unread".to_owned());
     }
     let sender = after(words, " from ").and_then(|text| text.split_whitespace().next().map(str::to_owned));
-    if let Some(sender) =
-        sender.filter(|sender| !["my", "the", "today", "this"].contains(&sender.to_lowercase().as_str()))
+    if let Some(sender) = sender
+        .filter(|sender| !["my", "the", "today", "this", "last", "yesterday"].contains(&sender.to_lowercase().as_str()))
     {
         terms.push(format!("from:{}", sender.trim_end_matches(['.', ',', '?'])));
     }

@@ -6,7 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
-use super::conversation::{Choice, Conversation, Done, Reply, ToolSpec, arguments_of, cached, text_of, tokens};
+use super::conversation::{
+    Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, text_of, tokens,
+};
 use super::validation::{Function, Profile, check_names, check_output, check_sampling, check_tools, model_of};
 use super::{ApiError, Body, FINGERPRINT, read, rules};
 use crate::sandbox::shared::Shared;
@@ -87,8 +89,7 @@ fn check(body: &Map<String, Value>, profile: &Profile) -> Result<(), ApiError> {
 fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversation, ApiError> {
     let messages = body.get("messages").and_then(Value::as_array).filter(|messages| !messages.is_empty());
     let messages = messages.ok_or_else(|| ApiError::invalid("messages", "there has to be at least one message"))?;
-    let (mut prompt, mut steps, mut open) = (String::new(), Vec::new(), Vec::<Done>::new());
-    let mut step = Vec::new();
+    let (mut history, mut open, mut step) = (History::default(), Vec::<Done>::new(), Vec::new());
     for (index, message) in messages.iter().enumerate() {
         let path = format!("messages[{index}]");
         let role = message["role"].as_str().unwrap_or_default();
@@ -101,7 +102,7 @@ fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversati
             let call = open.remove(position);
             step.push(Done { result: text_of(&message["content"]), ..call });
             if open.is_empty() {
-                steps.push(std::mem::take(&mut step));
+                history.step(std::mem::take(&mut step));
             }
             continue;
         }
@@ -110,11 +111,13 @@ fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversati
             return Err(ApiError::invalid(path, text));
         }
         match role {
-            "user" => {
-                prompt = text_of(&message["content"]);
-                steps.clear();
+            "user" => history.user(text_of(&message["content"])),
+            "assistant" => {
+                open = calls_of(message, &path)?;
+                if open.is_empty() {
+                    history.assistant_text();
+                }
             }
-            "assistant" => open = calls_of(message, &path)?,
             "system" | "developer" => {}
             _ => return Err(ApiError::invalid(format!("{path}.role"), "unknown role").code("invalid_value")),
         }
@@ -122,11 +125,13 @@ fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversati
     if let Some(call) = open.first() {
         return Err(ApiError::invalid("messages", format!("the call {} is not answered", call.id)));
     }
+    let tools = tools_of(body);
+    let (prompt, steps) = history.last_wish(|prompt| rules::asks(prompt, &tools));
     let format = body.get("response_format").filter(|format| format["type"] == "json_schema");
     Ok(Conversation {
         prompt,
         steps,
-        tools: tools_of(body),
+        tools,
         choice: Choice::read(body.get("tool_choice")),
         parallel: body.get("parallel_tool_calls") != Some(&Value::Bool(false)),
         schema: format.map(|format| format["json_schema"]["schema"].clone()),

@@ -19,6 +19,47 @@ pub(super) struct Conversation {
     pub(super) now: Timestamp,
 }
 
+/// Collects a conversation while its messages are read, one episode for each thing that the user asks.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    episodes: Vec<(String, Vec<Vec<Done>>)>,
+    /// A final text was said since the last call.
+    said: bool,
+}
+
+impl History {
+    /// The user spoke. Right after tool results that is a remark on the work that goes on, not a new wish.
+    pub(super) fn user(&mut self, text: String) {
+        let working = !self.said && self.episodes.last().is_some_and(|(_, steps)| !steps.is_empty());
+        if !working {
+            self.episodes.push((text, Vec::new()));
+        }
+        self.said = false;
+    }
+
+    /// The assistant spoke without calling tools.
+    pub(super) fn assistant_text(&mut self) {
+        self.said = true;
+    }
+
+    /// A round of calls was answered.
+    pub(super) fn step(&mut self, step: Vec<Done>) {
+        self.said = false;
+        if self.episodes.is_empty() {
+            self.episodes.push((String::new(), Vec::new()));
+        }
+        self.episodes.last_mut().into_iter().for_each(|(_, steps)| steps.push(step.clone()));
+    }
+
+    /// The last wish that asks for something, such as before a remark on a wrong answer, with what was done about it.
+    pub(super) fn last_wish(self, asks: impl Fn(&str) -> bool) -> (String, Vec<Vec<Done>>) {
+        let mut episodes = self.episodes;
+        let wish = episodes.iter().rposition(|(prompt, _)| asks(prompt));
+        let index = wish.unwrap_or(episodes.len().saturating_sub(1));
+        if episodes.is_empty() { Default::default() } else { episodes.swap_remove(index) }
+    }
+}
+
 /// A tool on offer.
 #[derive(Debug, Clone)]
 pub(super) struct ToolSpec {

@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::conversation::{Choice, Conversation, Done, Reply, ToolSpec, arguments_of, cached, text_of, tokens};
+use super::conversation::{
+    Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, text_of, tokens,
+};
 use super::validation::{Function, Profile, check_names, check_output, check_sampling, check_tools, model_of};
 use super::{ApiError, Body, read, rules};
 use crate::sandbox::shared::Shared;
@@ -82,7 +84,7 @@ fn check(body: &Map<String, Value>, profile: &Profile) -> Result<(), ApiError> {
 fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversation, ApiError> {
     let mut reader = Reader::default();
     match body.get("input") {
-        Some(Value::String(text)) => reader.prompt.clone_from(text),
+        Some(Value::String(text)) => reader.history.user(text.clone()),
         Some(Value::Array(items)) if !items.is_empty() => {
             for (index, item) in items.iter().enumerate() {
                 reader.item(index, item)?;
@@ -96,11 +98,13 @@ fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversati
         name: tool["name"].as_str().unwrap_or_default().to_owned(),
         parameters: tool["parameters"].clone(),
     });
+    let tools: Vec<ToolSpec> = tools.collect();
+    let (prompt, steps) = reader.history.last_wish(|prompt| rules::asks(prompt, &tools));
     let format = body.get("text").map(|text| &text["format"]).filter(|format| format["type"] == "json_schema");
     Ok(Conversation {
-        prompt: reader.prompt,
-        steps: reader.steps,
-        tools: tools.collect(),
+        prompt,
+        steps,
+        tools,
         choice: Choice::read(body.get("tool_choice")),
         parallel: body.get("parallel_tool_calls") != Some(&Value::Bool(false)),
         schema: format.map(|format| format["schema"].clone()),
@@ -111,8 +115,7 @@ fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversati
 /// Walks through the items of an input.
 #[derive(Default)]
 struct Reader {
-    prompt: String,
-    steps: Vec<Vec<Done>>,
+    history: History,
     step: Vec<Done>,
     open: Vec<Done>,
     /// Id of the reasoning item that what follows it belongs to.
@@ -182,21 +185,19 @@ impl Reader {
         let call = self.open.remove(position);
         self.step.push(Done { result: text_of(&item["output"]), ..call });
         if self.open.is_empty() {
-            self.steps.push(std::mem::take(&mut self.step));
+            self.history.step(std::mem::take(&mut self.step));
         }
         Ok(())
     }
 
     fn message(&mut self, path: &str, item: &Value) -> Result<(), ApiError> {
         match item["role"].as_str() {
-            Some("user") => {
-                self.prompt = text_of(&item["content"]);
-                self.steps.clear();
-                Ok(())
-            }
-            Some("assistant" | "system" | "developer") => Ok(()),
-            _ => Err(ApiError::invalid(format!("{path}.role"), "unknown role").code("invalid_value")),
+            Some("user") => self.history.user(text_of(&item["content"])),
+            Some("assistant") => self.history.assistant_text(),
+            Some("system" | "developer") => {}
+            _ => return Err(ApiError::invalid(format!("{path}.role"), "unknown role").code("invalid_value")),
         }
+        Ok(())
     }
 
     fn end(&self) -> Result<(), ApiError> {

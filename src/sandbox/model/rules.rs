@@ -10,6 +10,9 @@ use super::arguments;
 use super::conversation::{Choice, Conversation, Reply, ToolSpec};
 use super::fit;
 
+/// Prompts with a meaning of their own.
+const SPECIAL: [&str; 3] = ["loop forever", "say nothing", "answer without tools"];
+
 /// One thing that a prompt can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
@@ -96,6 +99,12 @@ pub(super) fn reply(conversation: &Conversation) -> Reply {
     }
 }
 
+/// Whether a prompt asks for anything that the rules know.
+pub(super) fn asks(prompt: &str, tools: &[ToolSpec]) -> bool {
+    let lower = prompt.to_lowercase();
+    SPECIAL.iter().any(|special| lower.contains(special)) || !plan(prompt, tools).is_empty()
+}
+
 /// The next calls, or the text that ends the conversation.
 fn next_calls(conversation: &Conversation) -> Result<Vec<(String, Value)>, String> {
     let prompt = conversation.prompt.to_lowercase();
@@ -121,6 +130,9 @@ fn next_calls(conversation: &Conversation) -> Result<Vec<(String, Value)>, Strin
         if conversation.parallel { stages } else { stages.into_iter().flatten().map(|one| vec![one]).collect() };
     match stages.get(conversation.steps.len()) {
         Some(stage) => stage.iter().map(|planned| call(conversation, planned)).collect(),
+        None if conversation.choice == Choice::Required => {
+            looping(conversation).ok_or_else(|| "I have no tool.".to_owned())
+        }
         None => Err(answers::report(conversation)),
     }
 }

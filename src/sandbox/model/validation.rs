@@ -25,11 +25,12 @@ const fn reasoning(name: &'static str) -> Profile {
 }
 
 /// The names on offer, as of November 2026.
-pub(super) const PROFILES: [Profile; 6] = [
+pub(super) const PROFILES: [Profile; 7] = [
     plain("gpt-4o", true),
     plain("gpt-4o-mini", true),
     plain("gpt-4.1", false),
     plain("gpt-4.1-mini", false),
+    reasoning("gpt-5.6-sol"),
     reasoning("gpt-6-luna"),
     reasoning("gpt-6.1-sol"),
 ];

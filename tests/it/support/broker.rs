@@ -84,7 +84,7 @@ impl Broker {
         }
     }
 
-    /// As if the power failed.
+    /// Ends the processes without a warning; the data stay.
     pub(crate) fn kill(&self) {
         self.node().kill();
     }

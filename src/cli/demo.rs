@@ -1,0 +1,154 @@
+//! `demo`: the whole story in one process, with nothing else installed.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::json;
+use tokio::time::Instant;
+use url::Url;
+
+use super::output::Screen;
+use super::run::{new_job, point_to};
+use super::{CommandError, Context};
+use crate::embedded::{Embedded, Replies};
+use crate::http::{self, Method, Request};
+use crate::job::{Job, JobId};
+use crate::reply::{Reply, ReplyEvent};
+use crate::sandbox::{Sandbox, SandboxOptions};
+
+/// Nothing in the demo takes longer than this; if it does, something is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  agentkit-worker demo
+
+Needs no account, no key, no network and no terminal; everything runs on loopback in this process.")]
+pub struct DemoArguments {}
+
+/// Tells the story.
+pub async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode, CommandError> {
+    let began = Instant::now();
+    let sandbox =
+        Sandbox::start(SandboxOptions::new(context.clock.clone())).await.context("the sandbox cannot start")?;
+    let mut config = context.config.clone();
+    point_to(&sandbox, &mut config);
+    config.authorization.poll_seconds = 1;
+    config.authorization.poll_seconds_at_most = 1;
+    config.scalekit.tool_retry.initial_milliseconds = 400;
+    let http = http::Client::new(&config.http_client, context.clock.clone()).context("http_client")?;
+    let worker = Embedded::start(config, context.clock.clone())?;
+    let story = Story { screen: Screen::new(), sandbox, worker, http };
+    println!("agentkit-worker demo: queue, journal and cache in this process; Scalekit and the model are stand-ins on");
+    println!("{} (the model is a set of rules and says so)", story.sandbox.scalekit_url());
+    let told = tokio::time::timeout(PATIENCE, story.tell()).await;
+    told.context("the demo got stuck")??;
+    story.worker.stop().await;
+    story.sandbox.stop().await;
+    println!(
+        "\nThat was the whole story, in {:.1} s. Next: `agentkit-worker run --sandbox`, then README.md.",
+        began.elapsed().as_secs_f64()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Story {
+    screen: Screen,
+    sandbox: Sandbox,
+    worker: Embedded,
+    http: http::Client,
+}
+
+impl Story {
+    async fn tell(&self) -> anyhow::Result<()> {
+        self.screen.title("1. A job for user_123, who has not connected Gmail yet");
+        println!("   \"Fetch my last 5 unread emails and summarize them.\"");
+        let mut replies = self.submit("demo-1", "Fetch my last 5 unread emails and summarize them.").await?;
+        let link = self.authorization(&mut replies).await?;
+        self.screen.note("   The run is parked: it holds no worker while it waits.");
+
+        self.screen.title("2. The user opens the link and allows it");
+        self.screen.note("   (and the next tool call is going to fail once, to show the retry)");
+        self.fail_once().await?;
+        self.consent(&link).await?;
+        println!("   allowed; the same run goes on by itself");
+        let reply = terminal(&mut replies).await?;
+        self.screen.title("3. The answer, after a retried tool call");
+        self.screen.terminal(&reply);
+        let ReplyEvent::Completed(completed) = &reply.event else { bail!("the first job failed") };
+        if completed.account.retries.is_empty() {
+            bail!("the tool call was not retried");
+        }
+
+        self.screen.title("4. The same user again: the tool list comes from the cache");
+        println!("   \"Send an email to sam@example.com with subject Hello saying The demo works.\"");
+        let mut replies =
+            self.submit("demo-2", "Send an email to sam@example.com with subject Hello saying The demo works.").await?;
+        let reply = terminal(&mut replies).await?;
+        self.screen.terminal(&reply);
+        let metrics = self.worker.metrics();
+        println!(
+            "   tool lists: {} from Scalekit, {} from this process's cache",
+            metrics.tools_found_in("scalekit"),
+            metrics.tools_found_in("process")
+        );
+
+        self.screen.title("5. The same job sent again is not run again");
+        let mut replies =
+            self.submit("demo-2", "Send an email to sam@example.com with subject Hello saying The demo works.").await?;
+        let again = terminal(&mut replies).await?;
+        if again.id != reply.id || again.time != reply.time {
+            bail!("the same job got another reply");
+        }
+        println!("   same reply, same event id ({}); no second mail was sent", again.id);
+        Ok(())
+    }
+
+    async fn submit(&self, id: &str, prompt: &str) -> anyhow::Result<Replies> {
+        let job = new_job(prompt, "user_123".to_owned(), vec!["gmail".to_owned()])?;
+        let job = Job { id: JobId::new(id), ..job };
+        Ok(self.worker.submit(&job).await?)
+    }
+
+    async fn authorization(&self, replies: &mut Replies) -> anyhow::Result<String> {
+        while let Some(reply) = replies.next().await {
+            if let ReplyEvent::AuthorizationRequired(event) = &reply.event {
+                self.screen.authorization(event);
+                let link = event.authorizations.first().and_then(|entry| entry.link.clone());
+                return link.context("the event has no link");
+            }
+            if reply.event.is_terminal() {
+                bail!("the job ended before the user was asked: {}", reply.event.kind());
+            }
+        }
+        bail!("the worker ended")
+    }
+
+    /// What a browser would do after a click on "Allow".
+    async fn consent(&self, link: &str) -> anyhow::Result<()> {
+        let request = Request::new(Method::Post, Url::parse(link)?, PATIENCE).form(&[("decision", "allow")]);
+        let response = self.http.send(request).await?;
+        if response.status >= 400 {
+            bail!("the consent page answered {}", response.status);
+        }
+        Ok(())
+    }
+
+    async fn fail_once(&self) -> anyhow::Result<()> {
+        let fault = json!({"on": "execute", "kind": "status", "status": 503, "message": "upstream connect error"});
+        let url = Url::parse(&format!("{}/faults", self.sandbox.control_url()))?;
+        let request = Request::new(Method::Post, url, PATIENCE).json(fault.to_string().into_bytes());
+        let response = self.http.send(request).await?;
+        if response.status >= 400 {
+            bail!("the sandbox did not take the fault: {}", response.status);
+        }
+        Ok(())
+    }
+}
+
+async fn terminal(replies: &mut Replies) -> anyhow::Result<Reply> {
+    replies.terminal().await.context("the worker ended without a reply")
+}

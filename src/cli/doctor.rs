@@ -1,0 +1,239 @@
+//! `doctor`: looks at everything a worker needs, and says what to do.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use secrecy::ExposeSecret;
+
+use super::{CommandError, Context};
+use crate::app;
+use crate::job::ConnectionName;
+use crate::llm::Llm;
+use crate::metrics::Metrics;
+use crate::queue::amqp::{QueueState, inspect};
+use crate::redis_client::RedisClient;
+use crate::scalekit::{Error, Scalekit};
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agentkit-worker doctor
+  agentkit-worker doctor --connection gmail --connection slack
+
+Exit code 1 if anything is broken.")]
+pub struct DoctorArguments {
+    /// A connection whose name is checked; may be given several times [default: CONNECTION_NAME, if set]
+    #[arg(long = "connection", value_name = "C")]
+    pub connections: Vec<String>,
+}
+
+/// What was found: how much of it is broken, and how much deserves a look.
+#[derive(Default)]
+struct Report {
+    broken: u32,
+    warnings: u32,
+    good: u32,
+}
+
+impl Report {
+    fn good(&mut self, what: &str, found: &str) {
+        self.good += 1;
+        println!("ok      {what}: {found}");
+    }
+
+    fn warn(&mut self, what: &str, found: &str, advice: &str) {
+        self.warnings += 1;
+        println!("warning {what}: {found}\n        what to do: {advice}");
+    }
+
+    fn bad(&mut self, what: &str, found: &str, advice: &str) {
+        self.broken += 1;
+        println!("BROKEN  {what}: {found}\n        what to do: {advice}");
+    }
+}
+
+/// Carries out `doctor`.
+pub async fn doctor(context: Context, arguments: DoctorArguments) -> Result<ExitCode, CommandError> {
+    let mut report = Report::default();
+    let problems = context.config.service_problems();
+    for problem in &problems {
+        report.bad("configuration", problem, "set it in the environment, in .env or in the file given with --config");
+    }
+    if problems.is_empty() {
+        report.good("configuration", "complete");
+    }
+    broker(&context, &mut report).await;
+    redis(&context, &mut report).await;
+    let mut connections = arguments.connections;
+    if connections.is_empty() {
+        connections.extend(context.sources.variable("CONNECTION_NAME").map(str::to_owned));
+    }
+    match app::edges(&context.config, &context.clock, &Arc::new(Metrics::default())) {
+        Ok((scalekit, llm)) => {
+            check_scalekit(&scalekit, connections, &mut report).await;
+            model(&context, &llm, &mut report).await;
+        }
+        Err(error) => report.bad("Scalekit and model", &format!("{error:#}"), "correct the configuration first"),
+    }
+    println!("\n{} ok, {} warning(s), {} broken", report.good, report.warnings, report.broken);
+    Ok(if report.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn broker(context: &Context, report: &mut Report) {
+    let facts = match inspect(&context.config.amqp).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            return report.bad(
+                "RabbitMQ",
+                &error.to_string(),
+                "check AMQP_URL, the user's rights, and that the broker runs",
+            );
+        }
+    };
+    let version = format!("{} {}", facts.product, facts.version);
+    let major: u32 = facts.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    if major >= 4 {
+        report.good("RabbitMQ", &version);
+    } else {
+        report.warn("RabbitMQ", &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
+    }
+    let held = context.config.worker.hold_delivery_seconds;
+    if held * 3 > 30 * 60 * 2 {
+        report.warn(
+            "consumer timeout",
+            &format!("deliveries are held for up to {held} s, RabbitMQ takes them back after 1800 s by default"),
+            "lower worker.hold_delivery_seconds, or raise the broker's consumer_timeout",
+        );
+    } else {
+        report.good(
+            "consumer timeout",
+            &format!("deliveries are held for {held} s at most, below RabbitMQ's default of 1800 s"),
+        );
+    }
+    for queue in facts.queues {
+        let what = format!("queue {}", queue.name);
+        match queue.state {
+            QueueState::Missing => report.warn(&what, "does not exist yet", "start a worker: it declares its queues"),
+            QueueState::Present { mismatch: Some(mismatch), .. } => {
+                report.bad(
+                    &what,
+                    &mismatch,
+                    "delete or rename the queue, or set amqp.topology = \"verify\" if it is meant so",
+                );
+            }
+            QueueState::Present { messages, .. }
+                if messages > 0 && queue.name == context.config.amqp.names().dead() =>
+            {
+                report.warn(
+                    &what,
+                    &format!("{messages} dead letters"),
+                    "look at them with `agentkit-worker dead list`",
+                );
+            }
+            QueueState::Present { messages, consumers, .. } => {
+                report.good(&what, &format!("{messages} messages, {consumers} consumers"));
+            }
+            QueueState::Hidden(words) => report.warn(&what, &words, "give the user the right to look at it"),
+        }
+    }
+}
+
+async fn redis(context: &Context, report: &mut Report) {
+    let client = RedisClient::new(&context.config.redis);
+    let facts = match client {
+        Ok(client) => client.facts().await,
+        Err(error) => Err(error),
+    };
+    let facts = match facts {
+        Ok(facts) => facts,
+        Err(error) => return report.bad("Redis", &error.to_string(), "check REDIS_URL, and that Redis runs"),
+    };
+    report.good("Redis", &format!("{} ({})", facts.version, facts.role));
+    if facts.role != "master" {
+        report.bad("Redis role", &facts.role, "point REDIS_URL to the master: a replica refuses writes");
+    }
+    if facts.append_only {
+        report.good("Redis persistence", "append-only file");
+    } else {
+        report.warn(
+            "Redis persistence",
+            "no append-only file",
+            "set `appendonly yes`: without it a restart loses how far runs are",
+        );
+    }
+    if facts.eviction_policy == "noeviction" {
+        report.good("Redis eviction", "noeviction");
+    } else {
+        report.warn(
+            "Redis eviction",
+            &facts.eviction_policy,
+            "set `maxmemory-policy noeviction`: journals must not be evicted",
+        );
+    }
+}
+
+async fn check_scalekit(scalekit: &Scalekit, connections: Vec<String>, report: &mut Report) {
+    if connections.is_empty() {
+        connections_missing(scalekit, report).await;
+    }
+    for name in connections {
+        let what = format!("connection {name}");
+        let Some(connection) = ConnectionName::new(name) else {
+            report.bad(&what, "not a connection name", "use the name that stands in the Scalekit dashboard");
+            continue;
+        };
+        match scalekit.accounts_of(&connection).await {
+            Ok(0) => report.warn(
+                &what,
+                "no accounts yet",
+                "if users have connected, compare the name: upper and lower case count",
+            ),
+            Ok(count) => report.good(&what, &format!("{count} connected account(s)")),
+            Err(error) => tell(&what, &error, report),
+        }
+    }
+}
+
+/// Without a name at least the credentials can be tried.
+async fn connections_missing(scalekit: &Scalekit, report: &mut Report) {
+    let any = ConnectionName::new("gmail").expect("a legal name");
+    match scalekit.accounts_of(&any).await {
+        Ok(_) | Err(Error::ConnectionNotFound(_)) => {
+            report.good("Scalekit", "credentials accepted; name connections with --connection to check them");
+        }
+        Err(error) => tell("Scalekit", &error, report),
+    }
+}
+
+fn tell(what: &str, error: &Error, report: &mut Report) {
+    let advice = match error {
+        Error::Credentials(_) => "check SCALEKIT_CLIENT_ID and SCALEKIT_CLIENT_SECRET (Settings > API credentials)",
+        Error::ConnectionNotFound(_) => "compare the name with AgentKit > Connections; upper and lower case count",
+        Error::ConnectionDisabled(_) => "enable the connection under AgentKit > Connections",
+        Error::NotSent(_) | Error::TimedOut(_) | Error::Unavailable { .. } => "check SCALEKIT_ENV_URL and the network",
+        _ => "see the message; check SCALEKIT_ENV_URL",
+    };
+    report.bad(what, &error.to_string(), advice);
+}
+
+async fn model(context: &Context, llm: &Llm, report: &mut Report) {
+    let name = &context.config.model.model;
+    let what = format!("model {name}");
+    if context.config.model.api_key.expose_secret().is_empty() {
+        report.warn(&what, "no API key", "set OPENAI_API_KEY, unless the server wants none");
+    }
+    match llm.find_model(name).await {
+        Ok(Some(_)) => report.good(&what, "the server knows it"),
+        Ok(None) => report.warn(
+            &what,
+            "the server does not know it",
+            "check model.model and OPENAI_BASE_URL (some compatible servers have no list of models)",
+        ),
+        Err(error) => report.bad(&what, &error.to_string(), "check OPENAI_API_KEY, OPENAI_BASE_URL and the network"),
+    }
+    let today = context.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    if let Some(warning) = llm.shutdown_warning(name, today) {
+        report.warn(&what, &warning, "set model.model to the successor, and try it with `agentkit-worker run --model`");
+    }
+}

@@ -1,0 +1,124 @@
+//! `enqueue`: publish a job, and wait for its reply if asked to.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::output::Screen;
+use super::run::new_job;
+use super::{CommandError, Context, INTERRUPTED};
+use crate::client::{Client, ClientError};
+use crate::job::{Envelope, Job, JobId};
+use crate::reply::ReplyEvent;
+
+/// Arguments of `enqueue`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agentkit-worker enqueue \"Summarize my unread emails\" --identifier user_123 --connection gmail --wait
+  agentkit-worker enqueue \"Post the standup notes\" --identifier user_123 --connection slack --reply-to answers
+  agentkit-worker enqueue --file job.json --wait --timeout 120")]
+pub struct EnqueueArguments {
+    /// What the agent shall do
+    #[arg(required_unless_present = "file")]
+    pub prompt: Option<String>,
+    /// The user whose accounts are used
+    #[arg(long, value_name = "ID", required_unless_present = "file")]
+    pub identifier: Option<String>,
+    /// A connection whose tools the agent may use; may be given several times
+    #[arg(long = "connection", value_name = "C", required_unless_present = "file")]
+    pub connections: Vec<String>,
+    /// The job's id [default: derived from the job, so the same job twice is one job]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// The model [default: as the worker is configured]
+    #[arg(long, value_name = "M")]
+    pub model: Option<String>,
+    /// Queue for the replies [default: the common reply queue]
+    #[arg(long, value_name = "Q", conflicts_with = "wait")]
+    pub reply_to: Option<String>,
+    /// Wait for the reply, showing live progress
+    #[arg(long)]
+    pub wait: bool,
+    /// Seconds to wait at most
+    #[arg(long, value_name = "S", default_value_t = 600, requires = "wait")]
+    pub timeout: u64,
+    /// Read the whole job from a JSON file (`-`: standard input)
+    #[arg(long, value_name = "JOB.json", conflicts_with_all = ["prompt", "identifier", "connections"])]
+    pub file: Option<PathBuf>,
+    /// Print every reply as one line of JSON instead
+    #[arg(long, requires = "wait")]
+    pub json: bool,
+}
+
+/// Carries out `enqueue`.
+pub async fn enqueue(context: Context, arguments: EnqueueArguments) -> Result<ExitCode, CommandError> {
+    let job = job(&context, &arguments)?;
+    let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
+    context.demand(named.collect())?;
+    let client = Client::connect(context.config.amqp.clone(), context.clock.clone()).await?;
+    if !arguments.wait {
+        let job = client.enqueue(&job).await.map_err(failed)?;
+        println!("{}", job.id());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let screen = Screen::new();
+    let seen = |reply: &crate::reply::Reply| match &reply.event {
+        _ if arguments.json => println!("{}", serde_json::to_string(reply).expect("a reply is JSON types only")),
+        ReplyEvent::AuthorizationRequired(event) if !event.is_final => screen.authorization(event),
+        _ => screen.terminal(reply),
+    };
+    let asked = client.request(&job, Duration::from_secs(arguments.timeout), seen);
+    let reply = tokio::select! {
+        reply = asked => reply.map_err(failed)?,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(|error| CommandError::Other(error.into()))?;
+            screen.clear();
+            eprintln!("interrupted; the job goes on");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    Ok(if matches!(reply.event, ReplyEvent::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn job(context: &Context, arguments: &EnqueueArguments) -> Result<Job, CommandError> {
+    let mut job = match &arguments.file {
+        Some(path) => {
+            let body = if path.as_os_str() == "-" {
+                std::io::read_to_string(std::io::stdin()).context("standard input cannot be read")?
+            } else {
+                let text = std::fs::read_to_string(path);
+                text.map_err(|error| CommandError::Usage(format!("{}: {error}", path.display())))?
+            };
+            let most = context.config.worker.max_job_bytes;
+            Job::from_slice(body.as_bytes(), &Envelope::default(), most)
+                .map_err(|error| CommandError::Usage(error.to_string()))?
+        }
+        None => new_job(
+            arguments.prompt.as_deref().unwrap_or_default(),
+            arguments.identifier.clone().unwrap_or_default(),
+            arguments.connections.clone(),
+        )?,
+    };
+    if let Some(id) = &arguments.id {
+        job.id = Some(JobId::new(id.clone()).ok_or(CommandError::Usage("--id: 1 to 200 bytes".into()))?);
+    }
+    if arguments.model.is_some() {
+        job.model.clone_from(&arguments.model);
+    }
+    if arguments.reply_to.is_some() {
+        job.reply_to.clone_from(&arguments.reply_to);
+    }
+    job.progress |= arguments.wait;
+    Ok(job)
+}
+
+fn failed(error: ClientError) -> CommandError {
+    match error {
+        ClientError::Invalid(error) => CommandError::Usage(error.to_string()),
+        ClientError::Queue(error) => error.into(),
+        error @ ClientError::TimedOut(_) => CommandError::Other(error.into()),
+    }
+}

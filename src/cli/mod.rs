@@ -1,0 +1,177 @@
+//! The commands, one file each.
+
+pub mod demo;
+pub mod doctor;
+pub mod enqueue;
+mod output;
+pub mod run;
+pub mod sandbox;
+pub mod schema;
+pub mod tools;
+pub mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{BadConfig, Config, LogFormat, Sources};
+use crate::queue::QueueError;
+use crate::telemetry;
+
+/// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
+pub const USAGE: u8 = 64;
+/// Exit code for a needed service that cannot be reached (`EX_UNAVAILABLE`).
+pub const UNAVAILABLE: u8 = 69;
+/// Exit code after SIGINT, as shells give it.
+pub const INTERRUPTED: u8 = 130;
+
+/// Runs LLM agent jobs from RabbitMQ with each user's own tools through Scalekit AgentKit.
+#[derive(Debug, Parser)]
+#[command(name = "agentkit-worker", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Configuration file, over the built-in defaults and `config/local.toml`
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Form of the log lines on standard error
+    #[arg(long, global = true, value_name = "text|json")]
+    pub log: Option<LogArgument>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  agentkit-worker demo
+  agentkit-worker run --sandbox
+  agentkit-worker run \"Search for emails from GitHub and list the subjects\" --identifier user_123 --connection gmail
+  agentkit-worker worker
+  agentkit-worker enqueue \"Summarize my unread emails\" --identifier user_123 --connection gmail --wait
+  agentkit-worker doctor
+
+Exit codes: 0 done, 1 the job failed or a run-time error, 64 bad usage or configuration,
+69 a needed service cannot be reached, 130 interrupted.";
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogArgument {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole story in one process, with nothing installed and no account
+    Demo(demo::DemoArguments),
+    /// One job in this process, against the real Scalekit and model or the stand-ins
+    Run(run::RunArguments),
+    /// The service: consumes jobs from RabbitMQ until SIGTERM
+    Worker,
+    /// Publishes a job, and waits for its reply if asked to
+    Enqueue(enqueue::EnqueueArguments),
+    /// What the agent would see for a user
+    Tools(tools::ToolsArguments),
+    /// Checks configuration, broker, Redis, Scalekit and model, and says what to do
+    Doctor(doctor::DoctorArguments),
+    /// Serves the stand-in Scalekit and model, for other people's tests
+    Sandbox(sandbox::SandboxArguments),
+    /// Prints JSON Schemas of the messages
+    Schema(schema::SchemaArguments),
+}
+
+/// Why a command ends without having done its work, as far as the exit code tells it apart.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The arguments or the configuration are wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// A needed service cannot be reached, or refuses us.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<BadConfig> for CommandError {
+    fn from(error: BadConfig) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<QueueError> for CommandError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Refused(_) => Self::Usage(format!("RabbitMQ: {error}")),
+            error => Self::Unavailable(format!("RabbitMQ: {error}; is AMQP_URL right, and the broker running?")),
+        }
+    }
+}
+
+/// What every command gets.
+pub struct Context {
+    /// The layers of the configuration.
+    pub sources: Sources,
+    /// The configuration; its parts are checked by the commands that need them.
+    pub config: Config,
+    /// Time.
+    pub clock: SharedClock,
+}
+
+impl Context {
+    /// Fails with all of `problems` at once, if there are any.
+    pub fn demand(&self, problems: Vec<String>) -> Result<(), CommandError> {
+        if problems.is_empty() { Ok(()) } else { Err(BadConfig(problems).into()) }
+    }
+}
+
+/// Carries out one command.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    match dispatch(arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            let code = match &error {
+                CommandError::Usage(_) => ExitCode::from(USAGE),
+                CommandError::Unavailable(_) => ExitCode::from(UNAVAILABLE),
+                CommandError::Other(_) => ExitCode::FAILURE,
+            };
+            match error {
+                CommandError::Other(error) => eprintln!("agentkit-worker: {error:#}"),
+                error => eprintln!("agentkit-worker: {error}"),
+            }
+            code
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
+    let sources = Sources::of_process(arguments.config)?;
+    let mut config = Config::load(&sources)?;
+    match arguments.log {
+        Some(LogArgument::Text) => config.log.format = LogFormat::Text,
+        Some(LogArgument::Json) => config.log.format = LogFormat::Json,
+        None => {}
+    }
+    // Commands for people show their own progress; the service logs what it does.
+    let speaks_itself = !matches!(arguments.command, Command::Worker | Command::Sandbox(_));
+    if speaks_itself && sources.variable("RUST_LOG").is_none() && arguments.log.is_none() {
+        "error".clone_into(&mut config.log.filter);
+    }
+    telemetry::start(&config.log).map_err(CommandError::Usage)?;
+    let context = Context { sources, config, clock: Arc::new(SystemClock) };
+    match arguments.command {
+        Command::Demo(arguments) => demo::demo(context, arguments).await,
+        Command::Run(arguments) => run::run(context, arguments).await,
+        Command::Worker => worker::worker(context).await,
+        Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
+        Command::Tools(arguments) => tools::tools(context, arguments).await,
+        Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
+        Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,
+        Command::Schema(arguments) => Ok(schema::schema(&arguments)),
+    }
+}

@@ -1,0 +1,191 @@
+//! `run`: one job in this process; what the original script did.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::output::Screen;
+use super::{CommandError, Context, INTERRUPTED};
+use crate::config::Config;
+use crate::embedded::{Embedded, Replies};
+use crate::job::{ConnectionName, Identifier, Job, Limits, OfferedEffects, ToolSelection};
+use crate::reply::{Reply, ReplyEvent};
+use crate::sandbox::{Sandbox, SandboxOptions};
+
+/// What the original script asked for.
+const PROMPT: &str = "Fetch my last 5 unread emails and summarize them.";
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agentkit-worker run
+  agentkit-worker run --sandbox
+  agentkit-worker run \"Search for emails from GitHub and list the subjects\" --identifier user_123 --connection gmail
+  agentkit-worker run \"What is on my calendar today?\" --connection googlecalendar --read-only --json
+
+Credentials come from the environment or from .env: SCALEKIT_ENV_URL, SCALEKIT_CLIENT_ID, SCALEKIT_CLIENT_SECRET,
+OPENAI_API_KEY; USER_IDENTIFIER and CONNECTION_NAME are the defaults of the options of that name.")]
+pub struct RunArguments {
+    /// What the agent shall do
+    #[arg(default_value = PROMPT)]
+    pub prompt: String,
+    /// The user whose accounts are used [default: USER_IDENTIFIER, else user_123]
+    #[arg(long, value_name = "ID")]
+    pub identifier: Option<String>,
+    /// A connection whose tools the agent may use; may be given several times [default: CONNECTION_NAME, else gmail]
+    #[arg(long = "connection", value_name = "C")]
+    pub connections: Vec<String>,
+    /// The model [default: as configured]
+    #[arg(long, value_name = "M")]
+    pub model: Option<String>,
+    /// Offer the agent only tools that change nothing
+    #[arg(long)]
+    pub read_only: bool,
+    /// Use the stand-in Scalekit and model: no account, no key, no network
+    #[arg(long)]
+    pub sandbox: bool,
+    /// Print every reply as one line of JSON instead
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Carries out `run`.
+pub async fn run(context: Context, arguments: RunArguments) -> Result<ExitCode, CommandError> {
+    let job = job(&context, &arguments)?;
+    let mut config = context.config.clone();
+    // A person is waiting: look often.
+    config.authorization.poll_seconds = 2;
+    config.authorization.poll_seconds_at_most = 5;
+    let sandbox = if arguments.sandbox { Some(start_sandbox(&context, &mut config).await?) } else { None };
+    context.demand(config.run_problems())?;
+    let worker = Embedded::start(config, context.clock.clone())?;
+    let replies = worker.submit(&job).await.map_err(|error| CommandError::Usage(error.to_string()))?;
+    let shown = tokio::select! {
+        shown = show(replies, &worker, &job, arguments.json) => shown,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(|error| CommandError::Other(error.into()))?;
+            Screen::new().clear();
+            eprintln!("interrupted; what had started may have been carried out");
+            ExitCode::from(INTERRUPTED)
+        }
+    };
+    worker.stop().await;
+    if let Some(sandbox) = sandbox {
+        sandbox.stop().await;
+    }
+    Ok(shown)
+}
+
+/// The stand-ins, and a configuration that points to them.
+async fn start_sandbox(context: &Context, config: &mut Config) -> Result<Sandbox, CommandError> {
+    let mut options = SandboxOptions::new(context.clock.clone());
+    // Nobody may be there to click: consent is given after a moment, unless it is a terminal's user who looks at it.
+    options.consent_after = Some(std::time::Duration::from_secs(3));
+    let sandbox = Sandbox::start(options).await.map_err(|error| CommandError::Other(error.into()))?;
+    point_to(&sandbox, config);
+    eprintln!("sandbox: stand-ins for Scalekit and the model; consent is given by itself after 3 s");
+    Ok(sandbox)
+}
+
+/// Points a configuration to the stand-ins.
+pub fn point_to(sandbox: &Sandbox, config: &mut Config) {
+    sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
+    sandbox.client_id().clone_into(&mut config.scalekit.client_id);
+    config.scalekit.client_secret = SecretString::from(sandbox.client_secret());
+    config.model.base_url = sandbox.model_url();
+    config.model.api_key = SecretString::from(sandbox.api_key());
+}
+
+fn job(context: &Context, arguments: &RunArguments) -> Result<Job, CommandError> {
+    let variable = |name: &str, otherwise: &str| context.sources.variable(name).unwrap_or(otherwise).to_owned();
+    let identifier = arguments.identifier.clone().unwrap_or_else(|| variable("USER_IDENTIFIER", "user_123"));
+    let mut connections = arguments.connections.clone();
+    if connections.is_empty() {
+        connections.push(variable("CONNECTION_NAME", "gmail"));
+    }
+    let mut job = new_job(&arguments.prompt, identifier, connections)?;
+    job.model.clone_from(&arguments.model);
+    job.tools.effects = if arguments.read_only { OfferedEffects::Read } else { OfferedEffects::All };
+    job.progress = true;
+    Ok(job)
+}
+
+/// A job as the command line gives it.
+pub fn new_job(prompt: &str, identifier: String, connections: Vec<String>) -> Result<Job, CommandError> {
+    let Some(identifier) = Identifier::new(identifier) else {
+        return Err(CommandError::Usage("--identifier: 1 to 100 characters".into()));
+    };
+    let connections = connections
+        .into_iter()
+        .map(|name| {
+            let text = format!("--connection {name}: 1 to 400 of letters, digits, `_`, `:`, `-` and space");
+            ConnectionName::new(name).ok_or(CommandError::Usage(text))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Job {
+        id: None,
+        identifier,
+        connections,
+        prompt: prompt.to_owned(),
+        instructions: None,
+        model: None,
+        tools: ToolSelection::default(),
+        output_schema: None,
+        limits: Limits::default(),
+        authorization: crate::job::Authorization::default(),
+        progress: false,
+        metadata: Value::Null,
+        reply_to: None,
+        correlation_id: None,
+    })
+}
+
+/// Shows what comes until the job's end.
+async fn show(mut replies: Replies, worker: &Embedded, job: &Job, json: bool) -> ExitCode {
+    let screen = Screen::new();
+    let mut discovered = false;
+    while let Some(reply) = replies.next().await {
+        if json {
+            println!("{}", serde_json::to_string(&reply).expect("a reply is JSON types only"));
+        } else {
+            show_one(screen, &reply, worker, job, &mut discovered).await;
+        }
+        if reply.event.is_terminal() {
+            return if matches!(reply.event, ReplyEvent::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    }
+    eprintln!("agentkit-worker: the worker ended without a reply");
+    ExitCode::FAILURE
+}
+
+async fn show_one(screen: Screen, reply: &Reply, worker: &Embedded, job: &Job, discovered: &mut bool) {
+    if let ReplyEvent::Progress(progress) = &reply.event
+        && progress.phase == "model"
+        && !*discovered
+    {
+        *discovered = true;
+        screen.clear();
+        println!("Connected account for {} is active.", job.identifier);
+        show_tools(worker, job).await;
+        println!("\nPrompt: {}", job.prompt);
+    }
+    match &reply.event {
+        ReplyEvent::Progress(progress) => screen.progress(progress),
+        ReplyEvent::AuthorizationRequired(event) if !event.is_final => screen.authorization(event),
+        _ => screen.terminal(reply),
+    }
+}
+
+async fn show_tools(worker: &Embedded, job: &Job) {
+    const NAMED: usize = 8;
+    let mut names = Vec::new();
+    for connection in &job.connections {
+        if let Ok((tools, _)) = worker.toolbox().list(&job.identifier, connection).await {
+            names.extend(tools.into_iter().map(|tool| tool.name));
+        }
+    }
+    let more = if names.len() > NAMED { ", …" } else { "" };
+    println!("Discovered {} tools: {}{more}", names.len(), names[..names.len().min(NAMED)].join(", "));
+}

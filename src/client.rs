@@ -1,0 +1,80 @@
+//! For programs that hand jobs to a worker through RabbitMQ: publish a job, await its replies.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::SharedClock;
+use crate::job::{Envelope, InvalidJob, Job};
+use crate::queue::amqp::{AmqpPublisher, AmqpQueue, Config, ReplyInbox};
+use crate::queue::{Destination, Message, Properties, Publisher, QueueError};
+use crate::reply::Reply;
+
+/// Publishes jobs.
+pub struct Client {
+    config: Config,
+    publisher: std::sync::Arc<AmqpPublisher>,
+    clock: SharedClock,
+}
+
+/// Why a job was not handed over, or its reply not had.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It is not a job; the worker would refuse it.
+    #[error(transparent)]
+    Invalid(#[from] Box<InvalidJob>),
+    /// The broker did not do it.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// No terminal reply came in time. The job goes on; send it again under the same id to get its reply.
+    #[error("no reply within {0:?}; the job goes on, and the same job sent again gets the same reply")]
+    TimedOut(Duration),
+}
+
+impl Client {
+    /// Connects to the broker and makes sure that the queues are there.
+    pub async fn connect(config: Config, clock: SharedClock) -> Result<Self, QueueError> {
+        let queue = AmqpQueue::connect(config.clone()).await?;
+        Ok(Self { config, publisher: queue.publisher(), clock })
+    }
+
+    /// Hands a job over; when this returns, the broker has it safely. Returns the job with its id.
+    pub async fn enqueue(&self, job: &Job) -> Result<Job, ClientError> {
+        let body = serde_json::to_vec(job).expect("a job is JSON types only");
+        let job = Job::from_slice(&body, &Envelope::default(), self.config.max_message_bytes)?;
+        let properties = Properties {
+            message_id: Some(job.id().to_string()),
+            correlation_id: job.correlation_id.clone(),
+            reply_to: job.reply_to.clone(),
+            content_type: Some("application/json".to_owned()),
+            timestamp: Some(self.clock.now()),
+            ..Properties::default()
+        };
+        let message = Message { body: Bytes::from(serde_json::to_vec(&job).expect("as above")), properties };
+        self.publisher.publish(&Destination::Jobs, message).await?;
+        Ok(job)
+    }
+
+    /// Hands a job over and waits for its terminal reply; `seen` hears of every reply, that one included.
+    pub async fn request(
+        &self,
+        job: &Job,
+        patience: Duration,
+        mut seen: impl FnMut(&Reply),
+    ) -> Result<Reply, ClientError> {
+        let mut inbox = ReplyInbox::open(&self.config).await?;
+        let job = Job { reply_to: Some(inbox.name().to_owned()), ..job.clone() };
+        self.enqueue(&job).await?;
+        let terminal = async {
+            loop {
+                let message = inbox.next().await?;
+                let Ok(reply) = serde_json::from_slice::<Reply>(&message.body) else { continue };
+                seen(&reply);
+                if reply.event.is_terminal() {
+                    return Ok(reply);
+                }
+            }
+        };
+        tokio::time::timeout(patience, terminal).await.unwrap_or(Err(ClientError::TimedOut(patience)))
+    }
+}

@@ -1,0 +1,171 @@
+//! Why a job failed, and what its caller can do about it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An error in the words of the person who must do something about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorDetail {
+    /// One of a closed set.
+    pub code: ErrorCode,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// The connection concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// The tool concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// Scalekit's id of the tool call concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<String>,
+}
+
+impl ErrorDetail {
+    /// An error with the code's own hint.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let hint = code.hint().to_owned();
+        Self { code, message: message.into(), hint, connection: None, tool: None, execution_id: None }
+    }
+
+    /// The same with another hint.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
+    /// The same, naming the connection concerned.
+    pub fn connection(self, connection: impl Into<String>) -> Self {
+        Self { connection: Some(connection.into()), ..self }
+    }
+
+    /// The same, naming the tool concerned.
+    pub fn tool(self, tool: impl Into<String>) -> Self {
+        Self { tool: Some(tool.into()), ..self }
+    }
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The message is not a job.
+    InvalidJob,
+    /// The id was used for a different job.
+    IdConflict,
+    /// Scalekit knows no connection of that name.
+    ConnectionNotFound,
+    /// The connection is switched off at Scalekit.
+    ConnectionDisabled,
+    /// There is no tool that the run may use.
+    NoTools,
+    /// The user authorized, but the application has not verified the user.
+    VerificationPending,
+    /// The user did not authorize in time.
+    AuthorizationExpired,
+    /// The account was disconnected on purpose.
+    AccountDisconnected,
+    /// The model's server refused the request.
+    ModelRejected,
+    /// The model's account has no budget left.
+    ModelQuota,
+    /// The provider's content filter stepped in.
+    ContentFiltered,
+    /// The model refused.
+    Refused,
+    /// More model turns than allowed.
+    StepLimit,
+    /// More tool calls than allowed.
+    ToolCallLimit,
+    /// More tokens than allowed.
+    TokenLimit,
+    /// More working time than allowed.
+    DeadlineExceeded,
+    /// The model made the same call with the same result again and again.
+    LoopDetected,
+    /// Too many tool calls went wrong.
+    ToolErrors,
+    /// The answer does not fit the job's schema.
+    InvalidOutput,
+    /// Something that should pass did not pass, however often it was tried.
+    AttemptsExhausted,
+    /// Somebody cancelled the job.
+    Cancelled,
+    /// A fault of the worker.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The code as it stands in replies and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "invalid_job",
+            Self::IdConflict => "id_conflict",
+            Self::ConnectionNotFound => "connection_not_found",
+            Self::ConnectionDisabled => "connection_disabled",
+            Self::NoTools => "no_tools",
+            Self::VerificationPending => "verification_pending",
+            Self::AuthorizationExpired => "authorization_expired",
+            Self::AccountDisconnected => "account_disconnected",
+            Self::ModelRejected => "model_rejected",
+            Self::ModelQuota => "model_quota",
+            Self::ContentFiltered => "content_filtered",
+            Self::Refused => "refused",
+            Self::StepLimit => "step_limit",
+            Self::ToolCallLimit => "tool_call_limit",
+            Self::TokenLimit => "token_limit",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::LoopDetected => "loop_detected",
+            Self::ToolErrors => "tool_errors",
+            Self::InvalidOutput => "invalid_output",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// What to do, where nothing more exact is known.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::InvalidJob => "correct the message; `agentkit-worker schema job` prints what a job looks like",
+            Self::IdConflict => {
+                "give each job an id of its own; send the very same body again to get the same reply again"
+            }
+            Self::ConnectionNotFound => {
+                "compare the name with AgentKit > Connections in the Scalekit dashboard; upper and lower case count"
+            }
+            Self::ConnectionDisabled => "enable the connection under AgentKit > Connections in the Scalekit dashboard",
+            Self::NoTools => {
+                "check the connection name and that its account is ACTIVE; `agentkit-worker tools` lists what a user has"
+            }
+            Self::VerificationPending => {
+                "the application must call Scalekit's user verification for this user; a new link does not help"
+            }
+            Self::AuthorizationExpired => "ask the user to open the link, then send the job again under a new id",
+            Self::AccountDisconnected => {
+                "ask the user to connect the account again, then send the job again under a new id"
+            }
+            Self::ModelRejected => {
+                "check the model's name and API in the worker's configuration; `agentkit-worker doctor` tests it"
+            }
+            Self::ModelQuota => "top up or raise the spending limit of the model provider's account",
+            Self::ContentFiltered => {
+                "change the prompt, or what the tools may return; the provider's filter stepped in"
+            }
+            Self::Refused => "change the prompt; the model declined to do this",
+            Self::StepLimit => "ask for less in one job, or raise `limits.steps`",
+            Self::ToolCallLimit => "ask for less in one job, or raise `limits.tool_calls`",
+            Self::TokenLimit => "ask for less in one job, allow fewer tools, or raise `limits.tokens`",
+            Self::DeadlineExceeded => "ask for less in one job, or raise `limits.seconds`",
+            Self::LoopDetected => "make the prompt more exact, or allow fewer tools",
+            Self::ToolErrors => "see `effects` and the message; allow only the tools that the job needs",
+            Self::InvalidOutput => "simplify `output_schema` or say in the prompt what shall be filled in",
+            Self::AttemptsExhausted => {
+                "see the message for what kept failing; send the job again under a new id once it works"
+            }
+            Self::Cancelled => "send the job again under a new id if it is still wanted",
+            Self::Internal => "report this with the job id; the worker's log says more",
+        }
+    }
+}
