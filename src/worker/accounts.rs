@@ -112,7 +112,7 @@ impl Attempt<'_> {
                 Ok(entry) => authorizations.push(entry),
                 Err(error) => match operator_error(connection, &error) {
                     Some(detail) => return self.fail(detail).await,
-                    None => return Err(Interruption::from(&error)),
+                    None => return Err(Interruption::from(&*error)),
                 },
             }
         }
