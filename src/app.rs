@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -165,6 +165,7 @@ impl App {
             defaults: config.job.clone(),
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
+            attempts: AtomicU64::new(0),
         };
         let stopping = shutdown.soft();
         let ready: Check =
@@ -254,6 +255,7 @@ fn worker_rules(config: &Config) -> worker::Rules {
         transient: worker.transient,
         strikes: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
+        after_loss: worker.after_journal_loss,
     }
 }
 

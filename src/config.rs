@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::retry::Policy;
-use crate::worker::{Defaults, toolbox};
+use crate::worker::{AfterLoss, Defaults, toolbox};
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
@@ -70,6 +70,8 @@ pub struct WorkerConfig {
     pub grace_seconds: u64,
     pub drain_tool_seconds: u64,
     pub hold_delivery_seconds: u64,
+    pub consumer_timeout_seconds: u64,
+    pub after_journal_loss: AfterLoss,
     pub strikes: u32,
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
@@ -242,6 +244,13 @@ impl WorkerConfig {
         positive("hold_delivery_seconds", self.hold_delivery_seconds);
         positive("strikes", self.strikes.into());
         positive("transient.attempts", self.transient.attempts.into());
+        if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
+            problems.push(format!(
+                "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
+                 back that are still worked on",
+                self.consumer_timeout_seconds
+            ));
+        }
         if self.concurrency > usize::from(u16::MAX) {
             problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
         }

@@ -17,13 +17,18 @@ const MAX_ID_BYTES: usize = 200;
 /// Names a job and its one run. 1 to 200 bytes, any characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct JobId(#[schemars(length(min = 1, max = 200))] String);
+pub struct JobId(#[schemars(length(min = 1, max = 200), regex(pattern = r"^[^\x00]*$"))] String);
 
 impl JobId {
-    /// An id made of `text`, or `None` where it is empty or longer than 200 bytes.
+    /// An id made of `text`, or `None` where it is empty, longer than 200 bytes, or contains a NUL.
     pub fn new(text: impl Into<String>) -> Option<Self> {
         let text = text.into();
-        (!text.is_empty() && text.len() <= MAX_ID_BYTES).then_some(Self(text))
+        (!text.is_empty() && text.len() <= MAX_ID_BYTES && !text.contains('\0')).then_some(Self(text))
+    }
+
+    /// An id for the worker's own records. No job can have it: a NUL is refused in theirs.
+    pub fn internal(name: &str) -> Self {
+        Self(format!("\0{name}"))
     }
 
     /// The id as text.

@@ -86,6 +86,7 @@ pub struct Metrics {
     replies: Family<Kind, Counter>,
     replies_fell_back: Counter,
     digest_fires: Family<Fire, Counter>,
+    journals_lost: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -144,6 +145,7 @@ impl Default for Metrics {
                 "Jobs published for digests, by digest and result",
                 Family::default(),
             ),
+            journals_lost: add(all, "journals_lost", "Runs whose journal the store lost", Counter::default()),
             registry,
         }
     }
@@ -230,6 +232,11 @@ impl Metrics {
     pub fn replied(&self, kind: &'static str, fell_back: bool) {
         self.replies.get_or_create(&Kind { r#type: kind }).inc();
         self.replies_fell_back.inc_by(u64::from(fell_back));
+    }
+
+    /// The store lost a run's journal.
+    pub fn journal_lost(&self) {
+        self.journals_lost.inc();
     }
 
     /// A digest's job was `published`, was there already (`duplicate`), or was left out (`skipped`).

@@ -73,6 +73,10 @@ fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
         );
         notice("answered_without_tools", message);
     }
+    if run.started.journal_lost {
+        let message = "the store lost how far this run was before; whatever it had done before that is not listed here";
+        notice("journal_lost", message.to_owned());
+    }
     if stop_reason == "length" {
         notice("answer_cut", "the answer was cut at the model's output limit".to_owned());
     }

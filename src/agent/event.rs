@@ -115,6 +115,9 @@ pub struct Started {
     pub digest: String,
     /// What the worker's configuration made of the job.
     pub settings: Settings,
+    /// Whether the run had a journal before that the store lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub journal_lost: bool,
 }
 
 /// The rules of one run, fixed at its start, so that a changed configuration does not change a run under way.

@@ -311,6 +311,31 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_link_is_wanted_when_one_ran_out_and_belongs_to_the_same_wait() {
+        let mut script = Script::new(|_| {});
+        script.attempt();
+        let (asked, until) = (script.now, script.now + SignedDuration::from_hours(24));
+        let requested = |minutes: Option<i64>| Event::AuthorizationRequested {
+            connections: vec![ConnectionName::new("gmail").unwrap()],
+            until,
+            links_end: minutes.map(|minutes| asked + SignedDuration::from_mins(minutes)),
+        };
+        for (ends_after, from) in [(Some(2), Some(10)), (Some(15), Some(15)), (None, None)] {
+            script.event(requested(ends_after));
+            let awaited = script.run.awaited_authorization().unwrap();
+            let asked = awaited.asked_at;
+            for minutes in 0..60 {
+                let now = asked + SignedDuration::from_mins(minutes);
+                let wants = from.is_some_and(|from| minutes >= from);
+                assert_eq!(awaited.wants_new_links(now), wants, "{ends_after:?} after {minutes} minutes");
+            }
+        }
+        assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (3, 1));
+        script.event(Event::AccountsReady).event(requested(None));
+        assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (4, 2));
+    }
+
+    #[test]
     fn a_run_without_parallel_reads_still_reads() {
         let mut script = Script::ready(|started| started.settings.parallel_reads = 0);
         script.model(wants(&[("r1", READ, "{}"), ("r2", READ, "{}")]));

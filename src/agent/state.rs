@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::effect::CallKey;
+use super::effect::{CallKey, Effect};
 use super::event::{PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
 use crate::clock::milliseconds_between;
@@ -224,6 +224,11 @@ impl Run {
     pub fn working_milliseconds_at(&self, now: Timestamp) -> u64 {
         let since = if self.active { milliseconds_between(self.last_at, now) } else { 0 };
         self.working_milliseconds.saturating_add(since)
+    }
+
+    /// Whether anything was started that is more than reading.
+    pub fn has_effects(&self) -> bool {
+        self.ledger.iter().any(|entry| entry.tool.effect != Effect::Read)
     }
 
     /// Whether the last worker that had the run has not given it out of its hands in good order.

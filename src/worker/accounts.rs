@@ -164,7 +164,7 @@ impl Attempt<'_> {
             let job = self.run().job();
             let state = digest(job.id().as_str(), 16);
             let link = self.executor.links.get(&job.identifier, connection, &state).await?;
-            entry.link = Some(link.link);
+            entry.link = Some(link.url);
             entry.expires_at = link.expires_at;
         }
         Ok(entry)
@@ -216,5 +216,44 @@ fn hint(status: &AccountStatus, identifier: &Identifier) -> String {
         AccountStatus::Other(word) => {
             format!("Scalekit calls the account {word}, which is not ready: let this user open the link")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_own_hint_and_its_own_end() {
+        let (identifier, connection) = (Identifier::new("user_123").unwrap(), ConnectionName::new("gmail").unwrap());
+        let table = [
+            (AccountStatus::Missing, "no account for identifier `user_123`", ErrorCode::AuthorizationExpired),
+            (AccountStatus::PendingAuth, "finish the consent", ErrorCode::AuthorizationExpired),
+            (AccountStatus::PendingVerification, "verif", ErrorCode::VerificationPending),
+            (AccountStatus::Expired, "revoked or ran out", ErrorCode::AuthorizationExpired),
+            (AccountStatus::Disconnected, "if it is still wanted", ErrorCode::AuthorizationExpired),
+            (AccountStatus::Other("INACTIVE".into()), "INACTIVE", ErrorCode::AuthorizationExpired),
+        ];
+        let mut hints = std::collections::BTreeSet::new();
+        for (status, part, code) in table {
+            let hint = hint(&status, &identifier);
+            assert!(hint.contains(part), "{status}: {hint}");
+            assert!(hints.insert(hint), "{status}");
+            let detail = waited_in_vain(&[(connection.clone(), status.clone())]);
+            assert_eq!(detail.code, code, "{status}");
+            assert!(detail.message.contains(status.as_str()), "{}", detail.message);
+        }
+    }
+
+    #[test]
+    fn what_no_link_can_mend_names_the_end_of_a_wait_for_several() {
+        let connection = |name| ConnectionName::new(name).unwrap();
+        let missing = [
+            (connection("gmail"), AccountStatus::PendingAuth),
+            (connection("slack"), AccountStatus::PendingVerification),
+        ];
+        let detail = waited_in_vain(&missing);
+        assert_eq!((detail.code, detail.connection.as_deref()), (ErrorCode::VerificationPending, Some("slack")));
+        assert!(detail.message.contains("gmail (PENDING_AUTH), slack (PENDING_VERIFICATION)"), "{}", detail.message);
     }
 }

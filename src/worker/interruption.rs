@@ -43,9 +43,6 @@ pub enum Interruption {
     /// The journal says what cannot be.
     #[error("the journal of the run is damaged: {0}")]
     Damaged(String),
-    /// The broker's consumer timeout is near: go on under a new delivery.
-    #[error("the delivery is held for so long that the broker would take it back")]
-    ContinueAsNew,
 }
 
 impl From<JournalError> for Interruption {

@@ -25,7 +25,7 @@ const IN_MEMORY: u64 = 10_000;
 /// A link and how long it can be used.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Link {
-    pub(super) link: String,
+    pub(super) url: String,
     /// When it ends, where Scalekit says so.
     pub(super) expires_at: Option<Timestamp>,
     /// Handed out again up to here.
@@ -103,7 +103,7 @@ impl Links {
         let fresh = self.scalekit.magic_link(identifier, connection, state).await?;
         let end = fresh.expires_at.unwrap_or_else(|| due(self.clock.now(), DEFAULT));
         let good_until = end.saturating_sub(MARGIN).unwrap_or(Timestamp::MIN);
-        Ok(Link { link: fresh.expose().to_owned(), expires_at: fresh.expires_at, good_until })
+        Ok(Link { url: fresh.expose().to_owned(), expires_at: fresh.expires_at, good_until })
     }
 
     async fn remembered(&self, key: &Key) -> Result<Option<Link>, CacheError> {

@@ -3,6 +3,7 @@
 mod accounts;
 mod asking;
 mod calling;
+mod charge;
 pub mod executor;
 mod flight;
 mod hold;
@@ -11,11 +12,13 @@ pub mod links;
 mod parking;
 mod reception;
 mod settlement;
+mod taking;
 pub mod toolbox;
 mod wake_up;
 pub mod webhooks;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -115,8 +118,20 @@ pub struct Rules {
     pub transient: Policy,
     /// Workers in a row that may die with a run before it is put aside.
     pub strikes: u32,
-    /// A delivery is held at most so long; then the run goes on under a new one (the broker's consumer timeout).
+    /// A delivery is held at most so long; then a wake-up takes its place (the broker's consumer timeout).
     pub hold_at_most: Duration,
+    /// What becomes of a run whose journal the store lost.
+    pub after_loss: AfterLoss,
+}
+
+/// What becomes of a run whose journal the store lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterLoss {
+    /// It starts again, unless it is known to have started anything that is more than reading.
+    Restart,
+    /// It fails.
+    Fail,
 }
 
 /// Takes jobs and brings them to their end.
@@ -139,12 +154,16 @@ pub struct Worker {
     pub stop: CancellationToken,
     /// All runs under way.
     pub tracker: TaskTracker,
+    /// Counts how often runs were taken, so that each time has a name.
+    pub attempts: AtomicU64,
 }
 
 impl Worker {
     /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker.
     pub async fn run(self: Arc<Self>, mut consumer: Box<dyn Consumer>) {
         let places = Arc::new(Semaphore::new(self.rules.concurrency.max(1)));
+        // Made before the first job: a job that is older than the data lost its journal.
+        self.data_began().await;
         info!(worker = self.rules.name, concurrency = self.rules.concurrency, "worker takes jobs");
         loop {
             let place = tokio::select! {
@@ -161,8 +180,7 @@ impl Worker {
             let worker = self.clone();
             let in_flight = self.metrics.job_in_flight();
             self.tracker.spawn(async move {
-                // Boxed: a run's future is about 20 KB, and thousands may wait for their first poll.
-                Box::pin(worker.handle(delivery)).await;
+                worker.handle(delivery).await;
                 drop((place, in_flight));
             });
         }

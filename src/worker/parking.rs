@@ -5,17 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::Worker;
 use super::accounts::operator_error;
+use super::charge::Charge;
 use super::executor::{Attempt, Rules};
 use super::wake_up::WakeUp;
 use crate::agent::run::{Run, Step};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job};
 use crate::parking::Parked;
-use crate::queue::{Delivery, Message, Properties};
+use crate::queue::{Message, Properties};
 use crate::scalekit::AccountStatus;
 
 /// Why a run wakes before its poll: somebody said that the account has changed.
@@ -39,16 +40,15 @@ enum Look {
 
 impl Worker {
     /// Looks whether a parked run can go on, without taking it and without a word in its journal: a day of polling costs
-    /// reads only. Gives the delivery back where the run is to be taken; else it is settled.
-    pub(super) async fn look(&self, job: &Job, delivery: Delivery, wake_up: &WakeUp) -> Option<Delivery> {
+    /// reads only. Gives the charge back where the run is to be taken; else it is settled.
+    pub(super) async fn look(&self, job: &Job, mut charge: Charge, wake_up: &WakeUp) -> Option<Charge> {
         let by_webhook = wake_up.reason == WEBHOOK;
         match self.look_at(job, wake_up, by_webhook).await {
-            Look::Take => return Some(delivery),
             // A webhook's copy is never the only message of a run: it may vanish.
-            Look::NotParked | Look::Waits(_) if by_webhook => self.ack(delivery).await,
-            // Whatever the run is about is the business of who takes it.
-            Look::NotParked => return Some(delivery),
-            Look::Waits(wait) | Look::Unknown(wait) => self.later(delivery, wait, &wake_up.reason).await,
+            Look::NotParked | Look::Waits(_) if by_webhook => charge.ack().await,
+            // Whatever else the run is about is the business of who takes it.
+            Look::Take | Look::NotParked => return Some(charge),
+            Look::Waits(wait) | Look::Unknown(wait) => self.later(charge, wait, &wake_up.reason).await,
         }
         None
     }
@@ -90,7 +90,7 @@ impl Worker {
         if ready || awaited.wants_new_links(now) {
             return Look::Take;
         }
-        info!(job.id = %job.id(), reason = wake_up.reason, "the user is still waited for");
+        debug!(job.id = %job.id(), reason = wake_up.reason, "the user is still waited for");
         Look::Waits(next)
     }
 }

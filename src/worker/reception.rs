@@ -4,182 +4,213 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Worker;
+use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
 use super::parking::{WEBHOOK, WEBHOOK_BUSY};
-use super::settlement::{AUTHORIZATION, HELD_WAIT, waited};
+use super::settlement::{AUTHORIZATION, HELD_WAIT, JOURNAL_WAIT, waited};
 use super::wake_up::WakeUp;
+use super::{AfterLoss, Worker};
 use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
 use crate::agent::run::{BadJournal, Run, Step};
+use crate::agent::turn::Conclusion;
 use crate::job::{Envelope, Job};
-use crate::journal::{Take, TakeMode};
+use crate::journal::{Epoch, Take};
 use crate::queue::{Delivery, Message};
 use crate::reply::{ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 
 impl Worker {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
-    pub(super) async fn handle(&self, mut delivery: Delivery) {
+    pub(super) async fn handle(&self, delivery: Delivery) {
+        let mut charge = Charge::new(delivery);
         let now = self.clock.now();
-        let wake_up = WakeUp::of(&delivery.message);
+        let wake_up = WakeUp::of(&charge.message);
         if let Some(remaining) = wake_up.as_ref().and_then(|wake_up| wake_up.remaining(now)) {
-            return self.put_off(delivery, remaining).await;
+            return self.put_off(charge, remaining).await;
         }
-        let job = match Job::from_slice(&delivery.message.body, &envelope(&delivery.message), self.rules.max_job_bytes)
-        {
+        let job = match Job::from_slice(&charge.message.body, &envelope(&charge.message), self.rules.max_job_bytes) {
             Ok(job) => job,
-            Err(invalid) => return self.reject(delivery, &invalid).await,
+            Err(invalid) => return self.reject(charge, &invalid).await,
         };
         match &wake_up {
             None => {
-                if let Some(seconds) = waited(&delivery.message, now) {
+                if let Some(seconds) = waited(&charge.message, now) {
                     self.metrics.queue_waited(seconds);
                 }
                 let derived_id = job.has_derived_id();
-                info!(job.id = %job.id(), job.identifier = %job.identifier, redelivered = delivery.redelivered, derived_id, "job received");
+                info!(job.id = %job.id(), job.identifier = %job.identifier, redelivered = charge.redelivered, derived_id, "job received");
             }
             Some(wake_up) if [AUTHORIZATION, WEBHOOK].contains(&wake_up.reason.as_str()) => {
-                let Some(ready) = self.look(&job, delivery, wake_up).await else { return };
-                delivery = ready;
+                let Some(ready) = self.look(&job, charge, wake_up).await else { return };
+                charge = ready;
             }
             Some(_) => {}
         }
-        let taken = self.journal.take(&job.id(), &self.rules.name, self.rules.lifetimes.lease, TakeMode::Polite).await;
-        let (epoch, lines) = match taken {
-            Ok(Take::Taken { epoch, entries }) => (epoch, entries),
-            Ok(Take::Held { owner, remaining }) => {
+        let (epoch, lines) = match self.take(&job.id()).await {
+            Some(Take::Taken { epoch, entries }) => (epoch, entries),
+            Some(Take::Held { owner, remaining }) => {
                 info!(job.id = %job.id(), owner, "the run is alive elsewhere");
                 if wake_up.is_some_and(|wake_up| wake_up.reason == WEBHOOK) {
-                    return self.later(delivery, WEBHOOK_BUSY, WEBHOOK).await;
+                    return self.later(charge, WEBHOOK_BUSY, WEBHOOK).await;
                 }
                 let wait = remaining.clamp(Duration::from_secs(1), HELD_WAIT);
-                return self.later(delivery, wait, "held").await;
+                return self.later(charge, wait, "held").await;
             }
-            Err(error) => {
-                warn!(job.id = %job.id(), %error, "the job waits for the journal");
-                return self.later(delivery, Duration::from_secs(5), "journal").await;
-            }
+            None => return charge.put_back().await,
         };
         let hold = |run| Hold::new(self.journal.clone(), self.clock.clone(), self.rules.lifetimes, epoch, run);
         match Run::replay(&lines) {
-            Ok(Some(run)) => self.resume(hold(run), &job, delivery, wake_up).await,
-            Ok(None) => {
-                let started = Event::Started(Box::new(self.started(&job)));
-                let (journal, clock) = (self.journal.clone(), self.clock.clone());
-                match Hold::start(journal, clock, self.rules.lifetimes, epoch, started).await {
-                    Ok(hold) => self.work(hold, &job, delivery).await,
-                    Err(Interruption::OwnershipLost) => self.put_back(delivery).await,
-                    Err(error) => {
-                        warn!(job.id = %job.id(), %error, "the job waits for the journal");
-                        self.later(delivery, Duration::from_secs(5), "journal").await;
-                    }
-                }
-            }
+            Ok(Some(run)) => self.resume(hold(run), &job, charge, wake_up).await,
+            Ok(None) => self.begin(epoch, &job, charge, wake_up).await,
             Err(BadJournal::Newer { found }) => {
                 warn!(job.id = %job.id(), found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
                 if let Err(error) = self.journal.renew(&job.id(), epoch, Duration::ZERO).await {
                     warn!(%error, "the lease could not be given back and runs out by itself");
                 }
-                self.later(delivery, HELD_WAIT, "newer_journal").await;
+                self.later(charge, HELD_WAIT, "newer_journal").await;
             }
-            Err(error) => self.bury(delivery, "damaged_journal", &error.to_string(), 0).await,
+            Err(error) => self.bury(charge, "damaged_journal", &error.to_string(), 0).await,
+        }
+    }
+
+    /// A run without a journal: a new one, or one whose journal the store lost.
+    async fn begin(&self, epoch: Epoch, job: &Job, charge: Charge, wake_up: Option<WakeUp>) {
+        let lost = self.journal_was_lost(&charge).await;
+        let started = Started { journal_lost: lost, ..self.started(job) };
+        let (journal, clock) = (self.journal.clone(), self.clock.clone());
+        match Hold::start(journal, clock, self.rules.lifetimes, epoch, Event::Started(Box::new(started))).await {
+            Ok(hold) if lost => {
+                let effects = wake_up.is_some_and(|wake_up| wake_up.effects);
+                self.after_loss(hold, job, charge, effects).await;
+            }
+            Ok(hold) => self.work(hold, job, charge).await,
+            Err(Interruption::OwnershipLost) => charge.put_back().await,
+            Err(error) => {
+                warn!(job.id = %job.id(), %error, "the job waits for the journal");
+                self.later(charge, JOURNAL_WAIT, "journal").await;
+            }
+        }
+    }
+
+    /// The store lost how far the run was: said aloud, then the configured policy decides.
+    async fn after_loss(&self, mut hold: Hold, job: &Job, charge: Charge, effects: bool) {
+        self.metrics.journal_lost();
+        warn!(job.id = %job.id(), effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
+        if self.rules.after_loss == AfterLoss::Restart && !effects {
+            return self.work(hold, job, charge).await;
+        }
+        let reply = crate::agent::conclusion::reply(hold.run(), journal_lost(), self.clock.now());
+        match hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
+            Ok(()) => self.deliver(&mut hold, job, charge, &reply).await,
+            Err(_) => charge.put_back().await,
         }
     }
 
     /// A run that somebody had before us.
-    async fn resume(&self, mut hold: Hold, job: &Job, delivery: Delivery, wake_up: Option<WakeUp>) {
+    async fn resume(&self, mut hold: Hold, job: &Job, mut charge: Charge, wake_up: Option<WakeUp>) {
         let run = hold.run();
         if run.digest() != job.digest() {
             hold.release().await;
-            return self.conflict(job, delivery).await;
+            return self.conflict(job, charge).await;
         }
         if let Some(wake_up) = &wake_up
             && wake_up.turn < run.wake_up_turn()
         {
             info!(job.id = %job.id(), turn = wake_up.turn, "a newer wake-up of the run is under way; this copy is done with");
             hold.release().await;
-            return self.ack(delivery).await;
+            return charge.ack().await;
         }
         match run.next(self.clock.now()) {
             // A copy of ours that comes after the end, or the caller asking again: the same reply, nothing is run.
             Step::Done if wake_up.is_some() => {
                 hold.release().await;
-                self.ack(delivery).await;
+                charge.ack().await;
             }
             Step::Done => {
-                let Some(reply) = run.reply().cloned() else { return self.put_back(delivery).await };
+                let Some(reply) = run.reply().cloned() else { return charge.put_back().await };
                 hold.release().await;
                 info!(job.id = %job.id(), "the job has its reply already; it is sent again");
-                if self.send_reply(&reply, &delivery.message, job).await {
-                    self.ack(delivery).await;
+                if self.send_reply(&reply, &charge.message, job).await {
+                    charge.ack().await;
                 } else {
-                    self.put_back(delivery).await;
+                    charge.put_back().await;
                 }
             }
-            Step::Deliver(reply) => self.deliver(&mut hold, job, delivery, &reply).await,
+            Step::Deliver(reply) => self.deliver(&mut hold, job, charge, &reply).await,
             _ if run.strikes() + 1 >= self.rules.strikes && run.is_under_way() => {
-                self.poison(hold, job, delivery).await;
+                self.poison(hold, job, charge).await;
             }
-            _ => self.work(hold, job, delivery).await,
+            _ => self.work(hold, job, charge).await,
         }
     }
 
-    /// Goes on with a run that is ours.
-    async fn work(&self, mut hold: Hold, job: &Job, delivery: Delivery) {
-        let worker = self.rules.name.clone();
-        let began = async {
-            hold.record(vec![Event::AttemptStarted { worker }]).await?;
-            let keeper = hold.keeper();
-            let work = self.executor.execute(&mut hold, &delivery.message, &self.stop);
-            tokio::select! {
-                biased;
-                result = work => result,
-                lost = keeper => Err(lost),
-                () = tokio::time::sleep(self.rules.hold_at_most) => Err(Interruption::ContinueAsNew),
+    /// Goes on with a run that is ours. A run that takes longer than a delivery may be held goes on without it: a wake-up
+    /// in its place keeps the job in the broker, and finds the run alive each time it comes.
+    async fn work(&self, mut hold: Hold, job: &Job, mut charge: Charge) {
+        let message = charge.message.clone();
+        let result = {
+            // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
+            let mut began = Box::pin(async {
+                hold.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
+                let keeper = hold.keeper();
+                tokio::select! {
+                    biased;
+                    result = self.executor.execute(&mut hold, &message, &self.stop) => result,
+                    lost = keeper => Err(lost),
+                }
+            });
+            loop {
+                tokio::select! {
+                    biased;
+                    result = &mut began => break result,
+                    () = tokio::time::sleep(self.rules.hold_at_most), if charge.is_delivery() => {
+                        charge = self.exchange(charge).await;
+                    }
+                }
             }
         };
-        match began.await {
-            Ok(reply) => self.deliver(&mut hold, job, delivery, &reply).await,
-            Err(why) => self.interrupted(&mut hold, job, delivery, why).await,
+        match result {
+            Ok(reply) => self.deliver(&mut hold, job, charge, &reply).await,
+            Err(why) => self.interrupted(&mut hold, job, charge, why).await,
         }
     }
 
     /// The worker died with this run again and again: it is not tried any more.
-    async fn poison(&self, mut hold: Hold, job: &Job, delivery: Delivery) {
+    async fn poison(&self, mut hold: Hold, job: &Job, charge: Charge) {
         let attempts = hold.run().attempts();
         let text = format!("the worker died {} times in a row while it worked on this job", hold.run().strikes() + 1);
         let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
             .hint("the job was put aside as a dead letter; look at it with `agentkit-worker dead show`");
-        let conclusion = crate::agent::turn::Conclusion::failed(detail);
+        let conclusion = Conclusion::failed(detail);
         let reply = crate::agent::conclusion::reply(hold.run(), conclusion, self.clock.now());
         if let Err(error) = hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
             warn!(job.id = %job.id(), %error, "the run's end could not be journalled");
-            return self.put_back(delivery).await;
+            return charge.put_back().await;
         }
-        if !self.send_reply(&reply, &delivery.message, job).await {
-            return self.put_back(delivery).await;
+        if !self.send_reply(&reply, &charge.message, job).await {
+            return charge.put_back().await;
         }
         if let Err(error) = hold.record(vec![Event::Delivered]).await {
             warn!(job.id = %job.id(), %error, "the journal could not be sealed");
         }
         hold.release().await;
         self.metrics.job_ended(ErrorCode::AttemptsExhausted.as_str(), 0);
-        self.bury(delivery, "poison", &text, attempts).await;
+        self.bury(charge, "poison", &text, attempts).await;
     }
 
     /// The id belongs to another job: the caller is told under an event id of its own.
-    async fn conflict(&self, job: &Job, delivery: Delivery) {
+    async fn conflict(&self, job: &Job, mut charge: Charge) {
         warn!(job.id = %job.id(), "the id was used for a different job");
         let text = format!("the id `{}` was used before for a job with another body", job.id());
         let account = crate::reply::Account { metadata: job.metadata.clone(), ..Default::default() };
         let error = ErrorDetail::new(ErrorCode::IdConflict, text);
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), &format!("conflict:{}", job.digest()), self.clock.now(), event);
-        if !self.send_reply(&reply, &delivery.message, job).await {
-            return self.put_back(delivery).await;
+        if !self.send_reply(&reply, &charge.message, job).await {
+            return charge.put_back().await;
         }
         self.metrics.job_ended(ErrorCode::IdConflict.as_str(), 0);
-        self.ack(delivery).await;
+        charge.ack().await;
     }
 
     /// What the configuration makes of a job.
@@ -197,8 +228,16 @@ impl Worker {
             result_bytes: defaults.result_bytes,
             authorization_seconds: job.authorization.wait_seconds.unwrap_or(defaults.authorization_wait_seconds),
         };
-        Started { schema: SCHEMA_VERSION, job: job.clone(), digest: job.digest(), settings }
+        Started { schema: SCHEMA_VERSION, job: job.clone(), digest: job.digest(), settings, journal_lost: false }
     }
+}
+
+/// What the caller is told where a run whose journal is gone must not start again.
+pub(super) fn journal_lost() -> Conclusion {
+    let detail =
+        ErrorDetail::new(ErrorCode::Internal, "the store lost how far this run was; what it had done is not known")
+            .hint("check what the job did before sending it again under a new id; Redis needs an append-only file");
+    Conclusion::failed(detail)
 }
 
 fn envelope(message: &Message) -> Envelope {

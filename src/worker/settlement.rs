@@ -8,19 +8,20 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::Worker;
+use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
 use super::wake_up::{WakeUp, due};
 use crate::agent::event::{Event, Pause};
 use crate::job::{InvalidJob, Job};
-use crate::queue::{Delivery, Destination, Message, Properties, Published, QueueError};
+use crate::queue::{Destination, Message, Properties, Published, QueueError};
 use crate::reply::{CONTENT_TYPE, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::retry::{Policy, Verdict, Waits};
 
 /// A rate limit that does not say when to come back.
 pub const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 /// A journal that is down is looked for again after this time.
-const JOURNAL_WAIT: Duration = Duration::from_secs(5);
+pub(super) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
 /// A run that another worker holds is looked at again after this time at the latest.
 pub(super) const HELD_WAIT: Duration = Duration::from_secs(30);
 /// Header of a dead letter: why it was given up.
@@ -44,6 +45,8 @@ pub enum Settlement {
     },
     /// Publish a wake-up without a word in the journal (it cannot be reached, or is not ours to write), ack.
     Later(Duration),
+    /// The journal is gone: publish a wake-up that says what is still known, ack.
+    BeginAgain,
     /// Something that should pass failed too often: end the run with this message.
     GiveUp(String),
     /// The journal makes no sense: dead letter.
@@ -56,8 +59,8 @@ pub fn settle(interruption: &Interruption, failures: u32, transient: Policy) -> 
         Interruption::Shutdown | Interruption::OwnershipLost => Settlement::PutBack,
         Interruption::Authorization { wait } => Settlement::WakeUp { pause: Pause::Authorization, wait: *wait },
         Interruption::RateLimited { wait, .. } => Settlement::WakeUp { pause: Pause::RateLimited, wait: *wait },
-        Interruption::ContinueAsNew => Settlement::WakeUp { pause: Pause::ContinueAsNew, wait: Duration::ZERO },
-        Interruption::JournalUnavailable(_) | Interruption::JournalLost => Settlement::Later(JOURNAL_WAIT),
+        Interruption::JournalUnavailable(_) => Settlement::Later(JOURNAL_WAIT),
+        Interruption::JournalLost => Settlement::BeginAgain,
         Interruption::Damaged(problem) => Settlement::Bury(problem.clone()),
         Interruption::Transient { reason } => match transient_wait(failures, transient) {
             Some(wait) => Settlement::WakeUp { pause: Pause::Transient, wait },
@@ -99,7 +102,7 @@ fn message_of(reply: &Reply, correlation_id: Option<String>, traceparent: Option
 
 impl Worker {
     /// Settles a delivery whose run was interrupted.
-    pub(super) async fn interrupted(&self, hold: &mut Hold, job: &Job, delivery: Delivery, why: Interruption) {
+    pub(super) async fn interrupted(&self, hold: &mut Hold, job: &Job, charge: Charge, why: Interruption) {
         let settlement = settle(&why, hold.run().transient_failures(), self.rules.transient);
         info!(job.id = %job.id(), job.attempt = hold.run().attempts(), %why, ?settlement, "run interrupted");
         match settlement {
@@ -111,28 +114,29 @@ impl Worker {
                     }
                     hold.release().await;
                 }
-                self.put_back(delivery).await;
+                charge.put_back().await;
             }
             Settlement::WakeUp { pause, wait } => {
                 let end = Event::AttemptEnded { cause: pause, detail: why.to_string() };
                 match hold.record(vec![end]).await {
-                    Ok(()) => self.wake_up(hold, delivery, pause, wait).await,
-                    Err(Interruption::OwnershipLost) => self.put_back(delivery).await,
-                    Err(_) => self.later(delivery, JOURNAL_WAIT, "journal").await,
+                    Ok(()) => self.wake_up(hold, charge, pause, wait).await,
+                    Err(Interruption::OwnershipLost) => charge.put_back().await,
+                    Err(_) => self.later(charge, JOURNAL_WAIT, "journal").await,
                 }
             }
-            Settlement::Later(wait) => self.later(delivery, wait, "journal").await,
-            Settlement::GiveUp(reason) => self.give_up(hold, job, delivery, &reason).await,
+            Settlement::Later(wait) => self.later(charge, wait, "journal").await,
+            Settlement::BeginAgain => self.begin_again(hold, charge).await,
+            Settlement::GiveUp(reason) => self.give_up(hold, job, charge, &reason).await,
             Settlement::Bury(problem) => {
-                self.bury(delivery, "damaged_journal", &problem, hold.run().attempts()).await;
+                self.bury(charge, "damaged_journal", &problem, hold.run().attempts()).await;
             }
         }
     }
 
     /// Publishes the run's reply, seals its journal, acks; in that order.
-    pub(super) async fn deliver(&self, hold: &mut Hold, job: &Job, delivery: Delivery, reply: &Reply) {
-        if !self.send_reply(reply, &delivery.message, job).await {
-            return self.put_back(delivery).await;
+    pub(super) async fn deliver(&self, hold: &mut Hold, job: &Job, mut charge: Charge, reply: &Reply) {
+        if !self.send_reply(reply, &charge.message, job).await {
+            return charge.put_back().await;
         }
         let outcome = match &reply.event {
             ReplyEvent::Failed(failed) => failed.error.code.as_str(),
@@ -153,7 +157,7 @@ impl Worker {
             working_milliseconds = working,
             "job ended"
         );
-        self.ack(delivery).await;
+        charge.ack().await;
     }
 
     /// Sends a reply to the caller; false where the broker did not confirm it.
@@ -183,42 +187,42 @@ impl Worker {
     }
 
     /// The bytes are not a job: tell the caller where that is possible, and keep them as a dead letter.
-    pub(super) async fn reject(&self, delivery: Delivery, invalid: &InvalidJob) {
+    pub(super) async fn reject(&self, charge: Charge, invalid: &InvalidJob) {
         warn!(problems = invalid.problems.len(), first = invalid.problems.first(), "message is not a job");
         if let Some(to) = &invalid.reply_to {
             let error = ErrorDetail::new(ErrorCode::InvalidJob, invalid.problems.join("; "));
             let failed = Failed { error, text: None, account: crate::reply::Account::default() };
             // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
             let id =
-                invalid.id.clone().map_or_else(|| crate::key::digest(&delivery.message.body, 16), |id| id.to_string());
+                invalid.id.clone().map_or_else(|| crate::key::digest(&charge.message.body, 16), |id| id.to_string());
             let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
-            let traceparent = delivery.message.properties.headers.get("traceparent");
+            let traceparent = charge.message.properties.headers.get("traceparent");
             let message = message_of(&reply, invalid.correlation_id.clone(), traceparent);
             if !self.publish_reply(&reply, message, Some(to.clone())).await {
-                return self.put_back(delivery).await;
+                return charge.put_back().await;
             }
         }
         self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
-        self.bury(delivery, "invalid_job", &invalid.problems.join("; "), 0).await;
+        self.bury(charge, "invalid_job", &invalid.problems.join("; "), 0).await;
     }
 
     /// Ends a run whose attempts are used up, with a reply that says what kept failing.
-    async fn give_up(&self, hold: &mut Hold, job: &Job, delivery: Delivery, reason: &str) {
+    async fn give_up(&self, hold: &mut Hold, job: &Job, charge: Charge, reason: &str) {
         let attempts = hold.run().transient_failures() + 1;
         let text = format!("gave up after {attempts} attempts in a row that failed; the last one: {reason}");
         let conclusion = crate::agent::turn::Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, text));
         let reply = crate::agent::conclusion::reply(hold.run(), conclusion, self.clock.now());
         match hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
-            Ok(()) => self.deliver(hold, job, delivery, &reply).await,
-            Err(Interruption::OwnershipLost) => self.put_back(delivery).await,
-            Err(_) => self.later(delivery, JOURNAL_WAIT, "journal").await,
+            Ok(()) => self.deliver(hold, job, charge, &reply).await,
+            Err(Interruption::OwnershipLost) => charge.put_back().await,
+            Err(_) => self.later(charge, JOURNAL_WAIT, "journal").await,
         }
     }
 
     /// Gives a message up: into the dead-letter queue, with the reason.
-    pub(super) async fn bury(&self, delivery: Delivery, reason: &str, detail: &str, attempts: u32) {
-        error!(job.id = delivery.message.properties.message_id, reason, "message given up");
-        let mut message = delivery.message.clone();
+    pub(super) async fn bury(&self, mut charge: Charge, reason: &str, detail: &str, attempts: u32) {
+        error!(job.id = charge.message.properties.message_id, reason, "message given up");
+        let mut message = charge.message.clone();
         let headers = &mut message.properties.headers;
         headers.retain(|name, _| name == "traceparent");
         let detail: String = detail.chars().filter(|character| !character.is_control()).take(500).collect();
@@ -228,44 +232,74 @@ impl Worker {
         match self.publisher.publish(&Destination::Dead, message).await {
             Ok(_) => {
                 self.metrics.dead_lettered(reason);
-                self.ack(delivery).await;
+                charge.ack().await;
             }
             Err(error) => {
                 warn!(%error, "the dead letter was not confirmed");
-                self.put_back(delivery).await;
+                charge.put_back().await;
             }
         }
     }
 
     /// Publishes the run's next wake-up, journals that the broker has it, acks.
-    async fn wake_up(&self, hold: &mut Hold, delivery: Delivery, pause: Pause, wait: Duration) {
+    async fn wake_up(&self, hold: &mut Hold, mut charge: Charge, pause: Pause, wait: Duration) {
         let turn = hold.run().wake_up_turn() + 1;
         let reason = match pause {
             Pause::Authorization => AUTHORIZATION,
             Pause::RateLimited => "rate_limited",
             Pause::Transient => "transient",
-            Pause::ContinueAsNew | Pause::Shutdown => "continue",
+            Pause::ContinueAsNew | Pause::Shutdown => CONTINUE,
         };
-        if let Err(error) = self.publish_wake_up(&delivery.message, turn, reason, wait).await {
+        if let Err(error) = self.publish_wake_up(&charge.message, turn, reason, wait, hold.run().has_effects()).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             hold.release().await;
-            return self.put_back(delivery).await;
+            return charge.put_back().await;
         }
         if let Err(error) = hold.record(vec![Event::WakeUpPublished { turn }]).await {
             warn!(%error, "the wake-up could not be journalled; two copies of it may come");
         }
         hold.release().await;
-        self.ack(delivery).await;
+        charge.ack().await;
+    }
+
+    /// The journal is gone under our hands: whoever takes the run up next decides, and must know what we know.
+    async fn begin_again(&self, hold: &Hold, mut charge: Charge) {
+        let (turn, effects) = (hold.run().wake_up_turn().max(1), hold.run().has_effects());
+        match self.publish_wake_up(&charge.message, turn, "journal_lost", JOURNAL_WAIT, effects).await {
+            Ok(()) => charge.ack().await,
+            Err(error) => {
+                warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
+                charge.put_back().await;
+            }
+        }
+    }
+
+    /// Puts a wake-up in the place of a delivery that must not be held any longer; the run goes on meanwhile. Without the
+    /// broker's confirm the delivery is kept.
+    pub(super) async fn exchange(&self, mut charge: Charge) -> Charge {
+        let turn = WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn);
+        // Counted as a wake-up, so that a lost journal is noticed; what the run has done by then is not known here.
+        match self.publish_wake_up(&charge.message, turn.max(1), CONTINUE, HELD_WAIT, true).await {
+            Ok(()) => {
+                info!(
+                    job.id = charge.message.properties.message_id,
+                    "the run goes on without its delivery; a wake-up stands for it"
+                );
+                charge.ack().await;
+            }
+            Err(error) => warn!(%error, "the wake-up was not confirmed; the delivery is held on"),
+        }
+        charge
     }
 
     /// The same message again later, as nothing can be or need be journalled now.
-    pub(super) async fn later(&self, delivery: Delivery, wait: Duration, reason: &str) {
-        let turn = WakeUp::of(&delivery.message).map_or(0, |wake_up| wake_up.turn);
-        match self.publish_wake_up(&delivery.message, turn, reason, wait).await {
-            Ok(()) => self.ack(delivery).await,
+    pub(super) async fn later(&self, mut charge: Charge, wait: Duration, reason: &str) {
+        let (turn, effects) = WakeUp::of(&charge.message).map_or((0, false), |wake_up| (wake_up.turn, wake_up.effects));
+        match self.publish_wake_up(&charge.message, turn, reason, wait, effects).await {
+            Ok(()) => charge.ack().await,
             Err(error) => {
                 warn!(%error, "the message could not be put off and goes back to the queue");
-                self.put_back(delivery).await;
+                charge.put_back().await;
             }
         }
     }
@@ -276,39 +310,30 @@ impl Worker {
         turn: u32,
         reason: &str,
         wait: Duration,
+        effects: bool,
     ) -> Result<(), QueueError> {
         let due = (!wait.is_zero()).then(|| due(self.clock.now(), wait));
-        let message = WakeUp { turn, reason: reason.to_owned(), due }.stamp(message);
+        let message = WakeUp { turn, reason: reason.to_owned(), due, effects }.stamp(message);
         let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
         self.publisher.publish(&destination, message).await.map(|_| ())
     }
 
     /// A message that came too early: on to the next wait, unchanged.
-    pub(super) async fn put_off(&self, delivery: Delivery, remaining: Duration) {
-        let message = delivery.message.clone();
+    pub(super) async fn put_off(&self, mut charge: Charge, remaining: Duration) {
+        let message = charge.message.clone();
         let stamped = WakeUp::of(&message).map_or_else(|| message.clone(), |wake_up| wake_up.stamp(&message));
         match self.publisher.publish(&Destination::Wait(remaining), stamped).await {
-            Ok(_) => self.ack(delivery).await,
+            Ok(_) => charge.ack().await,
             Err(error) => {
                 warn!(%error, "the message could not be put off and goes back to the queue");
-                self.put_back(delivery).await;
+                charge.put_back().await;
             }
-        }
-    }
-
-    pub(super) async fn ack(&self, delivery: Delivery) {
-        if let Err(error) = delivery.ack().await {
-            info!(%error, "the ack came too late; the message comes again and is recognised");
-        }
-    }
-
-    pub(super) async fn put_back(&self, delivery: Delivery) {
-        if let Err(error) = delivery.requeue().await {
-            info!(%error, "the message goes back by itself, as its connection is gone");
         }
     }
 }
 
+/// Why the wake-up of a run comes that is under way: to stand for its delivery.
+const CONTINUE: &str = "continue";
 /// Why a parked run waits, as a header and a label.
 pub(super) const AUTHORIZATION: &str = "authorization";
 
@@ -352,8 +377,8 @@ mod tests {
 
     #[test]
     fn without_the_journal_nothing_is_written_and_nothing_is_lost() {
-        for why in [Interruption::JournalUnavailable(String::new()), Interruption::JournalLost] {
-            assert_eq!(settle(&why, 99, TRANSIENT), Settlement::Later(JOURNAL_WAIT));
-        }
+        let away = Interruption::JournalUnavailable(String::new());
+        assert_eq!(settle(&away, 99, TRANSIENT), Settlement::Later(JOURNAL_WAIT));
+        assert_eq!(settle(&Interruption::JournalLost, 99, TRANSIENT), Settlement::BeginAgain);
     }
 }

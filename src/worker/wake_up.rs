@@ -14,6 +14,9 @@ const TURN: &str = "x-agentkit-turn";
 /// Why the run waited, for people and for the poll of parked runs.
 const REASON: &str = "x-agentkit-reason";
 
+/// Whether the run had started anything that is more than reading: if its journal gets lost, it must not start again.
+const EFFECTS: &str = "x-agentkit-effects";
+
 /// A message is early by less than this: it counts as due. The shortest wait tier is a second.
 const TOLERANCE: Duration = Duration::from_millis(500);
 
@@ -26,6 +29,8 @@ pub struct WakeUp {
     pub reason: String,
     /// Not before this instant.
     pub due: Option<Timestamp>,
+    /// Whether the run had started anything that is more than reading.
+    pub effects: bool,
 }
 
 impl WakeUp {
@@ -36,6 +41,7 @@ impl WakeUp {
             turn: headers.get(TURN)?.parse().ok()?,
             reason: headers.get(REASON).cloned().unwrap_or_default(),
             due: headers.get(DUE).and_then(|due| due.parse().ok()),
+            effects: headers.contains_key(EFFECTS),
         })
     }
 
@@ -47,6 +53,7 @@ impl WakeUp {
         headers.insert(TURN.into(), self.turn.to_string());
         headers.insert(REASON.into(), self.reason.clone());
         headers.extend(self.due.map(|due| (DUE.into(), due.to_string())));
+        headers.extend(self.effects.then(|| (EFFECTS.into(), "1".to_owned())));
         message
     }
 
@@ -81,6 +88,7 @@ mod tests {
             turn: 3,
             reason: "authorization".into(),
             due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
+            effects: true,
         };
         let stamped = wake_up.stamp(&message);
         assert!(stamped.properties.headers.contains_key("traceparent"));
@@ -90,8 +98,12 @@ mod tests {
 
     #[test]
     fn a_message_waits_until_it_is_due() {
-        let wake_up =
-            WakeUp { turn: 0, reason: String::new(), due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))) };
+        let wake_up = WakeUp {
+            turn: 0,
+            reason: String::new(),
+            due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
+            effects: true,
+        };
         assert_eq!(wake_up.remaining(Timestamp::UNIX_EPOCH), Some(Duration::from_secs(90)));
         assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_millis(89_600))), None);
         assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_secs(100))), None);

@@ -121,7 +121,8 @@ impl Webhooks {
         };
         let Some(message) = read(&parked.message) else { return };
         // One more than the journal knows, as the run may be about to journal its own next wake-up.
-        let wake_up = WakeUp { turn: run.wake_up_turn() + 1, reason: WEBHOOK.to_owned(), due: None };
+        let turn = run.wake_up_turn() + 1;
+        let wake_up = WakeUp { turn, reason: WEBHOOK.to_owned(), due: None, effects: run.has_effects() };
         match self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await {
             Ok(_) => info!(job.id = %parked.job, "a parked run is woken"),
             Err(error) => warn!(job.id = %parked.job, %error, "a parked run could not be woken and waits for the poll"),

@@ -3,11 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::ManualClock;
+use agentkit_worker::app::{App, Backends};
+use agentkit_worker::cache::{Cache, CacheError};
+use agentkit_worker::clock::{ManualClock, SharedClock};
 use agentkit_worker::config::Config;
 use agentkit_worker::embedded::Embedded;
+use agentkit_worker::key::Key;
+use agentkit_worker::queue::memory::MemoryQueue;
+use agentkit_worker::queue::{Destination, Message, Publisher};
 use agentkit_worker::reply::{Reply, ReplyEvent};
 use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
+use agentkit_worker::shutdown::Shutdown;
+use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -239,6 +246,56 @@ async fn a_link_that_runs_out_is_followed_by_a_fresh_one_and_the_wait_gets_no_lo
     still.order("accounts", account).await;
     still.clock.advance(SignedDuration::from_secs(2));
     assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
+}
+
+/// As if Redis were down.
+struct NoCache;
+
+#[async_trait::async_trait]
+impl Cache for NoCache {
+    async fn get(&self, _: &Key) -> Result<Option<Bytes>, CacheError> {
+        Err(CacheError("down".into()))
+    }
+
+    async fn put(&self, _: &Key, _: Bytes, _: Duration) -> Result<(), CacheError> {
+        Err(CacheError("down".into()))
+    }
+
+    async fn put_if_absent(&self, _: &Key, _: Bytes, _: Duration) -> Result<bool, CacheError> {
+        Err(CacheError("down".into()))
+    }
+
+    async fn remove(&self, _: &Key) -> Result<(), CacheError> {
+        Err(CacheError("down".into()))
+    }
+}
+
+#[tokio::test]
+async fn ten_jobs_at_once_give_one_link_even_without_a_cache() {
+    let still = Still::start(|_| {}).await;
+    still.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 300, "times": 10})).await;
+    let (queue, shutdown) = (MemoryQueue::new(100), Shutdown::new());
+    let clock: SharedClock = still.clock.clone();
+    let backends = Backends { cache: Arc::new(NoCache), ..Backends::memory(&queue, &clock) };
+    let mut config = Config::built_in();
+    use_sandbox(&mut config, &still.sandbox);
+    let app = App::build(config, backends, clock, shutdown.clone()).unwrap();
+    let running = tokio::spawn(app.run());
+    let mut inbox = queue.reply_inbox("replies");
+    for number in 0..10 {
+        let mut job = job(&format!("j{number}"), "user_123");
+        job["reply_to"] = "replies".into();
+        let message = Message { body: job.to_string().into(), ..Message::default() };
+        queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let message = soon("a link", inbox.next()).await.unwrap();
+        seen.insert(links(&serde_json::from_slice(&message.body).unwrap()).0);
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    shutdown.stop();
+    soon("the end", running).await.unwrap();
 }
 
 #[tokio::test]

@@ -164,6 +164,28 @@ async fn a_webhook_wakes_the_runs_of_its_user_and_connection_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_makes_the_next_job_ask_for_the_tools_again() {
+    let bed = Bed::start(|options| {
+        options.webhook = None;
+        options.initial_status = Some("ACTIVE".into());
+    })
+    .await;
+    let worker = bed.worker(bed.webhooks_alone()).await;
+    for (id, lists) in [("first", 1), ("second", 1)] {
+        assert_eq!(outcome(&bed.ask(job(id, "user_123")).await.next().await), "completed");
+        assert_eq!(bed.count("scoped").await, lists);
+    }
+    assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
+    eventually("the list is forgotten", async || {
+        (bed.redis.command(&["EXISTS", "agentkit:tools:user_123:gmail"]) == "0").then_some(())
+    })
+    .await;
+    assert_eq!(outcome(&bed.ask(job("third", "user_123")).await.next().await), "completed");
+    assert_eq!(bed.count("scoped").await, 2);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_only_the_webhook_claims_wakes_nobody_for_good() {
     let bed = Bed::start(|options| options.webhook = None).await;
     let worker = bed.worker(bed.webhooks_alone()).await;

@@ -1,0 +1,45 @@
+//! A job in our charge: its message, and the delivery for as long as the broker waits for our ack.
+
+use tracing::info;
+
+use crate::queue::{Delivery, Message};
+
+/// A job that this worker has to settle.
+#[derive(Debug)]
+pub(super) struct Charge {
+    /// The message, as it was delivered.
+    pub(super) message: Message,
+    /// Whether the broker says that it was delivered before.
+    pub(super) redelivered: bool,
+    /// `None` once a wake-up in the broker stands for it: then there is nothing to ack, and nothing to give back.
+    delivery: Option<Delivery>,
+}
+
+impl Charge {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        Self { message: delivery.message.clone(), redelivered: delivery.redelivered, delivery: Some(delivery) }
+    }
+
+    /// Whether the broker still waits for our ack.
+    pub(super) fn is_delivery(&self) -> bool {
+        self.delivery.is_some()
+    }
+
+    /// The message is dealt with.
+    pub(super) async fn ack(&mut self) {
+        if let Some(delivery) = self.delivery.take()
+            && let Err(error) = delivery.ack().await
+        {
+            info!(%error, "the ack came too late; the message comes again and is recognised");
+        }
+    }
+
+    /// Another worker shall have it. A wake-up that stands for it comes by itself.
+    pub(super) async fn put_back(mut self) {
+        if let Some(delivery) = self.delivery.take()
+            && let Err(error) = delivery.requeue().await
+        {
+            info!(%error, "the message goes back by itself, as its connection is gone");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Taking a run: patiently while the journal is away, and with an eye for a journal that lost its data.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::Worker;
+use super::charge::Charge;
+use super::hold::Lifetimes;
+use super::wake_up::WakeUp;
+use crate::job::JobId;
+use crate::journal::{Append, JournalError, Take, TakeMode};
+
+/// First and longest wait for a journal that is away. The delivery and its place are kept meanwhile, so a journal that is
+/// down slows the worker to a halt instead of sending every message round and round.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// The mark is kept for longer than any journal.
+const MARK_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+impl Worker {
+    /// Takes the run of `job`, or waits for the journal until it can; `None` when the worker stops first, or the delivery
+    /// has been held for as long as it may be.
+    pub(super) async fn take(&self, job: &JobId) -> Option<Take> {
+        // Each attempt is an owner of its own: a redelivery to the very process that still works on the run must find it
+        // taken, too.
+        let owner = format!("{}/{}", self.rules.name, self.attempts.fetch_add(1, Ordering::Relaxed));
+        let trying = async {
+            let mut wait = PATIENCE.0;
+            loop {
+                match self.journal.take(job, &owner, self.rules.lifetimes.lease, TakeMode::Polite).await {
+                    Ok(take) => return take,
+                    Err(error) => warn!(job.id = %job, %error, "the job waits for the journal"),
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(PATIENCE.1);
+            }
+        };
+        tokio::select! {
+            take = trying => Some(take),
+            () = self.stop.cancelled() => None,
+            () = tokio::time::sleep(self.rules.hold_at_most) => None,
+        }
+    }
+
+    /// Whether a run without a journal had one before: its wake-up says so, or it was delivered before and the journal's
+    /// whole data is younger than the job.
+    pub(super) async fn journal_was_lost(&self, charge: &Charge) -> bool {
+        if WakeUp::of(&charge.message).is_some_and(|wake_up| wake_up.turn > 0) {
+            return true;
+        }
+        let Some(published) = charge.message.properties.timestamp.filter(|_| charge.redelivered) else { return false };
+        // AMQP timestamps are cut to the second.
+        self.data_began().await.is_some_and(|began| began.as_second() > published.as_second() + 1)
+    }
+
+    /// When the journal's data began: read from a mark of our own, which is made where it is missing.
+    pub(super) async fn data_began(&self) -> Option<Timestamp> {
+        let mark = JobId::internal("data-began");
+        if let Ok(lines) = self.journal.read(&mark).await
+            && let Some(line) = lines.first()
+        {
+            return serde_json::from_str::<Mark>(line).ok().map(|mark| mark.began);
+        }
+        let began = self.clock.now();
+        match self.make_mark(&mark, began).await {
+            Ok(()) => {
+                info!(%began, "the journal is empty: its data begins now");
+                Some(began)
+            }
+            Err(error) => {
+                warn!(%error, "the beginning of the journal's data could not be marked");
+                None
+            }
+        }
+    }
+
+    async fn make_mark(&self, mark: &JobId, began: Timestamp) -> Result<(), JournalError> {
+        let Lifetimes { lease, .. } = self.rules.lifetimes;
+        let taken = self.journal.take(mark, &self.rules.name, lease, TakeMode::Polite).await?;
+        // Somebody else is just making it, or has made it.
+        let Take::Taken { epoch, entries } = taken else { return Ok(()) };
+        if entries.is_empty() {
+            let line = serde_json::to_string(&Mark { began }).expect("a time prints");
+            let append = Append { epoch, sequence: 0, entries: &[line], lease, retain: MARK_KEPT };
+            self.journal.append(mark, append).await?;
+        }
+        self.journal.renew(mark, epoch, Duration::ZERO).await
+    }
+}
+
+/// The one line of the mark's journal.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Mark {
+    began: Timestamp,
+}
