@@ -49,9 +49,9 @@ fn user(name: &str) -> Identifier {
     Identifier::new(name).unwrap()
 }
 
-/// Short enough for a job id.
+/// A name of its own for the job of a user, without the characters that a job id may not have.
 fn job_of(name: &str) -> String {
-    format!("of {}", name.chars().take(20).collect::<String>())
+    agentkit_worker::key::digest(name, 8)
 }
 
 fn run(job: &str) -> Parked {
