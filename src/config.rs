@@ -15,17 +15,30 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 12] =
-    ["worker", "job", "authorization", "tools", "digests", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
+const SECTIONS: [&str; 12] = [
+    "worker",
+    "job",
+    "authorization",
+    "tools",
+    "digests",
+    "amqp",
+    "redis",
+    "scalekit",
+    "model",
+    "http_client",
+    "http",
+    "log",
+];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
-const WELL_KNOWN: [(&str, &str); 9] = [
+const WELL_KNOWN: [(&str, &str); 10] = [
     ("AMQP_URL", "amqp.url"),
     ("REDIS_URL", "redis.url"),
     ("SCALEKIT_ENV_URL", "scalekit.environment_url"),
     ("SCALEKIT_ENVIRONMENT_URL", "scalekit.environment_url"),
     ("SCALEKIT_CLIENT_ID", "scalekit.client_id"),
     ("SCALEKIT_CLIENT_SECRET", "scalekit.client_secret"),
+    ("SCALEKIT_WEBHOOK_SECRET", "scalekit.webhook_secret"),
     ("OPENAI_API_KEY", "model.api_key"),
     ("OPENAI_BASE_URL", "model.base_url"),
     ("RUST_LOG", "log.filter"),
@@ -396,11 +409,13 @@ mod tests {
             ("SCALEKIT_ENV_URL", "https://acme.scalekit.dev"),
             ("SCALEKIT_CLIENT_ID", "skc_1"),
             ("SCALEKIT_CLIENT_SECRET", "00123"),
+            ("SCALEKIT_WEBHOOK_SECRET", "whsec_c2VjcmV0"),
             ("OPENAI_API_KEY", "1e5"),
         ])
         .unwrap();
         assert_eq!(config.scalekit.environment_url, "https://acme.scalekit.dev");
         assert_eq!(config.scalekit.client_secret.expose_secret(), "00123");
+        assert_eq!(config.scalekit.webhook_secret.expose_secret(), "whsec_c2VjcmV0");
         assert_eq!(config.model.api_key.expose_secret(), "1e5");
         assert_eq!(config.run_problems(), Vec::<String>::new());
     }

@@ -304,9 +304,6 @@ impl Worker {
             Pause::Transient => "transient",
             Pause::ContinueAsNew | Pause::Shutdown => CONTINUE,
         };
-        if pause == Pause::Authorization {
-            self.metrics.parked(AUTHORIZATION);
-        }
         if let Err(error) = self.publish_wake_up(&charge.message, turn, reason, wait, hold.run().has_effects()).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             hold.release().await;

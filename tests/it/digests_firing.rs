@@ -155,7 +155,8 @@ async fn a_pause_is_seen_by_all_and_what_was_due_meanwhile_stays_away() {
     scene.at("2026-05-01T09:00:00Z").await;
     scene.clock.set(instant("2026-05-01T10:00:00Z"));
     scene.store.hold("morning", Hold::Resume, scene.clock_now()).await.unwrap();
-    let fresh = scheduler(&scene.store, &scene.publisher, &scene.clock, "two", vec![digest(&definition("missed = \"all\""))]);
+    let fresh =
+        scheduler(&scene.store, &scene.publisher, &scene.clock, "two", vec![digest(&definition("missed = \"all\""))]);
     fresh.step().await;
     scene.at("2026-05-01T10:01:00Z").await;
     assert_eq!(scene.days(), Vec::<String>::new());
@@ -248,7 +249,8 @@ async fn a_bad_file_keeps_the_old_set_and_a_good_one_replaces_it() {
 #[tokio::test]
 async fn the_running_scheduler_fires_at_the_time_and_takes_over_a_new_set() {
     let folder = tempfile::tempdir().unwrap();
-    let every_second = |name: &str| definition("").replace("\"morning\"", &format!("\"{name}\"")).replace("0 9 * * *", "* * * * * *");
+    let every_second =
+        |name: &str| definition("").replace("\"morning\"", &format!("\"{name}\"")).replace("0 9 * * *", "* * * * * *");
     std::fs::write(folder.path().join("a.toml"), every_second("first")).unwrap();
     let clock = Arc::new(SystemClock);
     let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));

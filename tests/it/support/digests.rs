@@ -120,7 +120,12 @@ impl Chance {
 
 /// What is due in `(from, until]`, by walking through every minute with the zone's own transitions in hand: a wall time
 /// is reached when the clock on the wall first shows it or has jumped over it.
-pub(crate) fn oracle(zone: &str, from: Timestamp, until: Timestamp, due: impl Fn(i64) -> bool) -> Vec<(Timestamp, DateTime)> {
+pub(crate) fn oracle(
+    zone: &str,
+    from: Timestamp,
+    until: Timestamp,
+    due: impl Fn(i64) -> bool,
+) -> Vec<(Timestamp, DateTime)> {
     let zone = TimeZone::get(zone).unwrap();
     // A day earlier, so that the highest wall time shown so far is known.
     let start = from.as_second() / 60 - 1440;
