@@ -229,7 +229,7 @@ async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, 
         letter.fill_in(context, &*journal).await;
     }
     if arguments.json {
-        for letter in &letters {
+        for letter in letters {
             println!("{}", letter.to_json());
         }
         return Ok(ExitCode::SUCCESS);

@@ -102,7 +102,8 @@ impl State {
             Event::AttemptStarted { worker } => new("running", format!("running on {worker} since {}", entry.at)),
             Event::AttemptEnded { cause: Pause::Authorization, .. } => {
                 let Some((connections, until)) = run.awaited_authorization() else { return self };
-                let words = format!("waiting for the authorization of {} until {until}", names(connections));
+                let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
+                let words = format!("waiting for the authorization of {} until {until}", names.join(", "));
                 new("waiting_for_authorization", words)
             }
             Event::AttemptEnded { detail, .. } => new("waiting", format!("waiting: {detail}")),
@@ -139,12 +140,16 @@ impl Row {
         let detail = match &entry.event {
             Event::Started(started) => {
                 content.push(format!("prompt: {}", started.job.prompt));
-                format!("{}, model {}", names(&started.job.connections), started.settings.model)
+                let names: Vec<&str> = started.job.connections.iter().map(ConnectionName::as_str).collect();
+                format!("{}, model {}", names.join(", "), started.settings.model)
             }
             Event::AttemptStarted { worker } => worker.clone(),
             Event::AttemptEnded { detail, .. } => detail.clone(),
             Event::WakeUpPublished { turn } => format!("number {turn}"),
-            Event::AuthorizationRequested { connections, until } => format!("{} until {until}", names(connections)),
+            Event::AuthorizationRequested { connections, until } => {
+                let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
+                format!("{} until {until}", names.join(", "))
+            }
             Event::ToolsListed { tools, left_out } => format!("{} tools, {left_out} left out", tools.len()),
             Event::ModelReplied { reply, plans } => {
                 content.extend(reply.message.text.iter().map(|text| format!("text: {text}")));
@@ -177,10 +182,6 @@ impl Row {
         };
         Self { at: entry.at, event: entry.event.name(), detail, content }
     }
-}
-
-fn names(connections: &[ConnectionName]) -> String {
-    connections.iter().map(ConnectionName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn called(plan: &Plan) -> String {
