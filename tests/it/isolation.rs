@@ -51,6 +51,13 @@ impl Bench {
         Self { peer, redis, queue, shutdown }
     }
 
+    /// What follows `agentkit:start:` in the keys, but for the worker's own marks.
+    fn keys(&self, start: &str) -> BTreeSet<String> {
+        let keys = self.redis.command(&["--raw", "KEYS", "*"]);
+        let keys = keys.lines().filter_map(|key| key.strip_prefix(&format!("agentkit:{start}:")));
+        keys.filter(|key| !key.starts_with("{%00")).map(str::to_owned).collect()
+    }
+
     /// The reply to a job, sent to a queue of its own.
     async fn run(&self, job: &Value, message_id: &str) -> Value {
         let mut inbox = self.queue.reply_inbox("answers");
@@ -63,11 +70,6 @@ impl Bench {
         self.queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
         let reply = soon("a reply", inbox.next()).await.unwrap();
         serde_json::from_slice(&reply.body).unwrap()
-    }
-
-    fn keys(&self, start: &str) -> BTreeSet<String> {
-        let keys = self.redis.command(&["--raw", "KEYS", "*"]);
-        keys.lines().filter_map(|key| key.strip_prefix(&format!("agentkit:{start}:"))).map(str::to_owned).collect()
     }
 }
 
@@ -87,9 +89,7 @@ fn hostile() -> [String; 9] {
 async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
     let bench = Bench::new(Some("ACTIVE")).await;
     let names = hostile();
-    let job = |identifier: &str, prompt: String| {
-        json!({"identifier": identifier, "connections": ["gmail"], "prompt": prompt, "metadata": {"for": identifier}})
-    };
+    let job = |identifier: &str, prompt: String| json!({"identifier": identifier, "connections": ["gmail"], "prompt": prompt, "metadata": {"for": identifier}});
     for (index, name) in names.iter().enumerate() {
         let prompt = format!("Send an email to sam@example.com with subject Number{index} saying hello");
         // The job's id is as hostile as the user's.
@@ -123,9 +123,9 @@ async fn hostile_identifiers_get_links_of_their_own_and_the_same_one_again() {
     let bench = Bench::new(None).await;
     let mut links = BTreeSet::new();
     for round in 0..2 {
-        for name in hostile() {
+        for (index, name) in hostile().iter().enumerate() {
             let job = json!({"identifier": name, "connections": ["gmail"], "prompt": "x", "authorization": {"wait_seconds": 0}});
-            let reply = bench.run(&job, &format!("{round}-{name}")).await;
+            let reply = bench.run(&job, &format!("{round}-{index}")).await;
             assert_eq!(reply["type"], "agentkit.job.authorization_required", "{reply:#}");
             assert_eq!(reply["data"]["identifier"], json!(name));
             links.insert(reply["data"]["authorizations"][0]["link"].as_str().unwrap().to_owned());
