@@ -111,7 +111,7 @@ async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
         assert_eq!(call["params"]["subject"], json!(format!("Number{index}")));
     }
     for (index, name) in names.iter().enumerate() {
-        let reply = bench.run(&job(name, "Fetch my last unread email".to_owned()), &format!("{name}-2")).await;
+        let reply = bench.run(&job(name, "Fetch my last unread email".to_owned()), &format!("2-{index}")).await;
         assert_eq!(reply["data"]["metadata"]["for"], json!(name), "{index}: {reply:#}");
     }
     assert_eq!(bench.peer.count("scoped").await, names.len() as u64);

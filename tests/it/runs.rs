@@ -512,6 +512,21 @@ async fn the_same_job_is_not_run_twice_and_its_id_is_not_taken_by_another() {
 }
 
 #[tokio::test]
+async fn the_same_job_handed_over_twice_at_once_is_answered_twice_and_run_once() {
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let model = ScriptedModel::start([turn::text("once").released_by(&gate)]).await;
+    let bench = Bench::with(Some(&model), |config| config.worker.lease_seconds = 1).await;
+    let order = with(job("Do it"), "id", "order-2".into());
+    let release = async {
+        model.wait_for_requests(1).await;
+        gate.notify_one();
+    };
+    let (one, other, ()) = tokio::join!(bench.run(&order), bench.run(&order), release);
+    assert_eq!(one, other);
+    model.finish();
+}
+
+#[tokio::test]
 async fn progress_is_told_step_by_step_where_it_was_asked_for() {
     let model = ScriptedModel::start([fetch_mails(), turn::text("read"), turn::text("quiet")]).await;
     let bench = Bench::scripted(&model).await;

@@ -184,7 +184,8 @@ async fn a_thousand_jobs_of_a_hundred_users_are_answered_once_and_tools_are_list
     let started = Instant::now();
     let send = async |index: usize| {
         let properties = Properties { message_id: Some(format!("job-{index}")), ..to.clone() };
-        let body = job(&format!("user_{}", index % 100), "Fetch my last unread email");
+        let prompt = if index % 10 == 0 { "Fetch my last unread email" } else { "answer without tools" };
+        let body = job(&format!("user_{}", index % 100), prompt);
         bench.send(body.to_string(), properties).await;
     };
     stream::iter(0..100).for_each_concurrent(16, &send).await;
@@ -288,6 +289,7 @@ async fn after_sigterm_the_worker_is_not_ready_and_its_unfinished_jobs_are_finis
     first.running.signal("TERM");
     eventually("not ready", async || (first.get("/readyz").await == (503, "shutting down\n".to_owned())).then_some(()))
         .await;
+    assert_eq!(first.get("/livez").await.0, 200, "it is alive to its end");
     let (status, log) = first.running.end().await;
     assert_eq!(status.code(), Some(0), "{log:#?}");
     assert!(stopping.elapsed().as_secs() < 25, "the grace is 25 s");
