@@ -5,8 +5,14 @@
 mod support;
 
 mod cache_contract;
+mod crash_table;
+mod journal_contract;
+mod journal_versions;
+mod llm;
+mod operating;
 mod commands;
 mod isolation;
+mod examples;
 mod journal_contract;
 mod journal_versions;
 mod llm;
