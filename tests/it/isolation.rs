@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agentkit_worker::app::{App, Backends};
 use agentkit_worker::cache::redis::RedisCache;
 use agentkit_worker::cli::run::point_to;
-use agentkit_worker::clock::SystemClock;
+use agentkit_worker::clock::{SharedClock, SystemClock};
 use agentkit_worker::config::Config;
 use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::queue::memory::MemoryQueue;
@@ -38,15 +38,13 @@ impl Bench {
         point_to(&peer.sandbox, &mut config);
         config.redis = redis.config();
         let (queue, shutdown) = (MemoryQueue::new(1000), Shutdown::new());
+        let clock: SharedClock = Arc::new(SystemClock);
         let backends = Backends {
-            consumer: Box::new(queue.consumer()),
-            publisher: queue.publisher(),
             journal: Arc::new(RedisJournal::new(redis.client())),
             cache: Arc::new(RedisCache::new(redis.client())),
-            alive: Arc::new(|| Ok(())),
-            ready: Arc::new(|| Ok(())),
+            ..Backends::memory(&queue, &clock)
         };
-        let app = App::build(config, backends, Arc::new(SystemClock), shutdown.clone()).unwrap();
+        let app = App::build(config, backends, clock, shutdown.clone()).unwrap();
         tokio::spawn(app.run());
         Self { peer, redis, queue, shutdown }
     }
