@@ -11,7 +11,8 @@ use crate::support::program::Program;
 use crate::support::redis::Redis;
 use crate::support::sandbox_client::Peer;
 
-const COMMANDS: [&str; 8] = ["demo", "run", "worker", "enqueue", "tools", "doctor", "sandbox", "schema"];
+const COMMANDS: [&str; 11] =
+    ["demo", "run", "worker", "enqueue", "jobs", "dead", "digests", "tools", "doctor", "sandbox", "schema"];
 
 fn contains_all(text: &str, parts: &[&str]) {
     for part in parts {
@@ -36,6 +37,7 @@ async fn the_demo_tells_its_story_without_a_terminal_in_half_a_minute() {
             "tool lists: 1 from Scalekit, 1 from this process's cache",
             "effect: gmail_send_message",
             "no second mail was sent",
+            "the digest fires",
             "the model is a set of rules and says so",
         ],
     );
