@@ -178,6 +178,9 @@ impl App {
             tracker: shutdown.tracker(),
             attempts: AtomicU64::new(0),
         };
+        // A worker that stops takes no jobs, and is not to be killed for that.
+        let stopping = shutdown.soft();
+        let alive: Check = Arc::new(move || if stopping.is_cancelled() { Ok(()) } else { alive() });
         let stopping = shutdown.soft();
         let ready: Check =
             Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });

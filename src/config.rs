@@ -302,6 +302,11 @@ impl WorkerConfig {
 
 fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {
     let environment = with_files(&sources.environment)?;
+    let files = sources.local.iter().filter(|path| path.exists()).chain(&sources.file);
+    let problems: Vec<String> = files.filter_map(|path| file_problem(path)).collect();
+    if !problems.is_empty() {
+        return Err(BadConfig(problems));
+    }
     let mut builder = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     if let Some(local) = &sources.local {
         builder = builder.add_source(File::from(local.as_path()).format(FileFormat::Toml).required(false));
@@ -326,6 +331,17 @@ fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {
         builder = builder.set_override(key, value).map_err(|error| BadConfig(vec![error.to_string()]))?;
     }
     builder.build().map_err(|error| BadConfig(vec![error.to_string()]))
+}
+
+/// Why a file is no TOML. The library's own words would repeat the line, and the line may hold a secret.
+fn file_problem(path: &Path) -> Option<String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return Some(format!("{}: {error}", path.display())),
+    };
+    let error = toml::from_str::<toml::Table>(&text).err()?;
+    let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+    Some(format!("{}: line {line}: {}", path.display(), error.message()))
 }
 
 /// `NAME_FILE` stands for `NAME` with the file's content, where `NAME` itself is not set.

@@ -213,8 +213,9 @@ impl Worker {
     async fn conflict(&self, job: &Job, mut charge: Charge) {
         warn!(job.id = %job.id(), "the id was used for a different job");
         let text = format!("the id `{}` was used before for a job with another body", job.id());
-        let account = crate::reply::Account { metadata: job.metadata.clone(), ..Default::default() };
         let error = ErrorDetail::new(ErrorCode::IdConflict, text);
+        let stop_reason = error.code.as_str().to_owned();
+        let account = crate::reply::Account { stop_reason, metadata: job.metadata.clone(), ..Default::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), &format!("conflict:{}", job.digest()), self.clock.now(), event);
         if !self.send_reply(&reply, &charge.message, job).await {
