@@ -15,8 +15,20 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 12] =
-    ["worker", "job", "authorization", "tools", "digests", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
+const SECTIONS: [&str; 12] = [
+    "worker",
+    "job",
+    "authorization",
+    "tools",
+    "digests",
+    "amqp",
+    "redis",
+    "scalekit",
+    "model",
+    "http_client",
+    "http",
+    "log",
+];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
 const WELL_KNOWN: [(&str, &str); 9] = [

@@ -365,9 +365,7 @@ fn check_schedule(cron: &str, timezone: &str, problems: &mut Problems<'_>) {
 fn source(listed: Listed, cron: &str, prompt: &Template, file: &Path, problems: &mut Problems<'_>) -> Source {
     let beside = |path: PathBuf| file.parent().map_or_else(|| path.clone(), |folder| folder.join(&path));
     match listed {
-        Listed { list: Some(list), file: None, redis_set: None } => {
-            Source::List(list_of(list, cron, prompt, problems))
-        }
+        Listed { list: Some(list), file: None, redis_set: None } => Source::List(list_of(list, cron, prompt, problems)),
         Listed { list: None, file: Some(path), redis_set: None } => {
             let path = beside(path);
             let kind = path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase());
@@ -429,8 +427,8 @@ fn list_of(
 fn check_csv(path: &Path, prompt: &Template, problems: &mut Problems<'_>) {
     use std::io::{BufRead, Read};
     let mut first = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| std::io::BufReader::new(file.take(64 * 1024)).read_line(&mut first));
+    let read =
+        std::fs::File::open(path).and_then(|file| std::io::BufReader::new(file.take(64 * 1024)).read_line(&mut first));
     if let Err(error) = read {
         return problems.add("recipients.file", &format!("{}: {error}", path.display()));
     }
@@ -629,7 +627,10 @@ list = [
         write("b.toml", &format!("enabled = false\n{SMALLEST}"));
         write("c.txt", "not ours");
         let digests = load(folder.path()).unwrap();
-        assert_eq!(digests.iter().map(|digest| (&*digest.name, digest.enabled)).collect::<Vec<_>>(), [("a", true), ("b", false)]);
+        assert_eq!(
+            digests.iter().map(|digest| (&*digest.name, digest.enabled)).collect::<Vec<_>>(),
+            [("a", true), ("b", false)]
+        );
         write("c.toml", &format!("name = \"a\"{SMALLEST}"));
         write("d.toml", "nonsense");
         let problems = load(folder.path()).unwrap_err().0;
