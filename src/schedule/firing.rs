@@ -246,11 +246,9 @@ impl Pass<'_> {
         }
         let sent = scheduler.publish_all(jobs).await;
         skipped.extend(sent.refused);
-        let borrowed = |names: &[String]| -> Vec<String> { names.to_vec() };
-        let (published, skipped) = (borrowed(&sent.published), borrowed(&skipped));
+        let published: Vec<&str> = sent.published.iter().map(String::as_str).collect();
+        let skipped: Vec<&str> = skipped.iter().map(String::as_str).collect();
         if !published.is_empty() || !skipped.is_empty() {
-            let published: Vec<&str> = published.iter().map(String::as_str).collect();
-            let skipped: Vec<&str> = skipped.iter().map(String::as_str).collect();
             scheduler.store.note(self.firing, &published, &skipped, self.holder).await?;
         }
         counts.published += published.len() as u64;
