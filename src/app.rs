@@ -163,6 +163,7 @@ impl App {
             metrics: metrics.clone(),
             rules: worker_rules(&config),
             defaults: config.job.clone(),
+            takeovers: worker::Takeovers::default(),
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
             attempts: AtomicU64::new(0),
@@ -241,17 +242,22 @@ fn executor_rules(config: &Config) -> Rules {
     }
 }
 
+/// How long journals and leases last.
+pub fn lifetimes(config: &Config) -> Lifetimes {
+    Lifetimes {
+        lease: Duration::from_secs(config.worker.lease_seconds),
+        unfinished: Duration::from_secs(config.worker.keep_unfinished_seconds),
+        delivered: Duration::from_secs(config.worker.keep_delivered_seconds),
+    }
+}
+
 fn worker_rules(config: &Config) -> worker::Rules {
     let worker = &config.worker;
     worker::Rules {
         name: process_name(),
         concurrency: worker.concurrency,
         max_job_bytes: worker.max_job_bytes,
-        lifetimes: Lifetimes {
-            lease: Duration::from_secs(worker.lease_seconds),
-            unfinished: Duration::from_secs(worker.keep_unfinished_seconds),
-            delivered: Duration::from_secs(worker.keep_delivered_seconds),
-        },
+        lifetimes: lifetimes(config),
         transient: worker.transient,
         strikes: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),

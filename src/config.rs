@@ -226,7 +226,15 @@ impl Config {
         let mut problems = self.run_problems();
         problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
+        problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
         problems
+    }
+}
+
+impl HttpConfig {
+    fn problem(&self) -> Option<String> {
+        let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
     }
 }
 
@@ -312,15 +320,22 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
 
 /// Reads one section. Taken out of the table by hand: `Config::get` would name the section in an error, not the key.
 fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
-    let table = layers.cache.clone().into_table().ok()?;
-    let value = table.get(name)?.clone();
-    match T::deserialize(value) {
-        Ok(section) => Some(section),
-        Err(error) => {
-            problems.push(format!("{name}{}", without_values(&error)));
-            None
-        }
-    }
+    let value = layers.cache.clone().into_table().ok()?.remove(name)?;
+    let error = match T::deserialize(value.clone()) {
+        Ok(section) => return Some(section),
+        Err(error) => format!("{name}{}", without_values(&error)),
+    };
+    // That is the first problem only: each key is tried alone, over the defaults.
+    let tried = |(key, value): (String, ::config::Value)| {
+        let defaults = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build();
+        let mut table = defaults.and_then(|defaults| defaults.get_table(name)).ok()?;
+        table.insert(key, value);
+        T::deserialize(::config::Value::from(table)).err().map(|error| format!("{name}{}", without_values(&error)))
+    };
+    let mut found: Vec<String> = value.into_table().ok()?.into_iter().filter_map(tried).collect();
+    found.sort();
+    problems.extend(if found.is_empty() { vec![error] } else { found });
+    None
 }
 
 /// The error with its place, but without the value that it complains about: that may be a secret.
@@ -393,11 +408,13 @@ mod tests {
         let error = load(&[
             ("AGENTKIT_WORKER__HTTP__BINDD", "x"),
             ("AGENTKIT_WORKER__WORKER__CONCURRENCY", "hunter2"),
+            ("AGENTKIT_WORKER__WORKER__STRIKES", "hunter2"),
+            ("AGENTKIT_WORKER__WORKER__GRACES", "hunter2"),
             ("AGENTKIT_WORKER__NONSENSE__KEY", "x"),
         ])
         .unwrap_err();
         let text = error.to_string();
-        for part in ["bindd", "worker.concurrency", "nonsense: there is no such section"] {
+        for part in ["bindd", "worker.concurrency", "worker.strikes", "graces", "nonsense: there is no such section"] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains("hunter2"), "{text}");

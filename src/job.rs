@@ -13,6 +13,8 @@ use crate::schema::{MAX_DEPTH, Schema, depth};
 
 /// Longest job id in bytes. AMQP short strings end at 255 bytes and event ids are the job id plus a suffix.
 const MAX_ID_BYTES: usize = 200;
+/// Longest AMQP short string in bytes.
+const MAX_SHORT_BYTES: usize = 255;
 
 /// Names a job and its one run. 1 to 200 bytes, any characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -245,7 +247,7 @@ impl Job {
     pub fn from_slice(body: &[u8], envelope: &Envelope, max_bytes: usize) -> Result<Self, Box<InvalidJob>> {
         let refuse = |problems: Vec<String>, value: &Value| {
             let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
-            let short = |text: String| (1..=255).contains(&text.len()).then_some(text);
+            let short = |text: String| (1..=MAX_SHORT_BYTES).contains(&text.len()).then_some(text);
             Box::new(InvalidJob {
                 problems,
                 id: text("id").or_else(|| envelope.message_id.clone()).and_then(JobId::new),
@@ -273,8 +275,12 @@ impl Job {
         if value.get("id").is_none() && envelope.message_id.as_ref().is_some_and(|id| id.len() > MAX_ID_BYTES) {
             problems.push(format!("message_id: longer than {MAX_ID_BYTES} bytes"));
         }
-        if value.get("id").and_then(Value::as_str).is_some_and(|id| id.len() > MAX_ID_BYTES) {
-            problems.push(format!("id: longer than {MAX_ID_BYTES} bytes"));
+        // The schema counts characters, the broker bytes.
+        for (field, most) in [("id", MAX_ID_BYTES), ("reply_to", MAX_SHORT_BYTES), ("correlation_id", MAX_SHORT_BYTES)]
+        {
+            if value.get(field).and_then(Value::as_str).is_some_and(|text| text.len() > most) {
+                problems.push(format!("{field}: longer than {most} bytes"));
+            }
         }
         if !problems.is_empty() {
             return Err(refuse(problems, &value));
@@ -408,9 +414,15 @@ mod tests {
             let error = Job::from_slice(body.as_bytes(), &Envelope::default(), MAX).unwrap_err();
             assert!(!error.problems.is_empty() && error.to_string().len() < 10_000);
         }
-        let mut value = smallest();
-        value["id"] = "é".repeat(200).into();
-        assert!(read(&value).is_err(), "200 characters of two bytes are too long for an AMQP short string");
+        for field in ["id", "reply_to", "correlation_id"] {
+            let mut value = smallest();
+            value[field] = "é".repeat(200).into();
+            let problems = read(&value).unwrap_err().problems;
+            assert!(
+                problems[0].starts_with(field),
+                "200 characters of two bytes are no AMQP short string: {problems:?}"
+            );
+        }
     }
 
     #[test]

@@ -23,7 +23,12 @@ pub fn reply(run: &Run, conclusion: Conclusion, now: Timestamp) -> Reply {
             ReplyEvent::Failed(Box::new(Failed { error: *error, text: run.last_text.clone(), account }))
         }
     };
-    Reply::terminal(&run.job().id(), now, event)
+    let reply = Reply::terminal(&run.job().id(), now, event);
+    match run.reopened {
+        0 => reply,
+        // A caller that drops replies whose id it has seen must not drop this one.
+        times => Reply { id: format!("{}:{}", reply.id, times + 1), ..reply },
+    }
 }
 
 /// What happened in the run up to `now`.

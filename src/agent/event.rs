@@ -100,8 +100,11 @@ pub enum Event {
     },
     /// The run ended: this very reply is published, however often it takes.
     Finished(Box<Reply>),
-    /// The broker confirmed the reply. Nothing follows.
+    /// The broker confirmed the reply. Nothing follows, unless an operator opens the run again.
     Delivered,
+    /// An operator wants the run to go on where it had stopped: its end is taken back and its failures are forgiven. What
+    /// was done or is in doubt stays so.
+    Reopened,
 }
 
 /// What a run starts with.
@@ -249,6 +252,7 @@ impl Event {
             Self::ToolFinished { .. } => "tool_finished",
             Self::Finished(_) => "finished",
             Self::Delivered => "delivered",
+            Self::Reopened => "reopened",
         }
     }
 }

@@ -111,6 +111,24 @@ impl Run {
         }
     }
 
+    /// What the run is at, at `now`, for people: the step that comes next, or that its last worker did not end.
+    pub fn doing(&self, now: Timestamp) -> String {
+        let tool = |call_id: &String| match self.open_call(call_id).map(|open| &open.plan) {
+            Some(Plan::Run { tool, .. }) => tool.name.clone(),
+            _ => call_id.clone(),
+        };
+        match self.next(now) {
+            Step::CheckAccounts => "checking the accounts".to_owned(),
+            Step::ListTools => "listing the tools".to_owned(),
+            Step::CallModel => format!("asking the model, turn {}", self.steps + 1),
+            Step::CallTools(calls) => format!("calling {}", calls.iter().map(tool).collect::<Vec<_>>().join(", ")),
+            Step::SettleDoubt(call) => format!("calling {}", tool(&call)),
+            Step::Finish(_) => "making the reply".to_owned(),
+            Step::Deliver(_) => "delivering the reply".to_owned(),
+            Step::Done => "nothing".to_owned(),
+        }
+    }
+
     /// Folds one entry into the state.
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
         let Entry { at, event } = entry;
@@ -141,7 +159,9 @@ impl Run {
                 self.transient_failures += u32::from(cause == Pause::Transient);
             }
             Event::WakeUpPublished { turn } => self.wake_up_turn = turn,
-            _ if self.finished.is_some() && !matches!(event, Event::Delivered) => return Err(illegal),
+            _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => {
+                return Err(illegal);
+            }
             Event::AccountsReady => {
                 self.accounts_ready = true;
                 self.authorization = None;
@@ -186,11 +206,20 @@ impl Run {
             }
             Event::Finished(reply) => self.finished = Some(reply),
             Event::Delivered if self.finished.is_some() => self.delivered = true,
+            Event::Reopened if self.delivered => {
+                self.finished = None;
+                self.delivered = false;
+                self.reopened += 1;
+                self.active = false;
+                self.strikes = 0;
+                self.transient_failures = 0;
+            }
             Event::Started(_)
             | Event::ToolsListed { .. }
             | Event::ModelAsked
             | Event::ModelReplied { .. }
-            | Event::Delivered => return Err(illegal),
+            | Event::Delivered
+            | Event::Reopened => return Err(illegal),
         }
         Ok(())
     }
@@ -249,7 +278,7 @@ mod tests {
     use super::super::script::{Script, says, started, wants};
     use super::*;
     use crate::job::ConnectionName;
-    use crate::reply::ErrorCode;
+    use crate::reply::{ErrorCode, ErrorDetail};
 
     const READ: &str = "gmail_fetch_mails";
     const WRITE: &str = "gmail_send_message";
@@ -333,6 +362,24 @@ mod tests {
         assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (3, 1));
         script.event(Event::AccountsReady).event(requested(None));
         assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (4, 2));
+    }
+
+    #[test]
+    fn a_run_that_is_opened_again_goes_on_where_it_stood_with_a_reply_of_its_own() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", WRITE, TO)])).start("w1").attempt().attempt();
+        assert_eq!((script.run.strikes(), script.run.doing(script.now)), (2, format!("calling {WRITE}")));
+        assert!(script.try_event(Event::Reopened).is_err(), "it has not ended");
+        let given_up = Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, "died"));
+        let first = super::super::conclusion::reply(&script.run, given_up, script.now);
+        script.event(Event::Finished(Box::new(first.clone())));
+        assert!(script.try_event(Event::Reopened).is_err(), "its reply is not delivered");
+        script.event(Event::Delivered).event(Event::Reopened);
+        assert_eq!((script.run.strikes(), script.run.is_under_way()), (0, false));
+        script.attempt();
+        assert_eq!(script.next(), Step::SettleDoubt("w1".into()), "what was started is in doubt, not started again");
+        script.unknown("w1").model(says("it may have been sent"));
+        assert_eq!(script.reply().id, format!("{}:2", first.id));
     }
 
     #[test]

@@ -134,6 +134,7 @@ pub struct Run {
     pub(super) sequence: u64,
     pub(super) finished: Option<Box<Reply>>,
     pub(super) delivered: bool,
+    pub(super) reopened: u32,
 }
 
 impl Run {
@@ -175,6 +176,7 @@ impl Run {
             sequence: 1,
             finished: None,
             delivered: false,
+            reopened: 0,
         }
     }
 
@@ -239,6 +241,11 @@ impl Run {
     /// The run's reply, once there is one.
     pub fn reply(&self) -> Option<&Reply> {
         self.finished.as_deref()
+    }
+
+    /// Whether the broker confirmed that reply.
+    pub fn is_delivered(&self) -> bool {
+        self.delivered
     }
 
     /// Scalekit's ids of the executions whose outcome is known.

@@ -19,6 +19,8 @@ use crate::schema::{MAX_DEPTH, Schema, depth};
 const MAX_CORRECTIONS: u32 = 2;
 /// So many turns in a row in which no call succeeded end the run.
 const MAX_FRUITLESS_TURNS: u32 = 3;
+/// A longer text is no answer. Printed twice, in the worst case at six bytes for one, it still fits a reply.
+const MAX_TEXT_BYTES: usize = 512 << 10;
 /// The same call with the same result in so many turns: the model is told.
 const REPEATS_NOTED: u32 = 3;
 /// The same call with the same result in so many turns: the run ends.
@@ -46,6 +48,13 @@ pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>) {
         }
         Finish::Refusal(words) => {
             run.conclusion = Some(Conclusion::failed(ErrorDetail::new(ErrorCode::Refused, shorten(&words, 500))));
+        }
+        _ if reply.message.text.as_ref().is_some_and(|text| text.len() > MAX_TEXT_BYTES) => {
+            let error = ErrorDetail::new(
+                ErrorCode::InvalidOutput,
+                format!("the model's text is longer than {MAX_TEXT_BYTES} bytes"),
+            );
+            run.conclusion = Some(Conclusion::failed(error));
         }
         _ if reply.message.calls.is_empty() => conclude(run, reply.message, cut),
         _ if cut => correct(run, None, || {

@@ -1,12 +1,15 @@
 //! The commands, one file each.
 
+pub mod dead;
 pub mod demo;
 pub mod doctor;
 pub mod enqueue;
+pub mod jobs;
 mod output;
 pub mod run;
 pub mod sandbox;
 pub mod schema;
+mod timeline;
 pub mod tools;
 pub mod worker;
 
@@ -54,6 +57,11 @@ const EXAMPLES: &str = "Examples:
 Exit codes: 0 done, 1 the job failed or a run-time error, 64 bad usage or configuration,
 69 a needed service cannot be reached, 130 interrupted.";
 
+const WHERE_TO_SET: &str = "Set it in the environment, in .env or in the file given with --config: SCALEKIT_ENV_URL, \
+SCALEKIT_CLIENT_ID,
+SCALEKIT_CLIENT_SECRET, OPENAI_API_KEY, AMQP_URL, REDIS_URL; `agentkit-worker schema config` names every key.
+Without an account: `agentkit-worker run --sandbox`.";
+
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum LogArgument {
@@ -74,6 +82,10 @@ pub enum Command {
     Worker,
     /// Publishes a job, and waits for its reply if asked to
     Enqueue(enqueue::EnqueueArguments),
+    /// A run's timeline; cancel it, wake it
+    Jobs(jobs::JobsArguments),
+    /// Messages that were given up: look at them, let them run again, throw them away
+    Dead(dead::DeadArguments),
     /// What the agent would see for a user
     Tools(tools::ToolsArguments),
     /// Checks configuration, broker, Redis, Scalekit and model, and says what to do
@@ -126,7 +138,11 @@ pub struct Context {
 impl Context {
     /// Fails with all of `problems` at once, if there are any.
     pub fn demand(&self, problems: Vec<String>) -> Result<(), CommandError> {
-        if problems.is_empty() { Ok(()) } else { Err(BadConfig(problems).into()) }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let problems = BadConfig(problems);
+        Err(CommandError::Usage(format!("{problems}\n{WHERE_TO_SET}")))
     }
 }
 
@@ -169,6 +185,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Run(arguments) => run::run(context, arguments).await,
         Command::Worker => worker::worker(context).await,
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
+        Command::Jobs(arguments) => jobs::jobs(context, arguments).await,
+        Command::Dead(arguments) => dead::dead(context, arguments).await,
         Command::Tools(arguments) => tools::tools(context, arguments).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,

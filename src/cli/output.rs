@@ -133,6 +133,11 @@ impl Screen {
     }
 }
 
+/// Text from elsewhere without anything that a terminal would obey.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}
+
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Append, Epoch, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
+use super::{Append, Epoch, FORCED_RETENTION, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
 use crate::clock::SharedClock;
 use crate::job::JobId;
 
@@ -28,6 +28,7 @@ struct Run {
     owner: String,
     lease_until: Timestamp,
     keep_until: Timestamp,
+    forced_at: Option<Timestamp>,
     entries: Vec<String>,
 }
 
@@ -83,9 +84,11 @@ impl Journal for MemoryJournal {
             owner: String::new(),
             lease_until: now,
             keep_until: now,
+            forced_at: None,
             entries: Vec::new(),
         });
         run.epoch = epoch;
+        run.forced_at = (mode == TakeMode::Force).then_some(now);
         owner.clone_into(&mut run.owner);
         run.lease(now, lease);
         Ok(Take::Taken { epoch, entries: run.entries.clone() })
@@ -119,6 +122,13 @@ impl Journal for MemoryJournal {
         let now = self.clock.now();
         let runs = self.runs();
         Ok(runs.get(job).filter(|run| run.keep_until > now).map(|run| run.entries.clone()).unwrap_or_default())
+    }
+
+    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
+        let now = self.clock.now();
+        let runs = self.runs();
+        let forced = runs.iter().filter(|(_, run)| run.forced_at.is_some_and(|at| after(at, FORCED_RETENTION) > now));
+        Ok(forced.map(|(job, run)| (job.clone(), run.epoch)).collect())
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod redis;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,9 @@ use crate::job::JobId;
 /// How long a run that was taken is kept beyond its lease where no append asked for longer. An hour, so that a worker
 /// that was asleep meanwhile still learns who has its run.
 const IDLE_RETENTION: Duration = Duration::from_hours(1);
+
+/// Runs taken by force are told of for so long; a few times as long as anybody waits between two looks.
+const FORCED_RETENTION: Duration = Duration::from_secs(30);
 
 /// What a worker holds of a run: the number that every append must carry. Rises with each take, also after the store
 /// lost its data (it is at least the store's time in milliseconds).
@@ -92,4 +96,7 @@ pub trait Journal: Send + Sync {
     async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError>;
     /// All entries of a run, oldest first, without taking it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
+    /// The runs that were taken by force in the last half minute and under which epoch, so that their former owners need
+    /// not wait for an append or renewal to learn it. Best effort: one may be missing, and one more may be there.
+    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError>;
 }

@@ -13,9 +13,11 @@ use std::time::Duration;
 use ::redis::{FromRedisValue, Script, ScriptInvocation, Value, cmd, from_redis_value};
 use async_trait::async_trait;
 use bytes::Bytes;
+use tracing::warn;
 
-use super::{Append, Epoch, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
+use super::{Append, Epoch, FORCED_RETENTION, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
 use crate::job::JobId;
+use crate::key::Key;
 use crate::redis_client::{RedisClient, Unavailable};
 
 /// Arguments: owner, lease and least retention in milliseconds, `polite` or `force`. Answers the epoch and the whole
@@ -76,6 +78,15 @@ end
 return 'done'
 ";
 
+/// Runs taken by force, by the epoch of that, which is a time in milliseconds or later. A key of its own, as it may be in
+/// another slot. Arguments: epoch, run, retention in milliseconds.
+const NOTE_FORCE: &str = r"
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 'done'
+";
+
 /// The journals of all workers that share a Redis and a key prefix.
 #[derive(Debug)]
 pub struct RedisJournal {
@@ -83,6 +94,7 @@ pub struct RedisJournal {
     take: Script,
     append: Script,
     renew: Script,
+    note_force: Script,
 }
 
 type Fields = HashMap<String, Bytes>;
@@ -90,11 +102,30 @@ type Fields = HashMap<String, Bytes>;
 impl RedisJournal {
     /// Journals kept through `client`.
     pub fn new(client: RedisClient) -> Self {
-        Self { client, take: Script::new(TAKE), append: Script::new(APPEND), renew: Script::new(RENEW) }
+        Self {
+            client,
+            take: Script::new(TAKE),
+            append: Script::new(APPEND),
+            renew: Script::new(RENEW),
+            note_force: Script::new(NOTE_FORCE),
+        }
     }
 
     fn key(&self, job: &JobId) -> String {
         self.client.tagged_key("run", job.as_str())
+    }
+
+    fn forced_key(&self) -> String {
+        self.client.full_key(&Key::new(&["forced"]))
+    }
+
+    /// The former owner learns of it at its next renewal where this fails, so that is no reason to fail.
+    async fn note_force(&self, job: &JobId, epoch: Epoch) {
+        let mut script = self.note_force.key(self.forced_key());
+        script.arg(epoch.0).arg(job.as_str()).arg(milliseconds(FORCED_RETENTION));
+        if let Err(error) = self.change(&script).await {
+            warn!(job.id = %job, %error, "the run's former owner could not be told at once");
+        }
     }
 
     async fn change(&self, script: &ScriptInvocation<'_>) -> Result<(), JournalError> {
@@ -110,16 +141,20 @@ impl RedisJournal {
 #[async_trait]
 impl Journal for RedisJournal {
     async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError> {
-        let mode = match mode {
+        let word = match mode {
             TakeMode::Polite => "polite",
             TakeMode::Force => "force",
         };
         let mut script = self.take.key(self.key(job));
-        script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(mode);
+        script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(word);
         let answer: Value = self.client.run(&script).await?;
         match from_redis_value::<(u8, Value, Value)>(answer) {
             Ok((1, epoch, fields)) => {
-                Ok(Take::Taken { epoch: Epoch(read_as(epoch)?), entries: entries(read_as(fields)?)? })
+                let epoch = Epoch(read_as(epoch)?);
+                if mode == TakeMode::Force {
+                    self.note_force(job, epoch).await;
+                }
+                Ok(Take::Taken { epoch, entries: entries(read_as(fields)?)? })
             }
             Ok((_, owner, remaining)) => {
                 Ok(Take::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
@@ -144,6 +179,13 @@ impl Journal for RedisJournal {
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         let answer: Value = self.client.query(cmd("HGETALL").arg(self.key(job))).await?;
         entries(read_as(answer)?)
+    }
+
+    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
+        let key = self.forced_key();
+        let answer: Value = self.client.query(cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES")).await?;
+        let pairs: Vec<(String, u64)> = read_as(answer)?;
+        Ok(pairs.into_iter().filter_map(|(job, epoch)| Some((JobId::new(job)?, Epoch(epoch)))).collect())
     }
 }
 

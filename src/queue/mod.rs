@@ -36,7 +36,7 @@ pub struct Properties {
     pub kind: Option<String>,
     /// When the message was first published, to the second.
     pub timestamp: Option<Timestamp>,
-    /// Headers with text or whole-number values; headers of other types are not carried.
+    /// Headers. Published as text; those that came in with values of other types are that value as JSON.
     pub headers: BTreeMap<String, String>,
 }
 

@@ -22,7 +22,8 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 pub struct Reply {
     /// Always `1.0`.
     pub specversion: String,
-    /// Deterministic: the job id and what kind of event it is; all terminal events of a job share one id.
+    /// Deterministic: the job id and what kind of event it is; all terminal events of a job share one id, unless an
+    /// operator lets a job that was given up run again.
     pub id: String,
     /// Who sent it.
     pub source: String,
@@ -286,7 +287,7 @@ pub struct Progress {
 }
 
 impl Reply {
-    /// A terminal reply of `job`; all terminal replies of a job have the same id.
+    /// A terminal reply of `job`; all terminal replies of a job have the same id, unless an operator opens its run again.
     pub fn terminal(job: &JobId, time: Timestamp, event: ReplyEvent) -> Self {
         Self::new(job, "result", time, event)
     }

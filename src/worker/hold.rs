@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::interruption::Interruption;
+use super::takeovers::Takeovers;
 use crate::agent::event::{Entry, Event};
 use crate::agent::run::Run;
 use crate::clock::SharedClock;
@@ -85,11 +86,16 @@ impl Hold {
 
     /// Renews the lease for as long as it is polled; ready only when the run is lost. It borrows nothing, so that work on
     /// the run can go on beside it.
-    pub fn keeper(&self) -> impl Future<Output = Interruption> + Send + use<> {
+    pub fn keeper(&self, takeovers: &Takeovers) -> impl Future<Output = Interruption> + Send + use<> {
         let (journal, id, epoch, lease) = (self.journal.clone(), self.id.clone(), self.epoch, self.lifetimes.lease);
+        let taken = takeovers.taken(self.id.clone(), self.epoch);
         async move {
+            tokio::pin!(taken);
             loop {
-                tokio::time::sleep(lease / 3).await;
+                tokio::select! {
+                    () = &mut taken => return Interruption::OwnershipLost,
+                    () = tokio::time::sleep(lease / 3) => {}
+                }
                 match journal.renew(&id, epoch, lease).await {
                     Ok(()) => {}
                     // The store may come back before the lease ends; if not, the next append is refused.

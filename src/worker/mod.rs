@@ -9,9 +9,11 @@ mod flight;
 mod hold;
 mod interruption;
 pub mod links;
+pub mod operator;
 mod parking;
 mod reception;
 mod settlement;
+mod takeovers;
 mod taking;
 pub mod toolbox;
 mod wake_up;
@@ -34,7 +36,8 @@ use crate::queue::{Consumer, Publisher};
 use crate::retry::Policy;
 use executor::Executor;
 pub use hold::Lifetimes;
-pub use settlement::{DEAD_ATTEMPTS, DEAD_REASON, DEAD_STEP};
+pub use settlement::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, as_sent, fresh};
+pub use takeovers::Takeovers;
 
 /// What the operator says about runs whose jobs leave it open.
 #[derive(Debug, Clone, Deserialize)]
@@ -150,6 +153,8 @@ pub struct Worker {
     pub rules: Rules,
     /// What jobs leave open.
     pub defaults: Defaults,
+    /// Runs that were taken away.
+    pub takeovers: Takeovers,
     /// Told to stop: runs end their step and give their message back.
     pub stop: CancellationToken,
     /// All runs under way.
@@ -165,6 +170,10 @@ impl Worker {
         // Made before the first job: a job that is older than the data lost its journal.
         self.data_began().await;
         info!(worker = self.rules.name, concurrency = self.rules.concurrency, "worker takes jobs");
+        let worker = self.clone();
+        self.tracker.spawn(async move {
+            worker.stop.run_until_cancelled(worker.takeovers.watch(&*worker.journal)).await;
+        });
         loop {
             let place = tokio::select! {
                 biased;

@@ -8,7 +8,7 @@ use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
 use super::parking::{WEBHOOK, WEBHOOK_BUSY};
-use super::settlement::{AUTHORIZATION, HELD_WAIT, JOURNAL_WAIT, waited};
+use super::settlement::{AUTHORIZATION, Burial, HELD_WAIT, JOURNAL_WAIT, waited};
 use super::wake_up::WakeUp;
 use super::{AfterLoss, Worker};
 use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
@@ -69,7 +69,10 @@ impl Worker {
                 }
                 self.later(charge, HELD_WAIT, "newer_journal").await;
             }
-            Err(error) => self.bury(charge, "damaged_journal", &error.to_string(), 0).await,
+            Err(error) => {
+                let why = Burial { reason: "damaged_journal", detail: &error.to_string(), ..Burial::default() };
+                self.bury(charge, why).await;
+            }
         }
     }
 
@@ -152,7 +155,7 @@ impl Worker {
             // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
             let mut began = Box::pin(async {
                 hold.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
-                let keeper = hold.keeper();
+                let keeper = hold.keeper(&self.takeovers);
                 tokio::select! {
                     biased;
                     result = self.executor.execute(&mut hold, &message, &self.stop) => result,
@@ -176,8 +179,8 @@ impl Worker {
     }
 
     /// The worker died with this run again and again: it is not tried any more.
-    async fn poison(&self, mut hold: Hold, job: &Job, charge: Charge) {
-        let attempts = hold.run().attempts();
+    async fn poison(&self, mut hold: Hold, job: &Job, mut charge: Charge) {
+        let (attempts, step) = (hold.run().attempts(), hold.run().doing(self.clock.now()));
         let text = format!("the worker died {} times in a row while it worked on this job", hold.run().strikes() + 1);
         let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
             .hint("the job was put aside as a dead letter; look at it with `agentkit-worker dead show`");
@@ -195,7 +198,10 @@ impl Worker {
         }
         hold.release().await;
         self.metrics.job_ended(ErrorCode::AttemptsExhausted.as_str(), 0);
-        self.bury(charge, "poison", &text, attempts).await;
+        // A letter that is replayed after its journal's time must not repeat what the run did.
+        let (turn, effects) = (hold.run().wake_up_turn().max(1), hold.run().has_effects());
+        charge.message = WakeUp { turn, reason: "poison".to_owned(), due: None, effects }.stamp(&charge.message);
+        self.bury(charge, Burial { reason: "poison", detail: &text, attempts, step: &step }).await;
     }
 
     /// The id belongs to another job: the caller is told under an event id of its own.

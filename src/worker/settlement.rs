@@ -30,6 +30,23 @@ pub const DEAD_REASON: &str = "x-agentkit-dead-reason";
 pub const DEAD_ATTEMPTS: &str = "x-agentkit-dead-attempts";
 /// Header of a dead letter: the last step that is known.
 pub const DEAD_STEP: &str = "x-agentkit-dead-step";
+/// Header of a dead letter: what went wrong, for people.
+pub const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
+/// Header of a dead letter: when it was given up (RFC 3339).
+pub const DEAD_AT: &str = "x-agentkit-dead-at";
+
+/// Why a message is given up, as its dead letter says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Burial<'a> {
+    /// For programs.
+    pub(super) reason: &'static str,
+    /// For people.
+    pub(super) detail: &'a str,
+    /// How often the run was taken up.
+    pub(super) attempts: u32,
+    /// What the run was at; empty where there was none.
+    pub(super) step: &'a str,
+}
 
 /// What becomes of a message whose run was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +117,22 @@ fn message_of(reply: &Reply, correlation_id: Option<String>, traceparent: Option
     }
 }
 
+/// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
+/// caller sent it.
+pub fn fresh(message: &Message) -> Message {
+    if let Some(wake_up) = WakeUp::of(message) {
+        return WakeUp { due: None, ..wake_up }.stamp(message);
+    }
+    as_sent(message)
+}
+
+/// `message` as its caller sent it.
+pub fn as_sent(message: &Message) -> Message {
+    let mut message = message.clone();
+    message.properties.headers.retain(|name, _| name == "traceparent");
+    message
+}
+
 impl Worker {
     /// Settles a delivery whose run was interrupted.
     pub(super) async fn interrupted(&self, hold: &mut Hold, job: &Job, charge: Charge, why: Interruption) {
@@ -128,7 +161,10 @@ impl Worker {
             Settlement::BeginAgain => self.begin_again(hold, charge).await,
             Settlement::GiveUp(reason) => self.give_up(hold, job, charge, &reason).await,
             Settlement::Bury(problem) => {
-                self.bury(charge, "damaged_journal", &problem, hold.run().attempts()).await;
+                let step = hold.run().doing(self.clock.now());
+                let attempts = hold.run().attempts();
+                let why = Burial { reason: "damaged_journal", detail: &problem, attempts, step: &step };
+                self.bury(charge, why).await;
             }
         }
     }
@@ -203,7 +239,8 @@ impl Worker {
             }
         }
         self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
-        self.bury(charge, "invalid_job", &invalid.problems.join("; "), 0).await;
+        let detail = invalid.problems.join("; ");
+        self.bury(charge, Burial { reason: "invalid_job", detail: &detail, ..Burial::default() }).await;
     }
 
     /// Ends a run whose attempts are used up, with a reply that says what kept failing.
@@ -220,15 +257,17 @@ impl Worker {
     }
 
     /// Gives a message up: into the dead-letter queue, with the reason.
-    pub(super) async fn bury(&self, mut charge: Charge, reason: &str, detail: &str, attempts: u32) {
+    pub(super) async fn bury(&self, mut charge: Charge, why: Burial<'_>) {
+        let Burial { reason, detail, attempts, step } = why;
         error!(job.id = charge.message.properties.message_id, reason, "message given up");
-        let mut message = charge.message.clone();
+        let mut message = fresh(&charge.message);
         let headers = &mut message.properties.headers;
-        headers.retain(|name, _| name == "traceparent");
         let detail: String = detail.chars().filter(|character| !character.is_control()).take(500).collect();
         headers.insert(DEAD_REASON.into(), reason.to_owned());
         headers.insert(DEAD_ATTEMPTS.into(), attempts.to_string());
-        headers.insert(DEAD_STEP.into(), detail);
+        headers.insert(DEAD_STEP.into(), step.to_owned());
+        headers.insert(DEAD_DETAIL.into(), detail);
+        headers.insert(DEAD_AT.into(), self.clock.now().to_string());
         match self.publisher.publish(&Destination::Dead, message).await {
             Ok(_) => {
                 self.metrics.dead_lettered(reason);

@@ -1,5 +1,6 @@
 //! What every journal promises, asked of both.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,6 +143,19 @@ async fn force_takes_a_held_run_away(subject: &Subject) {
     assert!(new > old);
     assert!(matches!(subject.append(&job, old, 0, &["x"]).await, Err(JournalError::OwnershipLost)));
     subject.append(&job, new, 0, &["y"]).await.unwrap();
+}
+
+async fn who_was_taken_by_force_is_told_of_and_nobody_else(subject: &Subject) {
+    let hostile = JobId::new("{a}:b\n*").unwrap();
+    assert_eq!(subject.journal.taken_by_force().await.unwrap(), HashMap::new());
+    subject.take(&job("polite"), "one", TakeMode::Polite).await;
+    subject.take(&hostile, "one", TakeMode::Polite).await;
+    let (first, _) = subject.take(&hostile, "two", TakeMode::Force).await;
+    assert_eq!(subject.journal.taken_by_force().await.unwrap(), HashMap::from([(hostile.clone(), first)]));
+    let (again, _) = subject.take(&hostile, "three", TakeMode::Force).await;
+    let (other, _) = subject.take(&job("b"), "two", TakeMode::Force).await;
+    let forced = subject.journal.taken_by_force().await.unwrap();
+    assert_eq!(forced, HashMap::from([(hostile, again), (job("b"), other)]));
 }
 
 async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused(subject: &Subject) {
@@ -321,6 +335,11 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn who_was_taken_by_force_is_told_of_and_nobody_else() {
+        super::who_was_taken_by_force_is_told_of_and_nobody_else(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
     async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused() {
         super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::memory()).await;
     }
@@ -392,6 +411,11 @@ mod redis {
     #[tokio::test]
     async fn force_takes_a_held_run_away() {
         super::force_takes_a_held_run_away(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn who_was_taken_by_force_is_told_of_and_nobody_else() {
+        super::who_was_taken_by_force_is_told_of_and_nobody_else(&Subject::redis().await).await;
     }
 
     #[tokio::test]

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::Value;
 
 use super::connection::short;
 use crate::queue::{Message, Properties, QueueError};
@@ -42,8 +43,11 @@ pub(super) fn to_wire(properties: &Properties) -> Result<BasicProperties, QueueE
     Ok(wire)
 }
 
-/// A message that came in. What cannot be represented (a timestamp beyond the year 9999, a header that is neither text
-/// nor a whole number) is left out: nobody's odd header may cost them their job.
+/// Values in headers that are nested deeper are left out.
+const MAX_DEPTH: u8 = 8;
+
+/// A message that came in. What cannot be represented (a timestamp beyond the year 9999, a header of mere bytes) is left
+/// out: nobody's odd header may cost them their job.
 pub(super) fn from_wire(body: Vec<u8>, wire: &BasicProperties) -> Message {
     let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
     let headers = wire.headers().iter().flat_map(FieldTable::inner);
@@ -60,19 +64,34 @@ pub(super) fn from_wire(body: Vec<u8>, wire: &BasicProperties) -> Message {
 }
 
 fn header(value: &AMQPValue) -> Option<String> {
-    let utf8 = |text: &LongString| str::from_utf8(text.as_bytes()).ok().map(str::to_owned);
-    match value {
-        AMQPValue::LongString(text) => utf8(text),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        AMQPValue::ShortShortInt(number) => Some(number.to_string()),
-        AMQPValue::ShortShortUInt(number) => Some(number.to_string()),
-        AMQPValue::ShortInt(number) => Some(number.to_string()),
-        AMQPValue::ShortUInt(number) => Some(number.to_string()),
-        AMQPValue::LongInt(number) => Some(number.to_string()),
-        AMQPValue::LongUInt(number) => Some(number.to_string()),
-        AMQPValue::LongLongInt(number) => Some(number.to_string()),
-        _ => None,
-    }
+    Some(match json(value, MAX_DEPTH)? {
+        Value::String(text) => text,
+        value => value.to_string(),
+    })
+}
+
+/// The value as JSON, `depth` levels of it at most; times are RFC 3339, as in the broker's own `x-death`.
+fn json(value: &AMQPValue, depth: u8) -> Option<Value> {
+    let below = depth.checked_sub(1)?;
+    Some(match value {
+        AMQPValue::LongString(text) => str::from_utf8(text.as_bytes()).ok()?.into(),
+        AMQPValue::ShortString(text) => text.as_str().into(),
+        AMQPValue::Boolean(truth) => (*truth).into(),
+        AMQPValue::ShortShortInt(number) => (*number).into(),
+        AMQPValue::ShortShortUInt(number) => (*number).into(),
+        AMQPValue::ShortInt(number) => (*number).into(),
+        AMQPValue::ShortUInt(number) => (*number).into(),
+        AMQPValue::LongInt(number) => (*number).into(),
+        AMQPValue::LongUInt(number) => (*number).into(),
+        AMQPValue::LongLongInt(number) => (*number).into(),
+        AMQPValue::Timestamp(seconds) => Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()?.to_string().into(),
+        AMQPValue::FieldArray(values) => values.as_slice().iter().filter_map(|value| json(value, below)).collect(),
+        AMQPValue::FieldTable(table) => {
+            let fields = table.inner().iter();
+            fields.filter_map(|(name, value)| Some((name.to_string(), json(value, below)?))).collect()
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -106,14 +125,38 @@ mod tests {
     }
 
     #[test]
-    fn odd_headers_and_times_are_left_out_and_numbers_become_text() {
+    fn odd_headers_and_times_are_left_out_and_other_values_become_text() {
         let mut headers = FieldTable::default();
         headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(3));
-        headers.insert("x-death".into(), AMQPValue::FieldTable(FieldTable::default()));
-        headers.insert("bytes".into(), AMQPValue::LongString(LongString::from(vec![0xff_u8])));
+        headers.insert("bytes".into(), AMQPValue::LongString(vec![0xff_u8].into()));
         let wire = BasicProperties::default().with_headers(headers).with_timestamp(u64::MAX);
         let message = from_wire(Vec::new(), &wire);
         assert_eq!(message.properties.headers, [("x-delivery-count".to_owned(), "3".to_owned())].into());
         assert_eq!(message.properties.timestamp, None);
+    }
+
+    #[test]
+    fn what_the_broker_says_of_a_dead_letter_can_be_read() {
+        let mut death = FieldTable::default();
+        death.insert("reason".into(), AMQPValue::LongString("delivery_limit".into()));
+        death.insert("time".into(), AMQPValue::Timestamp(1_700_000_000));
+        death.insert("routing-keys".into(), AMQPValue::FieldArray(vec![AMQPValue::Boolean(true)].into()));
+        let mut headers = FieldTable::default();
+        headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+        let message = from_wire(Vec::new(), &BasicProperties::default().with_headers(headers));
+        let read: Value = serde_json::from_str(&message.properties.headers["x-death"]).unwrap();
+        let expected = serde_json::json!(
+            [{"reason": "delivery_limit", "time": "2023-11-14T22:13:20Z", "routing-keys": [true]}]
+        );
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_header_that_is_nested_without_end_is_cut() {
+        let mut value = AMQPValue::Boolean(true);
+        for _ in 0..1000 {
+            value = AMQPValue::FieldArray(vec![value].into());
+        }
+        assert_eq!(header(&value).unwrap(), format!("{}{}", "[".repeat(8), "]".repeat(8)));
     }
 }

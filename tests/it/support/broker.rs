@@ -11,7 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentkit_worker::queue::amqp::Config;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::{MutexGuard, OnceCell};
@@ -69,6 +71,22 @@ impl Broker {
     /// A connection for the test itself.
     pub(crate) async fn connect(&self) -> Connection {
         Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap()
+    }
+
+    /// Takes a message from a queue; `None` where none is ready.
+    pub(crate) async fn take(&self, queue: &str) -> Option<(Vec<u8>, BasicProperties)> {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.unwrap();
+        let taken = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()?;
+        Some((taken.delivery.data, taken.delivery.properties))
+    }
+
+    /// How many messages of a queue are ready.
+    pub(crate) async fn ready(&self, queue: &str) -> u32 {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
     }
 
     /// Starts the node again after [`Broker::kill`], with its data.

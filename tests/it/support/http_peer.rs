@@ -47,6 +47,8 @@ pub(crate) enum Answer {
     After(Arc<Notify>, Box<Answer>),
     /// Nothing, with the connection kept open.
     Hang,
+    /// Nothing, until the client closes the connection; then it is notified (one permit is kept).
+    HangUntilGone(Arc<Notify>),
     /// A TCP reset in place of an answer.
     Reset,
     /// The head and half of the body, then the end.
@@ -194,6 +196,11 @@ async fn perform(stream: &mut TcpStream, answer: Answer) -> Option<()> {
             None
         }
         Answer::Hang => std::future::pending().await,
+        Answer::HangUntilGone(gone) => {
+            while read_more(stream, &mut Vec::new()).await.is_some() {}
+            gone.notify_one();
+            None
+        }
         Answer::Reset => {
             stream.set_zero_linger().ok()?;
             None

@@ -2,6 +2,7 @@
 
 pub(crate) mod broker;
 pub(crate) mod http_peer;
+pub(crate) mod program;
 pub(crate) mod redis;
 pub(crate) mod sandbox_client;
 pub(crate) mod scripted_model;

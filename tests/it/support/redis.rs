@@ -54,9 +54,14 @@ impl Redis {
         Self { folder: tempfile::tempdir().unwrap(), port: free_port(), options, running: None }
     }
 
+    /// The server's address.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     /// A client's configuration for this server.
     pub(crate) fn config(&self) -> Config {
-        Config { url: format!("redis://127.0.0.1:{}", self.port).into(), ..Config::default() }
+        Config { url: self.url().into(), ..Config::default() }
     }
 
     /// A client of this server with the product's own limits.

@@ -84,6 +84,18 @@ impl Peer {
         assert_eq!(status, 200, "{body}");
     }
 
+    /// How many requests of a group came so far.
+    pub(crate) async fn count(&self, group: &str) -> u64 {
+        self.get("/_sandbox/requests").await.1["counts"][group].as_u64().unwrap_or(0)
+    }
+
+    /// The bodies of the latest requests of a group, oldest first.
+    pub(crate) async fn bodies(&self, group: &str) -> Vec<Value> {
+        let (_, log) = self.get("/_sandbox/requests").await;
+        let recent = log["recent"].as_array().unwrap().iter();
+        recent.filter(|request| request["group"] == group).map(|request| request["body"].clone()).collect()
+    }
+
     pub(crate) async fn world(&self) -> Value {
         self.get("/_sandbox/world/user_123").await.1
     }

@@ -1,0 +1,167 @@
+//! `jobs`: a run's timeline from its journal; act on it.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::output::plain;
+use super::timeline::{Timeline, outcome};
+use super::{CommandError, Context};
+use crate::agent::run::Run;
+use crate::app;
+use crate::job::JobId;
+use crate::journal::redis::RedisJournal;
+use crate::journal::{Journal, JournalError};
+use crate::queue::amqp::AmqpQueue;
+use crate::redis_client::RedisClient;
+use crate::worker::operator::{Cancel, Operator, OperatorError};
+
+/// Arguments of `jobs`.
+#[derive(Debug, Args)]
+pub struct JobsArguments {
+    /// What to do
+    #[command(subcommand)]
+    pub action: JobsAction,
+}
+
+/// What can be done about a run.
+#[derive(Debug, Subcommand)]
+pub enum JobsAction {
+    /// What happened in a run, and how it stands
+    #[command(after_help = "Examples:
+  agentkit-worker jobs show order-4711-summary
+  agentkit-worker jobs show order-4711-summary --content
+  agentkit-worker jobs show order-4711-summary --json
+
+Exit code 1 where no run of this id is known.")]
+    Show(ShowArguments),
+    /// Ends a run with `failed/cancelled`
+    #[command(after_help = "Example:
+  agentkit-worker jobs cancel order-4711-summary
+
+A run that is under way stops within a second, its model call included; a run that waits ends at once. The caller gets
+`failed/cancelled` with everything that was done until then; a tool call that was out is reported as `unknown`. A run
+that has ended before is left as it is (exit code 1, unless it had been cancelled).")]
+    Cancel(OneJob),
+    /// Wakes a run that waits (for an authorization, a rate limit, another attempt) now
+    #[command(after_help = "Example:
+  agentkit-worker jobs resume order-4711-summary
+
+The run looks at once whether it can go on; if it cannot, it waits again. Nothing is run twice by it.")]
+    Resume(OneJob),
+}
+
+/// Which run, and how much of it is shown.
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// The job's id
+    pub id: String,
+    /// Show prompts, arguments and results, too
+    #[arg(long)]
+    pub content: bool,
+    /// Print one JSON object instead
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which run.
+#[derive(Debug, Args)]
+pub struct OneJob {
+    /// The job's id
+    pub id: String,
+}
+
+impl From<OperatorError> for CommandError {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::Unavailable(_) | OperatorError::Queue(_) => Self::Unavailable(error.to_string()),
+            error => Self::Other(error.into()),
+        }
+    }
+}
+
+impl From<JournalError> for CommandError {
+    fn from(error: JournalError) -> Self {
+        Self::Unavailable(format!("Redis: {error}; is REDIS_URL right, and Redis running?"))
+    }
+}
+
+/// Carries out `jobs`.
+pub async fn jobs(context: Context, arguments: JobsArguments) -> Result<ExitCode, CommandError> {
+    match arguments.action {
+        JobsAction::Show(arguments) => show(&context, &arguments).await,
+        JobsAction::Cancel(arguments) => cancel(&context, &job_id(&arguments.id)?).await,
+        JobsAction::Resume(arguments) => resume(&context, &job_id(&arguments.id)?).await,
+    }
+}
+
+/// The journals that the workers write.
+pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandError> {
+    let named = context.config.redis.problems().into_iter().map(|problem| format!("redis.{problem}"));
+    context.demand(named.collect())?;
+    let client =
+        RedisClient::new(&context.config.redis).map_err(|error| CommandError::Usage(format!("redis: {error}")))?;
+    Ok(Arc::new(RedisJournal::new(client)))
+}
+
+/// The broker that the workers use; makes sure of the queues.
+pub(super) async fn broker(context: &Context) -> Result<AmqpQueue, CommandError> {
+    let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
+    context.demand(named.collect())?;
+    Ok(AmqpQueue::connect(context.config.amqp.clone()).await?)
+}
+
+/// Who acts on runs.
+pub(super) fn operator(context: &Context, broker: &AmqpQueue, journal: Arc<dyn Journal>) -> Operator {
+    Operator::new(journal, broker.publisher(), context.clock.clone(), app::lifetimes(&context.config))
+}
+
+async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, CommandError> {
+    let id = job_id(&arguments.id)?;
+    let lines = journal(context)?.read(&id).await?;
+    let timeline = Timeline::read(&lines).map_err(|error| CommandError::Other(error.into()))?;
+    let Some(timeline) = timeline else { return Err(OperatorError::Unknown(id).into()) };
+    if arguments.json {
+        println!("{}", timeline.to_json(arguments.content));
+    } else {
+        timeline.print(arguments.content);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn cancel(context: &Context, id: &JobId) -> Result<ExitCode, CommandError> {
+    let operator = operator(context, &broker(context).await?, journal(context)?);
+    match operator.cancel(id).await? {
+        Cancel::UnderWay => println!("cancelled; its worker stops within a second, and the caller is told"),
+        Cancel::Waiting => println!("cancelled; the caller is told"),
+        Cancel::Ended(run) => return Ok(ended(&run)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// To cancel twice is no failure; to come too late is one.
+fn ended(run: &Run) -> ExitCode {
+    let outcome = run.reply().map(outcome).unwrap_or_default();
+    println!("nothing to cancel: the run has ended before, {outcome}");
+    if outcome == "failed/cancelled" { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn resume(context: &Context, id: &JobId) -> Result<ExitCode, CommandError> {
+    let operator = operator(context, &broker(context).await?, journal(context)?);
+    let run = operator.resume(id).await?;
+    if run.is_delivered() {
+        println!("nothing to resume: the run has ended, {}", run.reply().map(outcome).unwrap_or_default());
+        return Ok(ExitCode::FAILURE);
+    }
+    if run.is_under_way() {
+        println!("the run is under way already; if its worker is dead, another one goes on with it soon");
+    } else {
+        println!("woken");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn job_id(text: &str) -> Result<JobId, CommandError> {
+    JobId::new(text).ok_or_else(|| CommandError::Usage(format!("{}: an id has 1 to 200 bytes", plain(text))))
+}
