@@ -210,6 +210,8 @@ impl Run {
                 self.finished = None;
                 self.delivered = false;
                 self.reopened += 1;
+                // Its user is asked anew, and waited for as long.
+                self.authorization = None;
                 self.active = false;
                 self.strikes = 0;
                 self.transient_failures = 0;

@@ -100,7 +100,7 @@ impl State {
         match &entry.event {
             Event::AttemptStarted { worker } => new("running", format!("running on {worker} since {}", entry.at)),
             Event::AttemptEnded { cause: Pause::Authorization, .. } => {
-                let Some((connections, until)) = run.awaited_authorization() else { return self };
+                let Some(Awaited { connections, until, .. }) = run.awaited_authorization() else { return self };
                 let names: Vec<&str> = connections.iter().map(|connection| connection.as_str()).collect();
                 let words = format!("waiting for the authorization of {} until {until}", names.join(", "));
                 new("waiting_for_authorization", words)
@@ -145,7 +145,7 @@ impl Row {
             Event::AttemptStarted { worker } => worker.clone(),
             Event::AttemptEnded { detail, .. } => detail.clone(),
             Event::WakeUpPublished { turn } => format!("number {turn}"),
-            Event::AuthorizationRequested { connections, until } => {
+            Event::AuthorizationRequested { connections, until, .. } => {
                 let names: Vec<&str> = connections.iter().map(|connection| connection.as_str()).collect();
                 format!("{} until {until}", names.join(", "))
             }
