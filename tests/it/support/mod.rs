@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod broker;
+pub(crate) mod digests;
 pub(crate) mod http_peer;
 pub(crate) mod program;
 pub(crate) mod proxy;
