@@ -8,6 +8,7 @@ use agentkit_worker::cache::redis::RedisCache;
 use agentkit_worker::cli::run::point_to;
 use agentkit_worker::clock::SystemClock;
 use agentkit_worker::config::Config;
+use agentkit_worker::digest_store::redis::RedisDigestStore;
 use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::queue::memory::MemoryQueue;
 use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
@@ -43,6 +44,7 @@ impl Bench {
             publisher: queue.publisher(),
             journal: Arc::new(RedisJournal::new(redis.client())),
             cache: Arc::new(RedisCache::new(redis.client())),
+            digests: Arc::new(RedisDigestStore::new(redis.client())),
             alive: Arc::new(|| Ok(())),
             ready: Arc::new(|| Ok(())),
         };
