@@ -85,11 +85,12 @@ async fn a_second_signal_stops_hard_and_loses_nothing() {
     let bench = Bench::new(Broker::shared().await).await;
     let model = ScriptedModel::start([turn::calls([("gmail_send_message", mail())]), turn::text("done")]).await;
     bench.peer.fault(json!({"on": "execute", "kind": "commit_then_timeout"})).await;
-    let first = bench.worker(&model, &[]).await;
+    let mut first = bench.worker(&model, &[]).await;
     bench.send("job-1", "send it").await;
     eventually("the call is under way", || async { (bench.peer.count("execute").await == 1).then_some(()) }).await;
     first.running.signal("TERM");
     first.running.line("the worker stops").await;
+    assert!(!first.running.has_ended(), "the call has its time");
     first.running.signal("TERM");
     assert_eq!(ends_within(first, Duration::from_secs(3)).await, Some(1), "it was cut off");
 

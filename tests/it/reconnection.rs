@@ -44,7 +44,7 @@ async fn a_run_goes_on_while_the_broker_is_restarted() {
     // A queue younger than a second does not survive the death of its only node.
     sleep(Duration::from_secs(3)).await;
 
-    broker.kill();
+    broker.stop().await;
     assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
     go.notify_one();
     broker.start().await;
@@ -75,13 +75,26 @@ async fn connections_that_the_administrator_closes_are_made_again() {
 }
 
 #[tokio::test]
+async fn a_broker_that_falls_silent_is_noticed_and_left() {
+    let bench = Bench::new(Broker::shared().await).await;
+    let worker = bench.program(&[]).worker().await;
+    bench.to_broker.freeze(true);
+    assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
+    bench.to_broker.freeze(false);
+    page(&worker, "/readyz", 200).await;
+    bench.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    assert_completed(&bench.only_reply().await);
+}
+
+#[tokio::test]
 async fn a_worker_whose_queue_is_deleted_is_not_alive_until_there_is_a_queue_again() {
     let broker = Broker::shared().await;
     let bench = Bench::new(broker).await;
     let model = ScriptedModel::start([turn::text("done")]).await;
     // It must not make the queue itself.
     let worker = bench.worker(&model, &[("AMQP__TOPOLOGY", "verify")]).await;
-    let channel = broker.connect().await.create_channel().await.unwrap();
+    let connection = broker.connect().await;
+    let channel = connection.create_channel().await.unwrap();
     channel.queue_delete(bench.amqp.names().jobs().into(), QueueDeleteOptions::default()).await.unwrap();
     assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
 
@@ -157,6 +170,7 @@ async fn a_run_survives_a_restart_of_redis() {
 async fn jobs_wait_quietly_for_a_redis_that_takes_no_writes() {
     let bench = Bench::new(Broker::shared().await).await;
     let worker = bench.program(&[("WORKER__CONCURRENCY", "8")]).worker().await;
+    worker.running.line("worker takes jobs").await;
     // Nobody is there to follow: a replica refuses writes, and keeps its data.
     bench.redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
     for number in 0..20 {
