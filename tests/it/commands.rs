@@ -11,8 +11,7 @@ use crate::support::program::Program;
 use crate::support::redis::Redis;
 use crate::support::sandbox_client::Peer;
 
-const COMMANDS: [&str; 11] =
-    ["demo", "run", "worker", "enqueue", "jobs", "dead", "digests", "tools", "doctor", "sandbox", "schema"];
+const COMMANDS: [&str; 9] = ["demo", "run", "worker", "enqueue", "digests", "tools", "doctor", "sandbox", "schema"];
 
 fn contains_all(text: &str, parts: &[&str]) {
     for part in parts {
