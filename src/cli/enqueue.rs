@@ -30,7 +30,7 @@ pub struct EnqueueArguments {
     /// A connection whose tools the agent may use; may be given several times
     #[arg(long = "connection", value_name = "C", required_unless_present = "file")]
     pub connections: Vec<String>,
-    /// The job's id [default: derived from the job, so the same job twice is one job]
+    /// The job's id [default: derived from the job: the same job again within a day gets the first one's reply]
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
     /// The model [default: as the worker is configured]

@@ -79,6 +79,12 @@ pub enum Command {
     /// One job in this process, against the real Scalekit and model or the stand-ins
     Run(run::RunArguments),
     /// The service: consumes jobs from RabbitMQ until SIGTERM
+    #[command(after_help = "Examples:
+  agentkit-worker worker
+  AMQP_URL=amqp://rabbit:5672 REDIS_URL=redis://redis:6379 agentkit-worker --config worker.toml worker --log json
+
+Declares its queues and serves /livez, /readyz and /metrics on `http.bind`. SIGTERM stops it within
+`worker.grace_seconds`, unfinished jobs go back to the queue; a second signal stops it at once.")]
     Worker,
     /// Publishes a job, and waits for its reply if asked to
     Enqueue(enqueue::EnqueueArguments),
