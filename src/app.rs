@@ -13,6 +13,9 @@ use crate::cache::memory::MemoryCache;
 use crate::cache::redis::RedisCache;
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::digest_store::DigestStore;
+use crate::digest_store::memory::MemoryDigestStore;
+use crate::digest_store::redis::RedisDigestStore;
 use crate::http;
 use crate::http_server::{self, Check, Facts};
 use crate::journal::Journal;
@@ -25,6 +28,7 @@ use crate::queue::memory::MemoryQueue;
 use crate::queue::{Consumer, Publisher};
 use crate::redis_client::RedisClient;
 use crate::scalekit::Scalekit;
+use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::worker::executor::{Executor, Rules};
 use crate::worker::toolbox::Toolbox;
@@ -44,6 +48,8 @@ pub struct Backends {
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
     pub cache: Arc<dyn Cache>,
+    /// What schedulers and workers share about digests.
+    pub digests: Arc<dyn DigestStore>,
     /// Whether jobs are consumed.
     pub alive: Check,
     /// Whether everything that jobs need can be reached.
@@ -57,6 +63,7 @@ pub struct App {
     facts: Facts,
     config: Config,
     shutdown: Shutdown,
+    digests: Option<Arc<Digests>>,
 }
 
 impl Backends {
@@ -89,7 +96,8 @@ impl Backends {
             consumer: Box::new(queue.consumer(prefetch)),
             publisher: queue.publisher(),
             journal: Arc::new(RedisJournal::new(redis.clone())),
-            cache: Arc::new(RedisCache::new(redis)),
+            cache: Arc::new(RedisCache::new(redis.clone())),
+            digests: Arc::new(RedisDigestStore::new(redis)),
             alive,
             ready,
         })
@@ -103,6 +111,7 @@ impl Backends {
             publisher: queue.publisher(),
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
+            digests: Arc::new(MemoryDigestStore::new(clock.clone())),
             alive: fine.clone(),
             ready: fine,
         }
@@ -119,13 +128,14 @@ impl App {
         {
             warn!("{warning}");
         }
-        let Backends { consumer, publisher, journal, cache, alive, ready } = backends;
+        let Backends { consumer, publisher, journal, cache, digests, alive, ready } = backends;
         let toolbox = Toolbox::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let executor = Executor {
             scalekit,
             llm,
             toolbox: Arc::new(toolbox),
             cache,
+            digests,
             publisher: publisher.clone(),
             metrics: metrics.clone(),
             tracker: shutdown.tracker(),
@@ -148,7 +158,7 @@ impl App {
         let ready: Check =
             Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
         let facts = Facts { alive, ready, metrics };
-        Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown })
+        Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown, digests: None })
     }
 
     /// What the worker counts.
@@ -159,6 +169,24 @@ impl App {
     /// The toolbox, for looking at tools without a job.
     pub fn toolbox(&self) -> Arc<Toolbox> {
         self.worker.executor.toolbox.clone()
+    }
+
+    /// Has [`App::run`] fire these as well.
+    pub fn with_digests(self, digests: Arc<Digests>) -> Self {
+        Self { digests: Some(digests), ..self }
+    }
+
+    /// A scheduler on this worker's queue and store, with a clock of its own.
+    pub fn scheduler(&self, digests: Arc<Digests>, clock: SharedClock) -> Scheduler {
+        Scheduler {
+            store: self.worker.executor.digests.clone(),
+            publisher: self.worker.publisher.clone(),
+            clock,
+            metrics: self.facts.metrics.clone(),
+            rules: scheduler_rules(&self.config, self.worker.rules.name.clone()),
+            stop: self.shutdown.soft(),
+            digests,
+        }
     }
 
     /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
@@ -181,6 +209,10 @@ impl App {
     /// Works until the shutdown is said and everything under way has ended, or was cut off.
     pub async fn run(self) -> Ended {
         let tracker = self.shutdown.tracker();
+        if let Some(digests) = self.digests.clone() {
+            let scheduler = self.scheduler(digests, self.worker.clock.clone());
+            tracker.spawn(async move { scheduler.run().await });
+        }
         tracker.spawn(self.worker.run(self.consumer));
         self.shutdown.wait(self.config.worker.grace()).await
     }
@@ -241,8 +273,17 @@ fn worker_rules(config: &Config) -> worker::Rules {
     }
 }
 
+/// What a scheduler of the name `owner` is told.
+pub fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules {
+    schedule::Rules {
+        owner,
+        lease: Duration::from_secs(config.digests.lease_seconds),
+        authorization_wait: Duration::from_secs(config.job.authorization_wait_seconds),
+    }
+}
+
 /// Unique at every start: two starts of one host must not take each other's leases for their own.
 #[expect(clippy::disallowed_methods, reason = "the process floor is where randomness enters")]
-fn process_name() -> String {
+pub fn process_name() -> String {
     format!("worker-{}-{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8])
 }

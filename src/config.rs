@@ -15,8 +15,8 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 11] =
-    ["worker", "job", "authorization", "tools", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
+const SECTIONS: [&str; 12] =
+    ["worker", "job", "authorization", "tools", "digests", "amqp", "redis", "scalekit", "model", "http_client", "http", "log"];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
 const WELL_KNOWN: [(&str, &str); 9] = [
@@ -42,6 +42,8 @@ pub struct Config {
     pub authorization: AuthorizationConfig,
     /// Tool lists and rules.
     pub tools: toolbox::Config,
+    /// Scheduled jobs.
+    pub digests: DigestsConfig,
     /// The broker.
     pub amqp: queue::amqp::Config,
     /// Journal and cache.
@@ -85,6 +87,16 @@ pub struct AuthorizationConfig {
     pub poll_seconds: u64,
     pub poll_seconds_at_most: u64,
     pub relink_disconnected: bool,
+}
+
+/// Scheduled jobs; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
+pub struct DigestsConfig {
+    pub enabled: bool,
+    pub dir: PathBuf,
+    pub lease_seconds: u64,
 }
 
 /// The HTTP server.
@@ -181,6 +193,7 @@ impl Config {
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
         let tools = section(layers, "tools", problems);
+        let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
         let redis = section(layers, "redis", problems);
         let scalekit = section(layers, "scalekit", problems);
@@ -193,6 +206,7 @@ impl Config {
             job: job?,
             authorization: authorization?,
             tools: tools?,
+            digests: digests?,
             amqp: amqp?,
             redis: redis?,
             scalekit: scalekit?,
@@ -226,6 +240,9 @@ impl Config {
         problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
         problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
+        if self.digests.lease_seconds == 0 {
+            problems.push("digests.lease_seconds: must be at least 1".into());
+        }
         problems
     }
 }

@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::queue::memory::{MemoryInbox, MemoryQueue};
 use crate::queue::{Destination, Message, Properties, Publisher};
 use crate::reply::Reply;
+use crate::schedule::{Digest, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::worker::toolbox::Toolbox;
 
@@ -28,6 +29,7 @@ pub struct Embedded {
     running: JoinHandle<Ended>,
     metrics: Arc<Metrics>,
     toolbox: Arc<Toolbox>,
+    scheduler: Scheduler,
 }
 
 /// Replies of one job, in order, up to the terminal one.
@@ -52,8 +54,9 @@ impl Embedded {
         let max_job_bytes = config.worker.max_job_bytes;
         let app = App::build(config, Backends::memory(&queue, &clock), clock.clone(), shutdown.clone())?;
         let (metrics, toolbox) = (app.metrics(), app.toolbox());
+        let scheduler = app.scheduler(Arc::default(), clock.clone());
         let running = tokio::spawn(app.run());
-        Ok(Self { queue, clock, max_job_bytes, shutdown, running, metrics, toolbox })
+        Ok(Self { queue, clock, max_job_bytes, shutdown, running, metrics, toolbox, scheduler })
     }
 
     /// Hands a job over and returns its replies as they come. A `reply_to` of the job is not used: the replies come here.
@@ -72,6 +75,16 @@ impl Embedded {
         };
         self.queue.publisher().publish(&Destination::Jobs, Message { body: Bytes::from(body), properties }).await?;
         Ok(Replies(inbox))
+    }
+
+    /// A scheduler of these digests for this worker, by a clock of its own: a test or a demonstration may let it jump.
+    pub fn scheduler(&self, digests: Vec<Digest>, clock: SharedClock) -> Scheduler {
+        Scheduler { digests: Arc::new(Digests::new(digests)), clock, ..self.scheduler.clone() }
+    }
+
+    /// The replies of all jobs whose `reply_to` is `name`.
+    pub fn replies_to(&self, name: &str) -> Replies {
+        Replies(self.queue.reply_inbox(name))
     }
 
     /// What the worker counts.

@@ -276,7 +276,8 @@ impl Job {
             problems.push(format!("message_id: longer than {MAX_ID_BYTES} bytes"));
         }
         // The schema counts characters, the broker bytes.
-        for (field, most) in [("id", MAX_ID_BYTES), ("reply_to", MAX_SHORT_BYTES), ("correlation_id", MAX_SHORT_BYTES)] {
+        for (field, most) in [("id", MAX_ID_BYTES), ("reply_to", MAX_SHORT_BYTES), ("correlation_id", MAX_SHORT_BYTES)]
+        {
             if value.get(field).and_then(Value::as_str).is_some_and(|text| text.len() > most) {
                 problems.push(format!("{field}: longer than {most} bytes"));
             }
@@ -417,7 +418,10 @@ mod tests {
             let mut value = smallest();
             value[field] = "é".repeat(200).into();
             let problems = read(&value).unwrap_err().problems;
-            assert!(problems[0].starts_with(field), "200 characters of two bytes are no AMQP short string: {problems:?}");
+            assert!(
+                problems[0].starts_with(field),
+                "200 characters of two bytes are no AMQP short string: {problems:?}"
+            );
         }
     }
 

@@ -8,8 +8,8 @@
 //! | floor | modules |
 //! |---|---|
 //! | 5 process | `main`, [`cli`], [`app`], [`embedded`], [`config`], [`telemetry`], [`shutdown`], [`http_server`] |
-//! | 4 logic | [`worker`], [`client`] |
-//! | 3 edges | [`queue`], [`cache`], [`journal`] (both on [`redis_client`]), [`llm`], [`scalekit`] (both on [`http`]) |
+//! | 4 logic | [`worker`], [`schedule`], [`client`] |
+//! | 3 edges | [`queue`], [`cache`], [`journal`], [`digest_store`] (all on [`redis_client`]), [`llm`], [`scalekit`] (both on [`http`]) |
 //! | 2 decisions | [`agent`]: pure, no async, no clock, no I/O |
 //! | 1 words | [`job`], [`reply`], [`retry`], [`clock`], [`schema`], [`key`], [`metrics`] |
 //! | apart | [`sandbox`]: stand-ins for Scalekit and the model, reached only over HTTP |
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod digest_store;
 pub mod embedded;
 pub mod http;
 pub mod http_server;
@@ -37,6 +38,7 @@ pub mod reply;
 pub mod retry;
 pub mod sandbox;
 pub mod scalekit;
+pub mod schedule;
 pub mod schema;
 pub mod shutdown;
 pub mod telemetry;

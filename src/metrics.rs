@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::atomic::AtomicI64;
 
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -67,6 +68,12 @@ pub struct Fire {
     result: &'static str,
 }
 
+/// One label called `digest`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DigestName {
+    digest: String,
+}
+
 /// All metrics of one process (or of one embedded worker: nothing is global).
 pub struct Metrics {
     registry: Registry,
@@ -86,6 +93,9 @@ pub struct Metrics {
     replies: Family<Kind, Counter>,
     replies_fell_back: Counter,
     digest_fires: Family<Fire, Counter>,
+    digest_last_fire: Family<DigestName, Gauge>,
+    digest_last_success: Family<DigestName, Gauge>,
+    digest_failures: Family<DigestName, Gauge>,
     journals_lost: Counter,
 }
 
@@ -143,6 +153,24 @@ impl Default for Metrics {
                 all,
                 "digest_fires",
                 "Jobs published for digests, by digest and result",
+                Family::default(),
+            ),
+            digest_last_fire: add(
+                all,
+                "digest_last_fire_timestamp_seconds",
+                "The last occurrence of which something was published, by digest",
+                Family::default(),
+            ),
+            digest_last_success: add(
+                all,
+                "digest_last_success_timestamp_seconds",
+                "The last occurrence of which a job completed, by digest",
+                Family::default(),
+            ),
+            digest_failures: add(
+                all,
+                "digest_failures_in_a_row",
+                "Jobs in a row that did not complete, by digest",
                 Family::default(),
             ),
             journals_lost: add(all, "journals_lost", "Runs whose journal the store lost", Counter::default()),
@@ -242,9 +270,28 @@ impl Metrics {
         self.journals_lost.inc();
     }
 
-    /// A digest's job was `published`, was there already (`duplicate`), or was left out (`skipped`).
+    /// A digest's job was `published`, was there already (`duplicate`), or was left out (`skipped`); or the firing stopped
+    /// before its end (`failed`).
     pub fn digest_fired(&self, digest: &str, result: &'static str) {
         self.digest_fires.get_or_create(&Fire { digest: digest.to_owned(), result }).inc();
+    }
+
+    /// How a digest stands.
+    pub fn digest_stands(
+        &self,
+        digest: &str,
+        last_fire: Option<Timestamp>,
+        last_success: Option<Timestamp>,
+        failures: u64,
+    ) {
+        let name = DigestName { digest: digest.to_owned() };
+        if let Some(at) = last_fire {
+            self.digest_last_fire.get_or_create(&name).set(at.as_second());
+        }
+        if let Some(at) = last_success {
+            self.digest_last_success.get_or_create(&name).set(at.as_second());
+        }
+        self.digest_failures.get_or_create(&name).set(i64::try_from(failures).unwrap_or(i64::MAX));
     }
 }
 

@@ -229,7 +229,9 @@ async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, 
         letter.fill_in(context, &*journal).await;
     }
     if arguments.json {
-        letters.iter().for_each(|letter| println!("{}", letter.to_json()));
+        for letter in letters {
+            println!("{}", letter.to_json());
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if letters.is_empty() {

@@ -1,10 +1,13 @@
 //! `demo`: the whole story in one process, with nothing else installed.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use jiff::SignedDuration;
 use serde_json::json;
 use tokio::time::Instant;
 use url::Url;
@@ -12,10 +15,12 @@ use url::Url;
 use super::output::Screen;
 use super::run::{new_job, point_to};
 use super::{CommandError, Context};
+use crate::clock::{ManualClock, SharedClock};
 use crate::embedded::{Embedded, Replies};
 use crate::http::{self, Method, Request};
 use crate::job::{Job, JobId};
 use crate::reply::{Reply, ReplyEvent};
+use crate::schedule::Digest;
 use crate::sandbox::{Sandbox, SandboxOptions};
 
 /// Nothing in the demo takes longer than this; if it does, something is broken.
@@ -41,7 +46,7 @@ pub async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode, Comman
     config.scalekit.tool_retry.initial_milliseconds = 400;
     let http = http::Client::new(&config.http_client, context.clock.clone()).context("http_client")?;
     let worker = Embedded::start(config, context.clock.clone())?;
-    let story = Story { screen: Screen::new(), sandbox, worker, http };
+    let story = Story { clock: context.clock.clone(), screen: Screen::new(), sandbox, worker, http };
     println!("agentkit-worker demo: queue, journal and cache in this process; Scalekit and the model are stand-ins on");
     println!("{} (the model is a set of rules and says so)", story.sandbox.scalekit_url());
     let told = tokio::time::timeout(PATIENCE, story.tell()).await;
@@ -55,7 +60,18 @@ pub async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode, Comman
     Ok(ExitCode::SUCCESS)
 }
 
+const DIGEST: &str = r#"
+cron = "0 8 * * mon-fri"
+timezone = "Europe/Berlin"
+prompt = "Fetch my last 5 unread emails and summarize them."
+connections = ["gmail"]
+reply_to = "demo.digests"
+[recipients]
+list = [{ identifier = "user_123" }]
+"#;
+
 struct Story {
+    clock: SharedClock,
     screen: Screen,
     sandbox: Sandbox,
     worker: Embedded,
@@ -104,6 +120,31 @@ impl Story {
             bail!("the same job got another reply");
         }
         println!("   same reply, same event id ({}); no second mail was sent", again.id);
+        self.digest().await
+    }
+
+    /// One firing of a digest; the clock of its scheduler jumps, the rest of the demo goes on in real time.
+    async fn digest(&self) -> anyhow::Result<()> {
+        self.screen.title("6. A digest: the same every weekday at 8:00 in Berlin (shown with an accelerated clock)");
+        let digest = Digest::parse(DIGEST, Path::new("demo-digest.toml"))?;
+        let due = digest.schedule().next_after(self.clock.now()).context("the digest never comes")?;
+        let clock = Arc::new(ManualClock::new(due.at - SignedDuration::from_secs(1)));
+        let mut replies = self.worker.replies_to("demo.digests");
+        let scheduler = self.worker.scheduler(vec![digest], clock.clone());
+        scheduler.step().await;
+        println!("   the scheduler's clock shows one second before {}; nothing is due", due.local);
+        clock.advance(SignedDuration::from_secs(2));
+        scheduler.step().await;
+        println!("   the clock jumps two seconds ahead: the digest fires");
+        let reply = terminal(&mut replies).await?;
+        println!("   job {}", reply.subject);
+        self.screen.terminal(&reply);
+        let ReplyEvent::Completed(_) = &reply.event else { bail!("the digest's job failed") };
+        clock.advance(SignedDuration::from_secs(-2));
+        scheduler.step().await;
+        clock.advance(SignedDuration::from_secs(2));
+        scheduler.step().await;
+        self.screen.note("   the clock was set back and passed the time again: it does not fire twice");
         Ok(())
     }
 

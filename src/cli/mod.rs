@@ -2,6 +2,7 @@
 
 pub mod dead;
 pub mod demo;
+pub mod digests;
 pub mod doctor;
 pub mod enqueue;
 pub mod jobs;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{BadConfig, Config, LogFormat, Sources};
 use crate::queue::QueueError;
+use crate::schedule::BadDigests;
 use crate::telemetry;
 
 /// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
@@ -92,6 +94,8 @@ Declares its queues and serves /livez, /readyz and /metrics on `http.bind`. SIGT
     Jobs(jobs::JobsArguments),
     /// Messages that were given up: look at them, let them run again, throw them away
     Dead(dead::DeadArguments),
+    /// Scheduled jobs: what they are, when they come, and how they stand
+    Digests(digests::DigestsArguments),
     /// What the agent would see for a user
     Tools(tools::ToolsArguments),
     /// Checks configuration, broker, Redis, Scalekit and model, and says what to do
@@ -118,6 +122,12 @@ pub enum CommandError {
 
 impl From<BadConfig> for CommandError {
     fn from(error: BadConfig) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<BadDigests> for CommandError {
+    fn from(error: BadDigests) -> Self {
         Self::Usage(error.to_string())
     }
 }
@@ -193,6 +203,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
         Command::Jobs(arguments) => jobs::jobs(context, arguments).await,
         Command::Dead(arguments) => dead::dead(context, arguments).await,
+        Command::Digests(arguments) => digests::digests(context, arguments).await,
         Command::Tools(arguments) => tools::tools(context, arguments).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,

@@ -9,6 +9,7 @@ use super::output::plain;
 use crate::agent::event::{Entry, Event, Pause, Plan, ToolOutcome};
 use crate::agent::message::ModelReply;
 use crate::agent::run::{BadJournal, Run};
+use crate::job::ConnectionName;
 use crate::reply::{Reply, ReplyEvent};
 
 /// A run and its journal.
@@ -101,7 +102,7 @@ impl State {
             Event::AttemptStarted { worker } => new("running", format!("running on {worker} since {}", entry.at)),
             Event::AttemptEnded { cause: Pause::Authorization, .. } => {
                 let Some((connections, until)) = run.awaited_authorization() else { return self };
-                let names: Vec<&str> = connections.iter().map(|connection| connection.as_str()).collect();
+                let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
                 let words = format!("waiting for the authorization of {} until {until}", names.join(", "));
                 new("waiting_for_authorization", words)
             }
@@ -139,14 +140,14 @@ impl Row {
         let detail = match &entry.event {
             Event::Started(started) => {
                 content.push(format!("prompt: {}", started.job.prompt));
-                let names: Vec<&str> = started.job.connections.iter().map(|connection| connection.as_str()).collect();
+                let names: Vec<&str> = started.job.connections.iter().map(ConnectionName::as_str).collect();
                 format!("{}, model {}", names.join(", "), started.settings.model)
             }
             Event::AttemptStarted { worker } => worker.clone(),
             Event::AttemptEnded { detail, .. } => detail.clone(),
             Event::WakeUpPublished { turn } => format!("number {turn}"),
             Event::AuthorizationRequested { connections, until } => {
-                let names: Vec<&str> = connections.iter().map(|connection| connection.as_str()).collect();
+                let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
                 format!("{} until {until}", names.join(", "))
             }
             Event::ToolsListed { tools, left_out } => format!("{} tools, {left_out} left out", tools.len()),

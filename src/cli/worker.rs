@@ -1,25 +1,51 @@
 //! `worker`: the service.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use tracing::info;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
 
 use super::{CommandError, Context};
 use crate::app::{App, Backends};
 use crate::queue::QueueError;
+use crate::schedule::Digests;
 use crate::shutdown::{Ended, Shutdown};
 
 /// Consumes jobs until SIGTERM or SIGINT.
 pub async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     context.demand(context.config.service_problems())?;
+    let digests = match context.config.digests.enabled {
+        true => Some(Arc::new(Digests::of_directory(context.config.digests.dir.clone())?)),
+        false => None,
+    };
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
     let backends = Backends::service(&context.config).await.map_err(refused)?;
-    let app = App::build(context.config, backends, context.clock, shutdown)?;
+    let mut app = App::build(context.config, backends, context.clock, shutdown)?;
+    if let Some(digests) = digests {
+        reload_on_signal(digests.clone()).map_err(|error| CommandError::Other(error.into()))?;
+        app = app.with_digests(digests);
+    }
     app.serve_http().await?;
     let ended = app.run().await;
     info!(?ended, "worker ended");
     Ok(if ended == Ended::InOrder { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads the digests again at each SIGHUP; a bad file keeps the old set.
+fn reload_on_signal(digests: Arc<Digests>) -> std::io::Result<()> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    // Not tracked: it ends with the process, and nothing depends on it.
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            match digests.reload() {
+                Ok(count) => info!(digests = count, "SIGHUP: the digests are read again"),
+                Err(bad) => error!(%bad, "SIGHUP: the old digests stay"),
+            }
+        }
+    });
+    Ok(())
 }
 
 fn refused(error: anyhow::Error) -> CommandError {

@@ -11,6 +11,7 @@ use super::interruption::Interruption;
 use super::wake_up::due;
 use crate::agent::event::Event;
 use crate::clock::milliseconds_between;
+use crate::digest_store::Fired;
 use crate::job::{ConnectionName, Identifier};
 use crate::key::{Key, digest};
 use crate::queue::Destination;
@@ -95,6 +96,9 @@ impl Attempt<'_> {
         if self.run().authorizations_requested() >= MAX_AUTHORIZATIONS {
             return self.fail(waited_in_vain(&missing)).await;
         }
+        if !self.may_ask().await? {
+            return self.wait_in_silence(missing, now).await;
+        }
         let mut authorizations = Vec::new();
         for (connection, status) in &missing {
             match self.entry(connection, status).await {
@@ -131,6 +135,29 @@ impl Attempt<'_> {
         let connections = missing.into_iter().map(|(connection, _)| connection).collect();
         self.hold.record(vec![Event::AuthorizationRequested { connections, until }]).await?;
         self.progress("parked", None);
+        Err(Interruption::Authorization { wait: self.executor.rules.poll.0 })
+    }
+
+    /// Whether the user may be asked: for digests once a day, by the first job that comes to it.
+    async fn may_ask(&self) -> Result<bool, Interruption> {
+        let Some(fired) = Fired::of(self.run().job()) else { return Ok(true) };
+        let answer = self.executor.digests.may_ask(&fired, fired.local.date()).await;
+        answer.map_err(|error| Interruption::Transient { reason: error.to_string() })
+    }
+
+    /// Waits for a user whom another job of the digest has asked today.
+    async fn wait_in_silence(
+        &mut self,
+        missing: Vec<(ConnectionName, AccountStatus)>,
+        now: Timestamp,
+    ) -> Result<(), Interruption> {
+        let wait_seconds = self.run().settings().authorization_seconds;
+        if wait_seconds == 0 {
+            return self.fail(waited_in_vain(&missing)).await;
+        }
+        let until = due(now, Duration::from_secs(wait_seconds));
+        let connections = missing.into_iter().map(|(connection, _)| connection).collect();
+        self.hold.record(vec![Event::AuthorizationRequested { connections, until }]).await?;
         Err(Interruption::Authorization { wait: self.executor.rules.poll.0 })
     }
 

@@ -17,6 +17,7 @@ use crate::agent::selection::{Selected, select};
 use crate::agent::tool::{Tool, Toolset};
 use crate::agent::turn::Conclusion;
 use crate::cache::Cache;
+use crate::digest_store::DigestStore;
 use crate::llm::{Llm, RenderedTools};
 use crate::metrics::Metrics;
 use crate::queue::{Destination, Message, Publisher};
@@ -34,6 +35,8 @@ pub struct Executor {
     pub toolbox: Arc<Toolbox>,
     /// Magic links that were handed out.
     pub cache: Arc<dyn Cache>,
+    /// How the jobs of digests end, and which of them may ask their users.
+    pub digests: Arc<dyn DigestStore>,
     /// Interim replies.
     pub publisher: Arc<dyn Publisher>,
     /// Counters.

@@ -13,6 +13,7 @@ use super::{AfterLoss, Worker};
 use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
 use crate::agent::run::{BadJournal, Run, Step};
 use crate::agent::turn::Conclusion;
+use crate::digest_store::Fired;
 use crate::job::{Envelope, Job};
 use crate::journal::{Epoch, Take};
 use crate::queue::{Delivery, Message};
@@ -107,6 +108,10 @@ impl Worker {
         let run = hold.run();
         if run.digest() != job.digest() {
             hold.release().await;
+            if Fired::of(job).is_some() {
+                // Published twice, and meanwhile its definition or what it covers has changed: the first one counts.
+                return charge.ack().await;
+            }
             return self.conflict(job, charge).await;
         }
         if let Some(wake_up) = &wake_up

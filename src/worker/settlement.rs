@@ -13,6 +13,7 @@ use super::hold::Hold;
 use super::interruption::Interruption;
 use super::wake_up::{WakeUp, due};
 use crate::agent::event::{Event, Pause};
+use crate::digest_store::Fired;
 use crate::job::{InvalidJob, Job};
 use crate::queue::{Destination, Message, Properties, Published, QueueError};
 use crate::reply::{CONTENT_TYPE, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
@@ -183,6 +184,7 @@ impl Worker {
         if let Err(error) = hold.record(vec![Event::Delivered]).await {
             warn!(job.id = %job.id(), %error, "the journal could not be sealed; the same reply may be sent again");
         }
+        self.digest_ended(job, outcome).await;
         hold.release().await;
         self.metrics.job_ended(outcome, working);
         info!(
@@ -194,6 +196,19 @@ impl Worker {
             "job ended"
         );
         charge.ack().await;
+    }
+
+    /// Notes how a digest's job ended: `since` moves with success. Best effort; without it the next one covers more.
+    pub(super) async fn digest_ended(&self, job: &Job, outcome: &str) {
+        let Some(fired) = Fired::of(job) else { return };
+        match self.executor.digests.ended(&fired, outcome == "completed").await {
+            // Once when it begins, and then ever more rarely.
+            Ok(failures @ (3 | 10 | 100 | 1000)) => {
+                warn!(digest = fired.digest, failures, outcome, "jobs of this digest fail, one after another");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(digest = fired.digest, %error, "the end of a digest's job could not be noted"),
+        }
     }
 
     /// Sends a reply to the caller; false where the broker did not confirm it.

@@ -45,7 +45,7 @@ impl Takeovers {
         async move {
             let lost = |known: &HashMap<JobId, Epoch>| known.get(&id).is_some_and(|taken| *taken > epoch);
             if known.wait_for(lost).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Worker;
 use super::charge::Charge;
@@ -31,7 +31,9 @@ impl Worker {
             loop {
                 match self.journal.take(job, &owner, self.rules.lifetimes.lease, TakeMode::Polite).await {
                     Ok(take) => return take,
-                    Err(error) => warn!(job.id = %job, %error, "the job waits for the journal"),
+                    // Said once a job: a hundred jobs that wait for an hour must not fill the log.
+                    Err(error) if wait == PATIENCE.0 => warn!(job.id = %job, %error, "the job waits for the journal"),
+                    Err(error) => debug!(job.id = %job, %error, "the job waits on for the journal"),
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(PATIENCE.1);

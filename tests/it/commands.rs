@@ -90,7 +90,9 @@ async fn the_schemas_take_our_samples_and_refuse_others() {
     let job = Schema::compile(&job).unwrap();
     let sample = json!({"identifier": "user_123", "connections": ["gmail"], "prompt": "hello"});
     assert_eq!(job.problems(&sample), Vec::<String>::new());
-    for (field, value) in [("promt", json!("x")), ("connections", json!([])), ("identifier", json!("")), ("limits", json!({"steps": 0}))] {
+    for (field, value) in
+        [("promt", json!("x")), ("connections", json!([])), ("identifier", json!("")), ("limits", json!({"steps": 0}))]
+    {
         let mut wrong = sample.clone();
         wrong[field] = value;
         assert!(!job.problems(&wrong).is_empty(), "{wrong}");
@@ -110,7 +112,10 @@ async fn the_schemas_take_our_samples_and_refuse_others() {
         assert!(target.is_some(), "{pointer} refers to {name}, which is not there");
     }
     let payload = Schema::compile(document.pointer("/components/messages/job/payload").unwrap()).unwrap();
-    assert_eq!(payload.problems(&json!({"identifier": "u", "connections": ["gmail"], "prompt": "x"})), Vec::<String>::new());
+    assert_eq!(
+        payload.problems(&json!({"identifier": "u", "connections": ["gmail"], "prompt": "x"})),
+        Vec::<String>::new()
+    );
     toml::from_str::<toml::Table>(&print("config").await).unwrap();
 }
 
@@ -131,7 +136,15 @@ fn references(value: &Value, place: &str) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn bad_usage_and_bad_configuration_end_with_64_and_name_every_problem() {
-    for arguments in [&["nonsense"][..], &["enqueue"], &["run", "--nonsense"], &["schema", "nothing"], &[], &["run", "--identifier", ""], &["run", "--connection", "../x"]] {
+    for arguments in [
+        &["nonsense"][..],
+        &["enqueue"],
+        &["run", "--nonsense"],
+        &["schema", "nothing"],
+        &[],
+        &["run", "--identifier", ""],
+        &["run", "--connection", "../x"],
+    ] {
         let output = Program::new().run(arguments).await;
         assert_eq!(output.code, Some(64), "{arguments:?}: {}", output.all());
     }
@@ -204,7 +217,10 @@ async fn tools_shows_effects_and_where_the_list_came_from() {
     for (more, source) in [(&[][..], "(from scalekit)"), (&[], "(from redis)"), (&["--refresh"], "(from scalekit)")] {
         let output = program.run(&[&arguments[..], more].concat()).await;
         assert_eq!(output.code, Some(0), "{}", output.all());
-        contains_all(&output.stdout, &["gmail: 22 tools for user_123", source, "read       gmail_fetch_mails", "write      gmail_send_message"]);
+        contains_all(
+            &output.stdout,
+            &["gmail: 22 tools for user_123", source, "read       gmail_fetch_mails", "write      gmail_send_message"],
+        );
     }
     let nobody = program.run(&["tools", "user_404"]).await;
     assert_eq!(nobody.code, Some(1), "{}", nobody.all());
@@ -225,7 +241,14 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
     assert_eq!(fine.code, Some(0), "{}", fine.all());
     contains_all(
         &fine.stdout,
-        &["ok      RabbitMQ", "ok      Redis", "ok      Redis persistence", "ok      connection gmail: 1 connected", "ok      model gpt-4o", " 0 broken"],
+        &[
+            "ok      RabbitMQ",
+            "ok      Redis",
+            "ok      Redis persistence",
+            "ok      connection gmail: 1 connected",
+            "ok      model gpt-4o",
+            " 0 broken",
+        ],
     );
     let broken = program.run(&["doctor", "--connection", "Gmail", "--connection", "hubspot"]).await;
     assert_eq!(broken.code, Some(1), "{}", broken.all());
@@ -241,9 +264,16 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
         .set("OPENAI_API_KEY", "hunter5");
     let output = nothing.run(&["doctor"]).await;
     assert_eq!(output.code, Some(1), "{}", output.all());
-    contains_all(&output.stdout, &["BROKEN  RabbitMQ", "BROKEN  Redis", "BROKEN  Scalekit", "BROKEN  model gpt-4o", " 4 broken"]);
+    contains_all(
+        &output.stdout,
+        &["BROKEN  RabbitMQ", "BROKEN  Redis", "BROKEN  Scalekit", "BROKEN  model gpt-4o", " 4 broken"],
+    );
     assert!(!output.all().contains("hunter"), "{}", output.all());
-    let unset = Program::new().set("AMQP_URL", "amqp://127.0.0.1:1").set("REDIS_URL", "redis://127.0.0.1:1").run(&["doctor"]).await;
+    let unset = Program::new()
+        .set("AMQP_URL", "amqp://127.0.0.1:1")
+        .set("REDIS_URL", "redis://127.0.0.1:1")
+        .run(&["doctor"])
+        .await;
     assert_eq!(unset.code, Some(1), "{}", unset.all());
     contains_all(&unset.stdout, &["BROKEN  configuration: scalekit.client_id", "scalekit.client_secret"]);
 }

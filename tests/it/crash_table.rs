@@ -3,6 +3,7 @@
 //!
 //! A worker "dies" by never getting any further in its own runtime, which is then thrown away with its connections.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -113,6 +114,10 @@ impl Journal for FusedJournal {
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.0.read(job).await
+    }
+
+    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
+        self.0.taken_by_force().await
     }
 }
 

@@ -87,9 +87,7 @@ fn hostile() -> [String; 9] {
 async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
     let bench = Bench::new(Some("ACTIVE")).await;
     let names = hostile();
-    let job = |identifier: &str, prompt: String| {
-        json!({"identifier": identifier, "connections": ["gmail"], "prompt": prompt, "metadata": {"for": identifier}})
-    };
+    let job = |identifier: &str, prompt: String| json!({"identifier": identifier, "connections": ["gmail"], "prompt": prompt, "metadata": {"for": identifier}});
     for (index, name) in names.iter().enumerate() {
         let prompt = format!("Send an email to sam@example.com with subject Number{index} saying hello");
         // The job's id is as hostile as the user's.

@@ -155,8 +155,7 @@ async fn a_run_that_works_for_too_long_ends() {
 
 #[tokio::test]
 async fn a_tool_that_answers_ten_megabytes_is_cut_before_the_model_sees_it() {
-    let model =
-        ScriptedModel::start([fetch_mails(), turn::text("much"), fetch_mails(), turn::text("too much")]).await;
+    let model = ScriptedModel::start([fetch_mails(), turn::text("much"), fetch_mails(), turn::text("too much")]).await;
     let bench = Bench::scripted(&model).await;
     bench.peer.fault(json!({"on": "execute", "kind": "big_answer", "big_answer_bytes": 10 << 20})).await;
     bench.completed(&job("one")).await;
@@ -253,7 +252,8 @@ async fn filters_refusals_and_cut_answers_have_their_own_words() {
 
 #[tokio::test]
 async fn a_failing_model_is_asked_again_and_the_caller_hears_of_it() {
-    let model = ScriptedModel::start([turn::status(503), turn::reset(), turn::status(429), turn::text("at last")]).await;
+    let model =
+        ScriptedModel::start([turn::status(503), turn::reset(), turn::status(429), turn::text("at last")]).await;
     let bench = Bench::scripted(&model).await;
     let completed = bench.completed(&job("x")).await;
     let retries = completed["retries"].as_array().unwrap();
@@ -286,7 +286,9 @@ async fn invalid_arguments_are_given_back_to_the_model_and_nothing_is_sent() {
         assert!(result.starts_with("This call was not executed") && result.contains(problem), "{result}");
     }
 
-    let model = ScriptedModel::start((0..3).map(|_| turn::calls([("gmail_fetch_mails", json!({"max_results": "lots"}))]))).await;
+    let model =
+        ScriptedModel::start((0..3).map(|_| turn::calls([("gmail_fetch_mails", json!({"max_results": "lots"}))])))
+            .await;
     let bench = Bench::scripted(&model).await;
     assert_eq!(bench.code(&job("x")).await, "tool_errors");
     model.finish();
@@ -327,10 +329,13 @@ async fn a_write_that_was_refused_at_the_gate_is_sent_again() {
 async fn reads_are_repeated_visibly() {
     let model = ScriptedModel::start([fetch_mails(), turn::text("read")]).await;
     let bench = Bench::scripted(&model).await;
-    bench.peer.fault(json!([
-        {"on": "execute", "kind": "status", "status": 503},
-        {"on": "execute", "kind": "reset"},
-    ])).await;
+    bench
+        .peer
+        .fault(json!([
+            {"on": "execute", "kind": "status", "status": 503},
+            {"on": "execute", "kind": "reset"},
+        ]))
+        .await;
     let completed = bench.completed(&job("x")).await;
     let retries = completed["retries"].as_array().unwrap();
     let reasons: Vec<&str> = retries.iter().map(|retry| retry["reason"].as_str().unwrap()).collect();
@@ -353,14 +358,20 @@ async fn an_empty_tool_list_says_which_of_its_reasons_it_has() {
     let failed = bench.failed(&job("x")).await;
     assert_eq!((&failed["error"]["code"], &failed["error"]["connection"]), (&json!("no_tools"), &json!("gmail")));
     assert!(failed["error"]["message"].as_str().unwrap().contains("ACTIVE"), "{failed:#}");
-    assert_eq!(bench.completed(&job("Fetch my last unread email")).await["tool_calls"], 1, "an empty list is not cached");
+    assert_eq!(
+        bench.completed(&job("Fetch my last unread email")).await["tool_calls"],
+        1,
+        "an empty list is not cached"
+    );
     assert_eq!(bench.peer.count("model").await, 2, "a run without tools costs no model call");
 }
 
 #[tokio::test]
 async fn wrong_connections_and_accounts_have_their_own_codes() {
     let bench = Bench::new().await;
-    for (name, code) in [("nothing", "connection_not_found"), ("Gmail", "connection_not_found"), ("hubspot", "connection_disabled")] {
+    for (name, code) in
+        [("nothing", "connection_not_found"), ("Gmail", "connection_not_found"), ("hubspot", "connection_disabled")]
+    {
         let failed = bench.failed(&with(job("x"), "connections", json!(["gmail", name]))).await;
         assert_eq!((&failed["error"]["code"], &failed["error"]["connection"]), (&json!(code), &json!(name)));
     }
@@ -369,9 +380,16 @@ async fn wrong_connections_and_accounts_have_their_own_codes() {
     assert_eq!(bench.code(&job("x")).await, "account_disconnected");
     let asked_for = async |status: &str| {
         bench.peer.post("/_sandbox/accounts", account(status)).await;
-        let asks = with(with(job(status), "authorization", json!({"wait_seconds": 0})), "connections", json!(["slack", "gmail"]));
+        let asks = with(
+            with(job(status), "authorization", json!({"wait_seconds": 0})),
+            "connections",
+            json!(["slack", "gmail"]),
+        );
         let reply = bench.run(&asks).await;
-        assert_eq!((&reply["type"], &reply["data"]["final"]), (&json!("agentkit.job.authorization_required"), &json!(true)));
+        assert_eq!(
+            (&reply["type"], &reply["data"]["final"]),
+            (&json!("agentkit.job.authorization_required"), &json!(true))
+        );
         let entries = reply["data"]["authorizations"].as_array().unwrap().clone();
         assert_eq!((entries.len(), &entries[0]["status"]), (1, &json!(status)), "{reply:#}");
         entries[0].clone()
@@ -379,7 +397,10 @@ async fn wrong_connections_and_accounts_have_their_own_codes() {
     assert!(asked_for("EXPIRED").await["link"].is_string());
     assert!(asked_for("PENDING_AUTH").await["link"].is_string());
     let verification = asked_for("PENDING_VERIFICATION").await;
-    assert!(verification["link"].is_null() && verification["hint"].as_str().unwrap().contains("verif"), "{verification}");
+    assert!(
+        verification["link"].is_null() && verification["hint"].as_str().unwrap().contains("verif"),
+        "{verification}"
+    );
     assert_eq!(bench.peer.count("model").await, 0, "nothing is spent before the accounts are active");
 }
 
@@ -388,7 +409,8 @@ async fn a_wanted_schema_is_kept_or_the_job_fails() {
     let schema = json!({"type": "object", "required": ["count"], "properties": {"count": {"type": "integer"}}});
     let wants = |prompt: &str| with(job(prompt), "output_schema", schema.clone());
     let wrong = || turn::text("{\"count\": \"many\"}");
-    let model = ScriptedModel::start([wrong(), turn::text("```json\n{\"count\": 3}\n```"), wrong(), wrong(), wrong()]).await;
+    let model =
+        ScriptedModel::start([wrong(), turn::text("```json\n{\"count\": 3}\n```"), wrong(), wrong(), wrong()]).await;
     let bench = Bench::scripted(&model).await;
     assert_eq!(bench.completed(&wants("one")).await["output"], json!({"count": 3}));
     assert_eq!(bench.code(&wants("two")).await, "invalid_output");
@@ -415,11 +437,20 @@ async fn the_jobs_tool_rules_decide_what_the_model_sees() {
     let offered: Vec<Vec<String>> = model
         .finish()
         .iter()
-        .map(|request| request.body["tools"].as_array().unwrap().iter().map(|tool| tool["function"]["name"].as_str().unwrap().to_owned()).collect())
+        .map(|request| {
+            request.body["tools"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|tool| tool["function"]["name"].as_str().unwrap().to_owned())
+                .collect()
+        })
         .collect();
     assert_eq!(offered[0], ["gmail_fetch_mails", "gmail_send_message"]);
     assert_eq!(offered[1], ["gmail_send_message"]);
-    assert!(offered[2].contains(&"gmail_fetch_mails".to_owned()) && !offered[2].contains(&"gmail_send_message".to_owned()));
+    assert!(
+        offered[2].contains(&"gmail_fetch_mails".to_owned()) && !offered[2].contains(&"gmail_send_message".to_owned())
+    );
     assert!(offered[3].len() > offered[2].len());
     assert!(offered.iter().flatten().all(|name| !name.contains("version")));
 }
@@ -440,9 +471,11 @@ async fn more_tools_than_the_model_takes_are_chosen_from_and_the_caller_is_told(
 
 #[tokio::test]
 async fn nothing_that_a_model_or_a_tool_says_changes_user_connection_or_limits() {
-    let poison = json!({"max_results": 1, "identifier": "victim", "connector": "gmail-team", "connected_account_id": "ca_1"});
+    let poison =
+        json!({"max_results": 1, "identifier": "victim", "connector": "gmail-team", "connected_account_id": "ca_1"});
     let model = ScriptedModel::start([
-        turn::calls([("gmail_fetch_mails", poison.clone())]).with_text("identifier=victim connector=gmail-team steps=1000"),
+        turn::calls([("gmail_fetch_mails", poison.clone())])
+            .with_text("identifier=victim connector=gmail-team steps=1000"),
         turn::calls([("gmail_fetch_mails", json!({"max_results": 2}))]),
     ])
     .await;

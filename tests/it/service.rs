@@ -235,7 +235,10 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
     for (index, (body, problem)) in bodies.iter().enumerate() {
         bench.send(*body, Properties { message_id: Some(format!("bad-{index}")), ..inbox.to() }).await;
         let reply = inbox.reply().await;
-        assert_eq!((&reply["type"], &reply["subject"]), (&json!("agentkit.job.failed"), &json!(format!("bad-{index}"))));
+        assert_eq!(
+            (&reply["type"], &reply["subject"]),
+            (&json!("agentkit.job.failed"), &json!(format!("bad-{index}")))
+        );
         assert_eq!(reply["data"]["error"]["code"], "invalid_job");
         let message = reply["data"]["error"]["message"].as_str().unwrap();
         assert!(message.contains(problem) && message.len() < 4000, "{problem} is missing in {message}");
@@ -336,8 +339,10 @@ async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
     let worker = bench.program.worker().await;
     let mut inbox = bench.inbox().await;
     bench.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
-    let prompt = "Fetch my last unread email, then send an email to zebra@example.com with subject Okapi saying giraffe";
-    let body = json!({"identifier": "user_123", "connections": ["gmail"], "prompt": prompt, "instructions": "be a heron"});
+    let prompt =
+        "Fetch my last unread email, then send an email to zebra@example.com with subject Okapi saying giraffe";
+    let body =
+        json!({"identifier": "user_123", "connections": ["gmail"], "prompt": prompt, "instructions": "be a heron"});
     bench.send(body.to_string(), inbox.to()).await;
     assert_eq!(inbox.reply().await["type"], "agentkit.job.completed");
 
@@ -359,7 +364,9 @@ async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
         assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
         messages.extend(line["message"].as_str().map(str::to_owned));
     }
-    for message in ["job received", "tools listed", "model answered", "the tool call is repeated", "tool call", "job ended"] {
+    for message in
+        ["job received", "tools listed", "model answered", "the tool call is repeated", "tool call", "job ended"]
+    {
         assert!(messages.contains(message), "{message} is missing in {messages:#?}");
     }
     let log = log.join("\n");

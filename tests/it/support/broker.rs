@@ -11,7 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentkit_worker::queue::amqp::Config;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::{MutexGuard, OnceCell};
@@ -51,10 +53,20 @@ impl Broker {
 
     /// A node of one's own.
     pub(crate) async fn start_own() -> Self {
-        let node = Node::new();
+        Self::start_with("").await
+    }
+
+    /// A node of one's own with further lines in its configuration.
+    pub(crate) async fn start_with(lines: &str) -> Self {
+        let node = Node::new(lines);
         let broker = Self { url: format!("amqp://guest:guest@127.0.0.1:{}", node.port), node: Some(Mutex::new(node)) };
         broker.start().await;
         broker
+    }
+
+    /// `host:port`, for a proxy.
+    pub(crate) fn address(&self) -> &str {
+        self.url.rsplit('@').next().expect("an address has a host")
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -103,6 +115,14 @@ impl Broker {
     /// Ends the processes without a warning; the data stay.
     pub(crate) fn kill(&self) {
         self.node().kill();
+    }
+
+    /// Ends the processes as an operator does; the data stay.
+    pub(crate) async fn stop(&self) {
+        let server = self.node().processes[1].id().to_string();
+        run(Command::new("kill").args(["-TERM", &server]));
+        super::eventually("the broker ends", || async { self.node().ended().map(drop) }).await;
+        self.kill();
     }
 
     /// Makes the process stand still, or go on.
@@ -156,7 +176,7 @@ struct Node {
 }
 
 impl Node {
-    fn new() -> Self {
+    fn new(lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["home", "mnesia", "log"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -166,11 +186,9 @@ impl Node {
         file("home/.erlang.cookie", &unique("cookie"));
         let cookie = folder.path().join("home/.erlang.cookie");
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400)).unwrap();
-        file(
-            "rabbitmq.conf",
-            "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 50MB\n\
-             vm_memory_high_watermark.absolute = 1GB\nmax_message_size = 16777216\n",
-        );
+        let usual = "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 50MB\n\
+                     vm_memory_high_watermark.absolute = 1GB\nmax_message_size = 16777216\n";
+        file("rabbitmq.conf", &format!("{usual}{lines}"));
         // Held together, so that they differ.
         let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, distribution_port, name_server_port] =

@@ -1,8 +1,11 @@
 //! What several tests need.
 
+pub(crate) mod bench;
 pub(crate) mod broker;
+pub(crate) mod digests;
 pub(crate) mod http_peer;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod sandbox_client;
 pub(crate) mod scripted_model;

@@ -154,9 +154,19 @@ impl Running {
         found.ok().flatten().unwrap_or_else(|| panic!("ended without {text:?}: {:#?}", self.log()))
     }
 
-    /// Sends `TERM`, `KILL`, `INT`.
+    /// The process's number.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Sends `TERM`, `KILL`, `INT`, `STOP`, `CONT`.
     pub(crate) fn signal(&self, name: &str) {
-        let process = self.child.id().expect("it runs").to_string();
+        let process = self.process().to_string();
         let status = std::process::Command::new("kill").args([&format!("-{name}"), &process]).status().unwrap();
         assert!(status.success());
     }

@@ -1,0 +1,307 @@
+//! One occurrence of one group of recipients: claim a part, publish its jobs, note it, until nothing due is left.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use tracing::{error, info, warn};
+
+use super::Scheduler;
+use super::digest::{Digest, Overlap};
+use super::groups::{Group, Planned};
+use super::occurrence::Occurrence;
+use super::plan::portion_of;
+use super::recipients::{Recipient, Recipients, SourceError};
+use crate::digest_store::{Firing, Holder, Memory, StoreError};
+use crate::job::Job;
+use crate::queue::{Destination, Message, Properties, QueueError};
+
+/// Recipients that are looked up and noted together.
+const BATCH: usize = 256;
+/// Publishes that wait for their confirm at the same time; the publisher has its own bound below.
+const IN_FLIGHT: usize = 32;
+/// A claim takes this fraction of a firing's parts, so that several replicas get some.
+const SHARE: u32 = 8;
+/// A job that was published and has not ended after this time is not taken for running any more: it waits for a user a day
+/// at most and works for hours at most, so its end was not noted.
+const RUNNING_AT_MOST: SignedDuration = SignedDuration::from_hours(48);
+/// A job waits for its user until shortly before the next occurrence asks again: nine tenths of the time.
+const WAIT_TENTHS: i32 = 9;
+
+/// Why a firing stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum FireError {
+    /// The broker does not take jobs.
+    #[error("jobs cannot be published: {0}")]
+    Queue(#[from] QueueError),
+    /// The store is away.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The recipients cannot be read.
+    #[error("recipients cannot be read: {0}")]
+    Source(#[from] SourceError),
+    /// The scheduler was told to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What became of a firing's recipients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs that the broker confirmed.
+    pub published: u64,
+    /// Recipients whose last job still runs, or whose job cannot be made.
+    pub skipped: u64,
+    /// Recipients that had their job already.
+    pub duplicates: u64,
+}
+
+impl Scheduler {
+    /// Fires the first `due` parts of `occurrence`; answers how long others hold some of them.
+    pub(super) async fn fire(
+        &self,
+        planned: &Planned,
+        group: &Group,
+        occurrence: Occurrence,
+        due: u32,
+    ) -> Result<Option<Duration>, FireError> {
+        let digest = &planned.digest;
+        let firing =
+            Firing { digest: &digest.name, group: group.schedule.key(), at: occurrence.at, portions: digest.portions };
+        let share = digest.portions.div_ceil(SHARE) as usize;
+        let mut total = Counts::default();
+        loop {
+            let claim = self.store.claim(firing, due, share, &self.rules.owner, self.rules.lease).await?;
+            if claim.portions.is_empty() {
+                if total != Counts::default() {
+                    info!(
+                        digest = digest.name,
+                        local = %occurrence.local,
+                        published = total.published,
+                        skipped = total.skipped,
+                        duplicates = total.duplicates,
+                        "digest fired"
+                    );
+                }
+                return Ok(claim.held_for);
+            }
+            let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &claim.portions };
+            let pass = Pass { scheduler: self, planned, group, occurrence, firing, holder };
+            match pass.run().await {
+                Ok(counts) => {
+                    total.published += counts.published;
+                    total.skipped += counts.skipped;
+                    total.duplicates += counts.duplicates;
+                    self.store.settle(firing, holder, true).await?;
+                }
+                Err(error) => {
+                    if let Err(error) = self.store.settle(firing, holder, false).await {
+                        warn!(digest = digest.name, %error, "claims could not be given back and run out by themselves");
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Publishes a job outside the schedule for each recipient, or for one; `mark` makes the ids, so the same mark never
+    /// runs a recipient's job twice.
+    pub async fn fire_now(&self, digest: &Digest, only: Option<&str>, mark: &str) -> Result<Counts, FireError> {
+        let now = self.clock.now();
+        let mut counts = Counts::default();
+        let mut recipients = Recipients::open(&digest.recipients, &*self.store).await?;
+        let mut batch = Vec::new();
+        loop {
+            let next = recipients.next().await?;
+            let ended = next.is_none();
+            match next {
+                Some(Ok(recipient)) if only.is_none_or(|only| only == recipient.identifier.as_str()) => {
+                    batch.push(recipient);
+                }
+                Some(Err(bad)) => warn!(digest = digest.name, %bad, "recipient left out"),
+                _ => {}
+            }
+            if batch.len() == BATCH || ended {
+                let names: Vec<&str> = batch.iter().map(|recipient| recipient.identifier.as_str()).collect();
+                let memories = self.store.recall(&digest.name, &names).await?;
+                let mut jobs = Vec::new();
+                for (recipient, memory) in batch.drain(..).zip(memories) {
+                    match extra_job(digest, &recipient, memory, now, self.rules.authorization_wait, mark) {
+                        Ok(job) => jobs.push((recipient.identifier.as_str().to_owned(), job)),
+                        Err(problem) => {
+                            warn!(digest = digest.name, problem, "recipient left out");
+                            counts.skipped += 1;
+                        }
+                    }
+                }
+                let sent = self.publish_all(jobs).await;
+                counts.published += sent.published.len() as u64;
+                counts.skipped += sent.refused.len() as u64;
+                if let Some(error) = sent.error {
+                    return Err(error.into());
+                }
+            }
+            if ended {
+                return Ok(counts);
+            }
+        }
+    }
+
+    async fn publish_all(&self, jobs: Vec<(String, Job)>) -> Sent {
+        let now = self.clock.now();
+        let mut sent = Sent::default();
+        let publishes = jobs.into_iter().map(|(name, job)| async move {
+            let result = self.publisher.publish(&Destination::Jobs, message(&job, now)).await;
+            (name, result)
+        });
+        let mut results = futures_util::stream::iter(publishes).buffer_unordered(IN_FLIGHT);
+        while let Some((name, result)) = results.next().await {
+            match result {
+                Ok(_) => sent.published.push(name),
+                Err(error @ QueueError::TooLarge { .. }) => {
+                    error!(%error, "a digest's job is too large");
+                    sent.refused.push(name);
+                }
+                Err(error) => sent.error = Some(error),
+            }
+        }
+        sent
+    }
+}
+
+/// What became of a batch; each job is in one place, or was not confirmed.
+#[derive(Default)]
+struct Sent {
+    published: Vec<String>,
+    refused: Vec<String>,
+    error: Option<QueueError>,
+}
+
+/// One reading of all recipients for the parts that were claimed.
+struct Pass<'a> {
+    scheduler: &'a Scheduler,
+    planned: &'a Planned,
+    group: &'a Group,
+    occurrence: Occurrence,
+    firing: Firing<'a>,
+    holder: Holder<'a>,
+}
+
+impl Pass<'_> {
+    async fn run(&self) -> Result<Counts, FireError> {
+        let digest = &self.planned.digest;
+        let portions: BTreeSet<u32> = self.holder.portions.iter().copied().collect();
+        let mut counts = Counts::default();
+        let mut recipients = Recipients::open(&digest.recipients, &*self.scheduler.store).await?;
+        let mut batch: Vec<Recipient> = Vec::new();
+        while let Some(next) = recipients.next().await? {
+            // Those that cannot be read were named when the groups were made.
+            let Ok(recipient) = next else { continue };
+            let ours = portions.contains(&portion_of(recipient.identifier.as_str(), digest.portions))
+                && self.group.has(&recipient)
+                && !batch.iter().any(|other| other.identifier == recipient.identifier);
+            if !ours {
+                continue;
+            }
+            batch.push(recipient);
+            if batch.len() == BATCH {
+                self.batch(std::mem::take(&mut batch), &mut counts).await?;
+            }
+        }
+        self.batch(batch, &mut counts).await?;
+        Ok(counts)
+    }
+
+    async fn batch(&self, batch: Vec<Recipient>, counts: &mut Counts) -> Result<(), FireError> {
+        let (scheduler, digest) = (self.scheduler, &self.planned.digest);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if scheduler.stop.is_cancelled() {
+            return Err(FireError::Stopped);
+        }
+        let names: Vec<&str> = batch.iter().map(|recipient| recipient.identifier.as_str()).collect();
+        let memories = scheduler.store.recall(&digest.name, &names).await?;
+        let mut jobs = Vec::new();
+        let mut skipped = Vec::new();
+        for (recipient, memory) in batch.iter().zip(memories) {
+            let name = recipient.identifier.as_str();
+            if memory.fired == Some(self.occurrence.at) {
+                counts.duplicates += 1;
+                self.counted("duplicate");
+            } else if digest.overlap == Overlap::Skip && self.still_runs(memory) {
+                info!(digest = digest.name, "the last job still runs; a recipient is left out this time");
+                skipped.push(name.to_owned());
+            } else {
+                match self.job(recipient, memory) {
+                    Ok(job) => jobs.push((name.to_owned(), job)),
+                    Err(problem) => {
+                        warn!(digest = digest.name, problem, "recipient left out");
+                        skipped.push(name.to_owned());
+                    }
+                }
+            }
+        }
+        let sent = scheduler.publish_all(jobs).await;
+        skipped.extend(sent.refused);
+        let borrowed = |names: &[String]| -> Vec<String> { names.to_vec() };
+        let (published, skipped) = (borrowed(&sent.published), borrowed(&skipped));
+        if !published.is_empty() || !skipped.is_empty() {
+            let published: Vec<&str> = published.iter().map(String::as_str).collect();
+            let skipped: Vec<&str> = skipped.iter().map(String::as_str).collect();
+            scheduler.store.note(self.firing, &published, &skipped, self.holder).await?;
+        }
+        counts.published += published.len() as u64;
+        counts.skipped += skipped.len() as u64;
+        published.iter().for_each(|_| self.counted("published"));
+        skipped.iter().for_each(|_| self.counted("skipped"));
+        sent.error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn job(&self, recipient: &Recipient, memory: Memory) -> Result<Job, String> {
+        let schedule = &self.group.schedule;
+        let at = self.occurrence.at;
+        let last = memory.success.filter(|success| *success < at);
+        let since = last.or_else(|| schedule.before(self.occurrence).map(|before| before.at)).unwrap_or(at);
+        let until_next = schedule.next_after(at).map(|next| next.at.duration_since(at) / 10 * WAIT_TENTHS);
+        let most = self.scheduler.rules.authorization_wait;
+        let wait = until_next.and_then(|wait| Duration::try_from(wait).ok()).map_or(most, |wait| wait.min(most));
+        self.planned.digest.job(recipient, schedule, self.occurrence, since, wait)
+    }
+
+    fn still_runs(&self, memory: Memory) -> bool {
+        let at = self.occurrence.at;
+        memory.running.is_some_and(|running| running < at && at.duration_since(running) <= RUNNING_AT_MOST)
+    }
+
+    fn counted(&self, result: &'static str) {
+        self.scheduler.metrics.digest_fired(&self.planned.digest.name, result);
+    }
+}
+
+fn extra_job(
+    digest: &Digest,
+    recipient: &Recipient,
+    memory: Memory,
+    now: Timestamp,
+    wait: Duration,
+    mark: &str,
+) -> Result<Job, String> {
+    let schedule = digest.schedule_of(recipient)?;
+    let since = memory.success.or_else(|| schedule.latest_until(now).map(|last| last.at)).unwrap_or(now);
+    digest.extra_job(recipient, &schedule, now, since, wait, mark)
+}
+
+fn message(job: &Job, now: Timestamp) -> Message {
+    let body = serde_json::to_vec(job).expect("a job is JSON types only");
+    let properties = Properties {
+        message_id: Some(job.id().to_string()),
+        reply_to: job.reply_to.clone(),
+        content_type: Some("application/json".to_owned()),
+        timestamp: Some(now),
+        ..Properties::default()
+    };
+    Message { body: Bytes::from(body), properties }
+}

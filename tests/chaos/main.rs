@@ -1,0 +1,187 @@
+//! Hundreds of jobs while workers, broker, Redis and the connections between them are killed, stopped, frozen and cut, and
+//! Scalekit and the model misbehave. Afterwards every job has one answer, no mail was sent twice, nothing is left behind.
+//!
+//! Part of `cargo test` in a short form (every accident at least once). For hours, with another order of accidents:
+//!
+//! ```sh
+//! CHAOS_SECONDS=7200 CHAOS_SEED=42 cargo test --test chaos -- --nocapture
+//! ```
+//!
+//! The seed decides jobs and accidents and is printed first, each accident as it happens; what a race makes of them differs
+//! from run to run.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+
+mod audit;
+mod jobs;
+mod random;
+mod replies;
+mod stage;
+#[expect(dead_code, reason = "shared with the integration tests, which need more of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use agentkit_worker::agent::run::{Run, Step};
+use agentkit_worker::clock::{Clock, SystemClock};
+use agentkit_worker::job::JobId;
+use agentkit_worker::journal::Journal;
+use agentkit_worker::journal::redis::RedisJournal;
+use agentkit_worker::redis_client::{Config as RedisConfig, RedisClient};
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep};
+
+use audit::{Audit, Sent};
+use jobs::{Accepted, Sender};
+use random::Random;
+use stage::{Accident, Stage};
+
+/// So many jobs at most are without an answer at a time.
+const UNDER_WAY: usize = 40;
+/// New jobs have their answers within this time once the accidents are over.
+const PROMPT: Duration = Duration::from_secs(30);
+/// Everything has come to its end within this time.
+const END: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_nothing_done_twice_nobody_held() {
+    let number = |name: &str| support::setting(name).map(|text| text.parse::<u64>().unwrap());
+    let seed = number("CHAOS_SEED").unwrap_or(1);
+    let time = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(0));
+    println!("chaos: CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
+    let mut stage = Stage::start().await;
+    let outcome = AssertUnwindSafe(play(&mut stage, seed, time)).catch_unwind().await;
+    if let Err(failure) = outcome {
+        stage.keep_logs();
+        std::panic::resume_unwind(failure);
+    }
+}
+
+async fn play(stage: &mut Stage, seed: u64, time: Duration) {
+    let sender = Arc::new(stage.sender().await);
+    let over = Arc::new(AtomicBool::new(false));
+    let answered = stage.replies.counter();
+    let sending = tokio::spawn(send_jobs(Arc::clone(&sender), seed, answered, Arc::clone(&over)));
+    let mut random = Random::new(seed);
+    let began = Instant::now();
+    loop {
+        let mut deck = Accident::DECK;
+        random.shuffle(&mut deck);
+        for accident in deck {
+            stage.trouble_upstream(&mut random).await;
+            sleep(Duration::from_millis(500 + random.below(1500))).await;
+            stage.suffer(accident, &mut random).await;
+        }
+        if began.elapsed() >= time {
+            break;
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut jobs = sending.await.unwrap();
+    stage.order_faults(&[]).await;
+    stage.say(&format!("no more accidents; {} jobs sent, {} answered", jobs.len(), stage.replies.answered()));
+    jobs.extend(fresh_jobs(stage, &sender, jobs.len() as u64).await);
+
+    let began = Instant::now();
+    while stage.replies.answered() < jobs.len() && began.elapsed() < END {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let left = left_behind(stage).await;
+    let mut audit = Audit::of(&jobs, &stage.replies.terminal(), &mails(stage, &jobs).await);
+    audit.stuck = [left, unfinished(stage, &jobs).await].concat();
+    let (messages, interim) = stage.replies.counts();
+    stage.say(&format!("{messages} replies, {interim} of them interim"));
+    audit.conclude(jobs.len());
+    assert_eq!(stage.deserters, 0, "workers ended by themselves");
+}
+
+/// Sends jobs until the accidents are over, as fast as they are answered.
+async fn send_jobs(
+    sender: Arc<Sender>,
+    seed: u64,
+    answered: impl Fn() -> usize,
+    over: Arc<AtomicBool>,
+) -> Vec<Accepted> {
+    let mut random = Random::new(!seed);
+    let mut jobs = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        if jobs.len() < answered() + UNDER_WAY {
+            jobs.push(sender.send_any(jobs.len() as u64, &mut random).await);
+        }
+        sleep(Duration::from_millis(50 + random.below(150))).await;
+    }
+    jobs
+}
+
+/// New jobs after the last accident finish promptly.
+async fn fresh_jobs(stage: &Stage, sender: &Sender, first: u64) -> Vec<Accepted> {
+    let began = Instant::now();
+    let mut jobs = Vec::new();
+    for number in first..first + 10 {
+        jobs.push(sender.send_simple(number).await);
+    }
+    loop {
+        let terminal = stage.replies.terminal();
+        if jobs.iter().all(|job| terminal.contains_key(&job.id)) {
+            stage.say(&format!("{} new jobs were answered within {:?}", jobs.len(), began.elapsed()));
+            return jobs;
+        }
+        assert!(began.elapsed() < PROMPT, "new jobs were not answered within {PROMPT:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Messages that stay in the worker's queues.
+async fn left_behind(stage: &Stage) -> Vec<String> {
+    let began = Instant::now();
+    loop {
+        let listed = stage.broker.control(&["list_queues", "--silent", "name", "messages"]).await;
+        let left: Vec<String> = listed
+            .lines()
+            .filter(|line| line.starts_with(&stage.amqp.prefix) && !line.ends_with("\t0"))
+            .map(str::to_owned)
+            .collect();
+        // Copies of wake-ups come to their end in the wait queues.
+        if left.is_empty() || began.elapsed() > END {
+            return left;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Runs that are not delivered.
+async fn unfinished(stage: &Stage, jobs: &[Accepted]) -> Vec<String> {
+    let config = RedisConfig {
+        key_prefix: format!("{}:", stage.amqp.prefix),
+        response_timeout_milliseconds: 10_000,
+        ..stage.redis.config()
+    };
+    let journal = RedisJournal::new(RedisClient::new(&config).unwrap());
+    let mut unfinished = Vec::new();
+    for job in jobs {
+        let lines = journal.read(&JobId::new(&job.id).unwrap()).await.unwrap();
+        let run = Run::replay(&lines).unwrap();
+        if !run.is_some_and(|run| matches!(run.next(SystemClock.now()), Step::Done)) {
+            unfinished.push(format!("run of {}", job.id));
+        }
+    }
+    unfinished
+}
+
+/// What the stand-in for Gmail really sent.
+async fn mails(stage: &Stage, jobs: &[Accepted]) -> Sent {
+    let mut sent = Sent::new();
+    let identifiers: BTreeSet<&String> = jobs.iter().map(|job| &job.identifier).collect();
+    for identifier in identifiers {
+        let (_, world) = stage.peer.get(&format!("/_sandbox/world/{identifier}")).await;
+        for effect in world["effects"].as_array().unwrap() {
+            *sent.entry(effect["params"]["subject"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    sent
+}

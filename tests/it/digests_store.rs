@@ -1,0 +1,255 @@
+//! What every digest store promises, asked of both; and what only a real one can suffer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::clock::ManualClock;
+use agentkit_worker::digest_store::memory::MemoryDigestStore;
+use agentkit_worker::digest_store::redis::RedisDigestStore;
+use agentkit_worker::digest_store::{DigestStore, Fired, Firing, Hold, Holder, Memory};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::support::digests::instant;
+use crate::support::redis::{AnyRedis, Redis};
+use crate::support::time::eventually;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+struct Subject {
+    store: Arc<dyn DigestStore>,
+    clock: Option<Arc<ManualClock>>,
+    _redis: Option<AnyRedis>,
+}
+
+impl Subject {
+    fn memory() -> Self {
+        let clock = Arc::new(ManualClock::new(instant("2039-12-31T00:00:00Z")));
+        Self { store: Arc::new(MemoryDigestStore::new(clock.clone())), clock: Some(clock), _redis: None }
+    }
+
+    async fn redis() -> Self {
+        let redis = AnyRedis::start().await;
+        Self { store: Arc::new(RedisDigestStore::new(redis.client())), clock: None, _redis: Some(redis) }
+    }
+}
+
+fn at(hour: i64) -> Timestamp {
+    instant("2040-01-01T00:00:00Z") + SignedDuration::from_hours(hour)
+}
+
+fn firing(hour: i64) -> Firing<'static> {
+    Firing { digest: "morning", group: "g", at: at(hour), portions: 4 }
+}
+
+fn holder<'a>(owner: &'a str, portions: &'a [u32]) -> Holder<'a> {
+    Holder { owner, lease: LEASE, portions }
+}
+
+fn fired(recipient: &str, hour: i64) -> Fired {
+    Fired {
+        digest: "morning".into(),
+        recipient: recipient.into(),
+        occurrence: at(hour),
+        local: jiff::tz::TimeZone::UTC.to_datetime(at(hour)),
+        timezone: "UTC".into(),
+    }
+}
+
+async fn parts_are_shared_out_and_the_last_one_finishes(subject: &Subject) {
+    let store = &subject.store;
+    let claim = |owner, due, most| store.claim(firing(9), due, most, owner, LEASE);
+    assert_eq!(claim("one", 3, 2).await.unwrap().portions, [0, 1]);
+    let other = claim("two", 3, 2).await.unwrap();
+    assert_eq!(other.portions, [2]);
+    assert!(other.held_for.is_some_and(|held| held <= LEASE && held > LEASE / 2), "{other:?}");
+    assert_eq!(claim("one", 3, 9).await.unwrap().portions, [0, 1], "an owner takes its own parts again");
+    store.settle(firing(9), holder("one", &[0, 1]), true).await.unwrap();
+    store.settle(firing(9), holder("two", &[2]), false).await.unwrap();
+    let standing = store.look("morning", &[], at(9), at(0)).await.unwrap();
+    assert!(standing.begun.contains(&("g".into(), at(9))) && standing.done.is_empty(), "{standing:?}");
+    assert_eq!(claim("one", 4, 9).await.unwrap().portions, [2, 3]);
+    store.settle(firing(9), holder("one", &[2, 3]), true).await.unwrap();
+    let standing = store.look("morning", &[], at(9), at(0)).await.unwrap();
+    assert!(standing.done.contains(&("g".into(), at(9))) && standing.begun.is_empty(), "{standing:?}");
+    // Said late by somebody whose lease was over: nothing begins anew.
+    store.settle(firing(9), holder("two", &[2]), true).await.unwrap();
+    let claim = claim("two", 4, 9).await.unwrap();
+    assert!(claim.portions.is_empty() && claim.held_for.is_none());
+    assert_eq!(store.claim(firing(10), 4, 9, "two", LEASE).await.unwrap().portions, [0, 1, 2, 3]);
+    let late = store.look("morning", &[], at(12), at(10)).await.unwrap();
+    assert!(late.done.is_empty(), "marks before the time asked for are left out");
+}
+
+async fn parts_of_the_dead_are_free_after_their_lease(subject: &Subject) {
+    let store = &subject.store;
+    let short = Duration::from_millis(100);
+    assert_eq!(store.claim(firing(9), 4, 9, "dead", short).await.unwrap().portions.len(), 4);
+    let portions = eventually("the lease runs out", async || {
+        if let Some(clock) = &subject.clock {
+            clock.advance(SignedDuration::from_millis(30));
+        }
+        let claim = store.claim(firing(9), 4, 9, "heir", LEASE).await.unwrap();
+        (!claim.portions.is_empty()).then_some(claim.portions)
+    })
+    .await;
+    assert_eq!(portions, [0, 1, 2, 3]);
+    store.settle(firing(9), holder("dead", &[0]), false).await.unwrap();
+    assert!(store.claim(firing(9), 4, 9, "third", LEASE).await.unwrap().portions.is_empty(), "the dead give nothing free");
+}
+
+async fn success_moves_and_failures_are_counted_once(subject: &Subject) {
+    let store = &subject.store;
+    store.note(firing(9), &["a", "b:\n{}\""], &["c"], holder("one", &[0])).await.unwrap();
+    let nine = Memory { fired: Some(at(9)), success: None, running: Some(at(9)) };
+    let names = ["a", "b:\n{}\"", "c", "d"];
+    let memories = store.recall("morning", &names).await.unwrap();
+    assert_eq!(memories, [nine, nine, Memory { running: None, ..nine }, Memory::default()]);
+    for _ in 0..2 {
+        assert_eq!(store.ended(&fired("a", 9), false).await.unwrap(), 1);
+    }
+    assert_eq!(store.ended(&fired("b:\n{}\"", 9), false).await.unwrap(), 2);
+    assert_eq!(store.ended(&fired("c", 9), true).await.unwrap(), 0);
+    let memories = store.recall("morning", &names).await.unwrap();
+    assert_eq!(memories[0], Memory { running: None, ..nine });
+    assert_eq!(memories[2].success, Some(at(9)));
+    // The end may be known before the note of the beginning.
+    assert_eq!(store.ended(&fired("a", 10), true).await.unwrap(), 0);
+    store.note(firing(10), &["a"], &[], holder("one", &[0])).await.unwrap();
+    let memory = store.recall("morning", &["a"]).await.unwrap()[0];
+    assert_eq!(memory, Memory { fired: Some(at(10)), success: Some(at(10)), running: None });
+    store.ended(&fired("a", 8), true).await.unwrap();
+    let standing = store.look("morning", &[], at(9), at(0)).await.unwrap();
+    assert_eq!((standing.last_fire, standing.last_success, standing.failures), (Some(at(10)), Some(at(10)), 0));
+    assert_eq!(store.recall("morning", &["a"]).await.unwrap()[0].success, Some(at(10)), "success never goes back");
+    assert_eq!(store.recall("other", &[]).await.unwrap(), []);
+}
+
+async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &Subject) {
+    let store = &subject.store;
+    let groups = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let look = async |names: &[&str], hour| store.look("morning", &groups(names), at(hour), at(0)).await.unwrap();
+    assert_eq!(look(&["a"], 9).await.not_before, [at(9)]);
+    assert_eq!(look(&["b", "a"], 11).await.not_before, [at(11), at(9)]);
+    assert_eq!(look(&["a"], 8).await.not_before, [at(8)], "a clock that was ahead does not hide what comes");
+    assert_eq!(look(&["a", "b"], 12).await.not_before, [at(8), at(11)]);
+    store.hold("morning", Hold::Pause, at(13)).await.unwrap();
+    let paused = look(&["a"], 15).await;
+    assert!(paused.paused);
+    assert_eq!(paused.not_before, [at(15)]);
+    store.hold("morning", Hold::Resume, at(16)).await.unwrap();
+    let resumed = look(&["a", "b"], 17).await;
+    assert!(!resumed.paused);
+    assert_eq!(resumed.not_before, [at(16), at(16)]);
+    store.hold("morning", Hold::Pass, at(20)).await.unwrap();
+    assert_eq!(look(&["a"], 21).await.not_before, [at(20)]);
+    assert!(!store.look("other", &[], at(21), at(0)).await.unwrap().paused);
+}
+
+async fn one_job_a_day_may_ask(subject: &Subject) {
+    let store = &subject.store;
+    let day = |day: i8| jiff::civil::date(2040, 1, day);
+    for (recipient, hour, of, may) in
+        [("a", 9, 1, true), ("a", 9, 1, true), ("a", 10, 1, false), ("b", 10, 1, true), ("a", 9, 1, true), ("a", 33, 2, true), ("a", 34, 2, false)]
+    {
+        assert_eq!(store.may_ask(&fired(recipient, hour), day(of)).await.unwrap(), may, "{recipient} {hour}");
+    }
+}
+
+mod memory {
+    use super::Subject;
+
+    #[tokio::test]
+    async fn parts_are_shared_out_and_the_last_one_finishes() {
+        super::parts_are_shared_out_and_the_last_one_finishes(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn parts_of_the_dead_are_free_after_their_lease() {
+        super::parts_of_the_dead_are_free_after_their_lease(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn success_moves_and_failures_are_counted_once() {
+        super::success_moves_and_failures_are_counted_once(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn groups_count_from_when_they_are_known_and_pauses_pass_over() {
+        super::groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn one_job_a_day_may_ask() {
+        super::one_job_a_day_may_ask(&Subject::memory()).await;
+    }
+}
+
+mod redis {
+    use super::Subject;
+
+    #[tokio::test]
+    async fn parts_are_shared_out_and_the_last_one_finishes() {
+        super::parts_are_shared_out_and_the_last_one_finishes(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn parts_of_the_dead_are_free_after_their_lease() {
+        super::parts_of_the_dead_are_free_after_their_lease(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn success_moves_and_failures_are_counted_once() {
+        super::success_moves_and_failures_are_counted_once(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn groups_count_from_when_they_are_known_and_pauses_pass_over() {
+        super::groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn one_job_a_day_may_ask() {
+        super::one_job_a_day_may_ask(&Subject::redis().await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pause_a_claim_and_a_mark_survive_a_restart_of_redis() {
+    let mut redis = Redis::start().await;
+    let store = RedisDigestStore::new(redis.client());
+    store.hold("morning", Hold::Pause, at(1)).await.unwrap();
+    store.claim(firing(9), 4, 2, "one", LEASE).await.unwrap();
+    store.claim(firing(8), 4, 4, "one", LEASE).await.unwrap();
+    store.settle(firing(8), holder("one", &[0, 1, 2, 3]), true).await.unwrap();
+    redis.kill();
+    assert!(store.look("morning", &[], at(9), at(0)).await.is_err());
+    redis.restart().await;
+    let standing = eventually("redis is reached again", async || store.look("morning", &[], at(9), at(0)).await.ok()).await;
+    assert!(standing.paused && standing.done.contains(&("g".into(), at(8))));
+    assert_eq!(store.claim(firing(9), 4, 9, "two", LEASE).await.unwrap().portions, [2, 3]);
+    assert!(store.claim(firing(8), 4, 9, "two", LEASE).await.unwrap().portions.is_empty());
+}
+
+#[tokio::test]
+async fn a_set_is_read_piece_by_piece_under_its_very_name() {
+    let redis = Redis::start().await;
+    for thousand in 0..3 {
+        let mut command = vec!["SADD".to_owned(), "app:subscribers".to_owned()];
+        command.extend((0..1000).map(|number| format!("user_{}", thousand * 1000 + number)));
+        redis.command(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let store = RedisDigestStore::new(redis.client());
+    let mut all = std::collections::BTreeSet::new();
+    let (mut from, mut parts) = (Some(0), 0);
+    while let Some(cursor) = from {
+        let members = store.members("app:subscribers", cursor).await.unwrap();
+        all.extend(members.members);
+        from = members.next;
+        parts += 1;
+    }
+    assert_eq!(all.len(), 3000);
+    assert!(parts > 1);
+    assert_eq!(store.members("none", 0).await.unwrap().members.len(), 0);
+    redis.command(&["SET", "app:text", "x"]);
+    assert!(store.members("app:text", 0).await.is_err(), "a key of another type is an error, not an empty set");
+}

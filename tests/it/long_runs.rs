@@ -1,0 +1,45 @@
+//! Runs that take longer than the broker waits for an ack.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::support::bench::Bench;
+use crate::support::broker::Broker;
+use crate::support::program::Worker;
+use crate::support::scripted_model::{ScriptedModel, turn};
+
+/// RabbitMQ up to 4.2 looks for late acks once a minute only (measured).
+const MODEL_TAKES: Duration = Duration::from_secs(75);
+
+/// The answer of a model that takes longer than the broker's consumer timeout of ten seconds.
+async fn a_long_run(broker: &Broker, settings: &[(&str, &str)]) -> Worker {
+    let bench = Bench::new(broker).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start([turn::text("at last").released_by(&go)]).await;
+    let worker = bench.worker(&model, settings).await;
+    bench.send("job-1", "take your time").await;
+    model.wait_for_requests(1).await;
+    tokio::time::sleep(MODEL_TAKES).await;
+    go.notify_one();
+    let reply = bench.only_reply().await;
+    assert_eq!(reply["data"]["text"], "at last", "{reply:#}");
+    assert_eq!(reply["data"]["attempts"], 1, "{reply:#}");
+    model.finish();
+    worker
+}
+
+fn lost(worker: &Worker) -> bool {
+    worker.running.log().iter().any(|line| line.contains("consuming connection lost"))
+}
+
+#[tokio::test]
+async fn a_model_call_longer_than_the_consumer_timeout_is_made_once() {
+    let broker = Broker::start_with("consumer_timeout = 10000\n").await;
+    let right = [("WORKER__HOLD_DELIVERY_SECONDS", "2"), ("WORKER__CONSUMER_TIMEOUT_SECONDS", "10")];
+    // The second worker does not know the broker's limit: its channel is closed under the run's hands.
+    let (knows, guesses) = tokio::join!(a_long_run(&broker, &right), a_long_run(&broker, &[]));
+    assert!(!lost(&knows), "no delivery was held for too long");
+    assert!(lost(&guesses), "the broker closes the channel of a delivery that is held for too long");
+}
