@@ -12,7 +12,7 @@ use std::path::Path;
 const FLOORS: [(&str, &[&str]); 6] = [
     ("words", &["job", "reply", "retry", "clock", "schema", "key", "metrics"]),
     ("decisions", &["agent"]),
-    ("edges", &["queue", "cache", "journal", "llm", "scalekit", "http", "redis_client"]),
+    ("edges", &["queue", "cache", "journal", "digest_store", "llm", "scalekit", "http", "redis_client"]),
     ("logic", &["worker", "schedule", "client"]),
     ("process", &["main", "lib", "cli", "app", "embedded", "config", "telemetry", "shutdown", "http_server"]),
     ("apart", &["sandbox"]),
@@ -23,13 +23,18 @@ const PROCESS: usize = 4;
 const APART: usize = 5;
 
 /// On the floor of the edges, who may use whom.
-const BESIDE: [(&str, &str); 4] =
-    [("llm", "http"), ("scalekit", "http"), ("cache", "redis_client"), ("journal", "redis_client")];
+const BESIDE: [(&str, &str); 5] = [
+    ("llm", "http"),
+    ("scalekit", "http"),
+    ("cache", "redis_client"),
+    ("journal", "redis_client"),
+    ("digest_store", "redis_client"),
+];
 
 /// Crates that only these modules (and what lies in them) may name.
 const KEPT: [(&str, &[&str]); 5] = [
     ("lapin", &["queue::amqp"]),
-    ("redis", &["redis_client", "cache::redis", "journal::redis"]),
+    ("redis", &["redis_client", "cache::redis", "journal::redis", "digest_store::redis"]),
     ("reqwest", &["http", "sandbox"]),
     ("backoff", &["retry"]),
     ("jsonschema", &["schema"]),

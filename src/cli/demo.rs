@@ -20,8 +20,8 @@ use crate::embedded::{Embedded, Replies};
 use crate::http::{self, Method, Request};
 use crate::job::{Job, JobId};
 use crate::reply::{Reply, ReplyEvent};
-use crate::schedule::Digest;
 use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::schedule::Digest;
 
 /// Nothing in the demo takes longer than this; if it does, something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -203,5 +203,8 @@ fn source(source: &Source) -> String {
 }
 
 fn shown(at: Option<Timestamp>, zone: &TimeZone) -> String {
-    at.map_or_else(|| "never".to_owned(), |at| at.to_zoned(zone.clone()).strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string())
+    at.map_or_else(
+        || "never".to_owned(),
+        |at| at.to_zoned(zone.clone()).strftime("%a %Y-%m-%d %H:%M:%S %Z").to_string(),
+    )
 }

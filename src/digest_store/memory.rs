@@ -56,6 +56,7 @@ impl MemoryDigestStore {
         lock(&self.sets).insert(set.to_owned(), members);
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "every method of the trait gives a result")]
     fn with<T>(&self, digest: &str, change: impl FnOnce(&mut State, Timestamp) -> T) -> Result<T, StoreError> {
         let now = self.clock.now();
         Ok(change(lock(&self.digests).entry(digest.to_owned()).or_default(), now))

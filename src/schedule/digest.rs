@@ -1,19 +1,18 @@
 //! The definition of a digest: one TOML file, checked whole, each problem with file and line.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
 
+use super::audience::{Listed, source};
 use super::occurrence::{Occurrence, Schedule};
 use super::plan::Missed;
-use super::recipients::{self, Recipient, Source};
+use super::problems::Problems;
+use super::recipients::{Recipient, Source};
 use super::template::Template;
 use crate::digest_store::{Fired, METADATA};
 use crate::job::{Authorization, ConnectionName, Envelope, Job, JobId, Limits, OfferedEffects, ToolSelection};
@@ -126,14 +125,6 @@ impl Default for Tools {
     fn default() -> Self {
         Self { allow: BTreeSet::new(), deny: BTreeSet::new(), effects: OfferedEffects::Read }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Listed {
-    list: Option<Vec<Map<String, Value>>>,
-    file: Option<PathBuf>,
-    redis_set: Option<String>,
 }
 
 fn yes() -> bool {
@@ -362,161 +353,6 @@ fn check_schedule(cron: &str, timezone: &str, problems: &mut Problems<'_>) {
     }
 }
 
-fn source(listed: Listed, cron: &str, prompt: &Template, file: &Path, problems: &mut Problems<'_>) -> Source {
-    let beside = |path: PathBuf| file.parent().map_or_else(|| path.clone(), |folder| folder.join(&path));
-    match listed {
-        Listed { list: Some(list), file: None, redis_set: None } => {
-            Source::List(list_of(list, cron, prompt, problems))
-        }
-        Listed { list: None, file: Some(path), redis_set: None } => {
-            let path = beside(path);
-            let kind = path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase());
-            match kind.as_deref() {
-                Some("csv") => check_csv(&path, prompt, problems),
-                Some("ndjson" | "jsonl") => {
-                    if let Err(error) = std::fs::metadata(&path) {
-                        problems.add("recipients.file", &format!("{}: {error}", path.display()));
-                    }
-                    return Source::Ndjson(path);
-                }
-                _ => problems.add("recipients.file", "its name must end in `.csv`, `.ndjson` or `.jsonl`"),
-            }
-            Source::Csv(path)
-        }
-        Listed { list: None, file: None, redis_set: Some(set) } if !set.is_empty() => Source::Set(set),
-        _ => {
-            problems.add("recipients", "needs exactly one of `list`, `file` and `redis_set`");
-            Source::List(Vec::new())
-        }
-    }
-}
-
-fn list_of(
-    list: Vec<Map<String, Value>>,
-    cron: &str,
-    prompt: &Template,
-    problems: &mut Problems<'_>,
-) -> Vec<Recipient> {
-    let mut recipients: Vec<Recipient> = Vec::new();
-    for (index, object) in list.into_iter().enumerate() {
-        let path = format!("recipients.list.{index}");
-        let recipient = match Recipient::from_json(object) {
-            Ok(recipient) => recipient,
-            Err(problem) => {
-                problems.add(&path, &problem);
-                continue;
-            }
-        };
-        if let Some(zone) = &recipient.timezone
-            && let Err(problem) = Schedule::new(cron, zone, recipient.time)
-            && Schedule::new(cron, "UTC", None).is_ok()
-        {
-            problems.add(&path, &problem);
-        }
-        for field in prompt.fields() {
-            if !recipient.fields.contains_key(field) {
-                problems.add(&path, &format!("has no `{field}`, which the prompt needs"));
-            }
-        }
-        if recipients.iter().any(|other| other.identifier == recipient.identifier && other.time == recipient.time) {
-            problems.add(&path, "is there twice");
-        }
-        recipients.push(recipient);
-    }
-    recipients
-}
-
-fn check_csv(path: &Path, prompt: &Template, problems: &mut Problems<'_>) {
-    use std::io::{BufRead, Read};
-    let mut first = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| std::io::BufReader::new(file.take(64 * 1024)).read_line(&mut first));
-    if let Err(error) = read {
-        return problems.add("recipients.file", &format!("{}: {error}", path.display()));
-    }
-    match recipients::header(first.trim_start_matches('\u{feff}').trim_end()) {
-        Err(problem) => problems.add("recipients.file", &format!("{}:1: {problem}", path.display())),
-        Ok(names) => {
-            for field in prompt.fields() {
-                if !names.iter().any(|name| name == field) {
-                    let problem = format!("{}:1: there is no column `{field}`, which the prompt needs", path.display());
-                    problems.add("recipients.file", &problem);
-                }
-            }
-        }
-    }
-}
-
-/// Problems of a file, each with its line.
-struct Problems<'a> {
-    text: &'a str,
-    file: &'a Path,
-    table: Option<Spanned<DeTable<'a>>>,
-    found: Vec<String>,
-}
-
-impl<'a> Problems<'a> {
-    fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, table: DeTable::parse(text).ok(), found: Vec::new() }
-    }
-
-    fn add(&mut self, path: &str, problem: &str) {
-        let key = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        self.found.push(format!("{}: {key}{problem}", self.place(path)));
-    }
-
-    fn duration(&mut self, key: &str, text: Option<&str>, default: Duration, longest: Duration) -> Duration {
-        let Some(text) = text else { return default };
-        match text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok()) {
-            Some(duration) if duration <= longest => duration,
-            Some(_) => {
-                self.add(key, &format!("`{text}` is longer than {} h", longest.as_secs() / 3600));
-                default
-            }
-            None => {
-                self.add(key, &format!("`{text}` is no duration; write it like `15m` or `1h 30m`"));
-                default
-            }
-        }
-    }
-
-    /// `file:line` of the last part of `path` that the file has.
-    fn place(&self, path: &str) -> String {
-        let mut span = 0..0;
-        let mut value = self.table.as_ref().map(|table| Here::Table(table.get_ref()));
-        for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
-            let found = match value {
-                Some(Here::Table(table)) => table
-                    .iter()
-                    .find(|(key, _)| key.get_ref().as_ref() == part)
-                    .map(|(key, value)| (key.span(), value.get_ref())),
-                Some(Here::Value(DeValue::Array(array))) => {
-                    let element = part.parse::<usize>().ok().and_then(|index| array.iter().nth(index));
-                    element.map(|value| (value.span(), value.get_ref()))
-                }
-                _ => None,
-            };
-            let Some((at, inner)) = found else { break };
-            span = at;
-            value = Some(match inner {
-                DeValue::Table(table) => Here::Table(table),
-                other => Here::Value(other),
-            });
-        }
-        format!("{}:{}", self.file.display(), self.line(span))
-    }
-
-    fn line(&self, span: Range<usize>) -> usize {
-        let before = self.text.get(..span.start.min(self.text.len())).unwrap_or(self.text);
-        before.matches('\n').count() + 1
-    }
-}
-
-enum Here<'a> {
-    Table(&'a DeTable<'a>),
-    Value(&'a DeValue<'a>),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -629,7 +465,10 @@ list = [
         write("b.toml", &format!("enabled = false\n{SMALLEST}"));
         write("c.txt", "not ours");
         let digests = load(folder.path()).unwrap();
-        assert_eq!(digests.iter().map(|digest| (&*digest.name, digest.enabled)).collect::<Vec<_>>(), [("a", true), ("b", false)]);
+        assert_eq!(
+            digests.iter().map(|digest| (&*digest.name, digest.enabled)).collect::<Vec<_>>(),
+            [("a", true), ("b", false)]
+        );
         write("c.toml", &format!("name = \"a\"{SMALLEST}"));
         write("d.toml", "nonsense");
         let problems = load(folder.path()).unwrap_err().0;

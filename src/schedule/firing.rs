@@ -246,17 +246,19 @@ impl Pass<'_> {
         }
         let sent = scheduler.publish_all(jobs).await;
         skipped.extend(sent.refused);
-        let borrowed = |names: &[String]| -> Vec<String> { names.to_vec() };
-        let (published, skipped) = (borrowed(&sent.published), borrowed(&skipped));
+        let published: Vec<&str> = sent.published.iter().map(String::as_str).collect();
+        let skipped: Vec<&str> = skipped.iter().map(String::as_str).collect();
         if !published.is_empty() || !skipped.is_empty() {
-            let published: Vec<&str> = published.iter().map(String::as_str).collect();
-            let skipped: Vec<&str> = skipped.iter().map(String::as_str).collect();
             scheduler.store.note(self.firing, &published, &skipped, self.holder).await?;
         }
         counts.published += published.len() as u64;
         counts.skipped += skipped.len() as u64;
-        published.iter().for_each(|_| self.counted("published"));
-        skipped.iter().for_each(|_| self.counted("skipped"));
+        for _ in &published {
+            self.counted("published");
+        }
+        for _ in &skipped {
+            self.counted("skipped");
+        }
         sent.error.map_or(Ok(()), |error| Err(error.into()))
     }
 

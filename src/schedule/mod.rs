@@ -4,11 +4,13 @@
 //! claim parts of them, publish ordinary jobs, note them. What makes a job unique is its id, made from digest, recipient
 //! and local time; the store ([`crate::digest_store`]) shares the work out and makes repetitions rare.
 
+mod audience;
 pub mod digest;
 mod firing;
 mod groups;
 pub mod occurrence;
 pub mod plan;
+mod problems;
 pub mod recipients;
 mod template;
 

@@ -236,10 +236,7 @@ mod tests {
             ["2026-02-28T00:00:00", "2026-03-01T00:00:00"]
         );
         let weekdays = schedule("30 8 * * mon-fri", "Europe/Berlin");
-        assert_eq!(
-            locals(&weekdays, "2026-05-01T12:00:00Z", 2),
-            ["2026-05-04T08:30:00", "2026-05-05T08:30:00"]
-        );
+        assert_eq!(locals(&weekdays, "2026-05-01T12:00:00Z", 2), ["2026-05-04T08:30:00", "2026-05-05T08:30:00"]);
         let seconds = schedule("15 0 8 1 jan,JUL *", "UTC");
         assert_eq!(locals(&seconds, "2026-01-01T09:00:00Z", 1), ["2026-07-01T08:00:15"]);
     }
@@ -247,10 +244,7 @@ mod tests {
     #[test]
     fn month_ends_and_leap_days_are_found() {
         let last = schedule("0 9 L * *", "UTC");
-        assert_eq!(
-            locals(&last, "2028-01-31T10:00:00Z", 2),
-            ["2028-02-29T09:00:00", "2028-03-31T09:00:00"]
-        );
+        assert_eq!(locals(&last, "2028-01-31T10:00:00Z", 2), ["2028-02-29T09:00:00", "2028-03-31T09:00:00"]);
         let leap = schedule("0 9 29 2 *", "UTC");
         assert_eq!(locals(&leap, "2025-01-01T00:00:00Z", 1), ["2028-02-29T09:00:00"]);
         let short = schedule("0 9 31 * *", "UTC");
@@ -263,10 +257,7 @@ mod tests {
         let own = Schedule::new("0 8 * * 1-5", "UTC", Some(time_of_day("6:45").unwrap())).unwrap();
         assert_eq!(locals(&own, "2026-05-01T12:00:00Z", 1), ["2026-05-04T06:45:00"]);
         let own = Schedule::new("@hourly", "UTC", Some(time_of_day("06:45:30").unwrap())).unwrap();
-        assert_eq!(
-            locals(&own, "2026-05-01T12:00:00Z", 2),
-            ["2026-05-02T06:45:30", "2026-05-03T06:45:30"]
-        );
+        assert_eq!(locals(&own, "2026-05-01T12:00:00Z", 2), ["2026-05-02T06:45:30", "2026-05-03T06:45:30"]);
     }
 
     #[test]

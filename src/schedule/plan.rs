@@ -65,9 +65,9 @@ pub fn due_portions(at: Timestamp, spread: Duration, portions: u32, now: Timesta
 
 /// The part that a recipient belongs to: always the same one. Stable over releases, as replicas may differ in theirs.
 pub fn portion_of(identifier: &str, portions: u32) -> u32 {
-    let hash = identifier.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = identifier
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // The upper half: of this hash (FNV-1a) the lower bits are the weak ones.
     u32::try_from((hash >> 32) % u64::from(portions.max(1))).unwrap_or(0)
 }

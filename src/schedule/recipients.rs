@@ -112,7 +112,8 @@ impl Recipient {
         if text.starts_with('{') {
             return Self::from_line(text).map_err(|problem| format!("a member: {problem}"));
         }
-        Self::from_fields([("identifier".to_owned(), text.to_owned())]).map_err(|problem| format!("a member: {problem}"))
+        Self::from_fields([("identifier".to_owned(), text.to_owned())])
+            .map_err(|problem| format!("a member: {problem}"))
     }
 }
 
@@ -149,7 +150,9 @@ impl<'a> Recipients<'a> {
             Inner::List(list) => Ok(list.next().cloned().map(Ok)),
             Inner::Ndjson(lines) => lines.next_with(Recipient::from_line).await,
             Inner::Csv { lines, header } => {
-                lines.next_with(|line| Recipient::from_fields(header.iter().cloned().zip(cells(line, header.len())?))).await
+                lines
+                    .next_with(|line| Recipient::from_fields(header.iter().cloned().zip(cells(line, header.len())?)))
+                    .await
             }
             Inner::Set { store, set, part, next } => loop {
                 if let Some(member) = part.next() {
@@ -171,7 +174,8 @@ pub fn header(line: &str) -> Result<Vec<String>, String> {
     if !names.iter().any(|name| name == "identifier") {
         return Err("the header line has no column `identifier`".to_owned());
     }
-    if let Some(name) = names.iter().enumerate().find_map(|(index, name)| names[..index].contains(name).then_some(name)) {
+    if let Some(name) = names.iter().enumerate().find_map(|(index, name)| names[..index].contains(name).then_some(name))
+    {
         return Err(format!("the header line has two columns `{name}`"));
     }
     Ok(names)
@@ -304,8 +308,13 @@ mod tests {
 
     async fn all(source: &Source) -> Result<Vec<Result<Recipient, String>>, SourceError> {
         let store = MemoryDigestStore::new(Arc::new(SystemClock));
-        let members: Vec<Vec<u8>> =
-            vec![b"user_1".into(), br#"{"identifier": "user_2", "time": "7:30"}"#.into(), b"\xff".into(), b"{".into(), b"".into()];
+        let members: Vec<Vec<u8>> = vec![
+            b"user_1".into(),
+            br#"{"identifier": "user_2", "time": "7:30"}"#.into(),
+            b"\xff".into(),
+            b"{".into(),
+            b"".into(),
+        ];
         store.set_members("subscribers", members);
         let mut recipients = Recipients::open(source, &store).await?;
         let mut all = Vec::new();
@@ -330,7 +339,8 @@ mod tests {
 
     #[tokio::test]
     async fn csv_has_quotes_crlf_a_byte_order_mark_and_empty_lines() {
-        let text = "\u{feff}identifier,timezone,time,name\r\n\r\nuser_1,Asia/Tokyo,7:30,\"Ada \"\"A\"\" L, Esq\"\r\nuser_2,,,";
+        let text =
+            "\u{feff}identifier,timezone,time,name\r\n\r\nuser_1,Asia/Tokyo,7:30,\"Ada \"\"A\"\" L, Esq\"\r\nuser_2,,,";
         let all = of_file("a.csv", text.as_bytes()).await.unwrap();
         let one = all[0].as_ref().unwrap();
         assert_eq!(one.timezone.as_deref(), Some("Asia/Tokyo"));
@@ -343,7 +353,8 @@ mod tests {
     #[tokio::test]
     async fn a_bad_line_is_named_and_stops_nobody_else() {
         let mut text = b"identifier,time\n".to_vec();
-        for line in [&b"a,"[..], b"\"b,", b"c", b"d,1,2", b"\xff,", b"e,25:00", b",8:00", b"\"f\"x,", b"\0,", b"g,8:00"] {
+        for line in [&b"a,"[..], b"\"b,", b"c", b"d,1,2", b"\xff,", b"e,25:00", b",8:00", b"\"f\"x,", b"\0,", b"g,8:00"]
+        {
             text.extend_from_slice(line);
             text.push(b'\n');
         }

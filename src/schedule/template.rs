@@ -67,7 +67,8 @@ mod tests {
     use super::*;
 
     fn fill(text: &str) -> Result<String, String> {
-        let fields = BTreeMap::from([("name".to_owned(), "{{date}}".to_owned()), ("date".to_owned(), "never".to_owned())]);
+        let fields =
+            BTreeMap::from([("name".to_owned(), "{{date}}".to_owned()), ("date".to_owned(), "never".to_owned())]);
         Template::new(text)?.fill(&[("date", "2026-03-08")], &fields)
     }
 

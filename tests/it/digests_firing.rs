@@ -82,7 +82,7 @@ impl Scene {
 #[tokio::test]
 async fn with_the_broker_away_at_the_due_time_digests_are_fired_when_it_is_back() {
     for policy in ["skip", "once", "all"] {
-        let scene = Scene::new(&format!("missed = \"{policy}\"\nmissed_window = \"72h\"")).await;
+        let scene = Scene::new(&format!("missed = \"{policy}\"\noverlap = \"queue\"\nmissed_window = \"72h\"")).await;
         scene.publisher.away.store(true, Ordering::Relaxed);
         let again = scene.at("2026-05-01T09:00:01Z").await;
         assert!(again <= instant("2026-05-01T09:00:10Z"), "tried again soon, not at {again}");
@@ -110,7 +110,7 @@ async fn with_the_broker_away_at_the_due_time_digests_are_fired_when_it_is_back(
 
 #[tokio::test]
 async fn nothing_older_than_the_window_is_fired() {
-    let scene = Scene::new("missed = \"all\"\nmissed_window = \"30h\"").await;
+    let scene = Scene::new("missed = \"all\"\noverlap = \"queue\"\nmissed_window = \"30h\"").await;
     scene.at("2026-05-05T10:00:00Z").await;
     assert_eq!(scene.days(), ["04", "05"]);
 }
@@ -155,7 +155,8 @@ async fn a_pause_is_seen_by_all_and_what_was_due_meanwhile_stays_away() {
     scene.at("2026-05-01T09:00:00Z").await;
     scene.clock.set(instant("2026-05-01T10:00:00Z"));
     scene.store.hold("morning", Hold::Resume, scene.clock_now()).await.unwrap();
-    let fresh = scheduler(&scene.store, &scene.publisher, &scene.clock, "two", vec![digest(&definition("missed = \"all\""))]);
+    let fresh =
+        scheduler(&scene.store, &scene.publisher, &scene.clock, "two", vec![digest(&definition("missed = \"all\""))]);
     fresh.step().await;
     scene.at("2026-05-01T10:01:00Z").await;
     assert_eq!(scene.days(), Vec::<String>::new());
@@ -173,7 +174,7 @@ impl Scene {
 #[tokio::test]
 async fn a_window_spreads_recipients_evenly_and_each_stays_at_its_place() {
     let list: Vec<String> = (0..640).map(|number| format!("{{ identifier = \"user_{number}\" }}")).collect();
-    let text = definition("spread = \"64m\"").split("[recipients]").next().unwrap().to_owned();
+    let text = definition("spread = \"64m\"\noverlap = \"queue\"").split("[recipients]").next().unwrap().to_owned();
     let text = format!("{text}[recipients]\nlist = [{}]", list.join(","));
     let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
     let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));
@@ -203,7 +204,8 @@ async fn a_recipient_who_joins_later_is_not_sent_what_was_due_before() {
     let memory = Arc::new(MemoryDigestStore::new(clock.clone()));
     let store: Arc<dyn DigestStore> = memory.clone();
     let publisher = Arc::new(Counting::default());
-    let text = definition("").split("[recipients]").next().unwrap().to_owned() + "[recipients]\nredis_set = \"users\"";
+    let text = definition("overlap = \"queue\"").split("[recipients]").next().unwrap().to_owned()
+        + "[recipients]\nredis_set = \"users\"";
     let scheduler = scheduler(&store, &publisher, &clock, "one", vec![digest(&text)]);
     memory.set_members("users", vec![b"early".to_vec()]);
     scheduler.step().await;
@@ -248,7 +250,8 @@ async fn a_bad_file_keeps_the_old_set_and_a_good_one_replaces_it() {
 #[tokio::test]
 async fn the_running_scheduler_fires_at_the_time_and_takes_over_a_new_set() {
     let folder = tempfile::tempdir().unwrap();
-    let every_second = |name: &str| definition("").replace("\"morning\"", &format!("\"{name}\"")).replace("0 9 * * *", "* * * * * *");
+    let every_second =
+        |name: &str| definition("").replace("\"morning\"", &format!("\"{name}\"")).replace("0 9 * * *", "* * * * * *");
     std::fs::write(folder.path().join("a.toml"), every_second("first")).unwrap();
     let clock = Arc::new(SystemClock);
     let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));

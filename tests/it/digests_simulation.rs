@@ -20,6 +20,7 @@ name = "morning"
 cron = "0 9 * * *"
 timezone = "UTC"
 missed = "all"
+overlap = "queue"
 missed_window = "48h"
 prompt = "since {{since}}"
 connections = ["gmail"]
@@ -38,6 +39,7 @@ name = "night"
 cron = "*/30 1-3 * * *"
 timezone = "Europe/Berlin"
 missed = "all"
+overlap = "queue"
 missed_window = "48h"
 prompt = "p"
 connections = ["gmail"]
@@ -101,12 +103,17 @@ impl World {
     async fn go(&mut self, now: i64) {
         for index in 0..self.replicas.len() {
             match self.chance.below(200) {
-                0..=3 => self.replicas[index].wrong_by = i64::try_from(self.chance.below(2 * WRONG as u64)).unwrap() - WRONG,
+                0..=3 => {
+                    self.replicas[index].wrong_by = i64::try_from(self.chance.below(2 * WRONG as u64)).unwrap() - WRONG
+                }
                 4..=9 => self.replicas[index].wrong_by = 0,
-                10 | 11 => self.replicas[index].asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap(),
+                10 | 11 => {
+                    self.replicas[index].asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap()
+                }
                 _ => {}
             }
-            let polls = if self.chance.below(4) == 0 { u32::try_from(self.chance.below(40)).unwrap() } else { u32::MAX };
+            let polls =
+                if self.chance.below(4) == 0 { u32::try_from(self.chance.below(40)).unwrap() } else { u32::MAX };
             let replica = &self.replicas[index];
             if replica.asleep_until > now {
                 continue;

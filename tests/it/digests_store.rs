@@ -94,7 +94,10 @@ async fn parts_of_the_dead_are_free_after_their_lease(subject: &Subject) {
     .await;
     assert_eq!(portions, [0, 1, 2, 3]);
     store.settle(firing(9), holder("dead", &[0]), false).await.unwrap();
-    assert!(store.claim(firing(9), 4, 9, "third", LEASE).await.unwrap().portions.is_empty(), "the dead give nothing free");
+    assert!(
+        store.claim(firing(9), 4, 9, "third", LEASE).await.unwrap().portions.is_empty(),
+        "the dead give nothing free"
+    );
 }
 
 async fn success_moves_and_failures_are_counted_once(subject: &Subject) {
@@ -148,9 +151,15 @@ async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &Su
 async fn one_job_a_day_may_ask(subject: &Subject) {
     let store = &subject.store;
     let day = |day: i8| jiff::civil::date(2040, 1, day);
-    for (recipient, hour, of, may) in
-        [("a", 9, 1, true), ("a", 9, 1, true), ("a", 10, 1, false), ("b", 10, 1, true), ("a", 9, 1, true), ("a", 33, 2, true), ("a", 34, 2, false)]
-    {
+    for (recipient, hour, of, may) in [
+        ("a", 9, 1, true),
+        ("a", 9, 1, true),
+        ("a", 10, 1, false),
+        ("b", 10, 1, true),
+        ("a", 9, 1, true),
+        ("a", 33, 2, true),
+        ("a", 34, 2, false),
+    ] {
         assert_eq!(store.may_ask(&fired(recipient, hour), day(of)).await.unwrap(), may, "{recipient} {hour}");
     }
 }
@@ -224,7 +233,8 @@ async fn a_pause_a_claim_and_a_mark_survive_a_restart_of_redis() {
     redis.kill();
     assert!(store.look("morning", &[], at(9), at(0)).await.is_err());
     redis.restart().await;
-    let standing = eventually("redis is reached again", async || store.look("morning", &[], at(9), at(0)).await.ok()).await;
+    let standing =
+        eventually("redis is reached again", async || store.look("morning", &[], at(9), at(0)).await.ok()).await;
     assert!(standing.paused && standing.done.contains(&("g".into(), at(8))));
     assert_eq!(store.claim(firing(9), 4, 9, "two", LEASE).await.unwrap().portions, [2, 3]);
     assert!(store.claim(firing(8), 4, 9, "two", LEASE).await.unwrap().portions.is_empty());

@@ -18,7 +18,7 @@ use agentkit_worker::schedule::{Digest, Digests, Rules, Scheduler};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use tokio_util::sync::CancellationToken;
 
 /// A broker that takes jobs while it is there.
@@ -120,8 +120,14 @@ impl Chance {
 
 /// What is due in `(from, until]`, by walking through every minute with the zone's own transitions in hand: a wall time
 /// is reached when the clock on the wall first shows it or has jumped over it.
-pub(crate) fn oracle(zone: &str, from: Timestamp, until: Timestamp, due: impl Fn(i64) -> bool) -> Vec<(Timestamp, DateTime)> {
-    let zone = TimeZone::get(zone).unwrap();
+pub(crate) fn oracle(
+    zone: &str,
+    from: Timestamp,
+    until: Timestamp,
+    due: impl Fn(i64) -> bool,
+) -> Vec<(Timestamp, DateTime)> {
+    // The database in the binary: the machine's own may know other rules.
+    let zone = TimeZoneDatabase::bundled().get(zone).unwrap();
     // A day earlier, so that the highest wall time shown so far is known.
     let start = from.as_second() / 60 - 1440;
     let end = until.as_second().div_euclid(60);
