@@ -253,8 +253,12 @@ impl Pass<'_> {
         }
         counts.published += published.len() as u64;
         counts.skipped += skipped.len() as u64;
-        published.iter().for_each(|_| self.counted("published"));
-        skipped.iter().for_each(|_| self.counted("skipped"));
+        for _ in &published {
+            self.counted("published");
+        }
+        for _ in &skipped {
+            self.counted("skipped");
+        }
         sent.error.map_or(Ok(()), |error| Err(error.into()))
     }
 

@@ -56,7 +56,7 @@ impl<'a> Problems<'a> {
                     .find(|(key, _)| key.get_ref().as_ref() == part)
                     .map(|(key, value)| (key.span(), value.get_ref())),
                 Some(Here::Value(DeValue::Array(array))) => {
-                    let element = part.parse::<usize>().ok().and_then(|index| array.iter().nth(index));
+                    let element = part.parse::<usize>().ok().and_then(|index| array.get(index));
                     element.map(|value| (value.span(), value.get_ref()))
                 }
                 _ => None,
