@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -23,6 +23,9 @@ use crate::journal::memory::MemoryJournal;
 use crate::journal::redis::RedisJournal;
 use crate::llm::{Llm, Profiles};
 use crate::metrics::Metrics;
+use crate::parking::Parking;
+use crate::parking::memory::MemoryParking;
+use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{Consumer, Publisher};
@@ -30,8 +33,11 @@ use crate::redis_client::RedisClient;
 use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
+use crate::webhook::Secrets;
 use crate::worker::executor::{Executor, Rules};
+use crate::worker::links::Links;
 use crate::worker::toolbox::Toolbox;
+use crate::worker::webhooks::Webhooks;
 use crate::worker::{self, Lifetimes, Worker};
 
 /// Runs kept by the journal in memory, and bytes kept by the cache in memory.
@@ -50,6 +56,8 @@ pub struct Backends {
     pub cache: Arc<dyn Cache>,
     /// What schedulers and workers share about digests.
     pub digests: Arc<dyn DigestStore>,
+    /// Which runs wait for which user.
+    pub parking: Arc<dyn Parking>,
     /// Whether jobs are consumed.
     pub alive: Check,
     /// Whether everything that jobs need can be reached.
@@ -97,7 +105,8 @@ impl Backends {
             publisher: queue.publisher(),
             journal: Arc::new(RedisJournal::new(redis.clone())),
             cache: Arc::new(RedisCache::new(redis.clone())),
-            digests: Arc::new(RedisDigestStore::new(redis)),
+            digests: Arc::new(RedisDigestStore::new(redis.clone())),
+            parking: Arc::new(RedisParking::new(redis)),
             alive,
             ready,
         })
@@ -112,6 +121,7 @@ impl Backends {
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
+            parking: Arc::new(MemoryParking::new(clock.clone())),
             alive: fine.clone(),
             ready: fine,
         }
@@ -128,13 +138,27 @@ impl App {
         {
             warn!("{warning}");
         }
-        let Backends { consumer, publisher, journal, cache, digests, alive, ready } = backends;
+        let Backends { consumer, publisher, journal, cache, digests, parking, alive, ready } = backends;
         let toolbox = Toolbox::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
+        let toolbox = Arc::new(toolbox);
+        let webhooks = Webhooks {
+            secrets: Secrets::parse(&config.scalekit.webhook_secret)
+                .map_err(|problem| anyhow::anyhow!("scalekit.webhook_secret: {problem}"))?,
+            clock: clock.clone(),
+            cache: cache.clone(),
+            parking: parking.clone(),
+            journal: journal.clone(),
+            publisher: publisher.clone(),
+            toolbox: toolbox.clone(),
+            tracker: shutdown.tracker(),
+            said: AtomicBool::new(false),
+        };
         let executor = Executor {
+            links: Links::new(scalekit.clone(), cache, clock.clone()),
             scalekit,
             llm,
-            toolbox: Arc::new(toolbox),
-            cache,
+            toolbox,
+            parking: parking.clone(),
             digests,
             publisher: publisher.clone(),
             metrics: metrics.clone(),
@@ -154,10 +178,13 @@ impl App {
             tracker: shutdown.tracker(),
             attempts: AtomicU64::new(0),
         };
+        // A worker that stops takes no jobs, and is not to be killed for that.
+        let stopping = shutdown.soft();
+        let alive: Check = Arc::new(move || if stopping.is_cancelled() { Ok(()) } else { alive() });
         let stopping = shutdown.soft();
         let ready: Check =
             Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
-        let facts = Facts { alive, ready, metrics };
+        let facts = Facts { alive, ready, metrics, parking, webhooks: Arc::new(webhooks) };
         Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown, digests: None })
     }
 
@@ -194,7 +221,7 @@ impl App {
         let bind = &self.config.http.bind;
         let (listener, address) =
             http_server::listen(bind).await.with_context(|| format!("http.bind: cannot listen on {bind}"))?;
-        info!(%address, "HTTP: /livez, /readyz, /metrics");
+        info!(%address, "HTTP: /livez, /readyz, /metrics, /webhooks/scalekit");
         let facts = self.facts.clone();
         // Not tracked and never told to stop: health must be told up to the end, which is the process's.
         tokio::spawn(async move {

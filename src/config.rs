@@ -31,13 +31,14 @@ const SECTIONS: [&str; 12] = [
 ];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
-const WELL_KNOWN: [(&str, &str); 9] = [
+const WELL_KNOWN: [(&str, &str); 10] = [
     ("AMQP_URL", "amqp.url"),
     ("REDIS_URL", "redis.url"),
     ("SCALEKIT_ENV_URL", "scalekit.environment_url"),
     ("SCALEKIT_ENVIRONMENT_URL", "scalekit.environment_url"),
     ("SCALEKIT_CLIENT_ID", "scalekit.client_id"),
     ("SCALEKIT_CLIENT_SECRET", "scalekit.client_secret"),
+    ("SCALEKIT_WEBHOOK_SECRET", "scalekit.webhook_secret"),
     ("OPENAI_API_KEY", "model.api_key"),
     ("OPENAI_BASE_URL", "model.base_url"),
     ("RUST_LOG", "log.filter"),
@@ -301,6 +302,11 @@ impl WorkerConfig {
 
 fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {
     let environment = with_files(&sources.environment)?;
+    let files = sources.local.iter().filter(|path| path.exists()).chain(&sources.file);
+    let problems: Vec<String> = files.filter_map(|path| file_problem(path)).collect();
+    if !problems.is_empty() {
+        return Err(BadConfig(problems));
+    }
     let mut builder = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     if let Some(local) = &sources.local {
         builder = builder.add_source(File::from(local.as_path()).format(FileFormat::Toml).required(false));
@@ -325,6 +331,17 @@ fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {
         builder = builder.set_override(key, value).map_err(|error| BadConfig(vec![error.to_string()]))?;
     }
     builder.build().map_err(|error| BadConfig(vec![error.to_string()]))
+}
+
+/// Why a file is no TOML. The library's own words would repeat the line, and the line may hold a secret.
+fn file_problem(path: &Path) -> Option<String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return Some(format!("{}: {error}", path.display())),
+    };
+    let error = toml::from_str::<toml::Table>(&text).err()?;
+    let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+    Some(format!("{}: line {line}: {}", path.display(), error.message()))
 }
 
 /// `NAME_FILE` stands for `NAME` with the file's content, where `NAME` itself is not set.
@@ -408,11 +425,13 @@ mod tests {
             ("SCALEKIT_ENV_URL", "https://acme.scalekit.dev"),
             ("SCALEKIT_CLIENT_ID", "skc_1"),
             ("SCALEKIT_CLIENT_SECRET", "00123"),
+            ("SCALEKIT_WEBHOOK_SECRET", "whsec_c2VjcmV0"),
             ("OPENAI_API_KEY", "1e5"),
         ])
         .unwrap();
         assert_eq!(config.scalekit.environment_url, "https://acme.scalekit.dev");
         assert_eq!(config.scalekit.client_secret.expose_secret(), "00123");
+        assert_eq!(config.scalekit.webhook_secret.expose_secret(), "whsec_c2VjcmV0");
         assert_eq!(config.model.api_key.expose_secret(), "1e5");
         assert_eq!(config.run_problems(), Vec::<String>::new());
     }

@@ -1,6 +1,7 @@
 //! The worker inside another program: the very same worker, with queue, cache and journal in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -25,6 +26,7 @@ pub struct Embedded {
     queue: MemoryQueue,
     clock: SharedClock,
     max_job_bytes: usize,
+    submitted: AtomicU64,
     shutdown: Shutdown,
     running: JoinHandle<Ended>,
     metrics: Arc<Metrics>,
@@ -56,7 +58,17 @@ impl Embedded {
         let (metrics, toolbox) = (app.metrics(), app.toolbox());
         let scheduler = app.scheduler(Arc::default(), clock.clone());
         let running = tokio::spawn(app.run());
-        Ok(Self { queue, clock, max_job_bytes, shutdown, running, metrics, toolbox, scheduler })
+        Ok(Self {
+            queue,
+            clock,
+            max_job_bytes,
+            submitted: AtomicU64::new(0),
+            shutdown,
+            running,
+            metrics,
+            toolbox,
+            scheduler,
+        })
     }
 
     /// Hands a job over and returns its replies as they come. A `reply_to` of the job is not used: the replies come here.
@@ -64,7 +76,8 @@ impl Embedded {
         let mut job = job.clone();
         let body = serde_json::to_vec(&job).expect("a job is JSON types only");
         job = Job::from_slice(&body, &Envelope::default(), self.max_job_bytes)?;
-        let name = format!("embedded.{}", job.id());
+        // Of its own, as the same job may be handed over twice at the same time.
+        let name = format!("embedded.{}", self.submitted.fetch_add(1, Ordering::Relaxed));
         job.reply_to = Some(name.clone());
         let inbox = self.queue.reply_inbox(name);
         let body = serde_json::to_vec(&job).expect("a job is JSON types only");

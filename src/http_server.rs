@@ -1,22 +1,31 @@
-//! What operators and machines ask over HTTP: is it alive, is it ready, what has it counted.
+//! What comes in over HTTP: operators and machines ask whether it is alive, whether it is ready, what it has counted;
+//! Scalekit tells what has changed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::metrics::Metrics;
+use crate::parking::Parking;
+use crate::webhook::Signed;
+use crate::worker::webhooks::{Refused, Webhooks};
+
+/// Largest webhook in bytes; Scalekit's account events have about one thousand.
+const WEBHOOK_BYTES: usize = 256 * 1024;
 
 /// Says whether something holds, and if not, why.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// What the server tells of.
+/// What the server tells of, and whom it tells.
 #[derive(Clone)]
 pub struct Facts {
     /// Whether the worker does its work: a worker that is connected but does not consume is not alive.
@@ -25,6 +34,10 @@ pub struct Facts {
     pub ready: Check,
     /// What it has counted.
     pub metrics: Arc<Metrics>,
+    /// How many runs wait for their users.
+    pub parking: Arc<dyn Parking>,
+    /// Hears of changed accounts.
+    pub webhooks: Arc<Webhooks>,
 }
 
 /// Listens on `bind`, so that the port is known before anything else starts.
@@ -40,6 +53,7 @@ pub async fn serve(listener: TcpListener, facts: Facts, stop: CancellationToken)
         .route("/livez", get(|State(facts): State<Facts>| async move { answer((facts.alive)()) }))
         .route("/readyz", get(|State(facts): State<Facts>| async move { answer((facts.ready)()) }))
         .route("/metrics", get(metrics))
+        .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
         .with_state(facts);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
@@ -51,6 +65,29 @@ fn answer(result: Result<(), String>) -> impl IntoResponse {
     }
 }
 
+/// Answers before the work is done: Scalekit waits for 10 s at most.
+async fn webhook(State(facts): State<Facts>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let signed = Signed {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+        body: &body,
+    };
+    match facts.webhooks.receive(&signed) {
+        Ok(()) => (StatusCode::NO_CONTENT, String::new()),
+        Err(refused @ Refused::NotConfigured) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refused}\n")),
+        Err(refused @ Refused::Forged(_)) => {
+            debug!(%refused, "webhook refused");
+            (StatusCode::UNAUTHORIZED, format!("{refused}\n"))
+        }
+    }
+}
+
 async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
+    match facts.parking.count().await {
+        Ok(count) => facts.metrics.parked(count),
+        Err(error) => debug!(%error, "the last count of parked runs is shown"),
+    }
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], facts.metrics.render())
 }

@@ -32,6 +32,7 @@ pub mod journal;
 pub mod key;
 pub mod llm;
 pub mod metrics;
+pub mod parking;
 pub mod queue;
 pub mod redis_client;
 pub mod reply;
@@ -42,6 +43,7 @@ pub mod schedule;
 pub mod schema;
 pub mod shutdown;
 pub mod telemetry;
+pub mod webhook;
 pub mod worker;
 
 pub use app::App;

@@ -138,7 +138,7 @@ impl Default for Metrics {
             parked_jobs: add(
                 all,
                 "parked_jobs",
-                "Runs that this process parked and has not seen again, by reason",
+                "Runs that wait, of all workers that share the index, by reason; asked for at each scrape",
                 Family::default(),
             ),
             dead_letters: add(all, "dead_letters", "Messages given up, by reason", Family::default()),
@@ -244,14 +244,11 @@ impl Metrics {
         }
     }
 
-    /// A run was parked.
-    pub fn parked(&self, reason: &str) {
-        self.parked_jobs.get_or_create(&Reason { reason: reason.to_owned() }).inc();
-    }
-
-    /// A parked run was taken up again.
-    pub fn unparked(&self, reason: &str) {
-        self.parked_jobs.get_or_create(&Reason { reason: reason.to_owned() }).dec();
+    /// So many runs wait for their users, of all workers: one process parks a run and another takes it up, so no
+    /// process can keep the count by itself.
+    pub fn parked(&self, count: u64) {
+        let reason = Reason { reason: "authorization".to_owned() };
+        self.parked_jobs.get_or_create(&reason).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A message was given up.

@@ -52,6 +52,9 @@ pub enum Event {
         connections: Vec<ConnectionName>,
         /// Until when the run waits.
         until: Timestamp,
+        /// When the first of the links ends, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        links_end: Option<Timestamp>,
     },
     /// These tools are pinned for the run, sorted by name.
     ToolsListed {

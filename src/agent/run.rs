@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, Pause, Plan, SCHEMA_VERSION};
+pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
-pub use super::state::{LedgerEntry, OpenCall, Run};
 use super::turn;
 use crate::clock::milliseconds_between;
 use crate::reply::Reply;
@@ -166,10 +166,11 @@ impl Run {
                 self.accounts_ready = true;
                 self.authorization = None;
             }
-            Event::AuthorizationRequested { connections, until } => {
+            Event::AuthorizationRequested { connections, until, links_end } => {
                 self.accounts_ready = false;
                 self.authorizations_requested += 1;
-                self.authorization = Some((connections, until));
+                self.authorization_waits += u32::from(self.authorization.is_none());
+                self.authorization = Some(Awaited { connections, until, asked_at: at, links_end });
             }
             Event::ToolsListed { tools, left_out } if self.tools.is_none() => {
                 self.tools = Some(tools);
@@ -287,6 +288,7 @@ mod tests {
         Event::AuthorizationRequested {
             connections: vec![ConnectionName::new("gmail").unwrap()],
             until: script.now + SignedDuration::from_secs(3600),
+            links_end: None,
         }
     }
 
@@ -353,6 +355,31 @@ mod tests {
         assert_eq!(script.next(), Step::SettleDoubt("w1".into()), "what was started is in doubt, not started again");
         script.unknown("w1").model(says("it may have been sent"));
         assert_eq!(script.reply().id, format!("{}:2", first.id));
+    }
+
+    #[test]
+    fn a_fresh_link_is_wanted_when_one_ran_out_and_belongs_to_the_same_wait() {
+        let mut script = Script::new(|_| {});
+        script.attempt();
+        let (asked, until) = (script.now, script.now + SignedDuration::from_hours(24));
+        let requested = |minutes: Option<i64>| Event::AuthorizationRequested {
+            connections: vec![ConnectionName::new("gmail").unwrap()],
+            until,
+            links_end: minutes.map(|minutes| asked + SignedDuration::from_mins(minutes)),
+        };
+        for (ends_after, from) in [(Some(2), Some(10)), (Some(15), Some(15)), (None, None)] {
+            script.event(requested(ends_after));
+            let awaited = script.run.awaited_authorization().unwrap();
+            let asked = awaited.asked_at;
+            for minutes in 0..60 {
+                let now = asked + SignedDuration::from_mins(minutes);
+                let wants = from.is_some_and(|from| minutes >= from);
+                assert_eq!(awaited.wants_new_links(now), wants, "{ends_after:?} after {minutes} minutes");
+            }
+        }
+        assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (3, 1));
+        script.event(Event::AccountsReady).event(requested(None));
+        assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (4, 2));
     }
 
     #[test]

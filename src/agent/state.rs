@@ -12,6 +12,9 @@ use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job};
 use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
 
+/// A link that runs out sooner is not followed by a fresh one before this time: nobody wants a mail a minute.
+const LEAST_BETWEEN_LINKS_MILLISECONDS: u64 = 600_000;
+
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Conclusion {
@@ -73,6 +76,27 @@ pub struct LedgerEntry {
     pub(super) open: bool,
 }
 
+/// A wait for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// What the user must authorize.
+    pub connections: Vec<ConnectionName>,
+    /// The end of the wait.
+    pub until: Timestamp,
+    /// When the caller was last told.
+    pub asked_at: Timestamp,
+    /// When the first of the links ends, where that is known.
+    pub links_end: Option<Timestamp>,
+}
+
+impl Awaited {
+    /// Whether a link has run out, so that the caller needs a fresh one; said every ten minutes at most.
+    pub fn wants_new_links(&self, now: Timestamp) -> bool {
+        let asked_lately = milliseconds_between(self.asked_at, now) < LEAST_BETWEEN_LINKS_MILLISECONDS;
+        self.links_end.is_some_and(|end| end <= now) && !asked_lately
+    }
+}
+
 /// A run's whole state.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own; no two of them make a state")]
 #[derive(Debug, Clone, PartialEq)]
@@ -80,8 +104,9 @@ pub struct Run {
     pub(super) started: Started,
     pub(super) started_at: Timestamp,
     pub(super) accounts_ready: bool,
-    pub(super) authorization: Option<(Vec<ConnectionName>, Timestamp)>,
+    pub(super) authorization: Option<Awaited>,
     pub(super) authorizations_requested: u32,
+    pub(super) authorization_waits: u32,
     pub(super) tools: Option<Vec<PinnedTool>>,
     pub(super) tools_left_out: usize,
     pub(super) messages: Vec<Message>,
@@ -123,6 +148,7 @@ impl Run {
             accounts_ready: false,
             authorization: None,
             authorizations_requested: 0,
+            authorization_waits: 0,
             tools: None,
             tools_left_out: 0,
             messages,
@@ -242,14 +268,19 @@ impl Run {
         self.transient_failures
     }
 
-    /// The connections that the user must authorize and until when the run waits, where it waits.
-    pub fn awaited_authorization(&self) -> Option<(&[ConnectionName], Timestamp)> {
-        self.authorization.as_ref().map(|(connections, until)| (connections.as_slice(), *until))
+    /// What the user must authorize, where the run waits for that.
+    pub fn awaited_authorization(&self) -> Option<&Awaited> {
+        self.authorization.as_ref()
     }
 
     /// How often the caller was told that the user must authorize.
     pub fn authorizations_requested(&self) -> u32 {
         self.authorizations_requested
+    }
+
+    /// How often the run had to wait for the user; a fresh link within one wait does not count.
+    pub fn authorization_waits(&self) -> u32 {
+        self.authorization_waits
     }
 
     /// Number of the last wake-up that the broker confirmed; copies of earlier ones are stale.

@@ -30,7 +30,7 @@ pub struct EnqueueArguments {
     /// A connection whose tools the agent may use; may be given several times
     #[arg(long = "connection", value_name = "C", required_unless_present = "file")]
     pub connections: Vec<String>,
-    /// The job's id [default: derived from the job, so the same job twice is one job]
+    /// The job's id; the same id again gets the same reply again [default: a new one]
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
     /// The model [default: as the worker is configured]
@@ -105,6 +105,10 @@ fn job(context: &Context, arguments: &EnqueueArguments) -> Result<Job, CommandEr
     if let Some(id) = &arguments.id {
         job.id = Some(JobId::new(id.clone()).ok_or(CommandError::Usage("--id: 1 to 200 bytes".into()))?);
     }
+    if job.id.is_none() {
+        // A person who asks twice wants two answers; without an id the second would get the first one's reply.
+        job.id = JobId::new(new_id());
+    }
     if arguments.model.is_some() {
         job.model.clone_from(&arguments.model);
     }
@@ -113,6 +117,11 @@ fn job(context: &Context, arguments: &EnqueueArguments) -> Result<Job, CommandEr
     }
     job.progress |= arguments.wait;
     Ok(job)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the process floor is where randomness enters")]
+fn new_id() -> String {
+    format!("cli-{}", uuid::Uuid::new_v4().simple())
 }
 
 fn failed(error: ClientError) -> CommandError {

@@ -81,6 +81,7 @@ pub enum Command {
     /// One job in this process, against the real Scalekit and model or the stand-ins
     Run(run::RunArguments),
     /// The service: consumes jobs from RabbitMQ until SIGTERM
+    #[command(after_help = worker::EXAMPLES)]
     Worker,
     /// Publishes a job, and waits for its reply if asked to
     Enqueue(enqueue::EnqueueArguments),

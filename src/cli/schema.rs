@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
 
 use crate::config::DEFAULTS;
 use crate::job::Job;
@@ -47,8 +48,12 @@ pub fn schema(arguments: &SchemaArguments) -> ExitCode {
 }
 
 /// Queues, messages and operations as AsyncAPI 3.0 has them.
-fn asyncapi() -> serde_json::Value {
-    serde_json::json!({
+fn asyncapi() -> Value {
+    let mut schemas = Map::new();
+    for (name, schema) in [("job", Job::schema()), ("reply", Reply::schema())] {
+        add_schema(&mut schemas, name, schema);
+    }
+    json!({
         "asyncapi": "3.0.0",
         "info": {
             "title": "agentkit-worker",
@@ -76,18 +81,45 @@ fn asyncapi() -> serde_json::Value {
             }
         },
         "components": {
+            "schemas": schemas,
             "messages": {
                 "job": {
                     "contentType": "application/json",
-                    "payload": Job::schema(),
+                    "payload": {"$ref": "#/components/schemas/job"},
                     "correlationId": {"location": "$message.header#/correlation_id"}
                 },
                 "reply": {
                     "contentType": crate::reply::CONTENT_TYPE,
-                    "payload": Reply::schema(),
+                    "payload": {"$ref": "#/components/schemas/reply"},
                     "correlationId": {"location": "$message.header#/correlation_id"}
                 }
             }
         }
     })
+}
+
+/// Adds a schema and its definitions. A reference in an AsyncAPI document starts at the document's root, so the
+/// definitions move beside the schema.
+fn add_schema(schemas: &mut Map<String, Value>, name: &str, mut schema: Value) {
+    if let Some(fields) = schema.as_object_mut() {
+        fields.remove("$schema");
+        if let Some(Value::Object(definitions)) = fields.remove("$defs") {
+            schemas.extend(definitions);
+        }
+    }
+    schemas.insert(name.to_owned(), schema);
+    schemas.values_mut().for_each(point_to_components);
+}
+
+fn point_to_components(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::String(target)) = fields.get_mut("$ref") {
+                *target = target.replace("#/$defs/", "#/components/schemas/");
+            }
+            fields.values_mut().for_each(point_to_components);
+        }
+        Value::Array(items) => items.iter_mut().for_each(point_to_components),
+        _ => {}
+    }
 }

@@ -101,9 +101,9 @@ impl State {
         match &entry.event {
             Event::AttemptStarted { worker } => new("running", format!("running on {worker} since {}", entry.at)),
             Event::AttemptEnded { cause: Pause::Authorization, .. } => {
-                let Some((connections, until)) = run.awaited_authorization() else { return self };
-                let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
-                let words = format!("waiting for the authorization of {} until {until}", names.join(", "));
+                let Some(awaited) = run.awaited_authorization() else { return self };
+                let names: Vec<&str> = awaited.connections.iter().map(ConnectionName::as_str).collect();
+                let words = format!("waiting for the authorization of {} until {}", names.join(", "), awaited.until);
                 new("waiting_for_authorization", words)
             }
             Event::AttemptEnded { detail, .. } => new("waiting", format!("waiting: {detail}")),
@@ -146,7 +146,7 @@ impl Row {
             Event::AttemptStarted { worker } => worker.clone(),
             Event::AttemptEnded { detail, .. } => detail.clone(),
             Event::WakeUpPublished { turn } => format!("number {turn}"),
-            Event::AuthorizationRequested { connections, until } => {
+            Event::AuthorizationRequested { connections, until, .. } => {
                 let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
                 format!("{} until {until}", names.join(", "))
             }

@@ -56,9 +56,10 @@ impl MemoryDigestStore {
         lock(&self.sets).insert(set.to_owned(), members);
     }
 
-    fn with<T>(&self, digest: &str, change: impl FnOnce(&mut State, Timestamp) -> T) -> T {
+    #[expect(clippy::unnecessary_wraps, reason = "every method of the trait gives a result")]
+    fn with<T>(&self, digest: &str, change: impl FnOnce(&mut State, Timestamp) -> T) -> Result<T, StoreError> {
         let now = self.clock.now();
-        change(lock(&self.digests).entry(digest.to_owned()).or_default(), now)
+        Ok(change(lock(&self.digests).entry(digest.to_owned()).or_default(), now))
     }
 }
 
@@ -71,7 +72,7 @@ impl DigestStore for MemoryDigestStore {
         now: Timestamp,
         from: Timestamp,
     ) -> Result<Standing, StoreError> {
-        Ok(self.with(digest, |state, clock| {
+        self.with(digest, |state, clock| {
             if !groups.is_empty() {
                 state.see(groups, now, clock);
                 state.forget(before(clock, KEEP_MARKS.as_secs()) - now.duration_since(from));
@@ -85,18 +86,18 @@ impl DigestStore for MemoryDigestStore {
                 done: recent(&state.standing.done),
                 ..state.standing
             }
-        }))
+        })
     }
 
     async fn hold(&self, digest: &str, hold: Hold, now: Timestamp) -> Result<(), StoreError> {
-        Ok(self.with(digest, |state, _| {
+        self.with(digest, |state, _| {
             state.floor = Some(now);
             match hold {
                 Hold::Pause => state.standing.paused = true,
                 Hold::Resume => state.standing.paused = false,
                 Hold::Pass => {}
             }
-        }))
+        })
     }
 
     async fn claim(
@@ -107,7 +108,7 @@ impl DigestStore for MemoryDigestStore {
         owner: &str,
         lease: Duration,
     ) -> Result<Claim, StoreError> {
-        Ok(self.with(firing.digest, |state, now| {
+        self.with(firing.digest, |state, now| {
             let mut claim = Claim { portions: Vec::new(), held_for: None };
             if state.standing.done.contains(&mark(firing)) {
                 return claim;
@@ -128,14 +129,14 @@ impl DigestStore for MemoryDigestStore {
                 }
             }
             claim
-        }))
+        })
     }
 
     async fn recall(&self, digest: &str, recipients: &[&str]) -> Result<Vec<Memory>, StoreError> {
-        Ok(self.with(digest, |state, _| {
+        self.with(digest, |state, _| {
             let memory = |recipient: &&str| state.recipients.get(*recipient).map(|record| record.memory);
             recipients.iter().map(|recipient| memory(recipient).unwrap_or_default()).collect()
-        }))
+        })
     }
 
     async fn note(
@@ -145,7 +146,7 @@ impl DigestStore for MemoryDigestStore {
         skipped: &[&str],
         holder: Holder<'_>,
     ) -> Result<(), StoreError> {
-        Ok(self.with(firing.digest, |state, now| {
+        self.with(firing.digest, |state, now| {
             let at = firing.at;
             for recipient in published.iter().chain(skipped) {
                 state.record(recipient).memory.fired = Some(at);
@@ -171,11 +172,11 @@ impl DigestStore for MemoryDigestStore {
                     *until = after(now, holder.lease);
                 }
             }
-        }))
+        })
     }
 
     async fn settle(&self, firing: Firing<'_>, holder: Holder<'_>, done: bool) -> Result<(), StoreError> {
-        Ok(self.with(firing.digest, |state, _| {
+        self.with(firing.digest, |state, _| {
             if state.standing.done.contains(&mark(firing)) {
                 return;
             }
@@ -194,11 +195,11 @@ impl DigestStore for MemoryDigestStore {
                 state.standing.begun.remove(&mark(firing));
                 state.standing.done.insert(mark(firing));
             }
-        }))
+        })
     }
 
     async fn ended(&self, fired: &Fired, completed: bool) -> Result<u64, StoreError> {
-        Ok(self.with(&fired.digest, |state, _| {
+        self.with(&fired.digest, |state, _| {
             let at = Some(fired.occurrence);
             let record = state.record(&fired.recipient);
             if record.ended != at {
@@ -213,18 +214,18 @@ impl DigestStore for MemoryDigestStore {
                 }
             }
             state.standing.failures
-        }))
+        })
     }
 
     async fn may_ask(&self, fired: &Fired, day: Date) -> Result<bool, StoreError> {
-        Ok(self.with(&fired.digest, |state, _| {
+        self.with(&fired.digest, |state, _| {
             let record = state.record(&fired.recipient);
             let asked = record.asked.is_some_and(|(asked, by)| asked == day && by != fired.occurrence);
             if !asked {
                 record.asked = Some((day, fired.occurrence));
             }
             !asked
-        }))
+        })
     }
 
     async fn members(&self, set: &str, from: u64) -> Result<Members, StoreError> {

@@ -26,6 +26,7 @@ use url::{Host, Url};
 use crate::clock::SharedClock;
 use crate::http::{self, Method, Request, Response};
 use crate::retry::{self, Policy};
+use crate::webhook::Secrets;
 
 pub use accounts::{Account, AccountStatus, MagicLink};
 pub use error::{Details, Error, RateLimitScope};
@@ -43,6 +44,8 @@ pub struct Config {
     pub client_id: String,
     /// The environment's client secret.
     pub client_secret: SecretString,
+    /// Who may send webhooks: `whsec_` and base64, several separated by commas; empty: nobody.
+    pub webhook_secret: SecretString,
     /// Longest time for one call that looks up an account or mints a link or token, in milliseconds.
     pub control_timeout_milliseconds: u64,
     /// Longest time for one page of tools and for one run of a tool, in milliseconds.
@@ -74,6 +77,7 @@ impl Default for Config {
             environment_url: String::new(),
             client_id: String::new(),
             client_secret: SecretString::default(),
+            webhook_secret: SecretString::default(),
             control_timeout_milliseconds: 20_000,
             tool_timeout_milliseconds: 60_000,
             control_retry: policy,
@@ -106,6 +110,9 @@ impl Config {
         if let Some(url) = &self.user_verify_url {
             let web = Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
             check(web && url.len() <= 2048, "user_verify_url: must be an http or https address of at most 2048 bytes");
+        }
+        if let Err(problem) = Secrets::parse(&self.webhook_secret) {
+            problems.push(format!("webhook_secret: {problem}"));
         }
         if let Err(problem) = base(&self.environment_url) {
             problems.insert(0, format!("environment_url: {problem}"));

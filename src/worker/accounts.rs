@@ -1,41 +1,43 @@
 //! Making sure that the user's accounts are ACTIVE, and asking the user where they are not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::executor::Attempt;
 use super::interruption::Interruption;
+use super::parking::next_look;
 use super::wake_up::due;
 use crate::agent::event::Event;
-use crate::clock::milliseconds_between;
 use crate::digest_store::Fired;
 use crate::job::{ConnectionName, Identifier};
-use crate::key::{Key, digest};
+use crate::key::digest;
 use crate::queue::Destination;
 use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDetail, Reply, ReplyEvent};
 use crate::scalekit::{self, Account, AccountStatus};
 
-/// A link that runs out sooner than this is not handed out again.
-const LINK_MARGIN: Duration = Duration::from_secs(60);
-/// A link without a known end is handed out again for so long.
-const LINK_DEFAULT: Duration = Duration::from_secs(300);
 /// A run that was sent to the user so often, and lost the account again each time, does not try for ever.
 const MAX_AUTHORIZATIONS: u32 = 5;
-
-/// A magic link as it is remembered, so that ten jobs of one user give one link.
-#[derive(Serialize, Deserialize)]
-struct RememberedLink {
-    link: String,
-    expires_at: Option<Timestamp>,
-}
 
 impl Attempt<'_> {
     /// Checks all connections of the job before any model is paid.
     pub(super) async fn check_accounts(&mut self) -> Result<(), Interruption> {
         self.progress("accounts", None);
+        let awaited = self.run().awaited_authorization().map(|awaited| awaited.connections.clone());
+        self.ask_scalekit().await?;
+        // The run goes on, or has ended.
+        if let Some(connections) = awaited {
+            self.unpark().await;
+            for connection in &connections {
+                self.executor.links.forget(&self.run().job().identifier, connection).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_scalekit(&mut self) -> Result<(), Interruption> {
         let mut missing = Vec::new();
         for connection in self.run().job().connections.clone() {
             match self.executor.scalekit.account(&self.run().job().identifier, &connection).await {
@@ -76,7 +78,8 @@ impl Attempt<'_> {
         Ok(true)
     }
 
-    /// Tells the caller, once per wait, and parks the run; or ends it where waiting is over or not wanted.
+    /// Tells the caller, once per wait and again when a link has run out, and parks the run; or ends it where waiting is
+    /// over or not wanted.
     async fn ask_user(&mut self, missing: Vec<(ConnectionName, AccountStatus)>) -> Result<(), Interruption> {
         let now = self.hold.clock().now();
         if let Some((connection, _)) = missing.iter().find(|(_, status)| *status == AccountStatus::Disconnected)
@@ -87,17 +90,25 @@ impl Attempt<'_> {
                 .fail(ErrorDetail::new(ErrorCode::AccountDisconnected, text).connection(connection.as_str()))
                 .await;
         }
-        if let Some((_, until)) = self.run().awaited_authorization() {
-            if now >= until {
+        let wait_seconds = self.run().settings().authorization_seconds;
+        let (until, told) = match self.run().awaited_authorization() {
+            Some(awaited) => (awaited.until, !awaited.wants_new_links(now)),
+            None if self.run().authorization_waits() >= MAX_AUTHORIZATIONS => {
                 return self.fail(waited_in_vain(&missing)).await;
             }
-            return Err(Interruption::Authorization { wait: self.next_look(now, until) });
-        }
-        if self.run().authorizations_requested() >= MAX_AUTHORIZATIONS {
+            None => (due(now, Duration::from_secs(wait_seconds)), false),
+        };
+        let is_final = wait_seconds == 0;
+        if now >= until && !is_final {
             return self.fail(waited_in_vain(&missing)).await;
         }
+        let connections: Vec<ConnectionName> = missing.iter().map(|(connection, _)| connection.clone()).collect();
+        if told {
+            self.park(connections, until).await;
+            return Err(self.parked(now, until));
+        }
         if !self.may_ask().await? {
-            return self.wait_in_silence(missing, now).await;
+            return self.wait_in_silence(missing, now, until).await;
         }
         let mut authorizations = Vec::new();
         for (connection, status) in &missing {
@@ -105,13 +116,11 @@ impl Attempt<'_> {
                 Ok(entry) => authorizations.push(entry),
                 Err(error) => match operator_error(connection, &error) {
                     Some(detail) => return self.fail(detail).await,
-                    None => return Err(Interruption::from(&error)),
+                    None => return Err(Interruption::from(&*error)),
                 },
             }
         }
-        let wait_seconds = self.run().settings().authorization_seconds;
-        let until = due(now, Duration::from_secs(wait_seconds));
-        let is_final = wait_seconds == 0;
+        let links_end = authorizations.iter().filter_map(|entry| entry.expires_at).min();
         let job = self.run().job();
         let event = ReplyEvent::AuthorizationRequired(Box::new(AuthorizationRequired {
             identifier: job.identifier.as_str().to_owned(),
@@ -125,6 +134,8 @@ impl Attempt<'_> {
             let reply = Reply::terminal(&job.id(), now, event);
             return self.hold.record(vec![Event::Finished(Box::new(reply))]).await;
         }
+        // Noted before the user can follow the link: no webhook comes too early.
+        self.park(connections.clone(), until).await;
         // Published before it is journalled: after a crash the caller gets the same event again, never none.
         let mark = format!("authorization:{}", self.run().authorizations_requested() + 1);
         let reply = Reply::interim(&job.id(), &mark, now, event);
@@ -132,10 +143,9 @@ impl Attempt<'_> {
         let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
         let published = published.map_err(|error| Interruption::Transient { reason: error.to_string() })?;
         self.executor.metrics.replied(reply.event.kind(), published == crate::queue::Published::FellBack);
-        let connections = missing.into_iter().map(|(connection, _)| connection).collect();
-        self.hold.record(vec![Event::AuthorizationRequested { connections, until }]).await?;
+        self.hold.record(vec![Event::AuthorizationRequested { connections, until, links_end }]).await?;
         self.progress("parked", None);
-        Err(Interruption::Authorization { wait: self.executor.rules.poll.0 })
+        Err(self.parked(now, until))
     }
 
     /// Whether the user may be asked: for digests once a day, by the first job that comes to it.
@@ -150,31 +160,26 @@ impl Attempt<'_> {
         &mut self,
         missing: Vec<(ConnectionName, AccountStatus)>,
         now: Timestamp,
+        until: Timestamp,
     ) -> Result<(), Interruption> {
-        let wait_seconds = self.run().settings().authorization_seconds;
-        if wait_seconds == 0 {
+        if self.run().settings().authorization_seconds == 0 {
             return self.fail(waited_in_vain(&missing)).await;
         }
-        let until = due(now, Duration::from_secs(wait_seconds));
-        let connections = missing.into_iter().map(|(connection, _)| connection).collect();
-        self.hold.record(vec![Event::AuthorizationRequested { connections, until }]).await?;
-        Err(Interruption::Authorization { wait: self.executor.rules.poll.0 })
+        let connections: Vec<ConnectionName> = missing.into_iter().map(|(connection, _)| connection).collect();
+        self.park(connections.clone(), until).await;
+        self.hold.record(vec![Event::AuthorizationRequested { connections, until, links_end: None }]).await?;
+        Err(self.parked(now, until))
     }
 
-    /// The longer the user has been waited for, the rarer the looks: a tenth of the time waited, within bounds.
-    fn next_look(&self, now: Timestamp, until: Timestamp) -> Duration {
-        let (first, longest) = self.executor.rules.poll;
-        let allowed = self.run().settings().authorization_seconds.saturating_mul(1000);
-        let left = milliseconds_between(now, until);
-        let waited = Duration::from_millis(allowed.saturating_sub(left));
-        (waited / 10).clamp(first, longest.max(first)).min(Duration::from_millis(left.max(1000)))
+    fn parked(&self, now: Timestamp, until: Timestamp) -> Interruption {
+        Interruption::Authorization { wait: next_look(self.executor.rules, self.run(), now, until) }
     }
 
     async fn entry(
         &self,
         connection: &ConnectionName,
         status: &AccountStatus,
-    ) -> Result<AuthorizationEntry, scalekit::Error> {
+    ) -> Result<AuthorizationEntry, Arc<scalekit::Error>> {
         let mut entry = AuthorizationEntry {
             connection: connection.as_str().to_owned(),
             status: status.to_string(),
@@ -183,37 +188,13 @@ impl Attempt<'_> {
             hint: hint(status, &self.run().job().identifier),
         };
         if *status != AccountStatus::PendingVerification {
-            let link = self.link(connection).await?;
-            entry.link = Some(link.link);
+            let job = self.run().job();
+            let state = digest(job.id().as_str(), 16);
+            let link = self.executor.links.get(&job.identifier, connection, &state).await?;
+            entry.link = Some(link.url);
             entry.expires_at = link.expires_at;
         }
         Ok(entry)
-    }
-
-    /// The link that this user was given last for this connection, while it works; else a new one.
-    async fn link(&self, connection: &ConnectionName) -> Result<RememberedLink, scalekit::Error> {
-        let identifier = &self.run().job().identifier;
-        let now = self.hold.clock().now();
-        let key = Key::new(&["link", identifier.as_str(), connection.as_str()]);
-        if let Ok(Some(value)) = self.executor.cache.get(&key).await
-            && let Ok(link) = serde_json::from_slice::<RememberedLink>(&value)
-        {
-            return Ok(link);
-        }
-        let fresh = self
-            .executor
-            .scalekit
-            .magic_link(identifier, connection, &digest(self.run().job().id().as_str(), 16))
-            .await?;
-        let link = RememberedLink { link: fresh.expose().to_owned(), expires_at: fresh.expires_at };
-        let lasts = link.expires_at.map_or(LINK_DEFAULT, |end| Duration::from_millis(milliseconds_between(now, end)));
-        if let Some(ttl) = lasts.checked_sub(LINK_MARGIN) {
-            let value = serde_json::to_vec(&link).expect("a link is text");
-            if let Err(error) = self.executor.cache.put(&key, value.into(), ttl).await {
-                warn!(%error, "a magic link could not be remembered; another job of the user may get another one");
-            }
-        }
-        Ok(link)
     }
 }
 
@@ -258,6 +239,48 @@ fn hint(status: &AccountStatus, identifier: &Identifier) -> String {
                 .to_owned()
         }
         AccountStatus::Disconnected => "the account was disconnected: let this user open the link if it is still wanted".to_owned(),
-        AccountStatus::Active | AccountStatus::Other(_) => "let this user open the link".to_owned(),
+        AccountStatus::Active => "let this user open the link".to_owned(),
+        AccountStatus::Other(word) => {
+            format!("Scalekit calls the account {word}, which is not ready: let this user open the link")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_own_hint_and_its_own_end() {
+        let (identifier, connection) = (Identifier::new("user_123").unwrap(), ConnectionName::new("gmail").unwrap());
+        let table = [
+            (AccountStatus::Missing, "no account for identifier `user_123`", ErrorCode::AuthorizationExpired),
+            (AccountStatus::PendingAuth, "finish the consent", ErrorCode::AuthorizationExpired),
+            (AccountStatus::PendingVerification, "verif", ErrorCode::VerificationPending),
+            (AccountStatus::Expired, "revoked or ran out", ErrorCode::AuthorizationExpired),
+            (AccountStatus::Disconnected, "if it is still wanted", ErrorCode::AuthorizationExpired),
+            (AccountStatus::Other("INACTIVE".into()), "INACTIVE", ErrorCode::AuthorizationExpired),
+        ];
+        let mut hints = std::collections::BTreeSet::new();
+        for (status, part, code) in table {
+            let hint = hint(&status, &identifier);
+            assert!(hint.contains(part), "{status}: {hint}");
+            assert!(hints.insert(hint), "{status}");
+            let detail = waited_in_vain(&[(connection.clone(), status.clone())]);
+            assert_eq!(detail.code, code, "{status}");
+            assert!(detail.message.contains(status.as_str()), "{}", detail.message);
+        }
+    }
+
+    #[test]
+    fn what_no_link_can_mend_names_the_end_of_a_wait_for_several() {
+        let connection = |name| ConnectionName::new(name).unwrap();
+        let missing = [
+            (connection("gmail"), AccountStatus::PendingAuth),
+            (connection("slack"), AccountStatus::PendingVerification),
+        ];
+        let detail = waited_in_vain(&missing);
+        assert_eq!((detail.code, detail.connection.as_deref()), (ErrorCode::VerificationPending, Some("slack")));
+        assert!(detail.message.contains("gmail (PENDING_AUTH), slack (PENDING_VERIFICATION)"), "{}", detail.message);
     }
 }

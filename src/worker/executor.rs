@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::hold::Hold;
 use super::interruption::Interruption;
+use super::links::Links;
 use super::toolbox::{Source, Toolbox, ToolboxError};
 use crate::agent::conclusion;
 use crate::agent::event::{Event, PinnedTool, ToolOutcome};
@@ -16,10 +17,10 @@ use crate::agent::run::{Run, Step};
 use crate::agent::selection::{Selected, select};
 use crate::agent::tool::{Tool, Toolset};
 use crate::agent::turn::Conclusion;
-use crate::cache::Cache;
 use crate::digest_store::DigestStore;
 use crate::llm::{Llm, RenderedTools};
 use crate::metrics::Metrics;
+use crate::parking::Parking;
 use crate::queue::{Destination, Message, Publisher};
 use crate::reply::{ErrorCode, ErrorDetail, Progress, Reply, ReplyEvent};
 use crate::retry::Policy;
@@ -34,9 +35,11 @@ pub struct Executor {
     /// Tool lists.
     pub toolbox: Arc<Toolbox>,
     /// Magic links that were handed out.
-    pub cache: Arc<dyn Cache>,
+    pub links: Links,
     /// How the jobs of digests end, and which of them may ask their users.
     pub digests: Arc<dyn DigestStore>,
+    /// Runs that wait for their users.
+    pub parking: Arc<dyn Parking>,
     /// Interim replies.
     pub publisher: Arc<dyn Publisher>,
     /// Counters.

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
+use super::parking::{WEBHOOK, WEBHOOK_BUSY};
 use super::settlement::{AUTHORIZATION, Burial, HELD_WAIT, JOURNAL_WAIT, waited};
 use super::wake_up::WakeUp;
 use super::{AfterLoss, Worker};
@@ -22,7 +23,7 @@ use crate::reply::{ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 impl Worker {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(super) async fn handle(&self, delivery: Delivery) {
-        let charge = Charge::new(delivery);
+        let mut charge = Charge::new(delivery);
         let now = self.clock.now();
         let wake_up = WakeUp::of(&charge.message);
         if let Some(remaining) = wake_up.as_ref().and_then(|wake_up| wake_up.remaining(now)) {
@@ -40,13 +41,19 @@ impl Worker {
                 let derived_id = job.has_derived_id();
                 info!(job.id = %job.id(), job.identifier = %job.identifier, redelivered = charge.redelivered, derived_id, "job received");
             }
-            Some(wake_up) if wake_up.reason == AUTHORIZATION => self.metrics.unparked(AUTHORIZATION),
+            Some(wake_up) if [AUTHORIZATION, WEBHOOK].contains(&wake_up.reason.as_str()) => {
+                let Some(ready) = self.look(&job, charge, wake_up).await else { return };
+                charge = ready;
+            }
             Some(_) => {}
         }
         let (epoch, lines) = match self.take(&job.id()).await {
             Some(Take::Taken { epoch, entries }) => (epoch, entries),
             Some(Take::Held { owner, remaining }) => {
                 info!(job.id = %job.id(), owner, "the run is alive elsewhere");
+                if wake_up.is_some_and(|wake_up| wake_up.reason == WEBHOOK) {
+                    return self.later(charge, WEBHOOK_BUSY, WEBHOOK).await;
+                }
                 let wait = remaining.clamp(Duration::from_secs(1), HELD_WAIT);
                 return self.later(charge, wait, "held").await;
             }
@@ -206,8 +213,9 @@ impl Worker {
     async fn conflict(&self, job: &Job, mut charge: Charge) {
         warn!(job.id = %job.id(), "the id was used for a different job");
         let text = format!("the id `{}` was used before for a job with another body", job.id());
-        let account = crate::reply::Account { metadata: job.metadata.clone(), ..Default::default() };
         let error = ErrorDetail::new(ErrorCode::IdConflict, text);
+        let stop_reason = error.code.as_str().to_owned();
+        let account = crate::reply::Account { stop_reason, metadata: job.metadata.clone(), ..Default::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), &format!("conflict:{}", job.digest()), self.clock.now(), event);
         if !self.send_reply(&reply, &charge.message, job).await {

@@ -242,7 +242,9 @@ impl Worker {
         warn!(problems = invalid.problems.len(), first = invalid.problems.first(), "message is not a job");
         if let Some(to) = &invalid.reply_to {
             let error = ErrorDetail::new(ErrorCode::InvalidJob, invalid.problems.join("; "));
-            let failed = Failed { error, text: None, account: crate::reply::Account::default() };
+            let stop_reason = error.code.as_str().to_owned();
+            let account = crate::reply::Account { stop_reason, ..Default::default() };
+            let failed = Failed { error, text: None, account };
             // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
             let id =
                 invalid.id.clone().map_or_else(|| crate::key::digest(&charge.message.body, 16), |id| id.to_string());
@@ -304,9 +306,6 @@ impl Worker {
             Pause::Transient => "transient",
             Pause::ContinueAsNew | Pause::Shutdown => CONTINUE,
         };
-        if pause == Pause::Authorization {
-            self.metrics.parked(AUTHORIZATION);
-        }
         if let Err(error) = self.publish_wake_up(&charge.message, turn, reason, wait, hold.run().has_effects()).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             hold.release().await;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, warn};
+use tracing::warn;
 
+use super::flight::Flight;
 use crate::agent::effect::Effect;
 use crate::agent::tool::Tool;
 use crate::cache::{Cache, CacheError};
@@ -19,11 +19,6 @@ use crate::scalekit::{self, Scalekit};
 
 /// Form of the cached value; another one is a miss.
 const VERSION: u32 = 1;
-/// A worker that loads a list holds the others off for so long at most: longer than Scalekit's pages usually take,
-/// short enough that a worker that died while loading is not missed.
-const LOADING: Duration = Duration::from_secs(5);
-/// How often the others look whether the list has come.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Rules for tools and their cache.
 #[derive(Debug, Clone, Deserialize)]
@@ -165,11 +160,13 @@ impl Toolbox {
             return Ok((tools, Source::Shared));
         }
         // Without the cache there is nobody to agree with.
-        let loading = if cached.is_ok() { self.wait_or_load(key).await } else { Loading::Ours(None) };
-        let lock = match loading {
-            Loading::Theirs(tools) => return Ok((tools, Source::Shared)),
-            Loading::Ours(lock) => lock,
+        let flight = match cached {
+            Ok(_) => Flight::board(&*self.cache, key, || self.cached(key)).await,
+            Err(_) => Flight::Ours(None),
         };
+        if let Flight::Theirs(tools) = flight {
+            return Ok((tools, Source::Shared));
+        }
         let definitions = self.scalekit.scoped_tools(identifier, connection).await;
         let tools = definitions.map(|definitions| {
             let none = BTreeMap::new();
@@ -182,11 +179,7 @@ impl Toolbox {
         {
             self.store(key, tools).await;
         }
-        if let Some(lock) = lock
-            && let Err(error) = self.cache.remove(&lock).await
-        {
-            debug!(%error, "a loading mark could not be removed and runs out by itself");
-        }
+        flight.landed(&*self.cache).await;
         match tools {
             Ok(tools) if tools.is_empty() => Err(ToolboxError::Empty),
             Ok(tools) => Ok((tools, Source::Scalekit)),
@@ -208,27 +201,6 @@ impl Toolbox {
         }
     }
 
-    /// Stampede protection: of many workers that miss the same list one loads it and the others wait for it, for a while.
-    async fn wait_or_load(&self, key: &Key) -> Loading {
-        let lock = Key::new(&["loading", key.as_str()]);
-        match self.cache.put_if_absent(&lock, Bytes::from_static(b"1"), LOADING).await {
-            Ok(true) => return Loading::Ours(Some(lock)),
-            Ok(false) => {}
-            Err(_) => return Loading::Ours(None),
-        }
-        let waited = tokio::time::timeout(LOADING, async {
-            loop {
-                tokio::time::sleep(LOOK).await;
-                match self.cached(key).await {
-                    Ok(Some(tools)) => return Loading::Theirs(tools),
-                    Ok(None) if matches!(self.cache.get(&lock).await, Ok(Some(_))) => {}
-                    _ => return Loading::Ours(None),
-                }
-            }
-        });
-        waited.await.unwrap_or(Loading::Ours(None))
-    }
-
     async fn store(&self, key: &Key, tools: &[Tool]) {
         let value = Cached { version: VERSION, tools: tools.to_vec() };
         let value = serde_json::to_vec(&value).expect("tools are JSON types only");
@@ -237,13 +209,6 @@ impl Toolbox {
             warn!(%error, "a tool list could not be cached");
         }
     }
-}
-
-enum Loading {
-    /// We load; the mark is to be removed afterwards.
-    Ours(Option<Key>),
-    /// Another worker loaded it.
-    Theirs(Vec<Tool>),
 }
 
 fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use agentkit_worker::app::{App, Backends};
 use agentkit_worker::cache::redis::RedisCache;
 use agentkit_worker::cli::run::point_to;
-use agentkit_worker::clock::SystemClock;
+use agentkit_worker::clock::{SharedClock, SystemClock};
 use agentkit_worker::config::Config;
-use agentkit_worker::digest_store::redis::RedisDigestStore;
 use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::queue::memory::MemoryQueue;
 use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
@@ -39,18 +38,22 @@ impl Bench {
         point_to(&peer.sandbox, &mut config);
         config.redis = redis.config();
         let (queue, shutdown) = (MemoryQueue::new(1000), Shutdown::new());
+        let clock: SharedClock = Arc::new(SystemClock);
         let backends = Backends {
-            consumer: Box::new(queue.consumer()),
-            publisher: queue.publisher(),
             journal: Arc::new(RedisJournal::new(redis.client())),
             cache: Arc::new(RedisCache::new(redis.client())),
-            digests: Arc::new(RedisDigestStore::new(redis.client())),
-            alive: Arc::new(|| Ok(())),
-            ready: Arc::new(|| Ok(())),
+            ..Backends::memory(&queue, &clock)
         };
-        let app = App::build(config, backends, Arc::new(SystemClock), shutdown.clone()).unwrap();
+        let app = App::build(config, backends, clock, shutdown.clone()).unwrap();
         tokio::spawn(app.run());
         Self { peer, redis, queue, shutdown }
+    }
+
+    /// What follows `agentkit:start:` in the keys, but for the worker's own marks.
+    fn keys(&self, start: &str) -> BTreeSet<String> {
+        let keys = self.redis.command(&["--raw", "KEYS", "*"]);
+        let keys = keys.lines().filter_map(|key| key.strip_prefix(&format!("agentkit:{start}:")));
+        keys.filter(|key| !key.starts_with("{%00")).map(str::to_owned).collect()
     }
 
     /// The reply to a job, sent to a queue of its own.
@@ -65,11 +68,6 @@ impl Bench {
         self.queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
         let reply = soon("a reply", inbox.next()).await.unwrap();
         serde_json::from_slice(&reply.body).unwrap()
-    }
-
-    fn keys(&self, start: &str) -> BTreeSet<String> {
-        let keys = self.redis.command(&["--raw", "KEYS", "*"]);
-        keys.lines().filter_map(|key| key.strip_prefix(&format!("agentkit:{start}:"))).map(str::to_owned).collect()
     }
 }
 
@@ -111,7 +109,7 @@ async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
         assert_eq!(call["params"]["subject"], json!(format!("Number{index}")));
     }
     for (index, name) in names.iter().enumerate() {
-        let reply = bench.run(&job(name, "Fetch my last unread email".to_owned()), &format!("{name}-2")).await;
+        let reply = bench.run(&job(name, "Fetch my last unread email".to_owned()), &format!("2-{index}")).await;
         assert_eq!(reply["data"]["metadata"]["for"], json!(name), "{index}: {reply:#}");
     }
     assert_eq!(bench.peer.count("scoped").await, names.len() as u64);
@@ -123,9 +121,9 @@ async fn hostile_identifiers_get_links_of_their_own_and_the_same_one_again() {
     let bench = Bench::new(None).await;
     let mut links = BTreeSet::new();
     for round in 0..2 {
-        for name in hostile() {
+        for (index, name) in hostile().iter().enumerate() {
             let job = json!({"identifier": name, "connections": ["gmail"], "prompt": "x", "authorization": {"wait_seconds": 0}});
-            let reply = bench.run(&job, &format!("{round}-{name}")).await;
+            let reply = bench.run(&job, &format!("{round}-{index}")).await;
             assert_eq!(reply["type"], "agentkit.job.authorization_required", "{reply:#}");
             assert_eq!(reply["data"]["identifier"], json!(name));
             links.insert(reply["data"]["authorizations"][0]["link"].as_str().unwrap().to_owned());

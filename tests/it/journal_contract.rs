@@ -251,7 +251,7 @@ async fn entries_come_back_byte_for_byte_and_in_order(subject: &Subject) {
 
 async fn hostile_job_ids_and_owners_never_share_a_run(subject: &Subject) {
     let long = "é".repeat(100);
-    let names = ["a:b", "a%3Ab", "a%253Ab", "../x", "x", "a\nb", "a\0b", "{x}", "{", "}", "*", " ", "A", "a", &long];
+    let names = ["a:b", "a%3Ab", "a%253Ab", "../x", "x", "a\nb", "{x}", "{", "}", "*", " ", "A", "a", &long];
     for name in names {
         let job = job(name);
         let (epoch, entries) = subject.take(&job, name, TakeMode::Polite).await;

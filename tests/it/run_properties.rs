@@ -159,7 +159,8 @@ impl World {
 
     fn ask_for_authorization(&mut self) {
         let connections = self.run.job().connections.clone();
-        self.event(Event::AuthorizationRequested { connections, until: self.now + SignedDuration::from_hours(1) });
+        let until = self.now + SignedDuration::from_hours(1);
+        self.event(Event::AuthorizationRequested { connections, until, links_end: Some(until) });
         self.pause(Pause::Authorization);
     }
 

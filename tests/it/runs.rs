@@ -170,23 +170,23 @@ async fn a_tool_that_answers_ten_megabytes_is_cut_before_the_model_sees_it() {
 
 #[tokio::test]
 async fn a_page_of_a_proxy_on_any_route_costs_a_retry_and_no_job() {
-    let bench = Bench::new().await;
-    for (index, (route, status)) in ["token", "details", "scoped", "execute", "model"]
-        .into_iter()
-        .flat_map(|route| [200, 404, 502].map(|status| (route, status)))
-        .enumerate()
-    {
-        let identifier = format!("user_{index}");
-        let fault = json!({"on": route, "kind": "status", "status": status, "html": true});
-        bench.peer.fault(fault).await;
-        if route == "token" {
-            // The token at hand is still good: nobody asks for one.
-            bench.peer.client.delete(format!("{}/faults", bench.peer.sandbox.control_url())).send().await.unwrap();
-            continue;
+    for status in [200, 404, 502] {
+        // A worker of its own for each: one that has a token asks for none.
+        let bench = Bench::new().await;
+        for route in ["token", "details", "scoped", "execute", "model"] {
+            bench.peer.fault(json!({"on": route, "kind": "status", "status": status, "html": true})).await;
+            let job = with(job("Fetch my last unread email"), "identifier", route.into());
+            let reply = bench.run(&job).await;
+            let no_model = (route, status) == ("model", 404);
+            let expected = if no_model { json!("model_rejected") } else { Value::Null };
+            assert_eq!(reply["data"]["error"]["code"], expected, "{route} {status}: {reply:#}");
         }
-        let job = with(job("Fetch my last unread email"), "identifier", identifier.into());
-        let reply = bench.run(&job).await;
-        println!("{route} {status}: {} {}", reply["type"], reply["data"]["error"]["message"]);
+        let account = json!({"connector": "gmail", "identifier": "user_123", "status": "EXPIRED"});
+        bench.peer.post("/_sandbox/accounts", account).await;
+        bench.peer.fault(json!({"on": "magic_link", "kind": "status", "status": status, "html": true})).await;
+        let asks = with(job("x"), "authorization", json!({"wait_seconds": 0}));
+        let reply = bench.run(&asks).await;
+        assert!(reply["data"]["authorizations"][0]["link"].is_string(), "{status}: {reply:#}");
     }
 }
 
@@ -504,9 +504,25 @@ async fn the_same_job_is_not_run_twice_and_its_id_is_not_taken_by_another() {
     let other = with(order.clone(), "prompt", "Send more".into());
     let conflict = bench.run(&other).await;
     assert_eq!(conflict["data"]["error"]["code"], "id_conflict");
+    assert_eq!(conflict["data"]["stop_reason"], "id_conflict");
     assert_ne!(conflict["id"], first["id"]);
     assert_eq!(bench.run(&order).await, first);
     assert_eq!(bench.peer.count("execute").await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn the_same_job_handed_over_twice_at_once_is_answered_twice_and_run_once() {
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let model = ScriptedModel::start([turn::text("once").released_by(&gate)]).await;
+    let bench = Bench::with(Some(&model), |config| config.worker.lease_seconds = 1).await;
+    let order = with(job("Do it"), "id", "order-2".into());
+    let release = async {
+        model.wait_for_requests(1).await;
+        gate.notify_one();
+    };
+    let (one, other, ()) = tokio::join!(bench.run(&order), bench.run(&order), release);
+    assert_eq!(one, other);
     model.finish();
 }
 

@@ -184,7 +184,8 @@ async fn a_thousand_jobs_of_a_hundred_users_are_answered_once_and_tools_are_list
     let started = Instant::now();
     let send = async |index: usize| {
         let properties = Properties { message_id: Some(format!("job-{index}")), ..to.clone() };
-        let body = job(&format!("user_{}", index % 100), "Fetch my last unread email");
+        let prompt = if index % 10 == 0 { "Fetch my last unread email" } else { "answer without tools" };
+        let body = job(&format!("user_{}", index % 100), prompt);
         bench.send(body.to_string(), properties).await;
     };
     stream::iter(0..100).for_each_concurrent(16, &send).await;
@@ -240,6 +241,7 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
             (&json!("agentkit.job.failed"), &json!(format!("bad-{index}")))
         );
         assert_eq!(reply["data"]["error"]["code"], "invalid_job");
+        assert_eq!(reply["data"]["stop_reason"], "invalid_job");
         let message = reply["data"]["error"]["message"].as_str().unwrap();
         assert!(message.contains(problem) && message.len() < 4000, "{problem} is missing in {message}");
     }
@@ -287,6 +289,7 @@ async fn after_sigterm_the_worker_is_not_ready_and_its_unfinished_jobs_are_finis
     first.running.signal("TERM");
     eventually("not ready", async || (first.get("/readyz").await == (503, "shutting down\n".to_owned())).then_some(()))
         .await;
+    assert_eq!(first.get("/livez").await.0, 200, "it is alive to its end");
     let (status, log) = first.running.end().await;
     assert_eq!(status.code(), Some(0), "{log:#?}");
     assert!(stopping.elapsed().as_secs() < 25, "the grace is 25 s");

@@ -10,6 +10,7 @@ pub(crate) mod redis;
 pub(crate) mod sandbox_client;
 pub(crate) mod scripted_model;
 pub(crate) mod time;
+pub(crate) mod waiting;
 
 use std::time::Duration;
 

@@ -106,7 +106,12 @@ impl Program {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").current_dir(self.folder.path());
+        command
+            .arg0("agentkit-worker")
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir(self.folder.path());
         command.envs(self.variables.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
         command
     }

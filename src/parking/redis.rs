@@ -1,0 +1,99 @@
+//! The parked runs of all workers: a hash per user, and one sorted set (by the end of each wait) that counts them all.
+//! The two lie in different slots of a cluster, so they are changed one after the other; a count is no truth to rely on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ::redis::{Script, cmd};
+use async_trait::async_trait;
+
+use super::{Parked, Parking, ParkingError};
+use crate::job::{Identifier, JobId};
+use crate::key::Key;
+use crate::redis_client::{RedisClient, Unavailable};
+
+/// Arguments: job id, run, milliseconds to keep. The hash lasts as long as the longest wait in it.
+const PARK: &str = r"
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+";
+
+/// Arguments: name of the run, milliseconds to keep.
+const COUNT_ONE: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+";
+
+/// Drops those whose wait is over, and counts the others.
+const COUNT: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+return redis.call('ZCARD', KEYS[1])
+";
+
+/// Parked runs in Redis under the client's key prefix.
+#[derive(Debug)]
+pub struct RedisParking {
+    client: RedisClient,
+    park: Script,
+    count_one: Script,
+    count: Script,
+}
+
+impl RedisParking {
+    /// An index kept through `client`.
+    pub fn new(client: RedisClient) -> Self {
+        Self { client, park: Script::new(PARK), count_one: Script::new(COUNT_ONE), count: Script::new(COUNT) }
+    }
+
+    fn of_user(&self, identifier: &Identifier) -> String {
+        self.client.full_key(&Key::new(&["parked", identifier.as_str()]))
+    }
+
+    fn all(&self) -> String {
+        self.client.full_key(&Key::new(&["parked"]))
+    }
+}
+
+#[async_trait]
+impl Parking for RedisParking {
+    async fn park(&self, identifier: &Identifier, parked: &Parked, keep: Duration) -> Result<(), ParkingError> {
+        let run = serde_json::to_string(parked).expect("a parked run is text");
+        let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST);
+        let mut script = self.park.key(self.of_user(identifier));
+        self.client.run::<()>(script.arg(parked.job.as_str()).arg(run).arg(keep)).await?;
+        let mut script = self.count_one.key(self.all());
+        Ok(self.client.run(script.arg(name(identifier, &parked.job)).arg(keep)).await?)
+    }
+
+    async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
+        self.client.query::<()>(cmd("HDEL").arg(self.of_user(identifier)).arg(job.as_str())).await?;
+        Ok(self.client.query(cmd("ZREM").arg(self.all()).arg(name(identifier, job))).await?)
+    }
+
+    async fn waiting(&self, identifier: &Identifier) -> Result<Vec<Parked>, ParkingError> {
+        let runs: HashMap<String, String> = self.client.query(cmd("HGETALL").arg(self.of_user(identifier))).await?;
+        // What cannot be read is another version's, and wakes by the clock.
+        Ok(runs.values().filter_map(|run| serde_json::from_str(run).ok()).collect())
+    }
+
+    async fn count(&self) -> Result<u64, ParkingError> {
+        Ok(self.client.run(&self.count.key(self.all())).await?)
+    }
+}
+
+/// A century: Redis refuses an expiry that overflows its clock.
+const LONGEST: u64 = 1000 * 3600 * 24 * 365 * 100;
+
+fn name(identifier: &Identifier, job: &JobId) -> String {
+    Key::new(&[identifier.as_str(), job.as_str()]).to_string()
+}
+
+impl From<Unavailable> for ParkingError {
+    fn from(error: Unavailable) -> Self {
+        Self(error.0)
+    }
+}

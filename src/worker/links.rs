@@ -1,0 +1,133 @@
+//! Magic links, remembered so that ten jobs of one user give one link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::flight::Flight;
+use super::wake_up::due;
+use crate::cache::{Cache, CacheError};
+use crate::clock::{SharedClock, milliseconds_between};
+use crate::job::{ConnectionName, Identifier};
+use crate::key::Key;
+use crate::scalekit::{self, Scalekit};
+
+/// A link that runs out sooner than this is not handed out again.
+const MARGIN: Duration = Duration::from_secs(60);
+/// A link without a known end is handed out again for so long.
+const DEFAULT: Duration = Duration::from_secs(300);
+/// Links in the process's own memory, where those who ask at the same time meet even without the shared cache.
+const IN_MEMORY: u64 = 10_000;
+
+/// A link and how long it can be used.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Link {
+    pub(super) url: String,
+    /// When it ends, where Scalekit says so.
+    pub(super) expires_at: Option<Timestamp>,
+    /// Handed out again up to here.
+    good_until: Timestamp,
+}
+
+/// The links that were handed out lately.
+pub struct Links {
+    scalekit: Arc<Scalekit>,
+    cache: Arc<dyn Cache>,
+    clock: SharedClock,
+    recent: moka::future::Cache<Key, Link>,
+}
+
+impl Links {
+    /// No links yet.
+    pub fn new(scalekit: Arc<Scalekit>, cache: Arc<dyn Cache>, clock: SharedClock) -> Self {
+        let recent = moka::future::Cache::builder().max_capacity(IN_MEMORY).time_to_live(DEFAULT).build();
+        Self { scalekit, cache, clock, recent }
+    }
+
+    /// The link that this user was given last for this connection, while it works; else a new one. However many ask at
+    /// once, in this process and in others, one link is made.
+    pub(super) async fn get(
+        &self,
+        identifier: &Identifier,
+        connection: &ConnectionName,
+        state: &str,
+    ) -> Result<Link, Arc<scalekit::Error>> {
+        let key = key(identifier, connection);
+        if self.recent.get(&key).await.is_some_and(|link| !self.is_good(&link)) {
+            self.recent.invalidate(&key).await;
+        }
+        self.recent.try_get_with(key.clone(), self.find_or_make(&key, identifier, connection, state)).await
+    }
+
+    /// Forgets a link that the user has used: should the account be lost again, it would help nobody.
+    pub(super) async fn forget(&self, identifier: &Identifier, connection: &ConnectionName) {
+        let key = key(identifier, connection);
+        self.recent.invalidate(&key).await;
+        if let Err(error) = self.cache.remove(&key).await {
+            warn!(%error, "a used magic link could not be forgotten");
+        }
+    }
+
+    async fn find_or_make(
+        &self,
+        key: &Key,
+        identifier: &Identifier,
+        connection: &ConnectionName,
+        state: &str,
+    ) -> Result<Link, scalekit::Error> {
+        let flight = match self.remembered(key).await {
+            Ok(Some(link)) => return Ok(link),
+            Ok(None) => Flight::board(&*self.cache, key, || self.remembered(key)).await,
+            Err(_) => Flight::Ours(None),
+        };
+        if let Flight::Theirs(link) = flight {
+            return Ok(link);
+        }
+        let made = self.make(identifier, connection, state).await;
+        if let Ok(link) = &made {
+            self.remember(key, link).await;
+        }
+        flight.landed(&*self.cache).await;
+        made
+    }
+
+    async fn make(
+        &self,
+        identifier: &Identifier,
+        connection: &ConnectionName,
+        state: &str,
+    ) -> Result<Link, scalekit::Error> {
+        let fresh = self.scalekit.magic_link(identifier, connection, state).await?;
+        let end = fresh.expires_at.unwrap_or_else(|| due(self.clock.now(), DEFAULT));
+        let good_until = end.saturating_sub(MARGIN).unwrap_or(Timestamp::MIN);
+        Ok(Link { url: fresh.expose().to_owned(), expires_at: fresh.expires_at, good_until })
+    }
+
+    async fn remembered(&self, key: &Key) -> Result<Option<Link>, CacheError> {
+        let value = self.cache.get(key).await?;
+        let link = value.and_then(|value| serde_json::from_slice(&value).ok());
+        Ok(link.filter(|link| self.is_good(link)))
+    }
+
+    async fn remember(&self, key: &Key, link: &Link) {
+        let ttl = Duration::from_millis(milliseconds_between(self.clock.now(), link.good_until));
+        if ttl.is_zero() {
+            return;
+        }
+        let value = serde_json::to_vec(link).expect("a link is text");
+        if let Err(error) = self.cache.put(key, value.into(), ttl).await {
+            warn!(%error, "a magic link could not be remembered; another job of the user may get another one");
+        }
+    }
+
+    fn is_good(&self, link: &Link) -> bool {
+        self.clock.now() < link.good_until
+    }
+}
+
+fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
+    Key::new(&["link", identifier.as_str(), connection.as_str()])
+}

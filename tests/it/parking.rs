@@ -1,0 +1,349 @@
+//! Runs wait for their users without costing anything, wake by webhook and by poll, and go on where they stopped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::app::{App, Backends};
+use agentkit_worker::cache::{Cache, CacheError};
+use agentkit_worker::clock::{ManualClock, SharedClock};
+use agentkit_worker::config::Config;
+use agentkit_worker::embedded::Embedded;
+use agentkit_worker::key::Key;
+use agentkit_worker::queue::memory::MemoryQueue;
+use agentkit_worker::queue::{Destination, Message, Publisher};
+use agentkit_worker::reply::{Reply, ReplyEvent};
+use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
+use agentkit_worker::shutdown::Shutdown;
+use bytes::Bytes;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::sandbox_client::{NOW, plain_client};
+use crate::support::soon;
+use crate::support::time::eventually;
+use crate::support::waiting::{A_SECOND, Bed, job, outcome, use_sandbox};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_alone_wakes_the_run_within_a_second_at_the_very_place() {
+    let bed = Bed::start(|_| {}).await;
+    let worker = bed.worker(bed.webhooks_alone()).await;
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    let (reply, required) = asked.authorization().await;
+    assert_eq!(reply.id, "j:authorization:1");
+    assert_eq!(required.authorizations[0].status, "MISSING");
+    bed.parked("j").await;
+    assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("1"));
+    assert_eq!(worker.metric("agentkit_jobs_in_flight").await.as_deref(), Some("0"), "its place is free");
+
+    let clicked = Instant::now();
+    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    eventually("the run goes on", async || {
+        bed.journal("j").await.iter().any(|entry| entry.contains("accounts_ready")).then_some(())
+    })
+    .await;
+    assert!(clicked.elapsed() < A_SECOND, "{:?}", clicked.elapsed());
+    let rest = asked.rest().await;
+    assert_eq!(rest.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("0"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polling_alone_wakes_the_run_and_writes_nothing_while_it_waits() {
+    let bed = Bed::start(|_| {}).await;
+    let worker = bed.worker(bed.polling_alone()).await;
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    asked.authorization().await;
+    bed.parked("j").await;
+    let (entries, looks) = (bed.journal("j").await, bed.count("details").await);
+    eventually("three more looks", async || (bed.count("details").await >= looks + 3).then_some(())).await;
+    assert_eq!(bed.journal("j").await, entries);
+    bed.set_status("gmail", "user_123", "ACTIVE").await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_both_the_run_goes_on_once() {
+    let bed = Bed::start(|_| {}).await;
+    let worker = bed.worker(bed.both()).await;
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    let (_, required) = asked.authorization().await;
+    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    let ready = bed.journal("j").await.iter().filter(|entry| entry.contains("accounts_ready")).count();
+    assert_eq!(ready, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_run_survives_every_worker_and_is_found_by_the_next_ones_webhooks() {
+    let bed = Bed::start(|_| {}).await;
+    let first = bed.worker(bed.webhooks_alone()).await;
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    let (_, required) = asked.authorization().await;
+    bed.parked("j").await;
+    first.stop().await;
+    let second = bed.worker(bed.webhooks_alone()).await;
+    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_click_while_no_worker_runs_is_found_by_the_next_ones_poll() {
+    let bed = Bed::start(|options| options.webhook = None).await;
+    let first = bed.worker(bed.polling_alone()).await;
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    let (_, required) = asked.authorization().await;
+    bed.parked("j").await;
+    first.stop().await;
+    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    let second = bed.worker(bed.polling_alone()).await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_jobs_of_one_user_on_two_workers_give_one_link_and_wake_together() {
+    let bed = Bed::start(|_| {}).await;
+    // Slow enough that all ten ask while the first link is made.
+    bed.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 500, "times": 10})).await;
+    let workers = [bed.worker(bed.webhooks_alone()).await, bed.worker(bed.webhooks_alone()).await];
+    let mut all = Vec::new();
+    for number in 0..10 {
+        all.push(bed.ask(job(&format!("j{number}"), "user_123")).await);
+    }
+    let mut links = std::collections::BTreeSet::new();
+    for asked in &mut all {
+        links.insert(asked.authorization().await.1.authorizations[0].link.clone().unwrap());
+    }
+    assert_eq!(links.len(), 1, "one link");
+    assert_eq!(bed.count("magic_link").await, 1);
+    for number in 0..10 {
+        bed.parked(&format!("j{number}")).await;
+    }
+    bed.consent(links.first().unwrap()).await;
+    for asked in all {
+        assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    }
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_lost_in_mid_run_parks_it_and_the_very_call_then_runs_once() {
+    let bed = Bed::start(|options| options.initial_status = Some("ACTIVE".into())).await;
+    let lost = json!({"on": "execute", "kind": "status", "status": 401, "error_code": "REAUTHENTICATION_NEEDED"});
+    bed.order("faults", lost).await;
+    let worker = bed.worker(bed.both()).await;
+    let mut ask = job("j", "user_123");
+    ask["prompt"] =
+        r#"call gmail_send_message with {"to": "ann@example.com", "subject": "Hi", "body": "hello"}"#.into();
+    let mut asked = bed.ask(ask).await;
+    let (_, required) = asked.authorization().await;
+    assert_eq!(required.authorizations[0].status, "EXPIRED");
+    assert!(required.authorizations[0].link.is_some());
+    let rest = asked.rest().await;
+    assert_eq!(rest.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    let ReplyEvent::Completed(completed) = &rest[0].event else { panic!("{rest:?}") };
+    assert_eq!(completed.account.effects.len(), 1, "{:?}", completed.account.effects);
+    let world = bed.control("world/user_123").await;
+    assert_eq!(world["effects"].as_array().unwrap().len(), 1, "{}", world["effects"]);
+    assert_eq!(bed.count("execute").await, 2, "refused once, run once");
+    let journal = bed.journal("j").await;
+    let count = |name: &str| journal.iter().filter(|entry| entry.contains(name)).count();
+    assert_eq!((count("\"model_replied\""), count("\"tool_not_run\"")), (2, 1), "no model turn was paid twice");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_never_comes_fails_the_job_once_at_the_deadline() {
+    let bed = Bed::start(|_| {}).await;
+    let worker = bed.worker(bed.webhooks_alone()).await;
+    let mut ask = job("j", "user_123");
+    ask["authorization"]["wait_seconds"] = 2.into();
+    let mut asked = bed.ask(ask).await;
+    asked.authorization().await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["authorization_expired"]);
+    let failed = worker.metric("agentkit_replies_total{type=\"agentkit.job.failed\"}").await;
+    assert_eq!(failed.as_deref(), Some("1"));
+    assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("0"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgets_the_index_costs_the_polls_delay_only() {
+    let bed = Bed::start(|_| {}).await;
+    let worker = bed.worker(bed.both()).await;
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    let (_, required) = asked.authorization().await;
+    bed.parked("j").await;
+    assert_eq!(bed.redis.command(&["DEL", "agentkit:parked:user_123", "agentkit:parked"]), "2");
+    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    worker.stop().await;
+}
+
+/// A worker in memory, a sandbox, and a clock for both that stands still.
+struct Still {
+    embedded: Embedded,
+    sandbox: Sandbox,
+    clock: Arc<ManualClock>,
+}
+
+impl Still {
+    async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Self {
+        let clock = Arc::new(ManualClock::new(NOW.parse().unwrap()));
+        let mut options = SandboxOptions::new(clock.clone());
+        change(&mut options);
+        let sandbox = Sandbox::start(options).await.unwrap();
+        let mut config = Config::built_in();
+        use_sandbox(&mut config, &sandbox);
+        config.authorization.poll_seconds = 1;
+        config.authorization.poll_seconds_at_most = 1;
+        let embedded = Embedded::start(config, clock.clone()).unwrap();
+        Self { embedded, sandbox, clock }
+    }
+
+    async fn order(&self, path: &str, body: Value) {
+        let url = format!("{}/{path}", self.sandbox.control_url());
+        assert!(plain_client().post(url).json(&body).send().await.unwrap().status().is_success());
+    }
+
+    async fn ask(&self, job: Value) -> agentkit_worker::embedded::Replies {
+        self.embedded.submit(&serde_json::from_value(job).unwrap()).await.unwrap()
+    }
+}
+
+fn links(reply: &Reply) -> (String, jiff::Timestamp) {
+    let ReplyEvent::AuthorizationRequired(required) = &reply.event else { panic!("{reply:?}") };
+    (required.authorizations[0].link.clone().unwrap(), required.waiting_until.unwrap())
+}
+
+#[tokio::test]
+async fn a_link_that_runs_out_is_followed_by_a_fresh_one_and_the_wait_gets_no_longer() {
+    let still = Still::start(|options| options.link_lifetime = Duration::from_mins(5)).await;
+    let mut replies = still.ask(job("j", "user_123")).await;
+    let first = soon("the first link", replies.next()).await.unwrap();
+    let mut seen = vec![links(&first)];
+    // More often than a run may lose its account: fresh links are no losses.
+    for ordinal in 2..=8 {
+        still.clock.advance(SignedDuration::from_mins(6));
+        let early = tokio::time::timeout(Duration::from_millis(1200), replies.next()).await;
+        assert!(early.is_err(), "not within ten minutes: {early:?}");
+        still.clock.advance(SignedDuration::from_mins(4));
+        let next = soon("a fresh link", replies.next()).await.unwrap();
+        assert_eq!(next.id, format!("j:authorization:{ordinal}"));
+        let (link, until) = links(&next);
+        assert_eq!(until, seen[0].1);
+        assert!(seen.iter().all(|(known, _)| *known != link), "{link} was given out before");
+        seen.push((link, until));
+    }
+    let account = json!({"connector": "gmail", "identifier": "user_123", "status": "ACTIVE"});
+    still.order("accounts", account).await;
+    still.clock.advance(SignedDuration::from_secs(2));
+    assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
+}
+
+/// As if Redis were down.
+struct NoCache;
+
+#[async_trait::async_trait]
+impl Cache for NoCache {
+    async fn get(&self, _: &Key) -> Result<Option<Bytes>, CacheError> {
+        Err(CacheError("down".into()))
+    }
+
+    async fn put(&self, _: &Key, _: Bytes, _: Duration) -> Result<(), CacheError> {
+        Err(CacheError("down".into()))
+    }
+
+    async fn put_if_absent(&self, _: &Key, _: Bytes, _: Duration) -> Result<bool, CacheError> {
+        Err(CacheError("down".into()))
+    }
+
+    async fn remove(&self, _: &Key) -> Result<(), CacheError> {
+        Err(CacheError("down".into()))
+    }
+}
+
+#[tokio::test]
+async fn ten_jobs_at_once_give_one_link_even_without_a_cache() {
+    let still = Still::start(|_| {}).await;
+    still.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 300, "times": 10})).await;
+    let (queue, shutdown) = (MemoryQueue::new(100), Shutdown::new());
+    let clock: SharedClock = still.clock.clone();
+    let backends = Backends { cache: Arc::new(NoCache), ..Backends::memory(&queue, &clock) };
+    let mut config = Config::built_in();
+    use_sandbox(&mut config, &still.sandbox);
+    let app = App::build(config, backends, clock, shutdown.clone()).unwrap();
+    let running = tokio::spawn(app.run());
+    let mut inbox = queue.reply_inbox("replies");
+    for number in 0..10 {
+        let mut job = job(&format!("j{number}"), "user_123");
+        job["reply_to"] = "replies".into();
+        let message = Message { body: job.to_string().into(), ..Message::default() };
+        queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let message = soon("a link", inbox.next()).await.unwrap();
+        seen.insert(links(&serde_json::from_slice(&message.body).unwrap()).0);
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    shutdown.stop();
+    soon("the end", running).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_does_not_want_to_wait_is_told_once_and_finally() {
+    let still = Still::start(|_| {}).await;
+    let mut ask = job("j", "user_123");
+    ask["authorization"]["wait_seconds"] = 0.into();
+    let mut replies = still.ask(ask).await;
+    let reply = soon("the event", replies.next()).await.unwrap();
+    let ReplyEvent::AuthorizationRequired(required) = &reply.event else { panic!("{reply:?}") };
+    assert!(required.is_final && required.waiting_until.is_none() && required.authorizations[0].link.is_some());
+    assert!(reply.event.is_terminal());
+    let again = tokio::time::timeout(Duration::from_millis(1500), replies.next()).await;
+    assert!(again.is_err(), "{again:?}");
+}
+
+#[tokio::test]
+async fn each_status_ends_in_its_own_way() {
+    let still = Still::start(|_| {}).await;
+    for (status, code) in [
+        ("PENDING_AUTH", "authorization_expired"),
+        ("EXPIRED", "authorization_expired"),
+        ("INACTIVE", "authorization_expired"),
+        ("PENDING_VERIFICATION", "verification_pending"),
+        ("DISCONNECTED", "account_disconnected"),
+    ] {
+        still.order("accounts", json!({"connector": "gmail", "identifier": status, "status": status})).await;
+        let mut replies = still.ask(job(status, status)).await;
+        let mut reply = soon("a reply", replies.next()).await.unwrap();
+        if let ReplyEvent::AuthorizationRequired(required) = &reply.event {
+            assert_eq!(required.authorizations[0].status, status);
+            assert_eq!(required.authorizations[0].link.is_some(), status != "PENDING_VERIFICATION", "{status}");
+            still.clock.advance(SignedDuration::from_hours(24));
+            reply = soon("the end", replies.next()).await.unwrap();
+        } else {
+            assert_eq!(status, "DISCONNECTED");
+        }
+        assert_eq!(outcome(&reply), code, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_account_that_is_disconnected_while_its_run_waits_ends_it() {
+    let still = Still::start(|_| {}).await;
+    let mut replies = still.ask(job("j", "user_123")).await;
+    soon("the link", replies.next()).await.unwrap();
+    let account = json!({"connector": "gmail", "identifier": "user_123", "status": "DISCONNECTED"});
+    still.order("accounts", account).await;
+    still.clock.advance(SignedDuration::from_secs(2));
+    assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "account_disconnected");
+}
