@@ -105,11 +105,12 @@ impl World {
         for index in 0..self.replicas.len() {
             match self.chance.below(200) {
                 0..=3 => {
-                    self.replicas[index].wrong_by = i64::try_from(self.chance.below(2 * WRONG as u64)).unwrap() - WRONG
+                    self.replicas[index].wrong_by =
+                        i64::try_from(self.chance.below(2 * WRONG.unsigned_abs())).unwrap() - WRONG;
                 }
                 4..=9 => self.replicas[index].wrong_by = 0,
                 10 | 11 => {
-                    self.replicas[index].asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap()
+                    self.replicas[index].asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap();
                 }
                 _ => {}
             }
