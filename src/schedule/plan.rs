@@ -68,8 +68,10 @@ pub fn portion_of(identifier: &str, portions: u32) -> u32 {
     let hash = identifier
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    // The upper half: of this hash (FNV-1a) the lower bits are the weak ones.
-    u32::try_from((hash >> 32) % u64::from(portions.max(1))).unwrap_or(0)
+    // FNV-1a alone keeps neighbours like `user_1` and `user_2` together; MurmurHash3's last step parts them.
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    u32::try_from((mixed >> 33) % u64::from(portions.max(1))).unwrap_or(0)
 }
 
 fn since(at: Timestamp, now: Timestamp) -> Duration {
@@ -133,6 +135,8 @@ mod tests {
             counts[portion_of(&format!("user_{number}"), 64) as usize] += 1;
         }
         assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+        let first_half = (0..640).filter(|number| portion_of(&format!("user_{number}"), 64) < 32).count();
+        assert!((250..390).contains(&first_half), "{first_half} of 640 neighbours");
         assert_eq!(portion_of("user_123", 64), portion_of("user_123", 64));
     }
 }

@@ -9,6 +9,7 @@ use agentkit_worker::clock::ManualClock;
 use agentkit_worker::digest_store::DigestStore;
 use agentkit_worker::digest_store::memory::MemoryDigestStore;
 use agentkit_worker::digest_store::redis::RedisDigestStore;
+use agentkit_worker::redis_client::{Config, RedisClient};
 use agentkit_worker::schedule::Scheduler;
 use jiff::{SignedDuration, Timestamp};
 
@@ -104,11 +105,12 @@ impl World {
         for index in 0..self.replicas.len() {
             match self.chance.below(200) {
                 0..=3 => {
-                    self.replicas[index].wrong_by = i64::try_from(self.chance.below(2 * WRONG as u64)).unwrap() - WRONG
+                    self.replicas[index].wrong_by =
+                        i64::try_from(self.chance.below(2 * WRONG.unsigned_abs())).unwrap() - WRONG;
                 }
                 4..=9 => self.replicas[index].wrong_by = 0,
                 10 | 11 => {
-                    self.replicas[index].asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap()
+                    self.replicas[index].asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap();
                 }
                 _ => {}
             }
@@ -186,8 +188,10 @@ async fn a_real_store_that_is_killed_and_restarted_loses_and_repeats_nothing() {
     // Later than the server's own clock, which ages marks.
     let start = instant("2040-01-01T12:00:00Z");
     let until = start + SignedDuration::from_hours(24 * 150);
-    let store = Arc::new(RedisDigestStore::new(redis.client()));
-    let mut world = World::new(store.clone(), Duration::from_millis(50), start);
+    // Days pass within milliseconds here: a breaker that waits for seconds would hide weeks from the schedulers.
+    let impatient = Config { breaker_open_milliseconds: 1, ..redis.config() };
+    let store = Arc::new(RedisDigestStore::new(RedisClient::new(&impatient).unwrap()));
+    let mut world = World::new(store, Duration::from_millis(50), start);
     let mut now = start.as_second();
     let mut restarts = 0;
     while now < until.as_second() {

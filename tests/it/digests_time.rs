@@ -6,7 +6,9 @@ use jiff::SignedDuration;
 use crate::support::digests::{daily, instant, oracle};
 
 /// Zone, expression, a time before the change, and what comes then: the instant, and what the wall shows.
-const CASES: [(&str, &str, &str, [(&str, &str); 2]); 12] = [
+type Case = (&'static str, &'static str, &'static str, [(&'static str, &'static str); 2]);
+
+const CASES: [Case; 12] = [
     // Berlin: 02:00 → 03:00 on 2026-03-29, 03:00 → 02:00 on 2026-10-25.
     (
         "Europe/Berlin",
@@ -104,8 +106,8 @@ fn the_hour_that_does_not_exist_and_the_hour_that_happens_twice_fire_once() {
 }
 
 #[test]
-fn ten_years_in_many_zones_agree_with_a_walk_through_every_minute() {
-    let (from, until) = (instant("2024-01-01T00:00:00Z"), instant("2034-01-01T00:00:00Z"));
+fn four_years_in_many_zones_agree_with_a_walk_through_every_minute() {
+    let (from, until) = (instant("2024-01-01T00:00:00Z"), instant("2028-01-01T00:00:00Z"));
     for zone in [
         "UTC",
         "Europe/Berlin",
