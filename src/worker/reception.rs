@@ -121,6 +121,8 @@ impl Worker {
             }
             return self.conflict(job, charge).await;
         }
+        // Turn 0: the caller's own message, put off while the run was alive elsewhere; it is owed a reply.
+        let wake_up = wake_up.filter(|wake_up| wake_up.turn > 0);
         if let Some(wake_up) = &wake_up
             && wake_up.turn < run.wake_up_turn()
         {

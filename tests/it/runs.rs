@@ -512,7 +512,6 @@ async fn the_same_job_is_not_run_twice_and_its_id_is_not_taken_by_another() {
 }
 
 #[tokio::test]
-#[ignore = "the second caller gets no reply within 90 s: a copy of a job under way is to be looked at"]
 async fn the_same_job_handed_over_twice_at_once_is_answered_twice_and_run_once() {
     let gate = Arc::new(tokio::sync::Notify::new());
     let model = ScriptedModel::start([turn::text("once").released_by(&gate)]).await;
