@@ -184,7 +184,7 @@ async fn a_thousand_jobs_of_a_hundred_users_are_answered_once_and_tools_are_list
     let started = Instant::now();
     let send = async |index: usize| {
         let properties = Properties { message_id: Some(format!("job-{index}")), ..to.clone() };
-        let prompt = if index % 10 == 0 { "Fetch my last unread email" } else { "answer without tools" };
+        let prompt = if index.is_multiple_of(10) { "Fetch my last unread email" } else { "answer without tools" };
         let body = job(&format!("user_{}", index % 100), prompt);
         bench.send(body.to_string(), properties).await;
     };

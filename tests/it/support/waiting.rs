@@ -199,8 +199,8 @@ impl Bed {
 
 /// Scalekit and the model of a configuration are the sandbox's.
 pub(crate) fn use_sandbox(config: &mut Config, sandbox: &Sandbox) {
-    config.scalekit.environment_url = sandbox.scalekit_url().to_owned();
-    config.scalekit.client_id = sandbox.client_id().to_owned();
+    sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
+    sandbox.client_id().clone_into(&mut config.scalekit.client_id);
     config.scalekit.client_secret = sandbox.client_secret().to_owned().into();
     config.model.base_url = sandbox.model_url();
     config.model.api_key = sandbox.api_key().to_owned().into();
