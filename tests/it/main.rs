@@ -24,6 +24,7 @@ mod parking_contract;
 mod queue_amqp;
 mod queue_contract;
 mod reconnection;
+mod recovery;
 mod redis_faults;
 mod run_properties;
 mod runs;
