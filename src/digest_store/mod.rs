@@ -54,11 +54,12 @@ pub struct Fired {
 }
 
 impl Fired {
-    /// `digest:{name}:{recipient}:{local time}`, with a hash in the recipient's place where it would be too long.
+    /// `digest:{name}:{recipient}:{local time}`, with `!` and a hash (no encoded name has a `!`) in the recipient's place where it
+    /// would be too long.
     pub fn job_id(&self) -> JobId {
         let id = |recipient: &str| format!("digest:{}:{recipient}:{}", encode(&self.digest), self.local);
         let plain = id(&encode(&self.recipient));
-        let text = if plain.len() <= LONGEST_ID { plain } else { id(&format!("~{}", digest(&self.recipient, 16))) };
+        let text = if plain.len() <= LONGEST_ID { plain } else { id(&format!("!{}", digest(&self.recipient, 16))) };
         JobId::new(text).expect("a digest's name has 64 characters at most, so its id fits")
     }
 
@@ -234,7 +235,7 @@ mod tests {
     fn hostile_and_long_recipients_never_share_an_id() {
         let long = "é".repeat(100);
         let other = format!("{}e", "é".repeat(99));
-        let hashed = format!("~{}", digest(&long, 16));
+        let hashed = format!("!{}", digest(&long, 16));
         let names = ["a:b", "a%3Ab", "a", "a\nb", &long, &other, &hashed];
         let ids: BTreeSet<JobId> = names.iter().map(|name| fired(name).job_id()).collect();
         assert_eq!(ids.len(), names.len());

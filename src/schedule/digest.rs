@@ -436,7 +436,7 @@ list = [
         for (old, new, line) in [
             ("cron =", "corn =", ""),
             ("timezone = \"Europe/Berlin\"", "timezone = 1", ":3: "),
-            ("connections = [\"gmail\"]", "connections = [", ":5: "),
+            ("connections = [\"gmail\"]", "connections = [", ":7: "),
             ("[recipients]", "missed = \"twice\"\n[recipients]", ":6: "),
             ("[recipients]", "promt = \"x\"\n[recipients]", ":6: "),
             ("[recipients]", "prompt = \"again\"\n[recipients]", ":6: "),
