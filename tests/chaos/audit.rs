@@ -34,9 +34,8 @@ pub(crate) struct Audit {
 impl Audit {
     /// Compares what was asked for, what was answered and what was done.
     pub(crate) fn of(jobs: &[Accepted], replies: &BTreeMap<String, Vec<Value>>, sent: &Sent) -> Self {
-        let mut audit = Self::default();
-        audit.repeated = sent.iter().filter(|(_, times)| **times > 1).map(|(subject, _)| subject.clone()).collect();
-        audit.mails = sent.values().sum();
+        let repeated = sent.iter().filter(|(_, times)| **times > 1).map(|(subject, _)| subject.clone()).collect();
+        let mut audit = Self { repeated, mails: sent.values().sum(), ..Self::default() };
         for job in jobs {
             match replies.get(&job.id).map(Vec::as_slice).unwrap_or_default() {
                 [] => audit.lost.push(job.id.clone()),
