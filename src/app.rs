@@ -267,6 +267,7 @@ fn executor_rules(config: &Config) -> Rules {
     Rules {
         model_retry: config.model.retry,
         tool_retry: config.scalekit.tool_retry,
+        lease: Duration::from_secs(config.worker.lease_seconds),
         drain: Duration::from_secs(config.worker.drain_tool_seconds),
         poll: (
             Duration::from_secs(authorization.poll_seconds.max(1)),

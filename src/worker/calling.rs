@@ -150,7 +150,13 @@ impl Executor {
             );
             self.metrics.tool_retried(error.code());
             retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
+            let slept = Instant::now();
             tokio::time::sleep(wait).await;
+            // A process that was paused for longer than its lease may have lost the run: the journal must say first
+            // that it is still ours.
+            if slept.elapsed() > wait + self.rules.lease {
+                break Ended::NotRun(error);
+            }
         };
         let outcome = ended.name();
         self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());

@@ -57,6 +57,8 @@ pub struct Rules {
     pub model_retry: Policy,
     /// Repeats of a tool call in place.
     pub tool_retry: Policy,
+    /// How long the right to go on with a run lasts without being renewed.
+    pub lease: Duration,
     /// A started tool call may still end within this time after the worker was told to stop.
     pub drain: Duration,
     /// First and longest wait between two looks at an account that the user has to authorize.

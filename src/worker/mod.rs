@@ -11,6 +11,7 @@ mod interruption;
 pub mod links;
 pub mod operator;
 mod parking;
+mod putting_off;
 mod reception;
 mod settlement;
 mod takeovers;
