@@ -9,9 +9,9 @@
 //! |---|---|
 //! | 5 process | `main`, [`cli`], [`app`], [`embedded`], [`config`], [`telemetry`], [`shutdown`], [`http_server`] |
 //! | 4 logic | [`worker`], [`schedule`], [`client`] |
-//! | 3 edges | [`queue`], [`cache`], [`journal`], [`digest_store`] (all on [`redis_client`]), [`llm`], [`scalekit`] (both on [`http`]) |
+//! | 3 edges | [`queue`], [`cache`], [`journal`], [`digest_store`], [`parking`] (all on [`redis_client`]), [`llm`], [`scalekit`] (both on [`http`]) |
 //! | 2 decisions | [`agent`]: pure, no async, no clock, no I/O |
-//! | 1 words | [`job`], [`reply`], [`retry`], [`clock`], [`schema`], [`key`], [`metrics`] |
+//! | 1 words | [`job`], [`reply`], [`retry`], [`clock`], [`schema`], [`key`], [`metrics`], [`webhook`] |
 //! | apart | [`sandbox`]: stand-ins for Scalekit and the model, reached only over HTTP |
 //!
 //! `tests/floors.rs` holds the house to this map.

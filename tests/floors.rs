@@ -10,9 +10,9 @@ use std::path::Path;
 
 /// Every top-level module and its floor; `sandbox` stands apart.
 const FLOORS: [(&str, &[&str]); 6] = [
-    ("words", &["job", "reply", "retry", "clock", "schema", "key", "metrics"]),
+    ("words", &["job", "reply", "retry", "clock", "schema", "key", "metrics", "webhook"]),
     ("decisions", &["agent"]),
-    ("edges", &["queue", "cache", "journal", "digest_store", "llm", "scalekit", "http", "redis_client"]),
+    ("edges", &["queue", "cache", "journal", "digest_store", "parking", "llm", "scalekit", "http", "redis_client"]),
     ("logic", &["worker", "schedule", "client"]),
     ("process", &["main", "lib", "cli", "app", "embedded", "config", "telemetry", "shutdown", "http_server"]),
     ("apart", &["sandbox"]),
@@ -23,18 +23,19 @@ const PROCESS: usize = 4;
 const APART: usize = 5;
 
 /// On the floor of the edges, who may use whom.
-const BESIDE: [(&str, &str); 5] = [
+const BESIDE: [(&str, &str); 6] = [
     ("llm", "http"),
     ("scalekit", "http"),
     ("cache", "redis_client"),
     ("journal", "redis_client"),
     ("digest_store", "redis_client"),
+    ("parking", "redis_client"),
 ];
 
 /// Crates that only these modules (and what lies in them) may name.
 const KEPT: [(&str, &[&str]); 5] = [
     ("lapin", &["queue::amqp"]),
-    ("redis", &["redis_client", "cache::redis", "journal::redis", "digest_store::redis"]),
+    ("redis", &["redis_client", "cache::redis", "journal::redis", "digest_store::redis", "parking::redis"]),
     ("reqwest", &["http", "sandbox"]),
     ("backoff", &["retry"]),
     ("jsonschema", &["schema"]),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::executor::Attempt;
-use super::interruption::Interruption;
+use super::interruption::{Interruption, operator_error};
 use super::parking::next_look;
 use super::wake_up::due;
 use crate::agent::event::Event;
@@ -196,20 +196,6 @@ impl Attempt<'_> {
         }
         Ok(entry)
     }
-}
-
-/// An error that no user and no waiting can mend.
-pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Error) -> Option<ErrorDetail> {
-    let (code, text) = match error {
-        scalekit::Error::ConnectionNotFound { .. } => {
-            (ErrorCode::ConnectionNotFound, format!("Scalekit knows no connection `{connection}`"))
-        }
-        scalekit::Error::ConnectionDisabled { .. } => {
-            (ErrorCode::ConnectionDisabled, format!("connection `{connection}` is not enabled"))
-        }
-        _ => return None,
-    };
-    Some(ErrorDetail::new(code, text).connection(connection.as_str()))
 }
 
 fn waited_in_vain(missing: &[(ConnectionName, AccountStatus)]) -> ErrorDetail {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::job::ConnectionName;
 use crate::journal::JournalError;
+use crate::reply::{ErrorCode, ErrorDetail};
 use crate::scalekit;
 
 /// No answer yet. Never an answer that the caller is owed, and never a failure of the job.
@@ -63,4 +65,18 @@ impl From<&scalekit::Error> for Interruption {
             None => Self::Transient { reason: error.to_string() },
         }
     }
+}
+
+/// An error that no user and no waiting can mend.
+pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Error) -> Option<ErrorDetail> {
+    let (code, text) = match error {
+        scalekit::Error::ConnectionNotFound { .. } => {
+            (ErrorCode::ConnectionNotFound, format!("Scalekit knows no connection `{connection}`"))
+        }
+        scalekit::Error::ConnectionDisabled { .. } => {
+            (ErrorCode::ConnectionDisabled, format!("connection `{connection}` is not enabled"))
+        }
+        _ => return None,
+    };
+    Some(ErrorDetail::new(code, text).connection(connection.as_str()))
 }

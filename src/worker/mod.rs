@@ -190,7 +190,8 @@ impl Worker {
             let worker = self.clone();
             let in_flight = self.metrics.job_in_flight();
             self.tracker.spawn(async move {
-                worker.handle(delivery).await;
+                // Boxed: a future of 16 KB is moved about otherwise, once for each of thousands of jobs.
+                Box::pin(worker.handle(delivery)).await;
                 drop((place, in_flight));
             });
         }

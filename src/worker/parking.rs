@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::Worker;
-use super::accounts::operator_error;
 use super::charge::Charge;
 use super::executor::{Attempt, Rules};
+use super::interruption::operator_error;
 use super::wake_up::WakeUp;
 use crate::agent::run::{Run, Step};
 use crate::clock::milliseconds_between;
