@@ -21,6 +21,11 @@ use crate::journal::{Epoch, Take};
 use crate::queue::{Delivery, Message};
 use crate::reply::{ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 
+/// Why a message waits whose run is alive elsewhere.
+const HELD: &str = "held";
+/// Such a message waits so long at first.
+const HELD_FIRST: Duration = Duration::from_secs(1);
+
 impl Worker {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(super) async fn handle(&self, delivery: Delivery) {
@@ -52,11 +57,13 @@ impl Worker {
             Some(Take::Taken { epoch, entries }) => (epoch, entries),
             Some(Take::Held { owner, remaining }) => {
                 info!(job.id = %job.id(), owner, "the run is alive elsewhere");
-                if wake_up.is_some_and(|wake_up| wake_up.reason == WEBHOOK) {
+                if wake_up.as_ref().is_some_and(|wake_up| wake_up.reason == WEBHOOK) {
                     return self.later(charge, WEBHOOK_BUSY, WEBHOOK).await;
                 }
-                let wait = remaining.clamp(Duration::from_secs(1), HELD_WAIT);
-                return self.later(charge, wait, "held").await;
+                // The first look comes soon: the run may just be giving its place back.
+                let looked_before = wake_up.is_some_and(|wake_up| wake_up.reason == HELD);
+                let wait = if looked_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
+                return self.later(charge, wait, HELD).await;
             }
             None => return charge.put_back().await,
         };

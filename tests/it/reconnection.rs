@@ -140,11 +140,17 @@ async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_f
     };
     cut(5).await;
     let (before, lines_before) = (Used::by(worker.running.process()), lines(&worker, ""));
-    cut(20).await;
+    // A leak grows with every cut; the allocator takes a larger piece now and then.
+    let mut least_growth = u64::MAX;
+    for _ in 0..3 {
+        let memory = Used::by(worker.running.process()).memory;
+        cut(7).await;
+        least_growth = least_growth.min(Used::by(worker.running.process()).memory.saturating_sub(memory));
+    }
     let (after, lines_after) = (Used::by(worker.running.process()), lines(&worker, ""));
-    assert!(after.memory < before.memory + 6 * 1024, "{before:?} {after:?}");
+    assert!(least_growth < 1024, "{least_growth} KiB more after each 7 cuts: {before:?} {after:?}");
     assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
-    assert!(lines_after - lines_before <= 20 * 8, "{:#?}", worker.running.log());
+    assert!(lines_after - lines_before <= 21 * 8, "{:#?}", worker.running.log());
     bench.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
     assert_completed(&bench.only_reply().await);
 }

@@ -99,7 +99,8 @@ async fn a_run_that_only_read_starts_again_when_its_journal_is_lost_and_says_so(
     bench.redis.command(&["FLUSHALL"]);
     gate.notify_one();
     let data = bench.reply("agentkit.job.completed").await;
-    assert_eq!((data["text"].as_str(), notices(&data)), (Some("started again"), vec!["journal_lost"]));
+    assert_eq!(data["text"], "started again");
+    assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
     assert!(bench.metrics.render().contains("agentkit_journals_lost_total 1"));
     model.finish();
 }
