@@ -97,6 +97,27 @@ mod tests {
     }
 
     #[test]
+    fn any_wait_from_a_second_to_thirty_days_is_kept_within_a_second_or_a_tenth() {
+        use crate::queue::amqp::Tier;
+        let month = 30 * 86_400_000;
+        let waits = (1000..200_000).step_by(137).chain((200_000..month).step_by(7_654_321)).chain([month]);
+        for wanted in waits.map(Duration::from_millis) {
+            let due = due(Timestamp::UNIX_EPOCH, wanted);
+            let wake_up = WakeUp { turn: 1, reason: String::new(), due: Some(due), effects: false };
+            let (mut now, mut hops) = (Timestamp::UNIX_EPOCH, 0);
+            // As the broker and the worker do it: into the longest tier that fits, and on, until nothing is left.
+            while let Some(remaining) = wake_up.remaining(now) {
+                now += SignedDuration::try_from(Tier::for_wait(remaining).wait()).unwrap();
+                hops += 1;
+            }
+            let waited = Duration::from_millis(milliseconds_between(Timestamp::UNIX_EPOCH, now));
+            let allowed = Duration::from_secs(1).max(wanted / 10);
+            assert!(waited.abs_diff(wanted) <= allowed, "{wanted:?} became {waited:?}");
+            assert!(hops <= 30 * 24 + 20, "{wanted:?} took {hops} hops");
+        }
+    }
+
+    #[test]
     fn a_message_waits_until_it_is_due() {
         let wake_up = WakeUp {
             turn: 0,
