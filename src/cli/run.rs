@@ -11,6 +11,7 @@ use super::{CommandError, Context, INTERRUPTED};
 use crate::config::Config;
 use crate::embedded::{Embedded, Replies};
 use crate::job::{ConnectionName, Identifier, Job, Limits, OfferedEffects, ToolSelection};
+use crate::llm::Profiles;
 use crate::reply::{Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
 
@@ -60,6 +61,11 @@ pub async fn run(context: Context, arguments: RunArguments) -> Result<ExitCode, 
     config.authorization.poll_seconds_at_most = 5;
     let sandbox = if arguments.sandbox { Some(start_sandbox(&context, &mut config).await?) } else { None };
     context.demand(config.run_problems())?;
+    let model = job.model.as_ref().unwrap_or(&config.model.model);
+    let today = context.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    if let Some(warning) = Profiles::built_in().shutdown_warning(model, today).filter(|_| sandbox.is_none()) {
+        eprintln!("warning: {warning}");
+    }
     let worker = Embedded::start(config, context.clock.clone())?;
     let replies = worker.submit(&job).await.map_err(|error| CommandError::Usage(error.to_string()))?;
     let shown = tokio::select! {
