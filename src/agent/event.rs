@@ -10,15 +10,42 @@ use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
 
 /// Version of the journal's form. A journal of an older version is read; a newer one is refused.
-pub const SCHEMA_VERSION: u32 = 1;
+///
+/// | version | since then there is |
+/// |---|---|
+/// | 1 | all but the following |
+/// | 2 | [`Entry::schema`], [`Event::PutAside`] |
+pub const SCHEMA_VERSION: u32 = 2;
+/// Lines without a version are of this one.
+const FIRST_VERSION: u32 = 1;
 
 /// One line of a journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
+    /// [`SCHEMA_VERSION`] of the worker that wrote it: while workers of two versions are at work, a run that an old one
+    /// began may hold lines of a new one.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub schema: u32,
     /// When it happened, by the clock of the worker that wrote it.
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
+}
+
+impl Entry {
+    /// A line of this version.
+    pub fn new(at: Timestamp, event: Event) -> Self {
+        Self { schema: SCHEMA_VERSION, at, event }
+    }
+}
+
+fn first_version() -> u32 {
+    FIRST_VERSION
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first_version(version: &u32) -> bool {
+    *version == FIRST_VERSION
 }
 
 /// What can happen to a run.
@@ -98,6 +125,8 @@ pub enum Event {
         /// What came of it.
         outcome: ToolOutcome,
     },
+    /// The run is given up for good: its end is followed by a dead letter with these words, before it counts as delivered.
+    PutAside(Aside),
     /// The run ended: this very reply is published, however often it takes.
     Finished(Box<Reply>),
     /// The broker confirmed the reply. Nothing follows, unless an operator opens the run again.
@@ -121,6 +150,17 @@ pub struct Started {
     /// Whether the run had a journal before that the store lost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub journal_lost: bool,
+}
+
+/// Why a run was put aside, as its dead letter says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// For programs.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    /// What the run was at.
+    pub step: String,
 }
 
 /// The rules of one run, fixed at its start, so that a changed configuration does not change a run under way.
@@ -250,6 +290,7 @@ impl Event {
             Self::ToolStarted { .. } => "tool_started",
             Self::ToolNotRun { .. } => "tool_not_run",
             Self::ToolFinished { .. } => "tool_finished",
+            Self::PutAside(_) => "put_aside",
             Self::Finished(_) => "finished",
             Self::Delivered => "delivered",
             Self::Reopened => "reopened",

@@ -67,6 +67,9 @@ impl Run {
         let mut run: Option<Self> = None;
         for (index, line) in (0..).zip(lines) {
             let entry: Entry = serde_json::from_str(line).map_err(|error| unreadable(index, line, &error))?;
+            if entry.schema > SCHEMA_VERSION {
+                return Err(BadJournal::Newer { found: entry.schema });
+            }
             run = Some(match (run, entry.event) {
                 (None, Event::Started(started)) if started.schema > SCHEMA_VERSION => {
                     return Err(BadJournal::Newer { found: started.schema });
@@ -74,7 +77,7 @@ impl Run {
                 (None, Event::Started(started)) => Self::start(*started, entry.at),
                 (None, event) => return Err(BadJournal::Illegal { index, event: event.name() }),
                 (Some(mut run), event) => {
-                    run.apply(Entry { at: entry.at, event })?;
+                    run.apply(Entry { event, ..entry })?;
                     run
                 }
             });
@@ -131,7 +134,7 @@ impl Run {
 
     /// Folds one entry into the state.
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
-        let Entry { at, event } = entry;
+        let Entry { at, event, .. } = entry;
         let illegal = BadJournal::Illegal { index: self.sequence, event: event.name() };
         // An attempt that follows another without an end: nobody knows how long the dead worker worked, and most of the
         // gap is waiting for the next one.
@@ -204,9 +207,11 @@ impl Run {
                 self.open_call_mut(&call_id).filter(|open| open.state == CallState::Started).ok_or(illegal)?;
                 turn::finish_call(self, &call_id, &outcome);
             }
+            Event::PutAside(aside) => self.aside = Some(aside),
             Event::Finished(reply) => self.finished = Some(reply),
             Event::Delivered if self.finished.is_some() => self.delivered = true,
             Event::Reopened if self.delivered => {
+                self.aside = None;
                 self.finished = None;
                 self.delivered = false;
                 self.reopened += 1;
@@ -259,10 +264,11 @@ impl OpenCall {
     }
 }
 
-/// A line that a newer worker wrote may hold events we do not know: the version in the first line tells that apart.
+/// A line that a newer worker wrote may hold events we do not know: its version tells that apart.
 fn unreadable(index: u64, line: &str, error: &serde_json::Error) -> BadJournal {
     let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-    match value.pointer("/event/started/schema").and_then(serde_json::Value::as_u64) {
+    let schema = value.get("schema").or_else(|| value.pointer("/event/started/schema"));
+    match schema.and_then(serde_json::Value::as_u64) {
         Some(found) if found > u64::from(SCHEMA_VERSION) => {
             BadJournal::Newer { found: u32::try_from(found).unwrap_or(u32::MAX) }
         }

@@ -70,7 +70,7 @@ impl Script {
         let mut started = started();
         change(&mut started);
         let now = Timestamp::UNIX_EPOCH;
-        let entry = Entry { at: now, event: Event::Started(Box::new(started.clone())) };
+        let entry = Entry::new(now, Event::Started(Box::new(started.clone())));
         let connection = ConnectionName::new("gmail").unwrap();
         let mut definitions = vec![
             json!({"name": "gmail_fetch_mails"}),
@@ -96,7 +96,7 @@ impl Script {
     /// Journals and applies `event`, one second after the last one; the replayed run must equal the live one.
     pub(super) fn event(&mut self, event: Event) -> &mut Self {
         self.now += SignedDuration::from_secs(1);
-        let entry = Entry { at: self.now, event };
+        let entry = Entry::new(self.now, event);
         self.journal.push(serde_json::to_string(&entry).unwrap());
         self.run.apply(entry).unwrap();
         assert_eq!(Run::replay(&self.journal).unwrap().as_ref(), Some(&self.run));
@@ -105,7 +105,7 @@ impl Script {
 
     /// What `event` would meet.
     pub(super) fn try_event(&self, event: Event) -> Result<(), BadJournal> {
-        self.run.clone().apply(Entry { at: self.now, event })
+        self.run.clone().apply(Entry::new(self.now, event))
     }
 
     pub(super) fn attempt(&mut self) -> &mut Self {

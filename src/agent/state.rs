@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::effect::{CallKey, Effect};
-use super::event::{PinnedTool, Plan, Settings, Started};
+use super::event::{Aside, PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
 use crate::clock::milliseconds_between;
-use crate::job::{ConnectionName, Job};
+use crate::job::{ConnectionName, Job, OfferedEffects};
 use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
 
 /// A link that runs out sooner is not followed by a fresh one before this time: nobody wants a mail a minute.
@@ -132,6 +132,7 @@ pub struct Run {
     pub(super) working_milliseconds: u64,
     pub(super) last_at: Timestamp,
     pub(super) sequence: u64,
+    pub(super) aside: Option<Aside>,
     pub(super) finished: Option<Box<Reply>>,
     pub(super) delivered: bool,
     pub(super) reopened: u32,
@@ -174,6 +175,7 @@ impl Run {
             working_milliseconds: 0,
             last_at: at,
             sequence: 1,
+            aside: None,
             finished: None,
             delivered: false,
             reopened: 0,
@@ -233,6 +235,16 @@ impl Run {
         self.ledger.iter().any(|entry| entry.tool.effect != Effect::Read)
     }
 
+    /// Whether the run may start something that is more than reading, or has: as far as its tools are known, else by what
+    /// its job allows.
+    pub fn may_have_effects(&self) -> bool {
+        let allowed = match &self.tools {
+            Some(tools) => tools.iter().any(|tool| tool.effect != Effect::Read),
+            None => self.job().tools.effects == OfferedEffects::All,
+        };
+        allowed || self.has_effects()
+    }
+
     /// Whether the last worker that had the run has not given it out of its hands in good order.
     pub fn is_under_way(&self) -> bool {
         self.active
@@ -241,6 +253,11 @@ impl Run {
     /// The run's reply, once there is one.
     pub fn reply(&self) -> Option<&Reply> {
         self.finished.as_deref()
+    }
+
+    /// Why the run was put aside, where it was: then a dead letter is part of its end.
+    pub fn aside(&self) -> Option<&Aside> {
+        self.aside.as_ref()
     }
 
     /// Whether the broker confirmed that reply.

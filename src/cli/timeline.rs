@@ -170,6 +170,7 @@ impl Row {
                 let id = execution_id.as_deref().map(|id| format!(" (execution {id})")).unwrap_or_default();
                 format!("{}: {word}{id}", tool(call_id))
             }
+            Event::PutAside(aside) => format!("{}: {}; it was at: {}", aside.reason, aside.detail, aside.step),
             Event::Finished(reply) => {
                 match &reply.event {
                     ReplyEvent::Completed(completed) => content.push(format!("text: {}", completed.text)),

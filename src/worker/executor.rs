@@ -214,7 +214,7 @@ impl Attempt<'_> {
         let data = Progress { step: self.run().steps(), phase: phase.to_owned(), tool: tool.map(str::to_owned) };
         let mark = format!("progress:{}:{phase}", self.run().sequence());
         let reply = Reply::interim(&job.id(), &mark, self.hold.clock().now(), ReplyEvent::Progress(data));
-        let message = super::settlement::reply_message(&reply, self.message, job);
+        let message = super::publishing::reply_message(&reply, self.message, job);
         let (publisher, to) = (self.executor.publisher.clone(), job.reply_to.clone());
         if to.is_some() {
             self.executor.tracker.spawn(async move {

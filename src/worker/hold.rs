@@ -58,7 +58,7 @@ impl Hold {
         let at = clock.now();
         let run = Run::start((**started).clone(), at);
         let hold = Self::new(journal, clock, lifetimes, epoch, run);
-        hold.append(0, &[Entry { at, event: first }]).await?;
+        hold.append(0, &[Entry::new(at, first)]).await?;
         Ok(hold)
     }
 
@@ -75,7 +75,7 @@ impl Hold {
     /// Journals `events` in one step, then applies them.
     pub async fn record(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
         let at = self.clock.now();
-        let entries: Vec<Entry> = events.into_iter().map(|event| Entry { at, event }).collect();
+        let entries: Vec<Entry> = events.into_iter().map(|event| Entry::new(at, event)).collect();
         self.append(self.run.sequence(), &entries).await?;
         for entry in entries {
             debug!(job.id = %self.id, event = entry.event.name(), "journalled");

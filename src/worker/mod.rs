@@ -2,6 +2,7 @@
 
 mod accounts;
 mod asking;
+mod burial;
 mod calling;
 mod charge;
 pub mod executor;
@@ -11,6 +12,7 @@ mod interruption;
 pub mod links;
 pub mod operator;
 mod parking;
+mod publishing;
 mod putting_off;
 mod reception;
 mod settlement;
@@ -35,9 +37,10 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::queue::{Consumer, Publisher};
 use crate::retry::Policy;
+pub use burial::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP};
 use executor::Executor;
 pub use hold::Lifetimes;
-pub use settlement::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, as_sent, fresh};
+pub use settlement::{as_sent, fresh};
 pub use takeovers::Takeovers;
 
 /// What the operator says about runs whose jobs leave it open.

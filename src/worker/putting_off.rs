@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Worker;
@@ -10,10 +11,12 @@ use super::hold::Hold;
 use super::settlement::{HELD_WAIT, JOURNAL_WAIT};
 use super::wake_up::{WakeUp, due};
 use crate::agent::event::{Event, Pause};
+use crate::agent::run::Run;
+use crate::job::JobId;
 use crate::queue::{Destination, Message, QueueError};
 
 /// Why the wake-up of a run comes that is under way: to stand for its delivery.
-const CONTINUE: &str = "continue";
+pub(super) const CONTINUE: &str = "continue";
 /// Why a parked run waits, as a header and a label.
 pub(super) const AUTHORIZATION: &str = "authorization";
 
@@ -51,22 +54,34 @@ impl Worker {
         }
     }
 
-    /// Puts a wake-up in the place of a delivery that must not be held any longer; the run goes on meanwhile. Without the
-    /// broker's confirm the delivery is kept.
-    pub(super) async fn exchange(&self, mut charge: Charge) -> Charge {
-        let turn = WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn);
-        // Counted as a wake-up, so that a lost journal is noticed; what the run has done by then is not known here.
-        match self.publish_wake_up(&charge.message, turn.max(1), CONTINUE, HELD_WAIT, true).await {
-            Ok(()) => {
-                info!(
-                    job.id = charge.message.properties.message_id,
-                    "the run goes on without its delivery; a wake-up stands for it"
-                );
-                charge.ack().await;
+    /// Keeps the charge of a run under way until it has `ended`. A delivery that must not be held any longer is exchanged
+    /// for a wake-up: it keeps the job in the broker, and finds the run alive each time it comes.
+    pub(super) async fn keep(&self, mut charge: Charge, job: &JobId, ended: &CancellationToken) -> Charge {
+        while charge.is_delivery() {
+            tokio::select! {
+                biased;
+                () = ended.cancelled() => break,
+                () = tokio::time::sleep(self.rules.hold_at_most) => {}
             }
-            Err(error) => warn!(%error, "the wake-up was not confirmed; the delivery is held on"),
+            self.exchange(&mut charge, job).await;
         }
         charge
+    }
+
+    /// Without the broker's confirm the delivery is kept.
+    async fn exchange(&self, charge: &mut Charge, job: &JobId) {
+        // Counted as a wake-up, so that a lost journal is noticed.
+        let turn = WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn).max(1);
+        // What it starts from now on cannot be written into this wake-up any more.
+        let run = self.journal.read(job).await.ok().and_then(|lines| Run::replay(&lines).ok()?);
+        let effects = run.is_none_or(|run| run.may_have_effects());
+        match self.publish_wake_up(&charge.message, turn, CONTINUE, HELD_WAIT, effects).await {
+            Ok(()) => {
+                info!(job.id = %job, "the run goes on without its delivery; a wake-up stands for it");
+                charge.ack().await;
+            }
+            Err(error) => warn!(job.id = %job, %error, "the wake-up was not confirmed; the delivery is held on"),
+        }
     }
 
     /// The same message again later, as nothing can be or need be journalled now.
@@ -92,14 +107,14 @@ impl Worker {
         let due = (!wait.is_zero()).then(|| due(self.clock.now(), wait));
         let message = WakeUp { turn, reason: reason.to_owned(), due, effects }.stamp(message);
         let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
-        self.publisher.publish(&destination, message).await.map(|_| ())
+        self.publish(&destination, message).await.map(|_| ())
     }
 
     /// A message that came too early: on to the next wait, unchanged.
     pub(super) async fn put_off(&self, mut charge: Charge, remaining: Duration) {
         let message = charge.message.clone();
         let stamped = WakeUp::of(&message).map_or_else(|| message.clone(), |wake_up| wake_up.stamp(&message));
-        match self.publisher.publish(&Destination::Wait(remaining), stamped).await {
+        match self.publish(&Destination::Wait(remaining), stamped).await {
             Ok(_) => charge.ack().await,
             Err(error) => {
                 warn!(%error, "the message could not be put off and goes back to the queue");

@@ -2,29 +2,35 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::burial::POISON;
 use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
 use super::parking::{WEBHOOK, WEBHOOK_BUSY};
-use super::putting_off::AUTHORIZATION;
-use super::settlement::{Burial, HELD_WAIT, JOURNAL_WAIT, waited};
+use super::putting_off::{AUTHORIZATION, CONTINUE};
+use super::settlement::{HELD_WAIT, JOURNAL_WAIT, waited};
 use super::wake_up::WakeUp;
 use super::{AfterLoss, Worker};
-use crate::agent::event::{Event, SCHEMA_VERSION, Settings, Started};
+use crate::agent::event::{Aside, Event, SCHEMA_VERSION, Settings, Started};
 use crate::agent::run::{BadJournal, Run, Step};
 use crate::agent::turn::Conclusion;
 use crate::digest_store::Fired;
-use crate::job::{Envelope, Job};
+use crate::job::{Envelope, Job, JobId};
 use crate::journal::{Epoch, Take};
 use crate::queue::{Delivery, Message};
-use crate::reply::{ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
+use crate::reply::{ErrorCode, ErrorDetail};
 
 /// Why a message waits whose run is alive elsewhere.
 const HELD: &str = "held";
 /// Such a message waits so long at first.
 const HELD_FIRST: Duration = Duration::from_secs(1);
+/// Why a message waits whose run was alive elsewhere and has no journal any more.
+const ORPHANED: &str = "orphaned";
+/// Such a message waits for so long beyond the lease: what the run's owner has to say comes after [`JOURNAL_WAIT`].
+const ORPHAN_WAIT: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
@@ -51,6 +57,9 @@ impl Worker {
                 let Some(ready) = self.look(&job, charge, wake_up).await else { return };
                 charge = ready;
             }
+            Some(wake_up) if self.may_be_orphaned(&job, wake_up).await => {
+                return self.later(charge, self.rules.lifetimes.lease + ORPHAN_WAIT, ORPHANED).await;
+            }
             Some(_) => {}
         }
         let (epoch, lines) = match self.take(&job.id()).await {
@@ -65,7 +74,8 @@ impl Worker {
                 let wait = if looked_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
                 return self.later(charge, wait, HELD).await;
             }
-            None => return charge.put_back().await,
+            None if self.stop.is_cancelled() => return charge.put_back().await,
+            None => return self.later(charge, JOURNAL_WAIT, "journal").await,
         };
         let hold = |run| Hold::new(self.journal.clone(), self.clock.clone(), self.rules.lifetimes, epoch, run);
         match Run::replay(&lines) {
@@ -73,14 +83,12 @@ impl Worker {
             Ok(None) => self.begin(epoch, &job, charge, wake_up).await,
             Err(BadJournal::Newer { found }) => {
                 warn!(job.id = %job.id(), found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
-                if let Err(error) = self.journal.renew(&job.id(), epoch, Duration::ZERO).await {
-                    warn!(%error, "the lease could not be given back and runs out by itself");
-                }
+                self.give_free(&job.id(), epoch).await;
                 self.later(charge, HELD_WAIT, "newer_journal").await;
             }
             Err(error) => {
-                let why = Burial { reason: "damaged_journal", detail: &error.to_string(), ..Burial::default() };
-                self.bury(charge, why).await;
+                self.give_free(&job.id(), epoch).await;
+                self.bury_damaged(&job, charge, &error.to_string(), None).await;
             }
         }
     }
@@ -111,11 +119,7 @@ impl Worker {
         if self.rules.after_loss == AfterLoss::Restart && !effects {
             return self.work(hold, job, charge).await;
         }
-        let reply = crate::agent::conclusion::reply(hold.run(), journal_lost(), self.clock.now());
-        match hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
-            Ok(()) => self.deliver(&mut hold, job, charge, &reply).await,
-            Err(_) => charge.put_back().await,
-        }
+        self.end(&mut hold, job, charge, journal_lost(), None).await;
     }
 
     /// A run that somebody had before us.
@@ -162,31 +166,22 @@ impl Worker {
         }
     }
 
-    /// Goes on with a run that is ours. A run that takes longer than a delivery may be held goes on without it: a wake-up
-    /// in its place keeps the job in the broker, and finds the run alive each time it comes.
-    async fn work(&self, mut hold: Hold, job: &Job, mut charge: Charge) {
-        let message = charge.message.clone();
-        let result = {
-            // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
-            let mut began = Box::pin(async {
-                hold.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
-                let keeper = hold.keeper(&self.takeovers);
-                tokio::select! {
-                    biased;
-                    result = self.executor.execute(&mut hold, &message, &self.stop) => result,
-                    lost = keeper => Err(lost),
-                }
-            });
-            loop {
-                tokio::select! {
-                    biased;
-                    result = &mut began => break result,
-                    () = tokio::time::sleep(self.rules.hold_at_most), if charge.is_delivery() => {
-                        charge = self.exchange(charge).await;
-                    }
-                }
+    /// Goes on with a run that is ours.
+    async fn work(&self, mut hold: Hold, job: &Job, charge: Charge) {
+        let (id, message, ended) = (job.id(), charge.message.clone(), CancellationToken::new());
+        // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
+        let began = Box::pin(async {
+            // However it ends.
+            let _ended = ended.clone().drop_guard();
+            hold.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
+            let keeper = hold.keeper(&self.takeovers);
+            tokio::select! {
+                biased;
+                result = self.executor.execute(&mut hold, &message, &self.stop) => result,
+                lost = keeper => Err(lost),
             }
-        };
+        });
+        let (result, charge) = tokio::join!(began, self.keep(charge, &id, &ended));
         match result {
             Ok(reply) => self.deliver(&mut hold, job, charge, &reply).await,
             Err(why) => self.interrupted(&mut hold, job, charge, why).await,
@@ -194,29 +189,13 @@ impl Worker {
     }
 
     /// The worker died with this run again and again: it is not tried any more.
-    async fn poison(&self, mut hold: Hold, job: &Job, mut charge: Charge) {
-        let (attempts, step) = (hold.run().attempts(), hold.run().doing(self.clock.now()));
+    async fn poison(&self, mut hold: Hold, job: &Job, charge: Charge) {
+        let step = hold.run().doing(self.clock.now());
         let text = format!("the worker died {} times in a row while it worked on this job", hold.run().strikes() + 1);
-        let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
+        let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
             .hint("the job was put aside as a dead letter; look at it with `agentkit-worker dead show`");
-        let conclusion = Conclusion::failed(detail);
-        let reply = crate::agent::conclusion::reply(hold.run(), conclusion, self.clock.now());
-        if let Err(error) = hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
-            warn!(job.id = %job.id(), %error, "the run's end could not be journalled");
-            return charge.put_back().await;
-        }
-        if !self.send_reply(&reply, &charge.message, job).await {
-            return charge.put_back().await;
-        }
-        if let Err(error) = hold.record(vec![Event::Delivered]).await {
-            warn!(job.id = %job.id(), %error, "the journal could not be sealed");
-        }
-        hold.release().await;
-        self.metrics.job_ended(ErrorCode::AttemptsExhausted.as_str(), 0);
-        // A letter that is replayed after its journal's time must not repeat what the run did.
-        let (turn, effects) = (hold.run().wake_up_turn().max(1), hold.run().has_effects());
-        charge.message = WakeUp { turn, reason: "poison".to_owned(), due: None, effects }.stamp(&charge.message);
-        self.bury(charge, Burial { reason: "poison", detail: &text, attempts, step: &step }).await;
+        let aside = Aside { reason: POISON.to_owned(), detail: text, step };
+        self.end(&mut hold, job, charge, Conclusion::failed(error), Some(aside)).await;
     }
 
     /// The id belongs to another job: the caller is told under an event id of its own.
@@ -224,15 +203,24 @@ impl Worker {
         warn!(job.id = %job.id(), "the id was used for a different job");
         let text = format!("the id `{}` was used before for a job with another body", job.id());
         let error = ErrorDetail::new(ErrorCode::IdConflict, text);
-        let stop_reason = error.code.as_str().to_owned();
-        let account = crate::reply::Account { stop_reason, metadata: job.metadata.clone(), ..Default::default() };
-        let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
-        let reply = Reply::interim(&job.id(), &format!("conflict:{}", job.digest()), self.clock.now(), event);
-        if !self.send_reply(&reply, &charge.message, job).await {
-            return charge.put_back().await;
+        if self.refuse(&charge, job, &format!("conflict:{}", job.digest()), error).await {
+            charge.ack().await;
+        } else {
+            charge.put_back().await;
         }
-        self.metrics.job_ended(ErrorCode::IdConflict.as_str(), 0);
-        charge.ack().await;
+    }
+
+    /// Whether a run that was alive elsewhere when this message came last has no journal any more. Who has it knows what
+    /// it did, and says so once it finds the journal gone: a taker would know less.
+    async fn may_be_orphaned(&self, job: &Job, wake_up: &WakeUp) -> bool {
+        let was_alive = wake_up.turn > 0 && [CONTINUE, HELD].contains(&wake_up.reason.as_str());
+        was_alive && self.journal.read(&job.id()).await.is_ok_and(|lines| lines.is_empty())
+    }
+
+    async fn give_free(&self, id: &JobId, epoch: Epoch) {
+        if let Err(error) = self.journal.renew(id, epoch, Duration::ZERO).await {
+            warn!(job.id = %id, %error, "the lease could not be given back and runs out by itself");
+        }
     }
 
     /// What the configuration makes of a job.

@@ -3,20 +3,21 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Worker;
 use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
 use super::wake_up::WakeUp;
-use crate::agent::event::{Event, Pause};
+use crate::agent::conclusion;
+use crate::agent::event::{Aside, Event, Pause};
+use crate::agent::turn::Conclusion;
 use crate::digest_store::Fired;
-use crate::job::{InvalidJob, Job};
-use crate::queue::{Destination, Message, Properties, Published};
-use crate::reply::{CONTENT_TYPE, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
+use crate::job::Job;
+use crate::queue::Message;
+use crate::reply::{ErrorCode, ErrorDetail, Reply, ReplyEvent};
 use crate::retry::{Policy, Verdict, Waits};
 
 /// A rate limit that does not say when to come back.
@@ -25,30 +26,6 @@ pub const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 pub(super) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
 /// A run that another worker holds is looked at again after this time at the latest.
 pub(super) const HELD_WAIT: Duration = Duration::from_secs(30);
-/// Header of a dead letter: why it was given up.
-pub const DEAD_REASON: &str = "x-agentkit-dead-reason";
-/// Header of a dead letter: how often it was tried.
-pub const DEAD_ATTEMPTS: &str = "x-agentkit-dead-attempts";
-/// Header of a dead letter: the last step that is known.
-pub const DEAD_STEP: &str = "x-agentkit-dead-step";
-/// Header of a dead letter: what went wrong, for people.
-pub const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
-/// Header of a dead letter: when it was given up (RFC 3339).
-pub const DEAD_AT: &str = "x-agentkit-dead-at";
-
-/// Why a message is given up, as its dead letter says it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Burial<'a> {
-    /// For programs.
-    pub(super) reason: &'static str,
-    /// For people.
-    pub(super) detail: &'a str,
-    /// How often the run was taken up.
-    pub(super) attempts: u32,
-    /// What the run was at; empty where there was none.
-    pub(super) step: &'a str,
-}
-
 /// What becomes of a message whose run was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
@@ -97,27 +74,6 @@ fn transient_wait(failures: u32, transient: Policy) -> Option<Duration> {
     wait
 }
 
-/// `reply` as a message to the caller of `job`, whose job came in `origin`.
-pub(super) fn reply_message(reply: &Reply, origin: &Message, job: &Job) -> Message {
-    message_of(reply, job.correlation_id.clone(), origin.properties.headers.get("traceparent"))
-}
-
-fn message_of(reply: &Reply, correlation_id: Option<String>, traceparent: Option<&String>) -> Message {
-    let body = serde_json::to_vec(reply).expect("a reply is JSON types only");
-    Message {
-        body: Bytes::from(body),
-        properties: Properties {
-            message_id: Some(reply.id.clone()),
-            correlation_id,
-            content_type: Some(CONTENT_TYPE.to_owned()),
-            kind: Some(reply.event.kind().to_owned()),
-            timestamp: Some(reply.time),
-            headers: traceparent.map(|value| ("traceparent".to_owned(), value.clone())).into_iter().collect(),
-            ..Properties::default()
-        },
-    }
-}
-
 /// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
 /// caller sent it.
 pub fn fresh(message: &Message) -> Message {
@@ -162,17 +118,22 @@ impl Worker {
             Settlement::BeginAgain => self.begin_again(hold, charge).await,
             Settlement::GiveUp(reason) => self.give_up(hold, job, charge, &reason).await,
             Settlement::Bury(problem) => {
-                let step = hold.run().doing(self.clock.now());
-                let attempts = hold.run().attempts();
-                let why = Burial { reason: "damaged_journal", detail: &problem, attempts, step: &step };
-                self.bury(charge, why).await;
+                hold.release().await;
+                self.bury_damaged(job, charge, &problem, Some(hold.run())).await;
             }
         }
     }
 
-    /// Publishes the run's reply, seals its journal, acks; in that order.
+    /// The one way in which a run ends: publishes its reply, and its dead letter where it was put aside, seals its journal,
+    /// acks; in that order. Wherever it is cut off, the next one begins here again.
     pub(super) async fn deliver(&self, hold: &mut Hold, job: &Job, mut charge: Charge, reply: &Reply) {
-        if !self.send_reply(reply, &charge.message, job).await {
+        let confirmed = self.send_reply(reply, &charge.message, job).await
+            && match hold.run().aside() {
+                Some(aside) => self.bury_run(hold, &charge.message, aside).await,
+                None => true,
+            };
+        if !confirmed {
+            hold.release().await;
             return charge.put_back().await;
         }
         let outcome = match &reply.event {
@@ -217,89 +178,30 @@ impl Worker {
         }
     }
 
-    /// Sends a reply to the caller; false where the broker did not confirm it.
-    pub(super) async fn send_reply(&self, reply: &Reply, origin: &Message, job: &Job) -> bool {
-        let message = reply_message(reply, origin, job);
-        self.publish_reply(reply, message, job.reply_to.clone()).await
-    }
-
-    async fn publish_reply(&self, reply: &Reply, message: Message, to: Option<String>) -> bool {
-        match self.publisher.publish(&Destination::Reply(to), message).await {
-            Ok(published) => {
-                let fell_back = published == Published::FellBack;
-                self.metrics.replied(reply.event.kind(), fell_back);
-                if fell_back {
-                    warn!(
-                        job.id = reply.subject,
-                        "the reply queue does not exist; the reply is in the common reply queue"
-                    );
-                }
-                true
-            }
-            Err(error) => {
-                warn!(job.id = reply.subject, %error, "the reply was not confirmed and will be sent again");
-                false
-            }
-        }
-    }
-
-    /// The bytes are not a job: tell the caller where that is possible, and keep them as a dead letter.
-    pub(super) async fn reject(&self, charge: Charge, invalid: &InvalidJob) {
-        warn!(problems = invalid.problems.len(), first = invalid.problems.first(), "message is not a job");
-        if let Some(to) = &invalid.reply_to {
-            let error = ErrorDetail::new(ErrorCode::InvalidJob, invalid.problems.join("; "));
-            let stop_reason = error.code.as_str().to_owned();
-            let account = crate::reply::Account { stop_reason, ..Default::default() };
-            let failed = Failed { error, text: None, account };
-            // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
-            let id =
-                invalid.id.clone().map_or_else(|| crate::key::digest(&charge.message.body, 16), |id| id.to_string());
-            let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
-            let traceparent = charge.message.properties.headers.get("traceparent");
-            let message = message_of(&reply, invalid.correlation_id.clone(), traceparent);
-            if !self.publish_reply(&reply, message, Some(to.clone())).await {
-                return charge.put_back().await;
-            }
-        }
-        self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
-        let detail = invalid.problems.join("; ");
-        self.bury(charge, Burial { reason: "invalid_job", detail: &detail, ..Burial::default() }).await;
-    }
-
     /// Ends a run whose attempts are used up, with a reply that says what kept failing.
     async fn give_up(&self, hold: &mut Hold, job: &Job, charge: Charge, reason: &str) {
         let attempts = hold.run().transient_failures() + 1;
         let text = format!("gave up after {attempts} attempts in a row that failed; the last one: {reason}");
-        let conclusion = crate::agent::turn::Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, text));
-        let reply = crate::agent::conclusion::reply(hold.run(), conclusion, self.clock.now());
-        match hold.record(vec![Event::Finished(Box::new(reply.clone()))]).await {
+        self.end(hold, job, charge, Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, text)), None)
+            .await;
+    }
+
+    /// Ends a run from outside: its end is journalled, then delivered.
+    pub(super) async fn end(
+        &self,
+        hold: &mut Hold,
+        job: &Job,
+        charge: Charge,
+        conclusion: Conclusion,
+        aside: Option<Aside>,
+    ) {
+        let reply = conclusion::reply(hold.run(), conclusion, self.clock.now());
+        let mut events: Vec<Event> = aside.map(Event::PutAside).into_iter().collect();
+        events.push(Event::Finished(Box::new(reply.clone())));
+        match hold.record(events).await {
             Ok(()) => self.deliver(hold, job, charge, &reply).await,
             Err(Interruption::OwnershipLost) => charge.put_back().await,
             Err(_) => self.later(charge, JOURNAL_WAIT, "journal").await,
-        }
-    }
-
-    /// Gives a message up: into the dead-letter queue, with the reason.
-    pub(super) async fn bury(&self, mut charge: Charge, why: Burial<'_>) {
-        let Burial { reason, detail, attempts, step } = why;
-        error!(job.id = charge.message.properties.message_id, reason, "message given up");
-        let mut message = fresh(&charge.message);
-        let headers = &mut message.properties.headers;
-        let detail: String = detail.chars().filter(|character| !character.is_control()).take(500).collect();
-        headers.insert(DEAD_REASON.into(), reason.to_owned());
-        headers.insert(DEAD_ATTEMPTS.into(), attempts.to_string());
-        headers.insert(DEAD_STEP.into(), step.to_owned());
-        headers.insert(DEAD_DETAIL.into(), detail);
-        headers.insert(DEAD_AT.into(), self.clock.now().to_string());
-        match self.publisher.publish(&Destination::Dead, message).await {
-            Ok(_) => {
-                self.metrics.dead_lettered(reason);
-                charge.ack().await;
-            }
-            Err(error) => {
-                warn!(%error, "the dead letter was not confirmed");
-                charge.put_back().await;
-            }
         }
     }
 }

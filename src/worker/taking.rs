@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, info, warn};
 
 use super::Worker;
@@ -52,9 +52,15 @@ impl Worker {
         if WakeUp::of(&charge.message).is_some_and(|wake_up| wake_up.turn > 0) {
             return true;
         }
-        let Some(published) = charge.message.properties.timestamp.filter(|_| charge.redelivered) else { return false };
+        if !charge.redelivered {
+            return false;
+        }
+        // A message that does not say when it was sent was in a worker's hands a while ago: no delivery is held longer.
+        let held_at_most = SignedDuration::try_from(self.rules.hold_at_most).unwrap_or(SignedDuration::MAX);
+        let taken_before = || self.clock.now().saturating_sub(held_at_most).unwrap_or(Timestamp::MIN);
+        let since = charge.message.properties.timestamp.unwrap_or_else(taken_before);
         // AMQP timestamps are cut to the second.
-        self.data_began().await.is_some_and(|began| began.as_second() > published.as_second() + 1)
+        self.data_began().await.is_some_and(|began| began.as_second() > since.as_second() + 1)
     }
 
     /// When the journal's data began: read from a mark of our own, which is made where it is missing.

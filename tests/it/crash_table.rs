@@ -1,306 +1,228 @@
-//! The crash table: a run with an authorization, a retried read and a write is cut off at every point where it touches
-//! the outside, in every way that a machine can fail there, and another worker goes on.
-//!
-//! A worker "dies" by never getting any further in its own runtime, which is then thrown away with its connections.
+//! The crash table: runs of several kinds are cut off at every point where they touch the outside, in every way that a
+//! machine can fail there, and another worker goes on.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::app::Backends;
+use agentkit_worker::app::lifetimes;
+use agentkit_worker::client::Client;
 use agentkit_worker::clock::SystemClock;
 use agentkit_worker::config::Config;
 use agentkit_worker::job::{Job, JobId};
+use agentkit_worker::journal::Journal;
 use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
-use agentkit_worker::queue::amqp::{QueueState, ReplyInbox, inspect};
-use agentkit_worker::queue::{Consumer, Delivery, Destination, Message, Published, Publisher, QueueError, Settle};
-use agentkit_worker::reply::{EffectState, Reply, ReplyEvent, Status};
-use agentkit_worker::shutdown::Shutdown;
-use agentkit_worker::{App, client};
-use async_trait::async_trait;
+use agentkit_worker::queue::Message;
+use agentkit_worker::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
+use agentkit_worker::redis_client::RedisClient;
+use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
+use agentkit_worker::worker::operator::Operator;
 use futures_util::StreamExt;
-use serde_json::{Value, json};
-use tokio::runtime::Runtime;
-use tokio::sync::Notify;
+use serde_json::json;
+use tokio::sync::Mutex;
 
 use super::support::broker::Broker;
+use super::support::fuse::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, Point, Process, event_name};
 use super::support::redis::Redis;
 use super::support::sandbox_client::Peer;
-use super::support::{soon, unique};
+use super::support::{eventually, soon, unique};
 
 /// So many cases at the same time.
 const AT_ONCE: usize = 10;
+const FETCH: &str = "call gmail_fetch_mails with {\"max_results\": 2}";
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Failure {
-    /// The worker dies before the operation is done.
-    Before,
-    /// The worker dies after it was done, before it hears of it.
-    After,
-    /// The operation is done, and the worker hears that it failed.
-    DoneButFailed,
-}
-
-/// Counts operations and fails one of them.
-#[derive(Debug)]
-struct Fuse {
-    at: Option<(usize, Failure)>,
-    count: AtomicUsize,
-    labels: Mutex<Vec<String>>,
-    dead: AtomicBool,
-    died: Notify,
-}
-
-impl Fuse {
-    fn new(at: Option<(usize, Failure)>) -> Arc<Self> {
-        let labels = Mutex::default();
-        Arc::new(Self { at, count: AtomicUsize::new(0), labels, dead: AtomicBool::new(false), died: Notify::new() })
-    }
-
-    async fn guard<T, E>(
-        &self,
-        label: String,
-        operation: impl Future<Output = Result<T, E>> + Send,
-        failed: impl FnOnce() -> E + Send,
-    ) -> Result<T, E> {
-        if self.dead.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
-        let index = self.count.fetch_add(1, Ordering::SeqCst);
-        self.labels.lock().unwrap().push(label);
-        match self.at {
-            Some((at, Failure::Before)) if at == index => self.die().await,
-            Some((at, Failure::After)) if at == index => {
-                let _ = operation.await;
-                self.die().await
-            }
-            Some((at, Failure::DoneButFailed)) if at == index => operation.await.and_then(|_| Err(failed())),
-            _ => operation.await,
-        }
-    }
-
-    async fn die<T>(&self) -> T {
-        self.dead.store(true, Ordering::SeqCst);
-        self.died.notify_one();
-        std::future::pending().await
-    }
-}
-
-struct FusedJournal(Arc<dyn Journal>, Arc<Fuse>);
-
-#[async_trait]
-impl Journal for FusedJournal {
-    async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError> {
-        let operation = self.0.take(job, owner, lease, mode);
-        self.1.guard("take".into(), operation, || JournalError::Unavailable("fuse".into())).await
-    }
-
-    async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
-        let names = append.entries.iter().map(|line| event_name(line)).collect::<Vec<_>>().join("+");
-        let operation = self.0.append(job, append);
-        self.1.guard(format!("append {names}"), operation, || JournalError::Unavailable("fuse".into())).await
-    }
-
-    async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError> {
-        // Renewals come by the clock; only giving the lease back has its place in the run.
-        if !lease.is_zero() {
-            return self.0.renew(job, epoch, lease).await;
-        }
-        let operation = self.0.renew(job, epoch, lease);
-        self.1.guard("release".into(), operation, || JournalError::Unavailable("fuse".into())).await
-    }
-
-    async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
-        self.0.read(job).await
-    }
-
-    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
-        self.0.taken_by_force().await
-    }
-}
-
-struct FusedPublisher(Arc<dyn Publisher>, Arc<Fuse>);
-
-#[async_trait]
-impl Publisher for FusedPublisher {
-    async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
-        let kind = message.properties.kind.clone().unwrap_or_else(|| "wake-up".into());
-        let operation = self.0.publish(destination, message);
-        self.1.guard(format!("publish {kind}"), operation, || QueueError::TimedOut(Duration::ZERO)).await
-    }
-}
-
-struct FusedConsumer(Box<dyn Consumer>, Arc<Fuse>);
-
-#[async_trait]
-impl Consumer for FusedConsumer {
-    async fn next(&mut self) -> Option<Delivery> {
-        let delivery = self.0.next().await?;
-        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
-        let settle = FusedSettle { delivery: Mutex::new(Some(delivery)), fuse: self.1.clone() };
-        Some(Delivery::new(message, redelivered, Box::new(settle)))
-    }
-
-    async fn stop(&mut self) {
-        self.0.stop().await;
-    }
-}
-
-#[derive(Debug)]
-struct FusedSettle {
-    delivery: Mutex<Option<Delivery>>,
-    fuse: Arc<Fuse>,
-}
-
-#[async_trait]
-impl Settle for FusedSettle {
-    async fn ack(&self) -> Result<(), QueueError> {
-        let delivery = self.delivery.lock().unwrap().take().unwrap();
-        self.fuse.guard("ack".into(), delivery.ack(), || QueueError::Unavailable("fuse".into())).await
-    }
-
-    async fn requeue(&self) -> Result<(), QueueError> {
-        let delivery = self.delivery.lock().unwrap().take().unwrap();
-        self.fuse.guard("requeue".into(), delivery.requeue(), || QueueError::Unavailable("fuse".into())).await
-    }
-}
-
-/// A worker with a runtime of its own, which ends as a process ends.
-struct Process {
-    runtime: Option<Runtime>,
-    fuse: Arc<Fuse>,
-}
-
-impl Process {
-    fn start(config: &Config, at: Option<(usize, Failure)>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let fuse = Fuse::new(at);
-        let (config, fused) = (config.clone(), fuse.clone());
-        runtime.spawn(async move {
-            let backends = Backends::service(&config).await.unwrap();
-            let backends = Backends {
-                consumer: Box::new(FusedConsumer(backends.consumer, fused.clone())),
-                publisher: Arc::new(FusedPublisher(backends.publisher, fused.clone())),
-                journal: Arc::new(FusedJournal(backends.journal, fused)),
-                ..backends
-            };
-            let app = App::build(config, backends, Arc::new(SystemClock), Shutdown::new()).unwrap();
-            app.run().await;
-        });
-        Self { runtime: Some(runtime), fuse }
-    }
-
-    fn kill(mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn event_name(line: &str) -> String {
-    let entry: Value = serde_json::from_str(line).unwrap();
-    match &entry["event"] {
-        Value::String(name) => name.clone(),
-        Value::Object(event) => event.keys().next().unwrap().clone(),
-        _ => "mark".into(),
-    }
+/// One job with all that it needs.
+struct Stage {
+    peer: Peer,
+    config: Config,
+    inbox: Mutex<ReplyInbox>,
+    reply_to: String,
+    journal: Arc<RedisJournal>,
+    id: JobId,
+    subject: String,
 }
 
 /// What is left of a case when the run has ended.
 struct Aftermath {
     labels: Vec<String>,
     replies: Vec<Reply>,
+    letters: Vec<Message>,
     journal: Vec<String>,
     sent: usize,
     model_requests: u64,
 }
 
-/// One run to its end; the first worker fails as told, a second one comes when the first has died.
-async fn play(redis: &Redis, at: Option<(usize, Failure)>) -> Aftermath {
-    let peer = Peer::start_with(|options| {
-        options.clock = Arc::new(SystemClock);
-        options.consent_after = Some(Duration::from_millis(300));
-    })
-    .await;
-    peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
-    let config = config(&peer, redis).await;
-    let client = client::Client::connect(config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
-    let mut inbox = ReplyInbox::open(&config.amqp).await.unwrap();
-    let (id, subject) = (unique("job"), unique("subject"));
-    let prompt = format!(
-        "call gmail_fetch_mails with {{\"max_results\": 2}} then call gmail_send_message with \
-         {{\"to\": \"a@example.com\", \"subject\": \"{subject}\", \"body\": \"hello\"}}"
-    );
-    let job: Job = serde_json::from_value(json!({
-        "id": id, "identifier": "user_123", "connections": ["gmail"], "prompt": prompt, "reply_to": inbox.name()
-    }))
-    .unwrap();
-    client.enqueue(&job).await.unwrap();
-
-    let first = Process::start(&config, at);
-    let fuse = first.fuse.clone();
-    let mut replies: Vec<Reply> = Vec::new();
-    let mut processes = vec![first];
-    let journal = RedisJournal::new(agentkit_worker::redis_client::RedisClient::new(&config.redis).unwrap());
-    let job_id = JobId::new(id).unwrap();
-    soon(&format!("the end of the run cut off at {at:?} ({:?})", fuse.labels.lock().unwrap().last()), async {
-        loop {
-            tokio::select! {
-                message = inbox.next() => replies.extend(terminal(&message.unwrap())),
-                () = fuse.died.notified() => {
-                    processes.remove(0).kill();
-                    processes.push(Process::start(&config, None));
-                }
-                () = tokio::time::sleep(Duration::from_millis(100)) => {}
-            }
-            let lines = journal.read(&job_id).await.unwrap();
-            if !replies.is_empty()
-                && lines.last().is_some_and(|line| event_name(line) == "delivered")
-                && is_empty(&config).await
-            {
-                break;
-            }
-        }
-    })
-    .await;
-    // Whatever was published is confirmed, so a second reply would be in the inbox by now.
-    while let Ok(message) = tokio::time::timeout(Duration::from_millis(200), inbox.next()).await {
-        replies.extend(terminal(&message.unwrap()));
+impl Stage {
+    /// A user who consents so long after being asked, or never.
+    async fn new(redis: &Redis, consent_after: Option<Duration>) -> Self {
+        let peer = Peer::start_with(|options| {
+            options.clock = Arc::new(SystemClock);
+            options.consent_after = consent_after;
+        })
+        .await;
+        let mut config = Config::built_in();
+        config.amqp = Broker::shared().await.config();
+        config.redis = redis.config();
+        config.redis.key_prefix = format!("{}:", unique("crash"));
+        config.scalekit.environment_url = peer.sandbox.scalekit_url().to_owned();
+        config.scalekit.client_id = peer.sandbox.client_id().to_owned();
+        config.scalekit.client_secret = peer.sandbox.client_secret().into();
+        config.scalekit.tool_retry.initial_milliseconds = 20;
+        config.model.base_url = peer.sandbox.model_url();
+        config.model.api_key = peer.sandbox.api_key().into();
+        config.authorization.poll_seconds = 1;
+        config.worker.lease_seconds = 1;
+        config.worker.concurrency = 4;
+        let inbox = ReplyInbox::open(&config.amqp).await.unwrap();
+        let journal = Arc::new(RedisJournal::new(RedisClient::new(&config.redis).unwrap()));
+        let reply_to = inbox.name().to_owned();
+        let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
+        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject }
     }
-    let world = peer.world().await;
-    let sent = world["effects"].as_array().unwrap();
-    let sent = sent.iter().filter(|effect| effect["params"]["subject"] == subject.as_str()).count();
-    let requests = peer.get("/_sandbox/requests").await.1;
-    let labels = fuse.labels.lock().unwrap().clone();
-    let lines = journal.read(&job_id).await.unwrap();
-    Aftermath { labels, replies, journal: lines, sent, model_requests: requests["counts"]["model"].as_u64().unwrap() }
+
+    async fn send(&self, prompt: &str) {
+        let client = Client::connect(self.config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
+        let job: Job = serde_json::from_value(json!({
+            "id": self.id, "identifier": "user_123", "connections": ["gmail"], "prompt": prompt,
+            "reply_to": self.reply_to
+        }))
+        .unwrap();
+        client.enqueue(&job).await.unwrap();
+    }
+
+    async fn lines(&self) -> Vec<String> {
+        self.journal.read(&self.id).await.unwrap()
+    }
+
+    /// Until the run's reply is there, its journal sealed and nothing but dead letters left. A worker that dies is
+    /// followed by one that nothing befalls.
+    async fn to_the_end(&self, mut process: Process) -> (Arc<Fuse>, Vec<Reply>) {
+        let (fuse, mut inbox) = (process.fuse.clone(), self.inbox.lock().await);
+        let mut replies: Vec<Reply> = Vec::new();
+        soon(&format!("the end of the run, last at {:?}", fuse.labels.lock().unwrap().last()), async {
+            loop {
+                tokio::select! {
+                    message = inbox.next() => replies.extend(terminal(&message.unwrap())),
+                    () = fuse.died.notified() => process = Process::start(&self.config, None),
+                    () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                }
+                let sealed = self.lines().await.last().is_some_and(|line| event_name(line) == "delivered");
+                if !replies.is_empty() && sealed && self.waiting().await == 0 {
+                    break;
+                }
+            }
+        })
+        .await;
+        // Whatever was published is confirmed, so a second reply would be in the inbox by now.
+        while let Ok(message) = tokio::time::timeout(Duration::from_millis(200), inbox.next()).await {
+            replies.extend(terminal(&message.unwrap()));
+        }
+        (fuse, replies)
+    }
+
+    /// Jobs and wake-ups that are left.
+    async fn waiting(&self) -> u64 {
+        let dead = self.config.amqp.names().dead();
+        let facts = inspect(&self.config.amqp).await.unwrap();
+        let counted = facts.queues.iter().filter(|queue| queue.name != dead).map(|queue| match queue.state {
+            QueueState::Present { messages, .. } => u64::from(messages),
+            _ => 1,
+        });
+        counted.sum()
+    }
+
+    async fn end(self, fuse: &Fuse, replies: Vec<Reply>) -> Aftermath {
+        let queue = DeadLetters::open(&self.config.amqp).await.unwrap();
+        let mut letters = Vec::new();
+        while let Some(letter) = queue.take().await.unwrap() {
+            letters.push(letter.message.clone());
+            letter.ack().await.unwrap();
+        }
+        let world = self.peer.world().await;
+        let sent = world["effects"].as_array().unwrap();
+        let sent = sent.iter().filter(|effect| effect["params"]["subject"] == self.subject.as_str()).count();
+        let model_requests = self.peer.count("model").await;
+        let labels = fuse.labels.lock().unwrap().clone();
+        Aftermath { labels, replies, letters, journal: self.lines().await, sent, model_requests }
+    }
 }
 
-async fn config(peer: &Peer, redis: &Redis) -> Config {
-    let mut config = Config::built_in();
-    config.amqp = Broker::shared().await.config();
-    config.redis = redis.config();
-    config.redis.key_prefix = format!("{}:", unique("crash"));
-    config.scalekit.environment_url = peer.sandbox.scalekit_url().to_owned();
-    config.scalekit.client_id = peer.sandbox.client_id().to_owned();
-    config.scalekit.client_secret = peer.sandbox.client_secret().into();
-    config.scalekit.tool_retry.initial_milliseconds = 20;
-    config.model.base_url = peer.sandbox.model_url();
-    config.model.api_key = peer.sandbox.api_key().into();
-    config.authorization.poll_seconds = 1;
-    config.worker.lease_seconds = 1;
-    config.worker.concurrency = 4;
-    config
+/// A run with an authorization, a retried read and a write.
+async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
+    let stage = Stage::new(redis, Some(Duration::from_millis(300))).await;
+    stage.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
+    let mail = json!({"to": "a@example.com", "subject": stage.subject, "body": "hello"});
+    stage.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
+    let process = Process::start(&stage.config, cut);
+    let (fuse, replies) = stage.to_the_end(process).await;
+    stage.end(&fuse, replies).await
+}
+
+/// A run whose worker died; the next one puts it aside.
+async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
+    let mut stage = Stage::new(redis, None).await;
+    stage.config.worker.strikes = 1;
+    stage.send(FETCH).await;
+    let killed = Process::start(&stage.config, Some((Point::Named("append attempt_started"), Failure::After)));
+    soon("the first worker's death", killed.fuse.died.notified()).await;
+    drop(killed);
+    let process = Process::start(&stage.config, cut);
+    let (fuse, replies) = stage.to_the_end(process).await;
+    stage.end(&fuse, replies).await
+}
+
+/// A run that an operator cancels while its model thinks.
+async fn cancelled(redis: &Redis, cut: Cut) -> Aftermath {
+    let stage = Stage::new(redis, None).await;
+    stage.peer.activate("gmail", "user_123").await;
+    stage.peer.fault(json!({"on": "model", "kind": "delay", "delay_ms": 120_000, "times": 100})).await;
+    stage.send(FETCH).await;
+    let operator = operator(&stage, &Fuse::new(None)).await;
+    let process = Process::start(&stage.config, cut);
+    let (peer, id) = (stage.peer.client.clone(), stage.id.clone());
+    let asked = format!("{}/requests", stage.peer.sandbox.control_url());
+    let cancelling = tokio::spawn(async move {
+        eventually("the model is asked", || async {
+            let requests: serde_json::Value = peer.get(&asked).send().await.unwrap().json().await.unwrap();
+            (requests["counts"]["model"].as_u64() > Some(0)).then_some(())
+        })
+        .await;
+        operator.cancel(&id).await.unwrap();
+    });
+    let (fuse, replies) = stage.to_the_end(process).await;
+    cancelling.await.unwrap();
+    stage.end(&fuse, replies).await
+}
+
+/// A parked run that an operator cancels, whose command is cut off and given again.
+async fn cancelled_while_parked(redis: &Redis, cut: Cut) -> Aftermath {
+    let stage = Stage::new(redis, None).await;
+    stage.send(FETCH).await;
+    let process = Process::start(&stage.config, None);
+    eventually("the run is parked", || async {
+        stage.lines().await.iter().any(|line| event_name(line) == "wake_up_published").then_some(())
+    })
+    .await;
+    let fuse = Fuse::new(cut);
+    let first = operator(&stage, &fuse).await;
+    let done = tokio::select! {
+        result = first.cancel(&stage.id) => result.is_ok(),
+        () = fuse.died.notified() => false,
+    };
+    if !done {
+        operator(&stage, &Fuse::new(None)).await.cancel(&stage.id).await.unwrap();
+    }
+    let (_, replies) = stage.to_the_end(process).await;
+    stage.end(&fuse, replies).await
+}
+
+async fn operator(stage: &Stage, fuse: &Arc<Fuse>) -> Operator {
+    let publisher = AmqpQueue::connect(stage.config.amqp.clone()).await.unwrap().publisher();
+    Operator::new(
+        Arc::new(FusedJournal(stage.journal.clone(), fuse.clone())),
+        Arc::new(FusedPublisher(publisher, fuse.clone())),
+        Arc::new(SystemClock),
+        lifetimes(&stage.config),
+    )
 }
 
 fn terminal(message: &Message) -> Option<Reply> {
@@ -308,30 +230,56 @@ fn terminal(message: &Message) -> Option<Reply> {
     reply.event.is_terminal().then_some(reply)
 }
 
-/// Neither a job nor a wake-up nor a dead letter is left.
-async fn is_empty(config: &Config) -> bool {
-    let facts = inspect(&config.amqp).await.unwrap();
-    facts.queues.iter().all(|queue| match queue.state {
-        QueueState::Present { messages, .. } => messages == 0,
-        _ => false,
-    })
+/// Plays a story undisturbed, then cut off in every way at each of its points, and checks what is left each time; the
+/// story must come by the `points` named.
+async fn table(
+    story: impl AsyncFn(Cut) -> Aftermath,
+    check: impl Fn(&str, Option<(&str, Failure)>, &Aftermath),
+    points: &[&str],
+) {
+    let undisturbed = story(None).await;
+    one_reply("undisturbed", &undisturbed);
+    check("undisturbed", None, &undisturbed);
+    for point in points {
+        assert!(undisturbed.labels.iter().any(|label| label == point), "{point} is missing: {:#?}", undisturbed.labels);
+    }
+    let count = undisturbed.labels.len();
+    let failures = [Failure::Before, Failure::After, Failure::DoneButFailed];
+    let cases = (0..count).flat_map(|number| failures.map(|failure| (number, failure)));
+    let story = &story;
+    let played = futures_util::stream::iter(cases)
+        .map(|(number, failure)| async move { (number, failure, story(Some((Point::Number(number), failure))).await) });
+    let mut played = played.buffer_unordered(AT_ONCE);
+    let mut done = 0;
+    while let Some((number, failure, aftermath)) = played.next().await {
+        let label = aftermath.labels[number].as_str();
+        let case = format!("{failure:?} `{label}` (operation {number})");
+        one_reply(&case, &aftermath);
+        check(&case, Some((label, failure)), &aftermath);
+        done += 1;
+    }
+    println!("{done} cases at {count} points");
+    assert_eq!(done, count * 3);
 }
 
-fn check(case: &str, at: Option<(usize, Failure)>, aftermath: &Aftermath) {
-    let Aftermath { labels, replies, journal, sent, model_requests } = aftermath;
-    let first = &replies[0];
-    assert!(replies.iter().all(|reply| reply == first), "{case}: two different terminal replies: {replies:#?}");
-    let ReplyEvent::Completed(completed) = &first.event else { panic!("{case}: {first:#?}") };
+/// However often it was sent, it is the same one, and the ledger is true.
+fn one_reply(case: &str, Aftermath { replies, sent, .. }: &Aftermath) {
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{case}: two different terminal replies: {replies:#?}");
     assert!(*sent <= 1, "{case}: the mail was sent {sent} times");
+}
+
+fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let Aftermath { replies, letters, journal, sent, model_requests, .. } = aftermath;
+    assert_eq!(letters.len(), 0, "{case}");
+    let ReplyEvent::Completed(completed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
     let state = completed.account.effects.iter().find(|effect| effect.tool == "gmail_send_message").unwrap().state;
     match state {
         EffectState::Done => assert_eq!(*sent, 1, "{case}: reported as done"),
         EffectState::Unknown => assert_eq!(completed.status, Status::CompletedWithUnknownEffects, "{case}"),
         EffectState::Failed => panic!("{case}: nothing failed: {completed:#?}"),
     }
-    let cut = at.map(|(index, failure)| (labels[index].as_str(), failure));
-    let in_doubt = matches!(cut, Some((label, failure)) if
-        label == "append tool_started" && failure == Failure::After || label == "append tool_finished" && failure == Failure::Before);
+    let in_doubt =
+        matches!(cut, Some(("append tool_started", Failure::After) | ("append tool_finished", Failure::Before)));
     assert!(in_doubt || state == EffectState::Done, "{case}: there is no reason for doubt");
     let turns = journal.iter().filter(|line| event_name(line) == "model_replied").count();
     assert_eq!(turns, completed.account.steps as usize, "{case}");
@@ -345,12 +293,31 @@ fn check(case: &str, at: Option<(usize, Failure)>, aftermath: &Aftermath) {
     );
 }
 
+fn check_poison(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let Aftermath { replies, letters, model_requests, .. } = aftermath;
+    let ReplyEvent::Failed(failed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
+    assert_eq!((failed.error.code, *model_requests), (ErrorCode::AttemptsExhausted, 0), "{case}");
+    // A letter is made at least once: twice only where nobody could know of the first.
+    let twice = matches!(cut, Some(("publish dead letter", failure)) if failure != Failure::Before)
+        || matches!(cut, Some(("append delivered", Failure::Before)));
+    assert_eq!(letters.len(), 1 + usize::from(twice), "{case}: {letters:#?}");
+    for letter in letters {
+        let header = |name: &str| letter.properties.headers.get(name).map(String::as_str);
+        assert_eq!(header("x-agentkit-dead-reason"), Some("poison"), "{case}");
+        assert_eq!(header("x-agentkit-dead-attempts"), Some("1"), "{case}");
+        assert_eq!(header("x-agentkit-dead-step"), Some("checking the accounts"), "{case}");
+    }
+}
+
+fn check_cancelled(case: &str, _: Option<(&str, Failure)>, Aftermath { replies, letters, .. }: &Aftermath) {
+    let ReplyEvent::Failed(failed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
+    assert_eq!((failed.error.code, letters.len()), (ErrorCode::Cancelled, 0), "{case}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_write() {
     let redis = Redis::start().await;
-    let undisturbed = play(&redis, None).await;
-    check("undisturbed", None, &undisturbed);
-    for point in [
+    let points = [
         "append started",
         "append accounts_ready",
         "append authorization_requested",
@@ -361,23 +328,35 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
         "publish wake-up",
         "publish agentkit.job.completed",
         "ack",
-    ] {
-        assert!(undisturbed.labels.iter().any(|label| label == point), "{point} is missing: {:#?}", undisturbed.labels);
-    }
-    let count = undisturbed.labels.len();
-    let failures = [Failure::Before, Failure::After, Failure::DoneButFailed];
-    let cases = (0..count).flat_map(|index| failures.map(|failure| (index, failure)));
-    let played = futures_util::stream::iter(cases).map(|at| {
-        let redis = &redis;
-        async move { (at, play(redis, Some(at)).await) }
-    });
-    let mut played = played.buffer_unordered(AT_ONCE);
-    let mut done = 0;
-    while let Some((at, aftermath)) = played.next().await {
-        let case = format!("{:?} `{}` (operation {})", at.1, aftermath.labels[at.0], at.0);
-        check(&case, Some(at), &aftermath);
-        done += 1;
-    }
-    println!("{done} cases at {count} points");
-    assert_eq!(done, count * 3);
+    ];
+    table(async |cut| mail(&redis, cut).await, check_mail, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_put_aside_has_its_reply_and_its_dead_letter_wherever_that_is_cut_off() {
+    let redis = Redis::start().await;
+    let points = [
+        "take",
+        "append put_aside+finished",
+        "publish agentkit.job.failed",
+        "publish dead letter",
+        "append delivered",
+        "release",
+        "ack",
+    ];
+    table(async |cut| poison(&redis, cut).await, check_poison, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_cancelled_under_way_ends_so_wherever_its_worker_is_cut_off() {
+    let redis = Redis::start().await;
+    let points = ["append model_asked", "requeue", "publish agentkit.job.failed", "append delivered", "ack"];
+    table(async |cut| cancelled(&redis, cut).await, check_cancelled, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_of_a_parked_run_that_is_cut_off_anywhere_can_be_given_again() {
+    let redis = Redis::start().await;
+    let points = ["take", "append finished", "release", "publish wake-up"];
+    table(async |cut| cancelled_while_parked(&redis, cut).await, check_cancelled, &points).await;
 }

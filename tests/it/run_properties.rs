@@ -77,7 +77,7 @@ impl World {
         ];
         let tool = |definition| Tool::from_definition(definition, &connection, &BTreeMap::new()).unwrap();
         let now = Timestamp::UNIX_EPOCH;
-        let entry = Entry { at: now, event: Event::Started(Box::new(started.clone())) };
+        let entry = Entry::new(now, Event::Started(Box::new(started.clone())));
         let run = Run::start(started, now);
         Self {
             bound: 4 * choices.len() + 400,
@@ -133,7 +133,7 @@ impl World {
     fn event(&mut self, event: Event) {
         let seconds = [0, 1, 7][usize::from(self.draw(3))];
         self.now += SignedDuration::from_secs(seconds);
-        let entry = Entry { at: self.now, event };
+        let entry = Entry::new(self.now, event);
         self.journal.push(serde_json::to_string(&entry).unwrap());
         self.run.apply(entry).unwrap_or_else(|error| panic!("{error}: {:#?}", self.journal));
         self.states.push(self.run.clone());

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod broker;
 pub(crate) mod digests;
+pub(crate) mod fuse;
 pub(crate) mod http_peer;
 pub(crate) mod program;
 pub(crate) mod proxy;
