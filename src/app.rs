@@ -267,7 +267,6 @@ fn executor_rules(config: &Config) -> Rules {
     Rules {
         model_retry: config.model.retry,
         tool_retry: config.scalekit.tool_retry,
-        lease: Duration::from_secs(config.worker.lease_seconds),
         drain: Duration::from_secs(config.worker.drain_tool_seconds),
         poll: (
             Duration::from_secs(authorization.poll_seconds.max(1)),
@@ -295,6 +294,7 @@ fn worker_rules(config: &Config) -> worker::Rules {
         max_job_bytes: worker.max_job_bytes,
         lifetimes: lifetimes(config),
         transient: worker.transient,
+        rate_limited: worker.rate_limited,
         strikes: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,

@@ -90,6 +90,8 @@ pub struct WorkerConfig {
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
     pub transient: Policy,
+    /// Attempts in a row that may be told to come later; `max_retry_after_milliseconds` is the longest wait at a time.
+    pub rate_limited: Policy,
 }
 
 /// Waiting for users; see `config/default.toml`.
@@ -281,6 +283,7 @@ impl WorkerConfig {
         positive("hold_delivery_seconds", self.hold_delivery_seconds);
         positive("strikes", self.strikes.into());
         positive("transient.attempts", self.transient.attempts.into());
+        positive("rate_limited.attempts", self.rate_limited.attempts.into());
         if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
             problems.push(format!(
                 "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \

@@ -78,7 +78,7 @@ fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
         );
         notice("answered_without_tools", message);
     }
-    if run.started.journal_lost {
+    if run.journal_lost {
         let message = "the store lost how far this run was before; whatever it had done before that is not listed here";
         notice("journal_lost", message.to_owned());
     }

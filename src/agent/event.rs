@@ -14,7 +14,7 @@ use crate::reply::Reply;
 /// | version | since then there is |
 /// |---|---|
 /// | 1 | all but the following |
-/// | 2 | [`Entry::schema`], [`Event::PutAside`] |
+/// | 2 | [`Entry::schema`], [`Event::PutAside`], [`Event::JournalLost`], [`Pause::JournalAway`] |
 pub const SCHEMA_VERSION: u32 = 2;
 /// Lines without a version are of this one.
 const FIRST_VERSION: u32 = 1;
@@ -125,6 +125,8 @@ pub enum Event {
         /// What came of it.
         outcome: ToolOutcome,
     },
+    /// The store lost the last lines of the journal, or all of them and the run was begun anew. What they said is not known.
+    JournalLost,
     /// The run is given up for good: its end is followed by a dead letter with these words, before it counts as delivered.
     PutAside(Aside),
     /// The run ended: this very reply is published, however often it takes.
@@ -198,8 +200,10 @@ pub enum Pause {
     RateLimited,
     /// Something that should pass failed; costs one of the run's attempts.
     Transient,
-    /// The broker's consumer timeout came near: the same run goes on under a new delivery.
+    /// The broker's consumer timeout came near: the same run goes on under a new delivery. Of version 1.
     ContinueAsNew,
+    /// The journal could not be reached; said afterwards, by the next worker.
+    JournalAway,
 }
 
 /// A tool as it is pinned for a run; its definition is found again in the toolbox.
@@ -290,6 +294,7 @@ impl Event {
             Self::ToolStarted { .. } => "tool_started",
             Self::ToolNotRun { .. } => "tool_not_run",
             Self::ToolFinished { .. } => "tool_finished",
+            Self::JournalLost => "journal_lost",
             Self::PutAside(_) => "put_aside",
             Self::Finished(_) => "finished",
             Self::Delivered => "delivered",

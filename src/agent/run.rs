@@ -146,6 +146,7 @@ impl Run {
         if event.is_progress() {
             self.strikes = 0;
             self.transient_failures = 0;
+            self.rate_limited = 0;
         }
         match event {
             Event::AttemptStarted { .. } => {
@@ -160,6 +161,7 @@ impl Run {
                 self.usage.unknown |= self.asked;
                 self.asked = false;
                 self.transient_failures += u32::from(cause == Pause::Transient);
+                self.rate_limited += u32::from(cause == Pause::RateLimited);
             }
             Event::WakeUpPublished { turn } => self.wake_up_turn = turn,
             _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => {
@@ -207,6 +209,7 @@ impl Run {
                 self.open_call_mut(&call_id).filter(|open| open.state == CallState::Started).ok_or(illegal)?;
                 turn::finish_call(self, &call_id, &outcome);
             }
+            Event::JournalLost => self.journal_lost = true,
             Event::PutAside(aside) => self.aside = Some(aside),
             Event::Finished(reply) => self.finished = Some(reply),
             Event::Delivered if self.finished.is_some() => self.delivered = true,
@@ -218,6 +221,7 @@ impl Run {
                 self.active = false;
                 self.strikes = 0;
                 self.transient_failures = 0;
+                self.rate_limited = 0;
             }
             Event::Started(_)
             | Event::ToolsListed { .. }

@@ -128,10 +128,12 @@ pub struct Run {
     pub(super) active: bool,
     pub(super) strikes: u32,
     pub(super) transient_failures: u32,
+    pub(super) rate_limited: u32,
     pub(super) wake_up_turn: u32,
     pub(super) working_milliseconds: u64,
     pub(super) last_at: Timestamp,
     pub(super) sequence: u64,
+    pub(super) journal_lost: bool,
     pub(super) aside: Option<Aside>,
     pub(super) finished: Option<Box<Reply>>,
     pub(super) delivered: bool,
@@ -144,6 +146,7 @@ impl Run {
         let messages =
             vec![Message::System(started.settings.instructions.clone()), Message::User(started.job.prompt.clone())];
         Self {
+            journal_lost: started.journal_lost,
             started,
             started_at: at,
             accounts_ready: false,
@@ -171,6 +174,7 @@ impl Run {
             active: false,
             strikes: 0,
             transient_failures: 0,
+            rate_limited: 0,
             wake_up_turn: 0,
             working_milliseconds: 0,
             last_at: at,
@@ -283,6 +287,11 @@ impl Run {
     /// How many attempts in a row ended in a transient failure, without the run's getting any further.
     pub fn transient_failures(&self) -> u32 {
         self.transient_failures
+    }
+
+    /// How many attempts in a row ended in a rate limit, without the run's getting any further.
+    pub fn rate_limited(&self) -> u32 {
+        self.rate_limited
     }
 
     /// What the user must authorize, where the run waits for that.

@@ -179,7 +179,9 @@ impl Row {
                 }
                 outcome(reply)
             }
-            Event::AccountsReady | Event::ModelAsked | Event::Delivered | Event::Reopened => String::new(),
+            Event::AccountsReady | Event::ModelAsked | Event::JournalLost | Event::Delivered | Event::Reopened => {
+                String::new()
+            }
         };
         Self { at: entry.at, event: entry.event.name(), detail, content }
     }

@@ -70,6 +70,12 @@ impl MemoryQueue {
         self.shared.lock().replies.drain(..).collect()
     }
 
+    /// Jobs and wake-ups that are not in anybody's hands.
+    pub fn waiting(&self) -> usize {
+        let state = self.shared.lock();
+        state.ready.len() + state.waiting.len()
+    }
+
     /// The dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<Message> {
         self.shared.lock().dead.iter().cloned().collect()

@@ -102,8 +102,7 @@ pub trait Publisher: Send + Sync {
     async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError>;
 }
 
-/// One delivery of a job message. Dropped unsettled, it stays with the broker and comes again when the connection ends;
-/// the memory queue redelivers it at once.
+/// One delivery of a job message. Dropped unsettled, a job is redelivered at once, a dead letter when its connection ends.
 #[derive(Debug)]
 pub struct Delivery {
     /// The message.

@@ -38,8 +38,12 @@ pub struct ToolAnswer {
 }
 
 impl Scalekit {
-    /// Runs a tool once. Only a call that was refused for our own token is sent a second time: it did not run.
-    pub async fn execute(&self, request: &ExecuteRequest<'_>) -> Result<ToolAnswer, Error> {
+    /// Runs a tool once. Only a call that was refused for our own token is sent a second time: it did not run. `may_leave`
+    /// is asked right before anything is sent; where it says why not, that is [`Error::HeldBack`].
+    pub async fn execute<F>(&self, request: &ExecuteRequest<'_>, may_leave: impl Fn() -> F) -> Result<ToolAnswer, Error>
+    where
+        F: Future<Output = Result<(), String>>,
+    {
         let body = json!({
             "tool_name": request.tool,
             "connector": request.connection.as_str(),
@@ -49,7 +53,7 @@ impl Scalekit {
         });
         let url = self.url("/api/v1/execute_tool", &[]);
         let call = Request::new(Method::Post, url, self.tool_timeout()).json(print(&body));
-        let response = self.authorized(Operation::Execute, call).await?;
+        let response = self.authorized(Operation::Execute, call, may_leave).await?;
         let mut answer = object(&response)?;
         let execution_id = text(&answer, "execution_id");
         let details = Details { execution_id: execution_id.clone(), ..Details::of(&response) };

@@ -191,7 +191,7 @@ impl Scalekit {
 
     /// A call that runs no tool: repeated by the policy.
     async fn control(&self, operation: Operation, request: Request) -> Result<Response, Error> {
-        self.repeated(operation, || self.authorized(operation, request.clone())).await
+        self.repeated(operation, || self.authorized(operation, request.clone(), async || Ok(()))).await
     }
 
     async fn repeated<F>(&self, operation: Operation, call: impl FnMut() -> F) -> Result<Response, Error>
@@ -203,14 +203,25 @@ impl Scalekit {
     }
 
     /// One call with our token. Refused as ours, it is sent once more with a new one: the first was stopped at the gate.
-    async fn authorized(&self, operation: Operation, request: Request) -> Result<Response, Error> {
+    async fn authorized<F>(
+        &self,
+        operation: Operation,
+        request: Request,
+        may_leave: impl Fn() -> F,
+    ) -> Result<Response, Error>
+    where
+        F: Future<Output = Result<(), String>>,
+    {
+        let held_back = |why| Error::HeldBack(Details { message: why, ..Details::default() });
         let token = self.token(None).await?;
+        may_leave().await.map_err(held_back)?;
         let refused = match self.exchange(operation, request.clone().bearer(token.secret.clone())).await {
             Err(error @ Error::Credentials(_)) => error,
             result => return result,
         };
         self.note_retry(operation, &refused, 2, Duration::ZERO);
         let token = self.token(Some(token.generation)).await?;
+        may_leave().await.map_err(held_back)?;
         self.exchange(operation, request.bearer(token.secret)).await
     }
 

@@ -7,20 +7,28 @@ use tracing::{info, warn};
 use super::executor::Attempt;
 use super::interruption::Interruption;
 use crate::agent::event::Event;
-use crate::agent::message::ToolChoice;
+use crate::agent::message::{ModelReply, ToolChoice};
 use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::Waits;
 
+/// Why there is no answer.
+enum Unanswered {
+    /// It failed, as often as it may.
+    Failed(LlmError),
+    /// The run is not ours any more.
+    Lost(Interruption),
+}
+
 impl Attempt<'_> {
     /// One model turn. What the model said is journalled before anything follows from it.
     pub(super) async fn call_model(&mut self) -> Result<(), Interruption> {
-        self.progress("model", None);
         if self.offer().await?.is_none() {
             return Ok(());
         }
         self.hold.record(vec![Event::ModelAsked]).await?;
+        self.progress("model", None);
         let left = self.run().remaining(self.hold.clock().now());
         let left = Duration::try_from(left).unwrap_or_default();
         let stop = self.stop;
@@ -32,7 +40,8 @@ impl Attempt<'_> {
         };
         let (reply, retries) = match asked {
             (Ok(reply), retries) => (reply, retries),
-            (Err(error), retries) => {
+            (Err(Unanswered::Lost(why)), _) => return Err(why),
+            (Err(Unanswered::Failed(error)), retries) => {
                 self.hold.record(retries).await?;
                 return self.no_answer(&error).await;
             }
@@ -60,12 +69,14 @@ impl Attempt<'_> {
         self.hold.record(events).await
     }
 
-    /// The model's answer or last failure, and the repeats that it took.
-    async fn ask(&self) -> (Result<crate::agent::message::ModelReply, LlmError>, Vec<Event>) {
+    /// The model's answer or last failure, and the repeats that it took. Whether the run is still ours is asked before
+    /// each request: another worker may be asking the same.
+    async fn ask(&self) -> (Result<ModelReply, Unanswered>, Vec<Event>) {
         let run = self.run();
         let mut retries = Vec::new();
         let Some(offer) = &self.offer else {
-            return (Err(LlmError::Invalid("there are no tools to offer".to_owned())), retries);
+            let error = LlmError::Invalid("there are no tools to offer".to_owned());
+            return (Err(Unanswered::Failed(error)), retries);
         };
         let id = run.job().id();
         let request = ModelRequest {
@@ -81,13 +92,16 @@ impl Attempt<'_> {
         let metrics = &self.executor.metrics;
         let mut waits = Waits::new(self.executor.rules.model_retry);
         loop {
+            if let Err(why) = self.hold.tenure().assure().await {
+                return (Err(Unanswered::Lost(why)), retries);
+            }
             let result = self.executor.llm.complete(&request).await;
             metrics.model_called(request.model, result.as_ref().map_or_else(LlmError::code, |_| "answered"));
             let error = match result {
                 Ok(reply) => return (Ok(reply), retries),
                 Err(error) => error,
             };
-            let Some(wait) = waits.next(error.retry()) else { return (Err(error), retries) };
+            let Some(wait) = waits.next(error.retry()) else { return (Err(Unanswered::Failed(error)), retries) };
             warn!(
                 job.id = request.run_id,
                 step = run.steps() + 1,

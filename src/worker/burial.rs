@@ -34,12 +34,12 @@ const LONGEST_DETAIL: usize = 500;
 
 impl Worker {
     /// Makes the dead letter of a run that was put aside; false where the broker did not confirm it.
-    pub(super) async fn bury_run(&self, hold: &Hold, message: &Message, aside: &Aside) -> bool {
+    pub(super) async fn bury_run(&self, hold: &Hold, charge: &Charge, aside: &Aside) -> bool {
         let run = hold.run();
         // A letter that is replayed after its journal's time must not repeat what the run did.
         let (turn, effects) = (run.wake_up_turn().max(1), run.has_effects());
-        let message = WakeUp { turn, reason: aside.reason.clone(), due: None, effects }.stamp(message);
-        self.bury(message, aside, run.attempts()).await
+        let letter = WakeUp { turn, effects, ..WakeUp::new(&aside.reason) }.stamp(&charge.message);
+        self.bury(charge, letter, aside, run.attempts()).await
     }
 
     /// The journal makes no sense, so nothing can be known of the run nor done for it: the caller is told, and the message
@@ -56,7 +56,7 @@ impl Worker {
         let aside = Aside { reason: DAMAGED.to_owned(), detail: problem.to_owned(), step };
         let attempts = run.map_or(0, Run::attempts);
         let letter = fresh(&charge.message);
-        if self.refuse(&charge, job, DAMAGED, detail).await && self.bury(letter, &aside, attempts).await {
+        if self.refuse(&charge, job, DAMAGED, detail).await && self.bury(&charge, letter, &aside, attempts).await {
             charge.ack().await;
         } else {
             charge.put_back().await;
@@ -77,12 +77,12 @@ impl Worker {
             let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
             let traceparent = charge.message.properties.headers.get("traceparent");
             let message = message_of(&reply, invalid.correlation_id.clone(), traceparent);
-            if !self.publish_reply(&reply, message, Some(to.clone())).await {
+            if !self.publish_reply(&reply, &charge, message, Some(to.clone())).await {
                 return charge.put_back().await;
             }
         }
         let aside = Aside { reason: ErrorCode::InvalidJob.as_str().to_owned(), detail, step: String::new() };
-        if !self.bury(fresh(&charge.message), &aside, 0).await {
+        if !self.bury(&charge, fresh(&charge.message), &aside, 0).await {
             return charge.put_back().await;
         }
         self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
@@ -90,7 +90,7 @@ impl Worker {
     }
 
     /// Puts a message into the dead-letter queue; false where the broker did not confirm it.
-    async fn bury(&self, mut letter: Message, aside: &Aside, attempts: u32) -> bool {
+    async fn bury(&self, charge: &Charge, mut letter: Message, aside: &Aside, attempts: u32) -> bool {
         error!(job.id = letter.properties.message_id, reason = aside.reason, "message given up");
         let detail = aside.detail.chars().filter(|character| !character.is_control()).take(LONGEST_DETAIL).collect();
         letter.properties.headers.extend([
@@ -100,7 +100,7 @@ impl Worker {
             (DEAD_DETAIL.to_owned(), detail),
             (DEAD_AT.to_owned(), self.clock.now().to_string()),
         ]);
-        match self.publish(&Destination::Dead, letter).await {
+        match self.publish(charge, &Destination::Dead, letter).await {
             Ok(_) => self.metrics.dead_lettered(&aside.reason),
             Err(error) => {
                 warn!(%error, "the dead letter was not confirmed");

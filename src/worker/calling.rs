@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::executor::{Attempt, Executor};
 use super::interruption::Interruption;
+use super::tenure::Tenure;
 use crate::agent::effect::{Effect, InDoubt, in_doubt};
 use crate::agent::event::{Event, PinnedTool, Plan, ToolOutcome};
 use crate::agent::result;
@@ -37,21 +38,21 @@ impl Attempt<'_> {
     /// Runs the calls of one batch at the same time.
     pub(super) async fn call_tools(&mut self, call_ids: &[String]) -> Result<(), Interruption> {
         let calls: Vec<Call> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
+        let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
+        self.hold.record(started.collect()).await?;
         for call in &calls {
             self.progress("tool_call", Some(&call.tool.name));
         }
-        let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
-        self.hold.record(started.collect()).await?;
-        let executor = self.executor;
-        let mut under_way: FuturesUnordered<_> =
-            calls.iter().map(|call| async move { (call, executor.call(call).await) }).collect();
+        let (executor, tenure) = (self.executor, self.hold.tenure().clone());
+        let mut under_way: FuturesUnordered<_> = calls
+            .iter()
+            .map(|call| {
+                let tenure = &tenure;
+                async move { (call, executor.call(call, tenure).await) }
+            })
+            .collect();
         let mut hindered: Option<(ConnectionName, Error)> = None;
-        let stop = self.stop;
-        let out_of_time = async {
-            stop.cancelled().await;
-            tokio::time::sleep(executor.rules.drain).await;
-        };
-        tokio::pin!(out_of_time);
+        let mut out_of_time = std::pin::pin!(executor.out_of_time(self.stop));
         loop {
             let finished = tokio::select! {
                 finished = under_way.next() => finished,
@@ -115,7 +116,9 @@ impl Attempt<'_> {
 }
 
 impl Executor {
-    async fn call(&self, call: &Call) -> (Ended, Vec<Event>) {
+    /// Calls as often as that is safe. A process that was paused for long may have lost the run: whether it is still ours
+    /// is asked before anything leaves.
+    async fn call(&self, call: &Call, tenure: &Tenure) -> (Ended, Vec<Event>) {
         let Call { tool, run_id, .. } = call;
         let effect = tool.effect;
         let mut retries = Vec::new();
@@ -129,7 +132,8 @@ impl Executor {
                 params: &call.arguments,
                 run_id: run_id.as_str(),
             };
-            let error = match self.scalekit.execute(&request).await {
+            let may_leave = || async { tenure.assure().await.map_err(|why| why.to_string()) };
+            let error = match self.scalekit.execute(&request, may_leave).await {
                 Ok(answer) => {
                     let content = result::render(&answer.data, call.result_bytes);
                     break Ended::Outcome(ToolOutcome::Done { content, execution_id: answer.execution_id });
@@ -150,13 +154,7 @@ impl Executor {
             );
             self.metrics.tool_retried(error.code());
             retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
-            let slept = Instant::now();
             tokio::time::sleep(wait).await;
-            // A process that was paused for longer than its lease may have lost the run: the journal must say first
-            // that it is still ours.
-            if slept.elapsed() > wait + self.rules.lease {
-                break Ended::NotRun(error);
-            }
         };
         let outcome = ended.name();
         self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());

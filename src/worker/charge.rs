@@ -1,5 +1,8 @@
 //! A job in our charge: its message, and the delivery for as long as the broker waits for our ack.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::queue::{Delivery, Message};
@@ -13,11 +16,19 @@ pub(super) struct Charge {
     pub(super) redelivered: bool,
     /// `None` once a wake-up in the broker stands for it: then there is nothing to ack, and nothing to give back.
     delivery: Option<Delivery>,
+    /// When the delivery has been held for as long as it should be.
+    due: Instant,
 }
 
 impl Charge {
-    pub(super) fn new(delivery: Delivery) -> Self {
-        Self { message: delivery.message.clone(), redelivered: delivery.redelivered, delivery: Some(delivery) }
+    pub(super) fn new(delivery: Delivery, hold_at_most: Duration) -> Self {
+        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
+        Self { message, redelivered, delivery: Some(delivery), due: Instant::now() + hold_at_most }
+    }
+
+    /// When the delivery has been held for as long as it should be: whatever is waited for counts together.
+    pub(super) fn due(&self) -> Instant {
+        self.due
     }
 
     /// Whether the broker still waits for our ack.

@@ -57,9 +57,7 @@ pub struct Rules {
     pub model_retry: Policy,
     /// Repeats of a tool call in place.
     pub tool_retry: Policy,
-    /// How long the right to go on with a run lasts without being renewed.
-    pub lease: Duration,
-    /// A started tool call may still end within this time after the worker was told to stop.
+    /// A step that has started, as a tool call, may still end within this time after the worker was told to stop.
     pub drain: Duration,
     /// First and longest wait between two looks at an account that the user has to authorize.
     pub poll: (Duration, Duration),
@@ -101,9 +99,9 @@ impl Executor {
                 return Err(Interruption::Shutdown);
             }
             match step {
-                Step::CheckAccounts => attempt.check_accounts().await?,
-                Step::ListTools => attempt.list_tools().await?,
-                Step::CallModel => attempt.call_model().await?,
+                Step::CheckAccounts => self.in_time(stop, attempt.check_accounts()).await?,
+                Step::ListTools => self.in_time(stop, attempt.list_tools()).await?,
+                Step::CallModel => self.in_time(stop, attempt.call_model()).await?,
                 Step::CallTools(calls) => attempt.call_tools(&calls).await?,
                 Step::SettleDoubt(call) => attempt.settle_doubt(&call).await?,
                 Step::Finish(conclusion) => attempt.finish(*conclusion).await?,
@@ -111,6 +109,26 @@ impl Executor {
                 Step::Done => return Err(Interruption::OwnershipLost),
             }
         }
+    }
+}
+
+impl Executor {
+    /// A step that may be left in its middle where it takes too long once the worker was told to stop.
+    async fn in_time(
+        &self,
+        stop: &CancellationToken,
+        step: impl Future<Output = Result<(), Interruption>>,
+    ) -> Result<(), Interruption> {
+        tokio::select! {
+            result = step => result,
+            () = self.out_of_time(stop) => Err(Interruption::Shutdown),
+        }
+    }
+
+    /// Ready when the worker was told to stop and what is under way has had its time.
+    pub(super) async fn out_of_time(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        tokio::time::sleep(self.rules.drain).await;
     }
 }
 

@@ -18,6 +18,7 @@ mod reception;
 mod settlement;
 mod takeovers;
 mod taking;
+mod tenure;
 pub mod toolbox;
 mod wake_up;
 pub mod webhooks;
@@ -123,6 +124,8 @@ pub struct Rules {
     pub lifetimes: Lifetimes,
     /// Attempts in a row that may fail for something that should pass, and the waits between them.
     pub transient: Policy,
+    /// Attempts in a row that may be told to come later, what is waited beyond what was asked for, and the longest wait.
+    pub rate_limited: Policy,
     /// Workers in a row that may die with a run before it is put aside.
     pub strikes: u32,
     /// A delivery is held at most so long; then a wake-up takes its place (the broker's consumer timeout).

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::hold::{Hold, Lifetimes};
 use super::interruption::Interruption;
+use super::tenure::Tenure;
 use super::wake_up::WakeUp;
 use crate::agent::conclusion;
 use crate::agent::event::Event;
@@ -168,6 +170,7 @@ impl Operator {
     }
 
     async fn take(&self, id: &JobId, mode: TakeMode) -> Result<Hold, OperatorError> {
+        let asked = Instant::now();
         let (epoch, lines) = match self.journal.take(id, NAME, LEASE, mode).await? {
             Take::Taken { epoch, entries } => (epoch, entries),
             Take::Held { .. } => return Err(OperatorError::Busy),
@@ -179,12 +182,13 @@ impl Operator {
             warn!(%error, "the lease could not be given back and runs out by itself");
         }
         let run = replayed?.ok_or_else(|| OperatorError::Unknown(id.clone()))?;
-        Ok(Hold::new(self.journal.clone(), self.clock.clone(), self.lifetimes, epoch, run))
+        let tenure = Tenure::new(self.journal.clone(), id.clone(), epoch, LEASE, asked);
+        Ok(Hold::new(tenure, self.clock.clone(), self.lifetimes, run))
     }
 
     async fn wake_up(&self, run: &Run) -> Result<(), QueueError> {
         let (turn, effects) = (run.wake_up_turn().max(1), run.has_effects());
-        let wake_up = WakeUp { turn, reason: NAME.to_owned(), due: None, effects };
+        let wake_up = WakeUp { turn, effects, ..WakeUp::new(NAME) };
         self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message(run.job()))).await.map(drop)
     }
 }

@@ -11,7 +11,7 @@ use super::Worker;
 use super::charge::Charge;
 use super::executor::{Attempt, Rules};
 use super::interruption::operator_error;
-use super::wake_up::WakeUp;
+use super::wake_up::{WEBHOOK, WakeUp};
 use crate::agent::run::{Run, Step};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job};
@@ -19,8 +19,6 @@ use crate::parking::Parked;
 use crate::queue::{Message, Properties};
 use crate::scalekit::AccountStatus;
 
-/// Why a run wakes before its poll: somebody said that the account has changed.
-pub(super) const WEBHOOK: &str = "webhook";
 /// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
 pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 /// A webhook's wake-up that finds Scalekit out of reach looks again after this time.
@@ -48,7 +46,7 @@ impl Worker {
             Look::NotParked | Look::Waits(_) if by_webhook => charge.ack().await,
             // Whatever else the run is about is the business of who takes it.
             Look::Take | Look::NotParked => return Some(charge),
-            Look::Waits(wait) | Look::Unknown(wait) => self.later(charge, wait, &wake_up.reason).await,
+            Look::Waits(wait) | Look::Unknown(wait) => self.later(charge, wait, |wake_up| wake_up).await,
         }
         None
     }

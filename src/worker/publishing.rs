@@ -12,15 +12,20 @@ use crate::queue::{Destination, Message, Properties, Published, QueueError};
 use crate::reply::{Account, CONTENT_TYPE, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::retry::{Policy, Verdict, Waits};
 
-/// Waits for a broker that does not take a message, until the delivery has been held for as long as it may be.
+/// Waits for a broker that does not take a message.
 const PATIENT: Policy =
     Policy { attempts: u32::MAX, initial_milliseconds: 500, max_milliseconds: 5000, max_retry_after_milliseconds: 0 };
 
 impl Worker {
-    /// Publishes, as often as it takes until the broker confirms, the worker stops, or the delivery has been held for as
-    /// long as it may be.
-    pub(super) async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
-        let began = Instant::now();
+    /// Publishes, as often as it takes until the broker confirms, the worker stops, or the delivery of `charge` has been
+    /// held for half as long again as it should be; that is well below the broker's consumer timeout.
+    pub(super) async fn publish(
+        &self,
+        charge: &Charge,
+        destination: &Destination,
+        message: Message,
+    ) -> Result<Published, QueueError> {
+        let last = charge.due() + self.rules.hold_at_most / 2;
         let mut waits = Waits::new(PATIENT);
         loop {
             let error = match self.publisher.publish(destination, message.clone()).await {
@@ -29,7 +34,7 @@ impl Worker {
             };
             let verdict = match &error {
                 QueueError::TooLarge { .. } => Verdict::Stop,
-                _ if began.elapsed() >= self.rules.hold_at_most => Verdict::Stop,
+                _ if Instant::now() >= last => Verdict::Stop,
                 _ => Verdict::Again,
             };
             let Some(wait) = waits.next(verdict) else { return Err(error) };
@@ -47,13 +52,19 @@ impl Worker {
     }
 
     /// Sends a reply to the caller; false where the broker did not confirm it.
-    pub(super) async fn send_reply(&self, reply: &Reply, origin: &Message, job: &Job) -> bool {
-        let message = reply_message(reply, origin, job);
-        self.publish_reply(reply, message, job.reply_to.clone()).await
+    pub(super) async fn send_reply(&self, reply: &Reply, charge: &Charge, job: &Job) -> bool {
+        let message = reply_message(reply, &charge.message, job);
+        self.publish_reply(reply, charge, message, job.reply_to.clone()).await
     }
 
-    pub(super) async fn publish_reply(&self, reply: &Reply, message: Message, to: Option<String>) -> bool {
-        match self.publish(&Destination::Reply(to), message).await {
+    pub(super) async fn publish_reply(
+        &self,
+        reply: &Reply,
+        charge: &Charge,
+        message: Message,
+        to: Option<String>,
+    ) -> bool {
+        match self.publish(charge, &Destination::Reply(to), message).await {
             Ok(published) => {
                 let fell_back = published == Published::FellBack;
                 self.metrics.replied(reply.event.kind(), fell_back);
@@ -79,7 +90,7 @@ impl Worker {
         let account = Account { stop_reason: code.to_owned(), metadata: job.metadata.clone(), ..Account::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), mark, self.clock.now(), event);
-        let sent = self.send_reply(&reply, &charge.message, job).await;
+        let sent = self.send_reply(&reply, charge, job).await;
         if sent {
             self.metrics.job_ended(code, 0);
         }

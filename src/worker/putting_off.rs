@@ -9,28 +9,26 @@ use super::Worker;
 use super::charge::Charge;
 use super::hold::Hold;
 use super::settlement::{HELD_WAIT, JOURNAL_WAIT};
-use super::wake_up::{WakeUp, due};
+use super::wake_up::{self, WakeUp, due};
 use crate::agent::event::{Event, Pause};
 use crate::agent::run::Run;
 use crate::job::JobId;
-use crate::queue::{Destination, Message, QueueError};
-
-/// Why the wake-up of a run comes that is under way: to stand for its delivery.
-pub(super) const CONTINUE: &str = "continue";
-/// Why a parked run waits, as a header and a label.
-pub(super) const AUTHORIZATION: &str = "authorization";
+use crate::queue::{Destination, QueueError};
 
 impl Worker {
     /// Publishes the run's next wake-up, journals that the broker has it, acks.
     pub(super) async fn wake_up(&self, hold: &mut Hold, mut charge: Charge, pause: Pause, wait: Duration) {
-        let turn = hold.run().wake_up_turn() + 1;
+        let run = hold.run();
+        // A wake-up that stands for the run's delivery was counted, but not journalled.
+        let turn = run.wake_up_turn().max(WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn)) + 1;
         let reason = match pause {
-            Pause::Authorization => AUTHORIZATION,
-            Pause::RateLimited => "rate_limited",
-            Pause::Transient => "transient",
-            Pause::ContinueAsNew | Pause::Shutdown => CONTINUE,
+            Pause::Authorization => wake_up::AUTHORIZATION,
+            Pause::RateLimited => wake_up::RATE_LIMITED,
+            Pause::Transient => wake_up::TRANSIENT,
+            Pause::ContinueAsNew | Pause::Shutdown | Pause::JournalAway => wake_up::CONTINUE,
         };
-        if let Err(error) = self.publish_wake_up(&charge.message, turn, reason, wait, hold.run().has_effects()).await {
+        let wake_up = WakeUp { turn, effects: run.has_effects(), ..WakeUp::new(reason) };
+        if let Err(error) = self.publish_wake_up(&charge, wake_up, wait).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             hold.release().await;
             return charge.put_back().await;
@@ -42,28 +40,18 @@ impl Worker {
         charge.ack().await;
     }
 
-    /// The journal is gone under our hands: whoever takes the run up next decides, and must know what we know.
-    pub(super) async fn begin_again(&self, hold: &Hold, mut charge: Charge) {
-        let (turn, effects) = (hold.run().wake_up_turn().max(1), hold.run().has_effects());
-        match self.publish_wake_up(&charge.message, turn, "journal_lost", JOURNAL_WAIT, effects).await {
-            Ok(()) => charge.ack().await,
-            Err(error) => {
-                warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
-                charge.put_back().await;
-            }
-        }
-    }
-
     /// Keeps the charge of a run under way until it has `ended`. A delivery that must not be held any longer is exchanged
     /// for a wake-up: it keeps the job in the broker, and finds the run alive each time it comes.
     pub(super) async fn keep(&self, mut charge: Charge, job: &JobId, ended: &CancellationToken) -> Charge {
+        let mut due = charge.due();
         while charge.is_delivery() {
             tokio::select! {
                 biased;
                 () = ended.cancelled() => break,
-                () = tokio::time::sleep(self.rules.hold_at_most) => {}
+                () = tokio::time::sleep_until(due) => {}
             }
             self.exchange(&mut charge, job).await;
+            due = tokio::time::Instant::now() + HELD_WAIT;
         }
         charge
     }
@@ -72,10 +60,11 @@ impl Worker {
     async fn exchange(&self, charge: &mut Charge, job: &JobId) {
         // Counted as a wake-up, so that a lost journal is noticed.
         let turn = WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn).max(1);
-        // What it starts from now on cannot be written into this wake-up any more.
+        // What the run starts from now on cannot be written into this wake-up any more.
         let run = self.journal.read(job).await.ok().and_then(|lines| Run::replay(&lines).ok()?);
         let effects = run.is_none_or(|run| run.may_have_effects());
-        match self.publish_wake_up(&charge.message, turn, CONTINUE, HELD_WAIT, effects).await {
+        let wake_up = WakeUp { turn, effects, ..WakeUp::new(wake_up::CONTINUE) };
+        match self.publish_wake_up(charge, wake_up, HELD_WAIT).await {
             Ok(()) => {
                 info!(job.id = %job, "the run goes on without its delivery; a wake-up stands for it");
                 charge.ack().await;
@@ -84,10 +73,29 @@ impl Worker {
         }
     }
 
-    /// The same message again later, as nothing can be or need be journalled now.
-    pub(super) async fn later(&self, mut charge: Charge, wait: Duration, reason: &str) {
-        let (turn, effects) = WakeUp::of(&charge.message).map_or((0, false), |wake_up| (wake_up.turn, wake_up.effects));
-        match self.publish_wake_up(&charge.message, turn, reason, wait, effects).await {
+    /// The same message again later: its run is not ours, so nothing is known beyond what the message says.
+    pub(super) async fn later(&self, charge: Charge, wait: Duration, change: impl FnOnce(WakeUp) -> WakeUp) {
+        let wake_up = WakeUp::of(&charge.message).unwrap_or_else(|| WakeUp::new(""));
+        self.put_off(charge, change(WakeUp { due: None, ..wake_up }), wait).await;
+    }
+
+    /// The run's message again later, though nothing can be journalled: it says what we know of the run, in case the
+    /// journal does not any more when it comes.
+    pub(super) async fn give_back(&self, hold: &Hold, charge: Charge, wait: Duration, reason: &str) {
+        let turn = hold.run().wake_up_turn().max(WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn)).max(1);
+        hold.release().await;
+        let wake_up = WakeUp { turn, effects: hold.run().has_effects(), ..WakeUp::new(reason) };
+        self.put_off(charge, wake_up, wait).await;
+    }
+
+    /// The same, as the journal cannot be reached.
+    pub(super) async fn without_journal(&self, hold: &Hold, charge: Charge) {
+        self.give_back(hold, charge, JOURNAL_WAIT, wake_up::GIVEN_BACK).await;
+    }
+
+    /// The message again later, as this wake-up; one that is due already keeps its time.
+    pub(super) async fn put_off(&self, mut charge: Charge, wake_up: WakeUp, wait: Duration) {
+        match self.publish_wake_up(&charge, wake_up, wait).await {
             Ok(()) => charge.ack().await,
             Err(error) => {
                 warn!(%error, "the message could not be put off and goes back to the queue");
@@ -96,30 +104,10 @@ impl Worker {
         }
     }
 
-    async fn publish_wake_up(
-        &self,
-        message: &Message,
-        turn: u32,
-        reason: &str,
-        wait: Duration,
-        effects: bool,
-    ) -> Result<(), QueueError> {
-        let due = (!wait.is_zero()).then(|| due(self.clock.now(), wait));
-        let message = WakeUp { turn, reason: reason.to_owned(), due, effects }.stamp(message);
+    async fn publish_wake_up(&self, charge: &Charge, wake_up: WakeUp, wait: Duration) -> Result<(), QueueError> {
+        let due = wake_up.due.or_else(|| (!wait.is_zero()).then(|| due(self.clock.now(), wait)));
+        let message = WakeUp { due, ..wake_up }.stamp(&charge.message);
         let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
-        self.publish(&destination, message).await.map(|_| ())
-    }
-
-    /// A message that came too early: on to the next wait, unchanged.
-    pub(super) async fn put_off(&self, mut charge: Charge, remaining: Duration) {
-        let message = charge.message.clone();
-        let stamped = WakeUp::of(&message).map_or_else(|| message.clone(), |wake_up| wake_up.stamp(&message));
-        match self.publish(&Destination::Wait(remaining), stamped).await {
-            Ok(_) => charge.ack().await,
-            Err(error) => {
-                warn!(%error, "the message could not be put off and goes back to the queue");
-                charge.put_back().await;
-            }
-        }
+        self.publish(charge, &destination, message).await.map(|_| ())
     }
 }

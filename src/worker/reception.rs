@@ -1,5 +1,6 @@
 //! From a delivery to a run in our hands: is it due, is it a job, whose is the run, how far has it come.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,37 +10,36 @@ use super::burial::POISON;
 use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
-use super::parking::{WEBHOOK, WEBHOOK_BUSY};
-use super::putting_off::{AUTHORIZATION, CONTINUE};
+use super::parking::WEBHOOK_BUSY;
 use super::settlement::{HELD_WAIT, JOURNAL_WAIT, waited};
-use super::wake_up::WakeUp;
+use super::tenure::Tenure;
+use super::wake_up::{AUTHORIZATION, CONTINUE, GIVEN_BACK, JOURNAL_LOST, ORPHANED, SEAL, WEBHOOK, WakeUp};
 use super::{AfterLoss, Worker};
-use crate::agent::event::{Aside, Event, SCHEMA_VERSION, Settings, Started};
+use crate::agent::event::{Aside, Event, Pause, SCHEMA_VERSION, Settings, Started};
 use crate::agent::run::{BadJournal, Run, Step};
 use crate::agent::turn::Conclusion;
 use crate::digest_store::Fired;
-use crate::job::{Envelope, Job, JobId};
-use crate::journal::{Epoch, Take};
+use crate::job::{Envelope, Job};
+use crate::journal::Take;
 use crate::queue::{Delivery, Message};
 use crate::reply::{ErrorCode, ErrorDetail};
 
-/// Why a message waits whose run is alive elsewhere.
-const HELD: &str = "held";
-/// Such a message waits so long at first.
+/// A message whose run is alive elsewhere waits so long at first.
 const HELD_FIRST: Duration = Duration::from_secs(1);
-/// Why a message waits whose run was alive elsewhere and has no journal any more.
-const ORPHANED: &str = "orphaned";
-/// Such a message waits for so long beyond the lease: what the run's owner has to say comes after [`JOURNAL_WAIT`].
+/// A message without a journal waits for its owner so long beyond the lease: what that has to say comes after
+/// [`JOURNAL_WAIT`].
 const ORPHAN_WAIT: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(super) async fn handle(&self, delivery: Delivery) {
-        let mut charge = Charge::new(delivery);
+        let mut charge = Charge::new(delivery, self.rules.hold_at_most);
         let now = self.clock.now();
         let wake_up = WakeUp::of(&charge.message);
-        if let Some(remaining) = wake_up.as_ref().and_then(|wake_up| wake_up.remaining(now)) {
-            return self.put_off(charge, remaining).await;
+        if let Some((wake_up, remaining)) =
+            wake_up.clone().and_then(|wake_up| wake_up.remaining(now).map(|wait| (wake_up, wait)))
+        {
+            return self.put_off(charge, wake_up, remaining).await;
         }
         let job = match Job::from_slice(&charge.message.body, &envelope(&charge.message), self.rules.max_job_bytes) {
             Ok(job) => job,
@@ -53,52 +53,71 @@ impl Worker {
                 let derived_id = job.has_derived_id();
                 info!(job.id = %job.id(), job.identifier = %job.identifier, redelivered = charge.redelivered, derived_id, "job received");
             }
+            Some(wake_up) if self.is_orphaned(&job, wake_up).await => {
+                let wait = self.rules.lifetimes.lease + ORPHAN_WAIT;
+                return self.later(charge, wait, |wake_up| WakeUp { reason: ORPHANED.to_owned(), ..wake_up }).await;
+            }
             Some(wake_up) if [AUTHORIZATION, WEBHOOK].contains(&wake_up.reason.as_str()) => {
                 let Some(ready) = self.look(&job, charge, wake_up).await else { return };
                 charge = ready;
             }
-            Some(wake_up) if self.may_be_orphaned(&job, wake_up).await => {
-                return self.later(charge, self.rules.lifetimes.lease + ORPHAN_WAIT, ORPHANED).await;
-            }
             Some(_) => {}
         }
-        let (epoch, lines) = match self.take(&job.id()).await {
-            Some(Take::Taken { epoch, entries }) => (epoch, entries),
-            Some(Take::Held { owner, remaining }) => {
+        match self.take(&job.id(), &charge).await {
+            Some((asked, Take::Taken { epoch, entries })) => {
+                let lease = self.rules.lifetimes.lease;
+                let tenure = Tenure::new(self.journal.clone(), job.id(), epoch, lease, asked);
+                tokio::select! {
+                    biased;
+                    () = self.go_on(tenure.clone(), &entries, &job, charge, wake_up) => {}
+                    () = tenure.keep(&self.takeovers) => {}
+                }
+            }
+            Some((_, Take::Held { owner, remaining })) => {
                 info!(job.id = %job.id(), owner, "the run is alive elsewhere");
                 if wake_up.as_ref().is_some_and(|wake_up| wake_up.reason == WEBHOOK) {
-                    return self.later(charge, WEBHOOK_BUSY, WEBHOOK).await;
+                    return self.later(charge, WEBHOOK_BUSY, |wake_up| wake_up).await;
                 }
                 // The first look comes soon: the run may just be giving its place back.
-                let looked_before = wake_up.is_some_and(|wake_up| wake_up.reason == HELD);
-                let wait = if looked_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
-                return self.later(charge, wait, HELD).await;
+                let met_before = wake_up.is_some_and(|wake_up| wake_up.met);
+                let wait = if met_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
+                self.later(charge, wait, met).await;
             }
-            None if self.stop.is_cancelled() => return charge.put_back().await,
-            None => return self.later(charge, JOURNAL_WAIT, "journal").await,
-        };
-        let hold = |run| Hold::new(self.journal.clone(), self.clock.clone(), self.rules.lifetimes, epoch, run);
-        match Run::replay(&lines) {
-            Ok(Some(run)) => self.resume(hold(run), &job, charge, wake_up).await,
-            Ok(None) => self.begin(epoch, &job, charge, wake_up).await,
+            None if self.stop.is_cancelled() => charge.put_back().await,
+            None => self.later(charge, JOURNAL_WAIT, |wake_up| wake_up).await,
+        }
+    }
+
+    /// Goes on with the run that `lines` tell of.
+    async fn go_on(&self, tenure: Arc<Tenure>, lines: &[String], job: &Job, charge: Charge, wake_up: Option<WakeUp>) {
+        match Run::replay(lines) {
+            Ok(Some(run)) => {
+                let hold = Hold::new(tenure, self.clock.clone(), self.rules.lifetimes, run);
+                self.resume(hold, job, charge, wake_up).await;
+            }
+            Ok(None) => self.begin(tenure, job, charge, wake_up).await,
             Err(BadJournal::Newer { found }) => {
                 warn!(job.id = %job.id(), found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
-                self.give_free(&job.id(), epoch).await;
-                self.later(charge, HELD_WAIT, "newer_journal").await;
+                tenure.release().await;
+                self.later(charge, HELD_WAIT, met).await;
             }
             Err(error) => {
-                self.give_free(&job.id(), epoch).await;
-                self.bury_damaged(&job, charge, &error.to_string(), None).await;
+                tenure.release().await;
+                self.bury_damaged(job, charge, &error.to_string(), None).await;
             }
         }
     }
 
     /// A run without a journal: a new one, or one whose journal the store lost.
-    async fn begin(&self, epoch: Epoch, job: &Job, charge: Charge, wake_up: Option<WakeUp>) {
+    async fn begin(&self, tenure: Arc<Tenure>, job: &Job, mut charge: Charge, wake_up: Option<WakeUp>) {
+        if wake_up.as_ref().is_some_and(|wake_up| wake_up.reason == SEAL) {
+            info!(job.id = %job.id(), "the reply is out, and there is no journal left to be sealed");
+            tenure.release().await;
+            return charge.ack().await;
+        }
         let lost = self.journal_was_lost(&charge).await;
         let started = Started { journal_lost: lost, ..self.started(job) };
-        let (journal, clock) = (self.journal.clone(), self.clock.clone());
-        match Hold::start(journal, clock, self.rules.lifetimes, epoch, Event::Started(Box::new(started))).await {
+        match Hold::start(tenure.clone(), self.clock.clone(), self.rules.lifetimes, started).await {
             Ok(hold) if lost => {
                 let effects = wake_up.is_some_and(|wake_up| wake_up.effects);
                 self.after_loss(hold, job, charge, effects).await;
@@ -107,7 +126,8 @@ impl Worker {
             Err(Interruption::OwnershipLost) => charge.put_back().await,
             Err(error) => {
                 warn!(job.id = %job.id(), %error, "the job waits for the journal");
-                self.later(charge, JOURNAL_WAIT, "journal").await;
+                tenure.release().await;
+                self.later(charge, JOURNAL_WAIT, |wake_up| wake_up).await;
             }
         }
     }
@@ -124,6 +144,15 @@ impl Worker {
 
     /// A run that somebody had before us.
     async fn resume(&self, mut hold: Hold, job: &Job, mut charge: Charge, wake_up: Option<WakeUp>) {
+        let reason = wake_up.as_ref().map(|wake_up| wake_up.reason.clone()).unwrap_or_default();
+        if reason == GIVEN_BACK && hold.run().is_under_way() {
+            // Its last worker did not die with it.
+            let detail = "the journal could not be reached".to_owned();
+            let end = Event::AttemptEnded { cause: Pause::JournalAway, detail };
+            if let Err(error) = hold.record(vec![end]).await {
+                return self.interrupted(&mut hold, job, charge, error).await;
+            }
+        }
         let run = hold.run();
         if run.digest() != job.digest() {
             hold.release().await;
@@ -152,13 +181,25 @@ impl Worker {
                 let Some(reply) = run.reply().cloned() else { return charge.put_back().await };
                 hold.release().await;
                 info!(job.id = %job.id(), "the job has its reply already; it is sent again");
-                if self.send_reply(&reply, &charge.message, job).await {
+                if self.send_reply(&reply, &charge, job).await {
                     charge.ack().await;
                 } else {
                     charge.put_back().await;
                 }
             }
             Step::Deliver(reply) => self.deliver(&mut hold, job, charge, &reply).await,
+            _ if reason == SEAL => {
+                info!(job.id = %job.id(), "the reply is out; the store lost the end of its journal");
+                hold.release().await;
+                charge.ack().await;
+            }
+            _ if reason == JOURNAL_LOST => {
+                let effects = wake_up.is_some_and(|wake_up| wake_up.effects);
+                match hold.record(vec![Event::JournalLost]).await {
+                    Ok(()) => self.after_loss(hold, job, charge, effects).await,
+                    Err(error) => self.interrupted(&mut hold, job, charge, error).await,
+                }
+            }
             _ if run.strikes() + 1 >= self.rules.strikes && run.is_under_way() => {
                 self.poison(hold, job, charge).await;
             }
@@ -174,11 +215,11 @@ impl Worker {
             // However it ends.
             let _ended = ended.clone().drop_guard();
             hold.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
-            let keeper = hold.keeper(&self.takeovers);
+            let tenure = hold.tenure().clone();
             tokio::select! {
                 biased;
                 result = self.executor.execute(&mut hold, &message, &self.stop) => result,
-                lost = keeper => Err(lost),
+                lost = tenure.lost() => Err(lost),
             }
         });
         let (result, charge) = tokio::join!(began, self.keep(charge, &id, &ended));
@@ -212,15 +253,10 @@ impl Worker {
 
     /// Whether a run that was alive elsewhere when this message came last has no journal any more. Who has it knows what
     /// it did, and says so once it finds the journal gone: a taker would know less.
-    async fn may_be_orphaned(&self, job: &Job, wake_up: &WakeUp) -> bool {
-        let was_alive = wake_up.turn > 0 && [CONTINUE, HELD].contains(&wake_up.reason.as_str());
-        was_alive && self.journal.read(&job.id()).await.is_ok_and(|lines| lines.is_empty())
-    }
-
-    async fn give_free(&self, id: &JobId, epoch: Epoch) {
-        if let Err(error) = self.journal.renew(id, epoch, Duration::ZERO).await {
-            warn!(job.id = %id, %error, "the lease could not be given back and runs out by itself");
-        }
+    async fn is_orphaned(&self, job: &Job, wake_up: &WakeUp) -> bool {
+        let was_alive = wake_up.met || wake_up.reason == CONTINUE;
+        let said_already = [JOURNAL_LOST, ORPHANED].contains(&wake_up.reason.as_str());
+        was_alive && !said_already && self.journal.read(&job.id()).await.is_ok_and(|lines| lines.is_empty())
     }
 
     /// What the configuration makes of a job.
@@ -248,6 +284,11 @@ pub(super) fn journal_lost() -> Conclusion {
         ErrorDetail::new(ErrorCode::Internal, "the store lost how far this run was; what it had done is not known")
             .hint("check what the job did before sending it again under a new id; Redis needs an append-only file");
     Conclusion::failed(detail)
+}
+
+/// The message met a run of its job that is not ours to go on with.
+fn met(wake_up: WakeUp) -> WakeUp {
+    WakeUp { met: true, ..wake_up }
 }
 
 fn envelope(message: &Message) -> Envelope {

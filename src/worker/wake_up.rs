@@ -16,6 +16,27 @@ const REASON: &str = "x-agentkit-reason";
 
 /// Whether the run had started anything that is more than reading: if its journal gets lost, it must not start again.
 const EFFECTS: &str = "x-agentkit-effects";
+/// Whether the message met a run of its job that was not ours to go on with.
+const MET: &str = "x-agentkit-met";
+
+/// Reason: the run waits for its user.
+pub(super) const AUTHORIZATION: &str = "authorization";
+/// Reason: somebody said that the account which the run waits for has changed.
+pub(super) const WEBHOOK: &str = "webhook";
+/// Reason: somebody asked to come later.
+pub(super) const RATE_LIMITED: &str = "rate_limited";
+/// Reason: something failed that should pass.
+pub(super) const TRANSIENT: &str = "transient";
+/// Reason: to stand for the delivery of a run that is under way.
+pub(super) const CONTINUE: &str = "continue";
+/// Reason: a worker gave the run back in good order, and could not journal that.
+pub(super) const GIVEN_BACK: &str = "given_back";
+/// Reason: the reply is out; only the journal is still to be sealed.
+pub(super) const SEAL: &str = "seal";
+/// Reason: the worker found the journal gone, or shorter than it was.
+pub(super) const JOURNAL_LOST: &str = "journal_lost";
+/// Reason: the run was alive elsewhere and has no journal any more; its owner was given time to say so.
+pub(super) const ORPHANED: &str = "orphaned";
 
 /// A message is early by less than this: it counts as due. The shortest wait tier is a second.
 const TOLERANCE: Duration = Duration::from_millis(500);
@@ -31,9 +52,16 @@ pub struct WakeUp {
     pub due: Option<Timestamp>,
     /// Whether the run had started anything that is more than reading.
     pub effects: bool,
+    /// Whether the message met a run of its job that was not ours to go on with, so that there was a journal.
+    pub met: bool,
 }
 
 impl WakeUp {
+    /// The first thing that is said of a run, for this reason.
+    pub(super) fn new(reason: &str) -> Self {
+        Self { turn: 0, reason: reason.to_owned(), due: None, effects: false, met: false }
+    }
+
     /// Reads the headers; `None` for a job as its caller sent it.
     pub fn of(message: &Message) -> Option<Self> {
         let headers = &message.properties.headers;
@@ -42,6 +70,7 @@ impl WakeUp {
             reason: headers.get(REASON).cloned().unwrap_or_default(),
             due: headers.get(DUE).and_then(|due| due.parse().ok()),
             effects: headers.contains_key(EFFECTS),
+            met: headers.contains_key(MET),
         })
     }
 
@@ -54,6 +83,7 @@ impl WakeUp {
         headers.insert(REASON.into(), self.reason.clone());
         headers.extend(self.due.map(|due| (DUE.into(), due.to_string())));
         headers.extend(self.effects.then(|| (EFFECTS.into(), "1".to_owned())));
+        headers.extend(self.met.then(|| (MET.into(), "1".to_owned())));
         message
     }
 
@@ -89,6 +119,7 @@ mod tests {
             reason: "authorization".into(),
             due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
             effects: true,
+            met: true,
         };
         let stamped = wake_up.stamp(&message);
         assert!(stamped.properties.headers.contains_key("traceparent"));
@@ -103,7 +134,7 @@ mod tests {
         let waits = (1000..200_000).step_by(137).chain((200_000..month).step_by(7_654_321)).chain([month]);
         for wanted in waits.map(Duration::from_millis) {
             let due = due(Timestamp::UNIX_EPOCH, wanted);
-            let wake_up = WakeUp { turn: 1, reason: String::new(), due: Some(due), effects: false };
+            let wake_up = WakeUp { due: Some(due), ..WakeUp::new("") };
             let (mut now, mut hops) = (Timestamp::UNIX_EPOCH, 0);
             // As the broker and the worker do it: into the longest tier that fits, and on, until nothing is left.
             while let Some(remaining) = wake_up.remaining(now) {
@@ -119,12 +150,7 @@ mod tests {
 
     #[test]
     fn a_message_waits_until_it_is_due() {
-        let wake_up = WakeUp {
-            turn: 0,
-            reason: String::new(),
-            due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
-            effects: true,
-        };
+        let wake_up = WakeUp { due: Some(due(Timestamp::UNIX_EPOCH, Duration::from_secs(90))), ..WakeUp::new("") };
         assert_eq!(wake_up.remaining(Timestamp::UNIX_EPOCH), Some(Duration::from_secs(90)));
         assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_millis(89_600))), None);
         assert_eq!(wake_up.remaining(due(Timestamp::UNIX_EPOCH, Duration::from_secs(100))), None);

@@ -12,9 +12,9 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::parking::{WEBHOOK, read};
+use super::parking::read;
 use super::toolbox::Toolbox;
-use super::wake_up::WakeUp;
+use super::wake_up::{WEBHOOK, WakeUp};
 use crate::agent::run::Run;
 use crate::cache::Cache;
 use crate::clock::SharedClock;
@@ -122,7 +122,7 @@ impl Webhooks {
         let Some(message) = read(&parked.message) else { return };
         // One more than the journal knows, as the run may be about to journal its own next wake-up.
         let turn = run.wake_up_turn() + 1;
-        let wake_up = WakeUp { turn, reason: WEBHOOK.to_owned(), due: None, effects: run.has_effects() };
+        let wake_up = WakeUp { turn, effects: run.has_effects(), ..WakeUp::new(WEBHOOK) };
         match self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await {
             Ok(_) => info!(job.id = %parked.job, "a parked run is woken"),
             Err(error) => warn!(job.id = %parked.job, %error, "a parked run could not be woken and waits for the poll"),

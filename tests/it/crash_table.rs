@@ -9,8 +9,8 @@ use agentkit_worker::client::Client;
 use agentkit_worker::clock::SystemClock;
 use agentkit_worker::config::Config;
 use agentkit_worker::job::{Job, JobId};
-use agentkit_worker::journal::Journal;
 use agentkit_worker::journal::redis::RedisJournal;
+use agentkit_worker::journal::{Journal, Take, TakeMode};
 use agentkit_worker::queue::Message;
 use agentkit_worker::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
 use agentkit_worker::redis_client::RedisClient;
@@ -165,6 +165,12 @@ async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
     let killed = Process::start(&stage.config, Some((Point::Named("append attempt_started"), Failure::After)));
     soon("the first worker's death", killed.fuse.died.notified()).await;
     drop(killed);
+    // Its lease has run out: the next one takes the run at once, in the same number of steps each time.
+    eventually("the run is free", || async {
+        let take = stage.journal.take(&stage.id, "nobody", Duration::ZERO, TakeMode::Polite).await.unwrap();
+        matches!(take, Take::Taken { .. }).then_some(())
+    })
+    .await;
     let process = Process::start(&stage.config, cut);
     let (fuse, replies) = stage.to_the_end(process).await;
     stage.end(&fuse, replies).await

@@ -55,10 +55,13 @@ async fn an_account_is_linked_and_its_tools_are_listed_and_run() {
     let params: Map<String, Value> = serde_json::from_str(r#"{"owner": "o", "repo": "r"}"#).unwrap();
     let call =
         |tool| ExecuteRequest { tool, identifier: &identifier, connection: &github, params: &params, run_id: "run-1" };
-    let answer = scalekit.execute(&call("github_issues_list")).await.unwrap();
+    let answer = scalekit.execute(&call("github_issues_list"), async || Ok(())).await.unwrap();
     assert_eq!(answer.data.as_array().unwrap().len(), 3);
-    assert!(matches!(scalekit.execute(&call("github_nothing")).await, Err(Error::UnknownTool(_))));
-    assert!(matches!(scalekit.execute(&call("github_issue_get")).await, Err(Error::InvalidArguments(_))));
+    assert!(matches!(scalekit.execute(&call("github_nothing"), async || Ok(())).await, Err(Error::UnknownTool(_))));
+    assert!(matches!(
+        scalekit.execute(&call("github_issue_get"), async || Ok(())).await,
+        Err(Error::InvalidArguments(_))
+    ));
     let logs = scalekit.tool_call_logs("run-1").await.unwrap().unwrap();
     assert_eq!(logs.len(), 2);
     let (_, disabled) = names("hubspot");
@@ -98,7 +101,7 @@ async fn a_conversation_with_tools_comes_to_its_end_over_both_wire_forms() {
             params: &params,
             run_id: model,
         };
-        let content = scalekit.execute(&request).await.unwrap().data.to_string();
+        let content = scalekit.execute(&request, async || Ok(())).await.unwrap().data.to_string();
         let call_id = call.id.clone();
         messages.extend([Message::Assistant(first.message), Message::ToolResult { call_id, content }]);
         let last = ask(&llm, model, &messages, &rendered).await;

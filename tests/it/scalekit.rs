@@ -73,7 +73,7 @@ async fn execute(scalekit: &Scalekit) -> Result<ToolAnswer, Error> {
         params: &params,
         run_id: "job-1",
     };
-    scalekit.execute(&request).await
+    scalekit.execute(&request, async || Ok(())).await
 }
 
 fn token(name: &str) -> Answer {

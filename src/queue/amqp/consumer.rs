@@ -93,7 +93,7 @@ async fn open(config: &Config, prefetch: u16) -> Result<(Arc<Epoch>, lapin::Cons
     let queue = short(&names.jobs())?;
     let consume = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default());
     let consumer = within(timeout, consume).await?;
-    Ok((Epoch::new(link, channel, timeout), consumer))
+    Ok((Epoch::new(link, channel, timeout, true), consumer))
 }
 
 /// Passes deliveries on until `stop`; an error is the reason why the epoch is over.

@@ -22,11 +22,13 @@ pub(super) struct Epoch {
     pub(super) timeout: Duration,
     /// Cancelled when the connection is given up: from then on the broker delivers everything unsettled again.
     pub(super) over: CancellationToken,
+    /// Whether a delivery that is dropped unsettled goes back at once, and not with the connection's end.
+    requeues_dropped: bool,
 }
 
 impl Epoch {
-    pub(super) fn new(link: Link, channel: Channel, timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { link, channel, timeout, over: CancellationToken::new() })
+    pub(super) fn new(link: Link, channel: Channel, timeout: Duration, requeues_dropped: bool) -> Arc<Self> {
+        Arc::new(Self { link, channel, timeout, over: CancellationToken::new(), requeues_dropped })
     }
 
     /// Gives the connection up.
@@ -76,6 +78,24 @@ impl AmqpSettle {
         }
         self.epoch.end();
         settled.and_then(|_| Err(lost()))
+    }
+}
+
+/// A task that panicked would otherwise hold its delivery until the broker's consumer timeout.
+impl Drop for AmqpSettle {
+    fn drop(&mut self) {
+        let (epoch, acker) = (self.epoch.clone(), self.acker.clone());
+        if !epoch.requeues_dropped || epoch.over.is_cancelled() || !acker.usable() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tracing::warn!("a delivery was dropped and goes back to the queue");
+                let requeue = acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
+                // Where this fails, the end of the connection gives it back.
+                let _ = within(epoch.timeout, requeue).await;
+            });
+        }
     }
 }
 

@@ -134,7 +134,7 @@ impl DeadLetters {
         let timeout = config.answer_timeout();
         let link = Link::open(config, "agentkit-worker dead letters").await?;
         let channel = link.channel(timeout).await?;
-        Ok(Self { epoch: Epoch::new(link, channel, timeout), queue: config.names().dead() })
+        Ok(Self { epoch: Epoch::new(link, channel, timeout, false), queue: config.names().dead() })
     }
 
     /// Takes the next letter, `None` where none is left. To look at all of them keep each until the last was taken: one

@@ -91,6 +91,13 @@ impl<'a> Bench<'a> {
     /// The one reply to the one job: nothing else comes, and nothing is left in the queues.
     pub(crate) async fn only_reply(&self) -> Value {
         let reply = self.reply().await;
+        self.only_reply_after(reply.clone()).await;
+        reply
+    }
+
+    /// After the one reply to the one job nothing else comes but copies of it, which are counted, and nothing is left in
+    /// the queues.
+    pub(crate) async fn only_reply_after(&self, reply: Value) -> usize {
         let names = self.amqp.names();
         let queues: Vec<String> =
             Tier::ALL.into_iter().map(|tier| names.wait(tier)).chain([names.jobs(), names.dead()]).collect();
@@ -103,10 +110,12 @@ impl<'a> Bench<'a> {
             Some(())
         })
         .await;
+        let mut copies = 0;
         while let Some((body, _)) = self.broker.take(&names.replies()).await {
             assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), reply, "a second reply that differs");
+            copies += 1;
         }
-        reply
+        copies
     }
 
     /// How many mails were really sent.

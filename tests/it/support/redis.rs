@@ -81,6 +81,14 @@ impl Redis {
         self.running = None;
     }
 
+    /// Has a server that was killed begin with nothing when it is started again.
+    pub(crate) fn forget(&self) {
+        assert!(self.running.is_none(), "redis runs");
+        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
+            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+    }
+
     /// Stops the server's process without closing its connections, as a stalled machine does.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
