@@ -25,14 +25,14 @@ const WORKERS: usize = 3;
 /// Of the workers' leases.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Waits and bounds are short, so that much happens; counters that give a job up after many accidents are out of the way.
+/// Waits and bounds are short, so that much happens; a job may meet more accidents than it would in years.
 const SETTINGS: [(&str, &str); 26] = [
     ("WORKER__CONCURRENCY", "8"),
     ("WORKER__LEASE_SECONDS", "3"),
     ("WORKER__GRACE_SECONDS", "8"),
     ("WORKER__DRAIN_TOOL_SECONDS", "2"),
-    ("WORKER__STRIKES", "1000"),
-    ("WORKER__TRANSIENT__ATTEMPTS", "1000"),
+    ("WORKER__STRIKES", "10"),
+    ("WORKER__TRANSIENT__ATTEMPTS", "100"),
     ("WORKER__TRANSIENT__INITIAL_MILLISECONDS", "200"),
     ("WORKER__TRANSIENT__MAX_MILLISECONDS", "2000"),
     ("AUTHORIZATION__POLL_SECONDS", "1"),
@@ -66,6 +66,8 @@ pub(crate) enum Accident {
     BrokerRestarted,
     BrokerCut,
     BrokerFrozen,
+    /// Short of memory: it takes no messages.
+    BrokerBlocked,
     RedisKilled,
     RedisCut,
     RedisFrozen,
@@ -73,7 +75,7 @@ pub(crate) enum Accident {
 
 impl Accident {
     /// One of each; workers are the most likely to suffer.
-    pub(crate) const DECK: [Self; 14] = [
+    pub(crate) const DECK: [Self; 15] = [
         Self::WorkerKilled,
         Self::WorkerKilled,
         Self::WorkerKilled,
@@ -85,6 +87,7 @@ impl Accident {
         Self::BrokerCut,
         Self::BrokerCut,
         Self::BrokerFrozen,
+        Self::BrokerBlocked,
         Self::RedisKilled,
         Self::RedisCut,
         Self::RedisFrozen,
@@ -206,6 +209,12 @@ impl Stage {
                 self.broker_proxy.freeze(true);
                 sleep(long).await;
                 self.broker_proxy.freeze(false);
+            }
+            Accident::BrokerBlocked => {
+                self.say(&format!("the broker takes no messages for {long:?}"));
+                self.broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+                sleep(long).await;
+                self.broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
             }
             Accident::RedisKilled => {
                 self.say(&format!("Redis is killed, for {long:?}"));

@@ -12,9 +12,11 @@ use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::metrics::Metrics;
 use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
 use agentkit_worker::queue::{Destination, Message, Published, Publisher, QueueError};
+use agentkit_worker::redis_client::RedisClient;
 use agentkit_worker::shutdown::Shutdown;
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 use crate::support::redis::Redis;
@@ -28,10 +30,13 @@ type SharedRedis = Arc<Mutex<Redis>>;
 struct Bench {
     peer: Peer,
     redis: SharedRedis,
+    publisher: Arc<dyn Publisher>,
     queue: MemoryQueue,
     inbox: MemoryInbox,
     metrics: Arc<Metrics>,
-    shutdown: Shutdown,
+    config: Config,
+    /// Of the worker, which dies with it.
+    process: Option<Runtime>,
 }
 
 /// Kills Redis when the terminal reply is out.
@@ -68,17 +73,30 @@ impl Bench {
         config.redis.breaker_open_milliseconds = 100;
         config.worker.lease_seconds = 3;
         change(&mut config);
-        let (queue, shutdown) = (MemoryQueue::new(100), Shutdown::new());
+        let (queue, redis) = (MemoryQueue::new(100), Arc::new(Mutex::new(redis)));
+        let publisher = publisher(queue.publisher(), redis.clone());
+        let (inbox, metrics) = (queue.reply_inbox("answers"), Arc::default());
+        let mut bench = Self { peer, redis, publisher, queue, inbox, metrics, config, process: None };
+        bench.start_worker();
+        bench
+    }
+
+    fn start_worker(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let clock: SharedClock = Arc::new(SystemClock);
-        let journal = Arc::new(RedisJournal::new(redis.client()));
-        let redis = Arc::new(Mutex::new(redis));
-        let backends = Backends::memory(&queue, &clock);
-        let publisher = publisher(backends.publisher, redis.clone());
-        let app = App::build(config, Backends { journal, publisher, ..backends }, clock, shutdown.clone()).unwrap();
-        let metrics = app.metrics();
-        tokio::spawn(app.run());
-        let inbox = queue.reply_inbox("answers");
-        Self { peer, redis, queue, inbox, metrics, shutdown }
+        let journal = Arc::new(RedisJournal::new(RedisClient::new(&self.config.redis).unwrap()));
+        let publisher = self.publisher.clone();
+        let backends = Backends { journal, publisher, ..Backends::memory(&self.queue, &clock) };
+        let app = App::build(self.config.clone(), backends, clock, Shutdown::new()).unwrap();
+        self.metrics = app.metrics();
+        runtime.spawn(app.run());
+        self.process = Some(runtime);
+    }
+
+    /// The worker dies, and its message goes back to the queue.
+    async fn kill_worker(&mut self) {
+        self.process.take().unwrap().shutdown_background();
+        eventually("the message is back", || async { (self.queue.waiting() == 1).then_some(()) }).await;
     }
 
     async fn publish(&self, headers: &[(&str, &str)]) {
@@ -128,7 +146,9 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        self.shutdown.stop();
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
+        }
     }
 }
 
@@ -271,5 +291,20 @@ async fn a_copy_of_a_message_that_comes_after_a_dead_letter_makes_no_second_one(
     bench.idle().await;
     assert_eq!(bench.queue.dead_letters().len(), 1);
     gate.notify_one();
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_together_with_the_journals_data_is_noticed_by_the_datas_age() {
+    let model = ScriptedModel::start([turn::hang(), turn::text("started again")]).await;
+    let mut bench = Bench::start(&model, |_| {}).await;
+    bench.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    bench.kill_worker().await;
+    bench.kill_redis();
+    bench.restart_redis(false).await;
+    bench.start_worker();
+    let data = bench.reply("agentkit.job.completed").await;
+    assert!(data["text"] == "started again" && notices(&data).contains(&"journal_lost"), "{data:#}");
     model.finish();
 }

@@ -25,6 +25,7 @@ mod parking;
 mod parking_contract;
 mod queue_amqp;
 mod queue_contract;
+mod rate_limits;
 mod reconnection;
 mod recovery;
 mod redis_faults;

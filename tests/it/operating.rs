@@ -40,6 +40,8 @@ struct System {
     client: Client,
     inbox: Mutex<Option<ReplyInbox>>,
     reply_to: String,
+    /// Seconds of the workers' leases.
+    lease: &'static str,
 }
 
 /// A worker process; killed with this value, also where the test process is killed.
@@ -65,7 +67,7 @@ impl System {
         let reply_to = inbox.name().to_owned();
         let (redis, model) = (Redis::start().await, Peer::start(model).await);
         let inbox = Mutex::new(Some(inbox));
-        Self { amqp, redis, sandbox, model, program, folder, client, inbox, reply_to }
+        Self { amqp, redis, sandbox, model, program, folder, client, inbox, reply_to, lease: "2" }
     }
 
     /// Sends a job of `user_123`, who may or may not have connected Gmail.
@@ -112,7 +114,7 @@ impl System {
             set("SCALEKIT_CLIENT_SECRET", self.sandbox.client_secret()),
             set("OPENAI_BASE_URL", &format!("{}/v1", self.model.url)),
             set("OPENAI_API_KEY", "sk-test"),
-            key("WORKER__LEASE_SECONDS", "2"),
+            key("WORKER__LEASE_SECONDS", self.lease),
             key("AUTHORIZATION__POLL_SECONDS", "600"),
             key("HTTP__BIND", "127.0.0.1:0"),
         ]);
@@ -229,11 +231,13 @@ fn text(reply: &Reply) -> &str {
 async fn a_cancelled_run_ends_its_model_call_at_once_and_its_caller_hears_of_it_once() {
     let gone = Arc::new(Notify::new());
     let closed = gone.clone();
-    let system = System::start(move |request| match prompt(request).as_str() {
+    let mut system = System::start(move |request| match prompt(request).as_str() {
         "hang" => Answer::HangUntilGone(closed.clone()),
         _ => says("done"),
     })
     .await;
+    // Long enough that no renewal of it can be what tells the worker.
+    system.lease = "60";
     system.connect_gmail().await;
     let _worker = system.worker().await;
     system.send("long", "hang").await;

@@ -111,7 +111,7 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     let bench = Bench::new(&broker).await;
     let go = Arc::new(Notify::new());
     let model = ScriptedModel::start(a_mail(&go)).await;
-    let worker = bench.worker(&model, &[]).await;
+    let worker = bench.worker(&model, &[("AMQP__PUBLISH_TIMEOUT_MILLISECONDS", "300")]).await;
     bench.send("job-1", "send it").await;
     model.wait_for_requests(1).await;
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
@@ -119,9 +119,15 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     go.notify_one();
     assert!(page(&worker, "/readyz", 503).await.contains("memory"));
     assert_eq!(worker.get("/livez").await.0, 200, "it still consumes");
+    // For longer than one publish waits: a message that went back each time would be taken for a killer of workers.
+    worker.running.line("a message waits for the broker").await;
+    let before = Used::by(worker.running.process()).processor;
+    sleep(Duration::from_secs(4)).await;
+    assert!(Used::by(worker.running.process()).processor - before < Duration::from_millis(500), "it waits busily");
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
     page(&worker, "/readyz", 200).await;
     assert_completed(&bench.only_reply().await);
+    assert_eq!((lines(&worker, "job received"), lines(&worker, "was not confirmed")), (1, 0), "it was delivered once");
     assert_eq!(bench.mails().await, 1);
     model.finish();
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use agentkit_worker::agent::conclusion;
 use agentkit_worker::agent::effect::Effect;
-use agentkit_worker::agent::event::{Entry, Event, Pause, Plan, SCHEMA_VERSION, Settings, Started, ToolOutcome};
+use agentkit_worker::agent::event::{Aside, Entry, Event, Pause, Plan, SCHEMA_VERSION, Settings, Started, ToolOutcome};
 use agentkit_worker::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use agentkit_worker::agent::plan::plan;
 use agentkit_worker::agent::run::{Run, Step};
 use agentkit_worker::agent::tool::{Tool, Toolset};
+use agentkit_worker::agent::turn::Conclusion;
 use agentkit_worker::job::{ConnectionName, Envelope, Job};
-use agentkit_worker::reply::{EffectState, ReplyEvent};
+use agentkit_worker::reply::{EffectState, ErrorCode, ErrorDetail, ReplyEvent};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::json;
@@ -101,6 +102,8 @@ impl World {
             match self.draw(16) {
                 1 => self.take_up(),
                 2 => self.pause(Pause::Shutdown),
+                3 if self.run.reply().is_none() && self.draw(6) == 1 => self.event(Event::JournalLost),
+                4 if self.draw(6) == 1 => self.put_aside(),
                 _ => {}
             }
             match self.run.next(self.now) {
@@ -119,6 +122,10 @@ impl World {
                     self.event(Event::Finished(Box::new(reply)));
                 }
                 Step::Deliver(_) => self.event(Event::Delivered),
+                Step::Done if self.draw(4) == 1 => {
+                    self.event(Event::Reopened);
+                    self.take_up();
+                }
                 Step::Done => return self.check_replay(),
             }
         }
@@ -139,6 +146,20 @@ impl World {
         self.states.push(self.run.clone());
         assert!(self.run.steps() <= self.run.settings().steps);
         assert!(self.started.len() <= self.run.settings().tool_calls as usize);
+    }
+
+    /// An operator ends the run, or its workers died with it, whatever it is at.
+    fn put_aside(&mut self) {
+        if self.run.reply().is_some() {
+            return;
+        }
+        let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, "died");
+        let reply = conclusion::reply(&self.run, Conclusion::failed(detail), self.now);
+        self.check_account(&reply.event);
+        let step = self.run.doing(self.now);
+        self.event(Event::PutAside(Aside { reason: "poison".into(), detail: "died".into(), step }));
+        self.event(Event::Finished(Box::new(reply)));
+        assert!(self.run.aside().is_some());
     }
 
     /// A worker takes the run; the one that had it, if any, died.
@@ -293,8 +314,15 @@ impl World {
         }
     }
 
+    /// What is read back, line by line, is the live state at every point; that a replay is those lines folded is checked
+    /// at some.
     fn check_replay(&self) {
         let length = self.journal.len();
+        let mut folded = self.states[0].clone();
+        for (line, live) in self.journal.iter().zip(&self.states).skip(1) {
+            folded.apply(serde_json::from_str(line).unwrap()).unwrap();
+            assert_eq!(folded, *live, "after {line}");
+        }
         let stride = if length <= SHORT { 1 } else { length / 8 };
         for entries in (1..=length).rev().step_by(stride) {
             let replayed = Run::replay(&self.journal[..entries]).unwrap();
