@@ -90,7 +90,6 @@ pub struct WorkerConfig {
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
     pub transient: Policy,
-    /// Attempts in a row that may be told to come later; `max_retry_after_milliseconds` is the longest wait at a time.
     pub rate_limited: Policy,
 }
 

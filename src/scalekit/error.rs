@@ -103,12 +103,9 @@ pub enum Error {
         /// What is known.
         details: Details,
     },
-    /// No connection came about; nothing was sent.
+    /// No connection came about, or the caller held the call back; nothing was sent.
     #[error("{}", .0.message)]
     NotSent(Details),
-    /// The caller held the call back at the last moment; nothing was sent.
-    #[error("held back: {}", .0.message)]
-    HeldBack(Details),
     /// No answer in time.
     #[error("{}", .0.message)]
     TimedOut(Details),
@@ -163,7 +160,6 @@ impl Error {
             | Self::UnknownTool(_)
             | Self::InvalidArguments(_)
             | Self::RateLimited { .. }
-            | Self::HeldBack(_)
             | Self::NotSent(_) => Ran::No,
             Self::Refused { ran, .. } => *ran,
             Self::Forbidden(_)
@@ -215,7 +211,6 @@ impl Error {
             Self::ProviderFailed(_) => "provider_failed",
             Self::Unavailable { .. } => "unavailable",
             Self::NotSent(_) => "not_sent",
-            Self::HeldBack(_) => "held_back",
             Self::TimedOut(_) => "timed_out",
             Self::Broken(_) => "broken",
             Self::BadAnswer(_) => "bad_answer",
@@ -238,7 +233,6 @@ impl Error {
             | Self::ToolFailed(details)
             | Self::ProviderFailed(details)
             | Self::NotSent(details)
-            | Self::HeldBack(details)
             | Self::TimedOut(details)
             | Self::Broken(details)
             | Self::BadAnswer(details)

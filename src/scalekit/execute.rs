@@ -39,7 +39,7 @@ pub struct ToolAnswer {
 
 impl Scalekit {
     /// Runs a tool once. Only a call that was refused for our own token is sent a second time: it did not run. `may_leave`
-    /// is asked right before anything is sent; where it says why not, that is [`Error::HeldBack`].
+    /// is asked right before anything is sent; where it says why not, that is [`Error::NotSent`].
     pub async fn execute<F>(&self, request: &ExecuteRequest<'_>, may_leave: impl Fn() -> F) -> Result<ToolAnswer, Error>
     where
         F: Future<Output = Result<(), String>>,

@@ -212,7 +212,7 @@ impl Scalekit {
     where
         F: Future<Output = Result<(), String>>,
     {
-        let held_back = |why| Error::HeldBack(Details { message: why, ..Details::default() });
+        let held_back = |why| Error::NotSent(Details { message: why, ..Details::default() });
         let token = self.token(None).await?;
         may_leave().await.map_err(held_back)?;
         let refused = match self.exchange(operation, request.clone().bearer(token.secret.clone())).await {

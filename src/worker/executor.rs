@@ -99,9 +99,9 @@ impl Executor {
                 return Err(Interruption::Shutdown);
             }
             match step {
-                Step::CheckAccounts => self.in_time(stop, attempt.check_accounts()).await?,
-                Step::ListTools => self.in_time(stop, attempt.list_tools()).await?,
-                Step::CallModel => self.in_time(stop, attempt.call_model()).await?,
+                Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await?,
+                Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await?,
+                Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await?,
                 Step::CallTools(calls) => attempt.call_tools(&calls).await?,
                 Step::SettleDoubt(call) => attempt.settle_doubt(&call).await?,
                 Step::Finish(conclusion) => attempt.finish(*conclusion).await?,

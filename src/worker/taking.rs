@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn data_that_is_younger_than_the_job_was_lost_in_between() {
-        let at = |second| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
         let hold = Duration::from_secs(900);
         assert!(is_younger(at(100), Some(at(0)), at(110), hold));
         assert!(!is_younger(at(0), Some(at(100)), at(110), hold));

@@ -49,7 +49,13 @@ impl Tenure {
         if confirmed.elapsed() < self.lease / 2 {
             return Ok(());
         }
-        self.renew().await.map_err(Interruption::from)
+        self.renew().await.map_err(|error| {
+            let why = Interruption::from(error);
+            if !matches!(why, Interruption::JournalUnavailable(_)) {
+                self.end(why.clone());
+            }
+            why
+        })
     }
 
     /// Appends lines after the first `sequence` ones.
@@ -88,7 +94,7 @@ impl Tenure {
                 Err(error) => self.end(error.into()),
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Ready once the run is lost to somebody else, or its journal is.

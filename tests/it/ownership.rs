@@ -97,7 +97,7 @@ async fn a_copy_of_a_run_that_is_alive_elsewhere_waits_without_a_place_and_witho
     bench.send("job-1", "take your time").await;
     bench.send("job-1", "take your time").await;
     worker.running.line("the run is alive elsewhere").await;
-    let before = Used::by(worker.running.process()).processor;
+    let before = Used::by(worker.running.process());
     for id in ["job-2", "job-3"] {
         bench.send(id, "say it").await;
         assert_eq!(bench.reply().await["subject"], id, "the copies stand in nobody's way");
@@ -107,7 +107,7 @@ async fn a_copy_of_a_run_that_is_alive_elsewhere_waits_without_a_place_and_witho
         (lines(&worker, "the run is alive elsewhere") == 4).then_some(())
     })
     .await;
-    assert!(Used::by(worker.running.process()).processor - before < Duration::from_secs(1));
+    assert!(before.processor_since(worker.running.process()) < Duration::from_secs(1));
     go.notify_one();
     let reply = bench.reply().await;
     assert_eq!((reply["subject"].as_str(), reply["data"]["text"].as_str()), (Some("job-1"), Some("first")));

@@ -145,6 +145,11 @@ pub(crate) struct Used {
 }
 
 impl Used {
+    /// Processor time that the process has used since.
+    pub(crate) fn processor_since(self, process: u32) -> Duration {
+        Self::by(process).processor.saturating_sub(self.processor)
+    }
+
     pub(crate) fn by(process: u32) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
         let field = |name: &str| {
