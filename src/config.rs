@@ -270,19 +270,17 @@ impl HttpConfig {
 
 impl WorkerConfig {
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut positive = |name: &str, value: u64| {
-            if value == 0 {
-                problems.push(format!("{name}: must be at least 1"));
-            }
-        };
-        positive("concurrency", self.concurrency as u64);
-        positive("lease_seconds", self.lease_seconds);
-        positive("max_job_bytes", self.max_job_bytes as u64);
-        positive("hold_delivery_seconds", self.hold_delivery_seconds);
-        positive("strikes", self.strikes.into());
-        positive("transient.attempts", self.transient.attempts.into());
-        positive("rate_limited.attempts", self.rate_limited.attempts.into());
+        let positive: [(&str, u64); 7] = [
+            ("concurrency", self.concurrency as u64),
+            ("lease_seconds", self.lease_seconds),
+            ("max_job_bytes", self.max_job_bytes as u64),
+            ("hold_delivery_seconds", self.hold_delivery_seconds),
+            ("strikes", self.strikes.into()),
+            ("transient.attempts", self.transient.attempts.into()),
+            ("rate_limited.attempts", self.rate_limited.attempts.into()),
+        ];
+        let zero = positive.iter().filter(|(_, value)| *value == 0);
+        let mut problems: Vec<String> = zero.map(|(name, _)| format!("{name}: must be at least 1")).collect();
         if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
             problems.push(format!(
                 "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
