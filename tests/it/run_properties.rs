@@ -181,7 +181,12 @@ impl World {
     fn ask_for_authorization(&mut self) {
         let connections = self.run.job().connections.clone();
         let until = self.now + SignedDuration::from_hours(1);
-        self.event(Event::AuthorizationRequested { connections, until, links_end: Some(until) });
+        self.event(Event::AuthorizationRequested {
+            connections,
+            until,
+            links_end: Some(until),
+            refused_while_active: false,
+        });
         self.pause(Pause::Authorization);
     }
 
