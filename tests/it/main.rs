@@ -30,6 +30,7 @@ mod rate_limits;
 mod reconnection;
 mod recovery;
 mod redis_faults;
+mod restart;
 mod run_properties;
 mod runs;
 mod runs_in_doubt;
