@@ -121,7 +121,7 @@ impl Executor {
     /// The run does not wait any more, if it ever did.
     pub(super) async fn unpark(&self, run: &Run) {
         let job = run.job();
-        if run.authorization_waits() > 0
+        if run.may_be_parked()
             && let Err(error) = self.parking.unpark(&job.identifier, &job.id()).await
         {
             warn!(job.id = %job.id(), %error, "a webhook may wake the run once more, for nothing");

@@ -50,28 +50,34 @@ async fn logs_that_are_not_there_or_not_wanted_leave_the_doubt() {
 
 #[tokio::test]
 async fn a_model_call_that_may_have_been_answered_makes_the_usage_unknown_also_where_the_next_one_succeeds() {
-    for (kind, unknown) in
-        [("commit_then_timeout", true), ("commit_then_reset", true), ("half_answer", true), ("status", false)]
-    {
+    for (fault, reason, unknown) in [
+        (json!({"on": "model", "kind": "commit_then_timeout"}), "timed_out", true),
+        (json!({"on": "model", "kind": "commit_then_reset"}), "interrupted", true),
+        (json!({"on": "model", "kind": "half_answer"}), "interrupted", true),
+        (json!({"on": "model", "kind": "status", "status": 200, "html": true}), "bad_answer", true),
+        (json!({"on": "model", "kind": "status", "status": 503}), "unavailable", false),
+    ] {
         let bench = Bench::with(None, |config| config.model.timeout_seconds = 2).await;
-        bench.peer.fault(json!({"on": "model", "kind": kind, "status": 503})).await;
+        bench.peer.fault(fault).await;
         let completed = bench.completed(&job("Fetch my last unread email")).await;
-        assert_eq!(completed["usage"]["unknown"], unknown, "{kind}: {completed:#}");
-        assert_eq!(completed["retries"][0]["count"], 1, "{kind}: {completed:#}");
-        assert_eq!(completed["usage"]["model_calls"], 2, "those that were answered: {completed:#}");
+        assert_eq!(completed["usage"]["unknown"], unknown, "{reason}: {completed:#}");
+        let retries = json!([{"call": "model", "reason": reason, "count": 1}]);
+        assert_eq!(completed["retries"], retries, "{reason}: {completed:#}");
+        assert_eq!(completed["usage"]["model_calls"], 2, "those that were answered, {reason}: {completed:#}");
     }
 }
 
 #[tokio::test]
 async fn a_control_call_that_is_refused_ends_the_run_at_once_in_scalekits_words() {
     for route in ["details", "scoped", "magic_link"] {
-        for status in [400, 403, 422] {
+        for (status, error_code) in [(400, "VALIDATION"), (403, "FORBIDDEN"), (403, "TOOL_ERROR"), (422, "VALIDATION")]
+        {
             let bench = Bench::new().await;
             if route == "magic_link" {
                 let account = json!({"connector": "gmail", "identifier": "user_123", "status": "EXPIRED"});
                 bench.peer.post("/_sandbox/accounts", account).await;
             }
-            let fault = json!({"on": route, "kind": "status", "status": status, "error_code": "VALIDATION",
+            let fault = json!({"on": route, "kind": "status", "status": status, "error_code": error_code,
                 "message": "identifier has a form that we do not take", "times": 100});
             bench.peer.fault(fault).await;
             let failed = bench.failed(&job("x")).await;
