@@ -278,6 +278,9 @@ async fn a_parked_run_is_cancelled_or_woken_by_hand() {
     assert_eq!(cancelled.code, 0, "{cancelled:?}");
     let reply = system.reply().await;
     assert_eq!((reply.subject.as_str(), failure(&reply)), ("unwanted", ErrorCode::Cancelled));
+    let parked = || system.redis.command(&["HKEYS", "agentkit:parked:user_123"]);
+    eventually("only the other one is parked", || async { (parked() == "wanted").then_some(()) }).await;
+    assert_eq!(system.redis.command(&["ZCARD", "agentkit:parked"]), "1");
 
     // The next look at the account would be in ten minutes.
     system.connect_gmail().await;
@@ -286,6 +289,7 @@ async fn a_parked_run_is_cancelled_or_woken_by_hand() {
     let reply = system.reply().await;
     assert_eq!((reply.subject.as_str(), text(&reply)), ("wanted", "done"));
     system.until_state("wanted", "finished").await;
+    assert_eq!(system.redis.command(&["ZCARD", "agentkit:parked"]), "0");
     let late = system.run(&["jobs", "resume", "wanted"]).await;
     assert!(late.code == 1 && late.stdout.contains("nothing to resume"), "{late:?}");
 
