@@ -75,7 +75,8 @@ impl DigestStore for MemoryDigestStore {
         self.with(digest, |state, clock| {
             if !groups.is_empty() {
                 state.see(groups, now, clock);
-                state.forget(before(clock, KEEP_MARKS.as_secs()) - now.duration_since(from));
+                let back = now.duration_since(from).saturating_add(signed(KEEP_MARKS));
+                state.forget(clock.min(now).saturating_sub(back).unwrap_or(Timestamp::MIN));
             }
             let floor = state.floor.unwrap_or(Timestamp::MIN);
             let not_before = groups.iter().map(|group| state.groups[group].0.max(floor)).collect();
@@ -246,7 +247,10 @@ impl State {
         }
         let looked = self.looked.unwrap_or(clock);
         for group in groups {
-            let known = self.groups.get(group).filter(|(_, seen)| *seen >= before(looked, ABSENT.as_secs()));
+            let known = self
+                .groups
+                .get(group)
+                .filter(|(_, seen)| *seen >= looked.saturating_sub(signed(ABSENT)).unwrap_or(Timestamp::MIN));
             let first = known.map_or(now, |(first, _)| (*first).min(now));
             self.groups.insert(group.clone(), (first, clock));
         }
@@ -269,12 +273,11 @@ fn mark(firing: Firing<'_>) -> (String, Timestamp) {
 }
 
 fn after(now: Timestamp, wait: Duration) -> Timestamp {
-    now.saturating_add(SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+    now.saturating_add(signed(wait)).unwrap_or(Timestamp::MAX)
 }
 
-fn before(now: Timestamp, seconds: u64) -> Timestamp {
-    let wait = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
-    now.saturating_sub(wait).unwrap_or(Timestamp::MIN)
+fn signed(wait: Duration) -> SignedDuration {
+    SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -27,7 +27,9 @@ const LONGEST_ID: usize = 200;
 /// A group that was not seen for so long (by the store's clock), while others of its digest were, counts as new when it
 /// comes back. Longer than the time between two looks of a scheduler and at the list of recipients.
 const ABSENT: Duration = Duration::from_mins(10);
-/// Marks of finished occurrences are kept so long beyond the time in which they are looked at, by the store's clock.
+/// Marks of finished occurrences are kept so long beyond the time in which they are looked at. Their age is counted by the
+/// clock that is behind, the store's or the looking scheduler's: neither a scheduler that is ahead nor a store that is may
+/// have those forgotten that somebody still looks at. Schedulers may differ by this much.
 const KEEP_MARKS: Duration = Duration::from_hours(7 * 24);
 /// An unfinished occurrence that nobody goes on with is forgotten after this time.
 const KEEP_FIRING: Duration = Duration::from_hours(3 * 24);

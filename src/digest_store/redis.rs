@@ -8,8 +8,8 @@
 //! | `firing:group:time` | hash: part → `done`, or its owner and the end of the lease in milliseconds of Redis's clock |
 //! | `recipients` | hash: identifier → JSON: `f` fired, `s` success, `r` running, `e` ended, `a` day asked, `j` by which |
 //!
-//! Times are seconds. Leases and the age of marks are measured by Redis's clock, so a scheduler's clock that jumps
-//! breaks neither.
+//! Times are seconds. Leases are measured by Redis's clock, and the age of marks by the clock that is behind, so a
+//! scheduler's clock that jumps breaks neither.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ for index = 5, #ARGV do
 end
 if changing then
     redis.call('HSET', KEYS[1], 'looked', string.format('%.0f', math.max(looked, clock)))
-    local old = string.format('(%.0f', clock - (now - from) - keep)
+    local old = string.format('(%.0f', math.min(clock, now) - (now - from) - keep)
     redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', old)
     redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', old)
 end

@@ -148,6 +148,46 @@ async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &Su
     assert!(!store.look("other", &[], at(21), at(0)).await.unwrap().paused);
 }
 
+async fn no_look_forgets_what_another_still_looks_at(subject: &Subject) {
+    let store = &subject.store;
+    let group = vec!["g".to_owned()];
+    let window = SignedDuration::from_hours(24);
+    // Years behind the store's clock, near it, and years ahead.
+    for (index, day) in ["2020-05-01T12:00:00Z", "2039-12-31T12:00:00Z", "2060-05-01T12:00:00Z"].iter().enumerate() {
+        let noon = instant(day);
+        let digest = format!("digest {index}");
+        let mut marks = std::collections::BTreeSet::new();
+        for hour in [1, 2, 20] {
+            let at = noon - SignedDuration::from_hours(hour);
+            let firing = Firing { digest: &digest, group: "g", at, portions: 1 };
+            store.claim(firing, 1, 1, "one", LEASE).await.unwrap();
+            store.settle(firing, holder("one", &[0]), true).await.unwrap();
+            marks.insert(("g".to_owned(), at));
+        }
+        let long_ago =
+            Firing { digest: &digest, group: "g", at: noon - SignedDuration::from_hours(20 * 24), portions: 1 };
+        store.settle(long_ago, holder("one", &[0]), true).await.unwrap();
+        let open = Firing { digest: &digest, group: "g", at: noon - SignedDuration::from_hours(3), portions: 2 };
+        store.claim(open, 1, 1, "one", LEASE).await.unwrap();
+        store.settle(open, holder("one", &[0]), true).await.unwrap();
+        // Those whose clocks are hours or days wrong look as well, and clean up.
+        for wrong in [0, 3, -3, 6 * 24, 0] {
+            let now = noon + SignedDuration::from_hours(wrong);
+            store.look(&digest, &group, now, now - window).await.unwrap();
+        }
+        let standing = store.look(&digest, &group, noon, noon - window).await.unwrap();
+        assert_eq!(standing.done, marks, "{day}");
+        assert_eq!(standing.begun, [("g".to_owned(), open.at)].into(), "{day}");
+        assert_eq!(store.claim(open, 2, 9, "two", LEASE).await.unwrap().portions, [1], "{day}: a part stays done");
+        let kept = store.look(&digest, &[], noon, long_ago.at).await.unwrap().done.contains(&("g".into(), long_ago.at));
+        match index {
+            0 => assert!(!kept, "marks are not kept for ever"),
+            2 => assert!(kept, "a scheduler that is ahead has nothing forgotten"),
+            _ => {}
+        }
+    }
+}
+
 async fn one_job_a_day_may_ask(subject: &Subject) {
     let store = &subject.store;
     let day = |day: i8| jiff::civil::date(2040, 1, day);
@@ -188,6 +228,11 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn no_look_forgets_what_another_still_looks_at() {
+        super::no_look_forgets_what_another_still_looks_at(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
     async fn one_job_a_day_may_ask() {
         super::one_job_a_day_may_ask(&Subject::memory()).await;
     }
@@ -214,6 +259,11 @@ mod redis {
     #[tokio::test]
     async fn groups_count_from_when_they_are_known_and_pauses_pass_over() {
         super::groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn no_look_forgets_what_another_still_looks_at() {
+        super::no_look_forgets_what_another_still_looks_at(&Subject::redis().await).await;
     }
 
     #[tokio::test]
