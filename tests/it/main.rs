@@ -8,6 +8,7 @@ mod cache_contract;
 mod commands;
 mod crash_table;
 mod digests_firing;
+mod digests_loss;
 mod digests_simulation;
 mod digests_store;
 mod digests_time;
