@@ -9,6 +9,7 @@ mod commands;
 mod crash_table;
 mod digests_firing;
 mod digests_loss;
+mod digests_service;
 mod digests_simulation;
 mod digests_store;
 mod digests_time;
