@@ -124,7 +124,9 @@ impl System {
     async fn worker(&self) -> Worker {
         let mut command = self.command("sh");
         command.args(["-c", WATCHDOG, "watchdog"]).arg(&self.program).arg("worker");
-        let mut watchdog = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It ends with our end of the pipe, and kills the worker then; killed itself it could not.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(false);
+        let mut watchdog = command.spawn().unwrap();
         let mut id = String::new();
         BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut id).await.unwrap();
         Worker { watchdog, id: id.trim().to_owned() }
