@@ -392,6 +392,60 @@ list = [{ identifier = "user_123", name = "Ada" }]
     }
 
     #[test]
+    fn a_job_has_all_that_is_defined_and_the_recipients_own_day() {
+        let text = r#"
+name = "evening"
+cron = "0 8 * * *"
+timezone = "Europe/Berlin"
+prompt = "{{date}} {{time}} {{since}} {{timezone}} {{identifier}} {{digest}} {{name}}"
+instructions = "be short"
+connections = ["gmail", "calendar"]
+model = "gpt-4o"
+reply_to = "digests.ready"
+output_schema = { type = "object" }
+[tools]
+effects = "all"
+allow = ["gmail_fetch_mails"]
+deny = ["gmail_send_message"]
+[limits]
+steps = 7
+[authorization]
+wait_seconds = 5
+[metadata]
+kind = "summary"
+[recipients]
+list = [{ identifier = "kenji", timezone = "Asia/Tokyo", time = "07:30", name = "Kenji", city = "Kyoto" }]
+"#;
+        let digest = parse(text).unwrap();
+        let Source::List(list) = &digest.recipients else { panic!("{:?}", digest.recipients) };
+        let schedule = digest.schedule_of(&list[0]).unwrap();
+        // The evening before in UTC and in Berlin.
+        let occurrence = schedule.next_after("2026-12-31T20:00:00Z".parse().unwrap()).unwrap();
+        let since = "2026-12-30T22:30:00Z".parse().unwrap();
+        let job = digest.job(&list[0], &schedule, occurrence, since, Duration::from_secs(60)).unwrap();
+        assert_eq!(job.prompt, "2027-01-01 07:30 2026-12-31T07:30:00+09:00 Asia/Tokyo kenji evening Kenji");
+        let job = serde_json::to_value(&job).unwrap();
+        for (pointer, value) in [
+            ("/id", serde_json::json!("digest:evening:kenji:2027-01-01T07:30:00")),
+            ("/identifier", "kenji".into()),
+            ("/instructions", "be short".into()),
+            ("/connections", serde_json::json!(["gmail", "calendar"])),
+            ("/model", "gpt-4o".into()),
+            ("/reply_to", "digests.ready".into()),
+            ("/output_schema/type", "object".into()),
+            ("/tools/effects", "all".into()),
+            ("/tools/allow/0", "gmail_fetch_mails".into()),
+            ("/tools/deny/0", "gmail_send_message".into()),
+            ("/limits/steps", 7.into()),
+            ("/authorization/wait_seconds", 5.into()),
+            ("/metadata/kind", "summary".into()),
+            ("/metadata/agentkit.digest/occurrence", "2026-12-31T22:30:00Z".into()),
+        ] {
+            assert_eq!(job.pointer(pointer), Some(&value), "{pointer}");
+        }
+    }
+
+    #[test]
     fn every_problem_is_named_with_file_and_line() {
         let text = r#"name = "Morning!"
 cron = "0 8 * *"

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Scheduler;
@@ -75,6 +76,7 @@ impl Scheduler {
             Firing { digest: &digest.name, group: group.schedule.key(), at: occurrence.at, portions: digest.portions };
         let share = digest.portions.div_ceil(SHARE) as usize;
         let mut total = Counts::default();
+        let began = Instant::now();
         loop {
             let claim = self.store.claim(firing, due, share, &self.rules.owner, self.rules.lease).await?;
             let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &claim.portions };
@@ -93,6 +95,7 @@ impl Scheduler {
                         published = total.published,
                         skipped = total.skipped,
                         duplicates = total.duplicates,
+                        jobs_per_second = a_second(total.published, began.elapsed()),
                         "digest fired"
                     );
                 }
@@ -305,6 +308,10 @@ fn extra_job(
     let schedule = digest.schedule_of(recipient)?;
     let since = memory.success.or_else(|| schedule.latest_until(now).map(|last| last.at)).unwrap_or(now);
     digest.extra_job(recipient, &schedule, now, since, wait, mark)
+}
+
+fn a_second(count: u64, elapsed: Duration) -> u64 {
+    count * 1000 / u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 fn message(job: &Job, now: Timestamp) -> Message {

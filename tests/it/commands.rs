@@ -36,7 +36,9 @@ async fn the_demo_tells_its_story_without_a_terminal_in_half_a_minute() {
             "tool lists: 1 from Scalekit, 1 from this process's cache",
             "effect: gmail_send_message",
             "no second mail was sent",
+            "shown with an accelerated clock",
             "the digest fires",
+            "it does not fire twice",
             "the model is a set of rules and says so",
         ],
     );

@@ -1,8 +1,9 @@
 //! What a digest's firing does: policies, failures, large lists, users who must authorize.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::future::pending;
 use std::io::Write;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,13 +17,15 @@ use agentkit_worker::embedded::Embedded;
 use agentkit_worker::queue::Consumer;
 use agentkit_worker::queue::amqp::AmqpQueue;
 use agentkit_worker::reply::ReplyEvent;
-use agentkit_worker::schedule::{Digest, Digests, Scheduler};
+use agentkit_worker::schedule::{Digests, Scheduler};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
+use crate::support::bench::Used;
 use crate::support::broker::Broker;
-use crate::support::digests::{Counting, Killed, digest, instant, scheduler};
+use crate::support::digests::{Counting, digest, instant, scheduler};
 use crate::support::redis::Redis;
+use crate::support::replica::{Orders, Replica, length};
 use crate::support::sandbox_client::Peer;
 use crate::support::{eventually, soon};
 
@@ -318,113 +321,93 @@ async fn a_real_broker_that_is_away_at_the_due_time_gets_each_job_once() {
     assert!(ids.len() <= 3, "{ids:?}");
 }
 
-#[test]
-fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_the_middle() {
-    // In a process of its own: memory is measured.
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "digests_firing::a_hundred_thousand_recipients", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let report = text.lines().find(|line| line.contains("jobs a second")).expect("the other process ran the test");
-    println!("{report}");
-}
-
 #[tokio::test]
-#[ignore = "run by the test above, in a process of its own"]
-async fn a_hundred_thousand_recipients() {
-    const COUNT: u64 = 100_000;
+async fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_the_middle() {
+    const COUNT: usize = 100_000;
     const LONG_FIELD: usize = 600;
+    const LEASE: Duration = Duration::from_millis(300);
     let folder = tempfile::tempdir().unwrap();
-    let mut file = std::io::BufWriter::new(std::fs::File::create(folder.path().join("users.csv")).unwrap());
+    let mut file = std::io::BufWriter::new(File::create(folder.path().join("users.csv")).unwrap());
     writeln!(file, "identifier,note").unwrap();
     for number in 0..COUNT {
         writeln!(file, "user_{number},{}", "x".repeat(LONG_FIELD)).unwrap();
     }
     file.flush().unwrap();
-    let redis = Redis::start().await;
-    let store: Arc<dyn DigestStore> = Arc::new(RedisDigestStore::new(redis.client()));
     let text = definition("").split("[recipients]").next().unwrap().to_owned() + "[recipients]\nfile = \"users.csv\"";
-    let digest = Digest::parse(&text, &folder.path().join("morning.toml")).unwrap();
-    let clock = Arc::new(ManualClock::new(instant("2040-05-01T08:00:00Z")));
-    let publisher = Arc::new(Tally::default());
-    let replica = |owner: &str| {
-        let mut replica = scheduler(&store, &Arc::default(), &clock, owner, vec![digest.clone()]);
-        replica.publisher = publisher.clone();
-        replica.rules.lease = Duration::from_millis(300);
-        replica
+    std::fs::write(folder.path().join("morning.toml"), text).unwrap();
+    let jobs = folder.path().join("jobs");
+    File::create(&jobs).unwrap();
+    let redis = Redis::start().await;
+    let orders = |owner: &str| Orders {
+        owner: owner.to_owned(),
+        redis: redis.url(),
+        digests: folder.path().to_owned(),
+        jobs: jobs.clone(),
+        lease: LEASE,
     };
-    let first = replica("first");
-    first.step().await;
-    let before = resident_bytes();
-    clock.set(instant("2040-05-01T09:00:00Z"));
-    let began = Instant::now();
-    let killed = Killed { future: Box::pin(first.step()), polls: 0 };
-    let mut killed = Box::pin(killed);
-    // Killed when two fifths are out, wherever it is then.
-    let cut = std::future::poll_fn(|context| {
-        killed.polls = u32::from(publisher.total.load(Ordering::Relaxed) < COUNT * 2 / 5);
-        killed.as_mut().poll(context)
-    });
-    assert!(cut.await.is_none(), "it was to be killed");
-    drop(killed);
-    let of_first = publisher.total.load(Ordering::Relaxed);
-    let second = replica("second");
-    let mut peak = resident_bytes();
-    let standing = loop {
-        second.step().await;
-        peak = peak.max(resident_bytes());
-        let now = instant("2040-05-01T09:00:00Z");
-        let standing = store.look("morning", &[], now, now - SignedDuration::from_hours(1)).await.unwrap();
-        if !standing.done.is_empty() {
-            break standing;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    let milliseconds = began.elapsed().as_millis();
-    let total = publisher.total.load(Ordering::Relaxed);
-    let distinct = publisher.seen.lock().unwrap().len() as u64;
-    let grown = peak.saturating_sub(before);
-    println!(
-        "{distinct} jobs, {of_first} before the kill, {} published again, {} jobs a second, {} MiB more memory",
-        total - distinct,
-        total * 1000 / u64::try_from(milliseconds).unwrap().max(1),
-        grown >> 20
-    );
-    assert_eq!(distinct, COUNT);
-    assert!(total - distinct <= 256, "at most the batch that was under way");
-    assert_eq!(standing.begun.len(), 0);
-    // The file alone has 60 MiB; what grows is the tally of the test and buffers.
-    assert!(grown < 32 << 20, "{grown} bytes more");
-}
-
-/// Counts ids without keeping jobs.
-#[derive(Debug, Default)]
-struct Tally {
-    total: std::sync::atomic::AtomicU64,
-    seen: std::sync::Mutex<std::collections::HashSet<u64>>,
-}
-
-#[async_trait::async_trait]
-impl agentkit_worker::queue::Publisher for Tally {
-    async fn publish(
-        &self,
-        _: &agentkit_worker::queue::Destination,
-        message: agentkit_worker::queue::Message,
-    ) -> Result<agentkit_worker::queue::Published, agentkit_worker::queue::QueueError> {
-        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-        let id = message.properties.message_id.unwrap();
-        self.seen.lock().unwrap().insert(BuildHasherDefault::<DefaultHasher>::default().hash_one(id));
-        self.total.fetch_add(1, Ordering::Relaxed);
-        tokio::task::yield_now().await;
-        Ok(agentkit_worker::queue::Published::Routed)
+    let eight = instant("2026-05-01T08:00:00Z").as_second();
+    let nine = eight + 3600;
+    let (mut first, mut second) = (Replica::start(&orders("first")).await, Replica::start(&orders("second")).await);
+    for replica in [&mut first, &mut second] {
+        assert!(replica.look(eight, pending()).await.is_some());
     }
+    let before = [Used::by(first.process()).memory, Used::by(second.process()).memory];
+    // Killed when about two fifths are out, wherever it is then.
+    const LINE: u64 = "digest:morning:user_12345:2026-05-01T09:00:00 first\n".len() as u64;
+    let began = Instant::now();
+    let two_fifths = async {
+        while length(&jobs) < LINE * COUNT as u64 * 2 / 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(first.look(nine, two_fifths).await, None, "it was to be killed");
+    let peak_of_first = Used::peak(first.process());
+    first.kill().await;
+    let text = std::fs::read_to_string(&jobs).unwrap();
+    let of_first = text.lines().count();
+    while second.look(nine, pending()).await.unwrap() < 60 {}
+    let took = began.elapsed();
+    let grown = [peak_of_first - before[0], Used::peak(second.process()) - before[1]];
+    let text = std::fs::read_to_string(&jobs).unwrap();
+    let ids: BTreeSet<&str> = text.lines().map(|line| line.split_once(' ').unwrap().0).collect();
+    let again = text.lines().count() - ids.len();
+    println!(
+        "{} jobs, {of_first} before the kill, {again} published again, {} jobs a second, {grown:?} KiB more memory",
+        ids.len(),
+        text.lines().count() * 1000 / usize::try_from(took.as_millis()).unwrap(),
+    );
+    assert_eq!(ids.len(), COUNT);
+    assert!(of_first < COUNT * 3 / 4, "killed in the middle: {of_first}");
+    assert!(again <= 256, "at most the batch that was under way: {again}");
+    // The file alone has 60 MiB.
+    assert!(grown.iter().all(|kibibytes| *kibibytes < 8 << 10), "{grown:?} KiB more");
 }
 
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+#[tokio::test]
+async fn ten_replicas_share_the_work_of_one_occurrence() {
+    const COUNT: usize = 2000;
+    let list: Vec<String> = (0..COUNT).map(|number| format!("{{ identifier = \"user_{number}\" }}")).collect();
+    let text = definition("").split("[recipients]").next().unwrap().to_owned();
+    let text = format!("{text}[recipients]\nlist = [{}]", list.join(","));
+    let redis = Redis::start().await;
+    let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
+    let replicas: Vec<(Scheduler, Arc<Counting>)> = (0..10)
+        .map(|number| {
+            let store: Arc<dyn DigestStore> = Arc::new(RedisDigestStore::new(redis.client()));
+            let publisher = Arc::new(Counting::default());
+            (scheduler(&store, &publisher, &clock, &number.to_string(), vec![digest(&text)]), publisher)
+        })
+        .collect();
+    for time in ["2026-05-01T08:00:00Z", "2026-05-01T09:00:00Z"] {
+        clock.set(instant(time));
+        futures_util::future::join_all(replicas.iter().map(|(replica, _)| replica.step())).await;
+    }
+    let shares: Vec<usize> = replicas.iter().map(|(_, publisher)| publisher.ids().len()).collect();
+    let all: BTreeSet<String> = replicas.iter().flat_map(|(_, publisher)| publisher.ids()).collect();
+    println!("{shares:?}");
+    assert_eq!((all.len(), shares.iter().sum::<usize>()), (COUNT, COUNT), "everybody once: {shares:?}");
+    assert!(shares.iter().all(|share| *share < COUNT / 3), "{shares:?}");
+    assert!(shares.iter().filter(|share| **share > 0).count() >= 5, "{shares:?}");
 }
 
 #[tokio::test]

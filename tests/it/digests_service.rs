@@ -152,7 +152,8 @@ async fn a_digest_whose_every_job_fails_is_warned_of_and_one_whose_jobs_complete
 #[tokio::test]
 async fn the_commands_about_digests_do_what_they_say() {
     let bench = Bench::new(Broker::shared().await).await;
-    let program = bench.program(&[]);
+    // Zones come from the program itself.
+    let program = bench.program(&[]).set("TZDIR", "/nowhere").set("TZ", "Mars/Olympus");
     let ran = async |arguments: &[&str], code: i32| {
         let arguments: Vec<&str> = ["digests"].iter().chain(arguments).copied().collect();
         let output = program.run(&arguments).await;
@@ -242,4 +243,24 @@ file = "users.ndjson"
     }
     write(&program, "morning.toml", "cron = 1");
     assert!(ran(&["list"], 64).await.contains("config/digests/morning.toml:1: "));
+}
+
+#[tokio::test]
+async fn the_ready_digest_is_off_and_does_what_it_says_once_it_is_on() {
+    let text = std::fs::read_to_string("config/digests/daily-email-summary.toml").unwrap();
+    assert!(text.contains("\nenabled = false "));
+    let bench = Bench::new(Broker::shared().await).await;
+    let program = bench.program(&[("DIGESTS__DIR", "elsewhere")]);
+    let folder = program.folder().join("elsewhere");
+    std::fs::create_dir(&folder).unwrap();
+    // Due now instead of in the morning; one of the two has a time of the day of his own.
+    let on = text.replace("enabled = false", "enabled = true").replace("0 8 * * mon-fri", "* * * * * *");
+    std::fs::write(folder.join("daily-email-summary.toml"), on.replace("spread = \"15m\"", "spread = \"0s\"")).unwrap();
+    let worker = program.worker().await;
+    let reply = bench.reply().await;
+    assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
+    assert_eq!(reply["data"]["metadata"]["kind"], "daily-email-summary");
+    assert!(reply["subject"].as_str().unwrap().starts_with("digest:daily-email-summary:user_123:"), "{reply:#}");
+    assert!(reply["data"]["text"].as_str().unwrap().contains("emails"), "{reply:#}");
+    worker.stop().await;
 }

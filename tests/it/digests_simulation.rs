@@ -1,32 +1,19 @@
 //! A thousand days with three schedulers, each a process of its own, that are killed in the middle of their work, whose
-//! clocks are set, and whose Redis is killed and restarted: each recipient gets each occurrence once.
-//!
-//! Nothing waits for the days: a replica's clock stands where the test puts it before each look. Jobs go to a file, each by
-//! one write that appends: what was written survives the kill of its writer, as a message does that the broker has, and it
-//! costs microseconds where thousands of confirms would cost minutes. What a broker does is asked of a real one elsewhere.
+//! clocks are set, and whose Redis is killed and restarted: each recipient gets each occurrence once. Nothing waits for the
+//! days.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentkit_worker::clock::ManualClock;
-use agentkit_worker::digest_store::DigestStore;
-use agentkit_worker::digest_store::redis::RedisDigestStore;
-use agentkit_worker::queue::{Destination, Message, Published, Publisher, QueueError};
-use agentkit_worker::redis_client::{Config, RedisClient};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::support::digests::{Chance, daily, digest, instant, oracle, scheduler};
+use crate::support::digests::{Chance, daily, instant, oracle};
 use crate::support::redis::Redis;
+use crate::support::replica::{Orders, Replica, at, length};
 use crate::support::soon;
 
 const MORNING: &str = r#"
@@ -88,124 +75,14 @@ const RECIPIENTS: [(&str, &str, &str, &[i64]); 11] = [
 ];
 /// Clocks are at most so wrong.
 const WRONG: i64 = 3 * 3600;
-/// What a killed replica held is free again after this time, by Redis's clock. Days pass in milliseconds here, so the test
+/// What a killed scheduler held is free again after this time, by Redis's clock. Days pass in milliseconds here, so the test
 /// lets the clocks stand still meanwhile.
 const LEASE: Duration = Duration::from_millis(60);
-/// A replica that wants to look again within this time (in seconds, by its clock) has unfinished work before it.
+/// One that wants to look again within this time (in seconds, by its clock) has unfinished work before it.
 const AT_ONCE: i64 = 6;
 
-/// What a replica is told at its start, as one line.
-#[derive(Serialize, Deserialize)]
-struct Orders {
-    owner: String,
-    redis: String,
-    jobs: PathBuf,
-}
-
-/// Takes jobs for good: a line in a file for each, its id and who published it.
-struct Appending {
-    owner: String,
-    file: File,
-}
-
-#[async_trait::async_trait]
-impl Publisher for Appending {
-    async fn publish(&self, _: &Destination, message: Message) -> Result<Published, QueueError> {
-        let line = format!("{} {}\n", message.properties.message_id.unwrap(), self.owner);
-        assert_eq!(
-            (&self.file).write(line.as_bytes()).unwrap(),
-            line.len(),
-            "one write, so that a kill leaves no half"
-        );
-        Ok(Published::Routed)
-    }
-}
-
-#[tokio::test]
-#[ignore = "run by the test below, three at a time, each in a process of its own"]
-async fn a_replica() {
-    let mut lines = std::io::stdin().lines().map(Result::unwrap);
-    let orders: Orders = serde_json::from_str(&lines.next().unwrap()).unwrap();
-    // A breaker that waits for seconds would hide weeks from the scheduler.
-    let impatient = Config { url: orders.redis.into(), breaker_open_milliseconds: 1, ..Config::default() };
-    let store: Arc<dyn DigestStore> = Arc::new(RedisDigestStore::new(RedisClient::new(&impatient).unwrap()));
-    let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
-    let digests = vec![digest(MORNING), digest(NIGHT), digest(EVENING)];
-    let mut scheduler = scheduler(&store, &Arc::default(), &clock, &orders.owner, digests);
-    let file = File::options().append(true).open(orders.jobs).unwrap();
-    scheduler.publisher = Arc::new(Appending { owner: orders.owner, file });
-    scheduler.rules.lease = LEASE;
-    // On a line of its own, behind what the test harness has begun.
-    say("\nready");
-    // Ends with its input, so also where the test that feeds it is killed.
-    for line in lines {
-        clock.set(Timestamp::from_second(line.parse().unwrap()).unwrap());
-        let next = scheduler.step().await;
-        say(&format!("next {}", next.as_second()));
-    }
-}
-
-fn say(line: &str) {
-    let mut output = std::io::stdout();
-    writeln!(output, "{line}").unwrap();
-    output.flush().unwrap();
-}
-
-/// A replica's process. It is killed with its handle.
-struct Process {
-    owner: String,
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Process {
-    async fn start(orders: &Orders) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "digests_simulation::a_replica", "--ignored", "--nocapture"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let output = BufReader::new(output).lines();
-        let mut process = Self { owner: orders.owner.clone(), child, input, output };
-        process.tell(&serde_json::to_string(orders).unwrap()).await;
-        process.hear("ready").await;
-        process
-    }
-
-    async fn tell(&mut self, line: &str) {
-        self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
-    }
-
-    /// The rest of the next line that begins like this.
-    async fn hear(&mut self, start: &str) -> String {
-        loop {
-            let line = soon("a replica's answer", self.output.next_line()).await.unwrap();
-            let line = line.unwrap_or_else(|| panic!("{} ended by itself", self.owner));
-            if let Some(rest) = line.strip_prefix(start) {
-                return rest.trim().to_owned();
-            }
-        }
-    }
-
-    /// Lets it look at `time`; answers in how many seconds it wants to look again, `None` where the moment of its death came
-    /// first.
-    async fn look(&mut self, time: i64, death: impl Future<Output = ()>) -> Option<i64> {
-        self.tell(&time.to_string()).await;
-        let next = tokio::select! {
-            biased;
-            next = self.hear("next ") => next,
-            () = death => return None,
-        };
-        Some(next.parse::<i64>().unwrap().saturating_sub(time))
-    }
-}
-
-struct Replica {
-    process: Process,
+struct Scheduler {
+    process: Replica,
     wrong_by: i64,
     asleep_until: i64,
 }
@@ -213,7 +90,7 @@ struct Replica {
 struct World {
     redis: Redis,
     folder: TempDir,
-    replicas: Vec<Replica>,
+    schedulers: Vec<Scheduler>,
     chance: Chance,
     starts: u32,
     restarts: u32,
@@ -227,16 +104,19 @@ impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         File::create(folder.path().join("jobs")).unwrap();
+        for (name, text) in [("morning", MORNING), ("night", NIGHT), ("evening", EVENING)] {
+            std::fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
+        }
         // Written before it is answered, without a flush that a write may have to wait for: a killed server (unlike a
         // machine without power) then knows all that it answered. With `everysec` it may lose two seconds, months here.
         let redis = Redis::start_with(&["--appendfsync", "no"]).await;
         let chance = Chance(0x5eed_0000_0000_0001);
         let (killed, disturbed) = (BTreeMap::new(), Vec::new());
-        let replicas = Vec::new();
-        let mut world = Self { redis, folder, replicas, chance, starts: 0, restarts: 0, killed, disturbed };
+        let schedulers = Vec::new();
+        let mut world = Self { redis, folder, schedulers, chance, starts: 0, restarts: 0, killed, disturbed };
         for _ in 0..3 {
             let process = world.start().await;
-            world.replicas.push(Replica { process, wrong_by: 0, asleep_until: 0 });
+            world.schedulers.push(Scheduler { process, wrong_by: 0, asleep_until: 0 });
         }
         world
     }
@@ -245,19 +125,22 @@ impl World {
         self.folder.path().join("jobs")
     }
 
-    async fn start(&mut self) -> Process {
+    async fn start(&mut self) -> Replica {
         self.starts += 1;
         let owner = format!("start-{}", self.starts);
-        Process::start(&Orders { owner, redis: self.redis.url(), jobs: self.jobs() }).await
+        let digests = self.folder.path().to_owned();
+        Replica::start(&Orders { owner, redis: self.redis.url(), digests, jobs: self.jobs(), lease: LEASE }).await
     }
 
-    /// What befalls the replicas between two looks.
+    /// What befalls the schedulers between two looks.
     fn disturb(&mut self, now: i64) {
-        for replica in &mut self.replicas {
+        for scheduler in &mut self.schedulers {
             match self.chance.below(70) {
-                0 | 1 => replica.wrong_by = i64::try_from(self.chance.below(2 * WRONG.unsigned_abs())).unwrap() - WRONG,
-                2..=4 => replica.wrong_by = 0,
-                5 => replica.asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap(),
+                0 | 1 => {
+                    scheduler.wrong_by = i64::try_from(self.chance.below(2 * WRONG.unsigned_abs())).unwrap() - WRONG
+                }
+                2..=4 => scheduler.wrong_by = 0,
+                5 => scheduler.asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap(),
                 _ => {}
             }
         }
@@ -270,20 +153,20 @@ impl World {
         let outage = (self.chance.below(200) == 0).then(|| Duration::from_micros(self.chance.below(6000)));
         let before = length(&self.jobs());
         let (jobs, began) = (self.jobs(), Instant::now());
-        let looks = self.replicas.iter_mut().zip(moments).map(|(replica, moment)| {
-            let death = moment.comes(&jobs, before, began, replica.process.owner.clone());
+        let looks = self.schedulers.iter_mut().zip(moments).map(|(scheduler, moment)| {
+            let death = moment.comes(&jobs, before, began, scheduler.process.owner.clone());
             async move {
-                if replica.asleep_until > now {
+                if scheduler.asleep_until > now {
                     return Some(i64::MAX);
                 }
-                replica.process.look(now + replica.wrong_by, death).await
+                scheduler.process.look(now + scheduler.wrong_by, death).await
             }
         });
         let looks = futures_util::future::join_all(looks);
         let redis = &mut self.redis;
         let outages = async {
             if let Some(wait) = outage {
-                until(began + wait).await;
+                at(began + wait).await;
                 redis.kill();
                 redis.restart().await;
             }
@@ -294,10 +177,10 @@ impl World {
             self.disturbed.push(before..length(&self.jobs()));
         }
         for (index, _) in nexts.iter().enumerate().filter(|(_, next)| next.is_none()) {
-            let process = &mut self.replicas[index].process;
-            process.child.kill().await.unwrap();
+            let process = &mut self.schedulers[index].process;
+            process.kill().await;
             self.killed.insert(process.owner.clone(), before);
-            self.replicas[index].process = self.start().await;
+            self.schedulers[index].process = self.start().await;
         }
         nexts.iter().any(|next| next.is_none_or(|next| next <= AT_ONCE))
     }
@@ -347,7 +230,7 @@ impl World {
     }
 }
 
-/// When a replica dies.
+/// When a scheduler dies.
 #[derive(Clone, Copy)]
 enum Moment {
     Never,
@@ -358,7 +241,7 @@ enum Moment {
 }
 
 impl Moment {
-    /// For each replica.
+    /// For each scheduler.
     fn choose(chance: &mut Chance) -> [Self; 3] {
         let mut moments = [Self::Never; 3];
         match chance.below(70) {
@@ -375,7 +258,7 @@ impl Moment {
     async fn comes(self, jobs: &Path, before: u64, began: Instant, owner: String) {
         match self {
             Self::Never => std::future::pending().await,
-            Self::After(wait) => until(began + wait).await,
+            Self::After(wait) => at(began + wait).await,
             Self::Published(count) => {
                 let mut seen = before;
                 loop {
@@ -393,17 +276,6 @@ impl Moment {
             }
         }
     }
-}
-
-/// To the microsecond, which timers are not.
-async fn until(moment: Instant) {
-    while Instant::now() < moment {
-        tokio::task::yield_now().await;
-    }
-}
-
-fn length(file: &Path) -> u64 {
-    std::fs::metadata(file).unwrap().len()
 }
 
 #[tokio::test]
@@ -427,8 +299,8 @@ async fn each_recipient_gets_each_of_a_thousand_days_once() {
         };
     }
     // Clocks are right again, the last window is over, and everybody looks until nobody finds anything.
-    for replica in &mut world.replicas {
-        (replica.wrong_by, replica.asleep_until) = (0, 0);
+    for scheduler in &mut world.schedulers {
+        (scheduler.wrong_by, scheduler.asleep_until) = (0, 0);
     }
     let mut now = end.as_second() + 8 * 3600;
     soon("nothing is left to do", async {

@@ -1,7 +1,7 @@
 //! Digests come at the right time, whatever the clocks on the walls do.
 
 use agentkit_worker::schedule::occurrence::Schedule;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::support::digests::{daily, instant, oracle};
 
@@ -127,16 +127,54 @@ fn four_years_in_many_zones_agree_with_a_walk_through_every_minute() {
             ("0,45 0,1,2,3,23 * * *", &[0, 45, 60, 105, 120, 165, 180, 225, 1380, 1425]),
         ];
         for (expression, minutes) in cases {
-            let schedule = Schedule::new(expression, zone, None).unwrap();
-            let mut ours = Vec::new();
-            let mut at = from;
-            while let Some(next) = schedule.next_after(at).filter(|next| next.at <= until) {
-                ours.push((next.at, next.local));
-                at = next.at;
-            }
-            let theirs = oracle(zone, from, until, daily(minutes));
-            let first = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
-            assert!(first.is_none() && ours.len() == theirs.len(), "{zone} {expression}: {first:?}");
+            agrees(zone, expression, minutes, from, until);
+        }
+    }
+}
+
+/// Product and oracle say the same.
+fn agrees(zone: &str, expression: &str, minutes: &[i64], from: Timestamp, until: Timestamp) {
+    let schedule = Schedule::new(expression, zone, None).unwrap();
+    let mut ours = Vec::new();
+    let mut at = from;
+    while let Some(next) = schedule.next_after(at).filter(|next| next.at <= until) {
+        ours.push((next.at, next.local));
+        at = next.at;
+    }
+    let theirs = oracle(zone, from, until, daily(minutes));
+    let first = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
+    assert!(first.is_none() && ours.len() == theirs.len(), "{zone} {expression} from {from}: {first:?}");
+}
+
+#[test]
+fn zones_that_changed_their_rules_agree_with_a_walk_through_every_minute() {
+    for (zone, year) in [
+        // A day that does not exist: 30 December 2011.
+        ("Pacific/Apia", 2011),
+        // Half an hour back for good, and forth again three years later.
+        ("Asia/Pyongyang", 2015),
+        ("Asia/Pyongyang", 2018),
+        // Summer time for ever, announced weeks before.
+        ("Europe/Istanbul", 2016),
+        // No summer time any more.
+        ("America/Sao_Paulo", 2019),
+        ("America/Mexico_City", 2022),
+        // An hour east, in the middle of a winter.
+        ("Africa/Juba", 2021),
+        // A change of half an hour without summer time.
+        ("America/Caracas", 2016),
+        // From three hours of difference to two within a year.
+        ("Antarctica/Casey", 2020),
+    ] {
+        let from = instant(&format!("{year}-01-01T00:00:00Z"));
+        let until = instant(&format!("{}-01-03T00:00:00Z", year + 1));
+        let cases: [(&str, &[i64]); 3] = [
+            ("30 2 * * *", &[150]),
+            ("@daily", &[0]),
+            ("*/15 0,1,23 * * *", &[0, 15, 30, 45, 60, 75, 90, 105, 1380, 1395, 1410, 1425]),
+        ];
+        for (expression, minutes) in cases {
+            agrees(zone, expression, minutes, from, until);
         }
     }
 }

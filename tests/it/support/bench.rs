@@ -150,6 +150,13 @@ impl Used {
         Self::by(process).processor.saturating_sub(self.processor)
     }
 
+    /// The most memory that it ever had, in KiB.
+    pub(crate) fn peak(process: u32) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn by(process: u32) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
         let field = |name: &str| {

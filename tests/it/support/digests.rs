@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agentkit_worker::clock::ManualClock;
@@ -85,24 +83,6 @@ pub(crate) fn scheduler(
         },
         stop: CancellationToken::new(),
         digests: Arc::new(Digests::new(digests)),
-    }
-}
-
-/// A future that is killed after so many polls, as a process is: nothing of it runs any more.
-pub(crate) struct Killed<F> {
-    pub(crate) future: Pin<Box<F>>,
-    pub(crate) polls: u32,
-}
-
-impl<F: Future> Future for Killed<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.polls == 0 {
-            return Poll::Ready(None);
-        }
-        self.polls -= 1;
-        self.future.as_mut().poll(context).map(Some)
     }
 }
 
