@@ -128,19 +128,24 @@ impl Digests {
 }
 
 impl Scheduler {
-    /// Fires until told to stop. Each digest has a loop of its own, so a large one delays no other.
+    /// Fires until told to stop. Each digest has a loop of its own, so a large one delays no other. A stop and a new set wait
+    /// for the batches that are under way, so that nothing is published without a note.
     pub async fn run(&self) {
         info!(digests = self.digests.names().join(", "), "digests are scheduled");
         while !self.stop.is_cancelled() {
+            let turn = Self { stop: self.stop.child_token(), ..self.clone() };
             let present = self.digests.present();
-            let loops = futures_util::future::join_all(present.iter().map(|planned| self.keep(planned)));
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                // A firing under way is left in mid-batch at worst; its claims run out and its ids repeat.
-                () = self.digests.changed.notified() => info!(digests = self.digests.names().join(", "), "digests were read again"),
-                _ = loops => self.stop.cancelled().await,
-            }
+            let loops = futures_util::future::join_all(present.iter().map(|planned| turn.keep(planned)));
+            let end = async {
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    () = self.digests.changed.notified() => {
+                        info!(digests = self.digests.names().join(", "), "digests were read again");
+                        turn.stop.cancel();
+                    }
+                }
+            };
+            tokio::join!(loops, end);
         }
     }
 
@@ -152,10 +157,14 @@ impl Scheduler {
     }
 
     async fn keep(&self, planned: &Planned) {
-        loop {
+        while !self.stop.is_cancelled() {
             let next = self.look(planned).await;
             let wait = Duration::try_from(next.duration_since(self.clock.now())).unwrap_or(Duration::ZERO);
-            tokio::time::sleep(wait.clamp(Duration::from_millis(10), LOOK_AT_LEAST)).await;
+            let wait = tokio::time::sleep(wait.clamp(Duration::from_millis(10), LOOK_AT_LEAST));
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = wait => {}
+            }
         }
     }
 

@@ -279,6 +279,48 @@ async fn the_running_scheduler_fires_at_the_time_and_takes_over_a_new_set() {
 }
 
 #[tokio::test]
+async fn a_new_set_and_a_stop_in_mid_firing_cost_nobody_a_job_and_nobody_a_second_one() {
+    const COUNT: u64 = 4000;
+    let folder = tempfile::tempdir().unwrap();
+    let list: Vec<String> = (0..COUNT).map(|number| format!("{{ identifier = \"user_{number}\" }}")).collect();
+    let text = definition("").split("[recipients]").next().unwrap().to_owned();
+    let text = format!("{text}[recipients]\nlist = [{}]", list.join(","));
+    std::fs::write(folder.path().join("morning.toml"), text).unwrap();
+    let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
+    let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));
+    let publisher = Arc::new(Counting::default());
+    let replica = |owner: &str| {
+        let digests = Arc::new(Digests::of_directory(folder.path().to_owned()).unwrap());
+        Scheduler { digests, ..scheduler(&store, &publisher, &clock, owner, Vec::new()) }
+    };
+    let first = replica("first");
+    first.step().await;
+    clock.set(instant("2026-05-01T09:00:00Z"));
+    let (stop, digests) = (first.stop.clone(), first.digests.clone());
+    let running = tokio::spawn(async move { first.run().await });
+    let out = async |count: u64| {
+        soon("jobs", async {
+            while publisher.total.load(Ordering::Relaxed) < count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    for part in 1..=5 {
+        out(part * COUNT / 10).await;
+        digests.reload().unwrap();
+    }
+    out(COUNT * 6 / 10).await;
+    stop.cancel();
+    soon("the scheduler's end", running).await.unwrap();
+    let of_first = publisher.total.load(Ordering::Relaxed);
+    assert!(of_first < COUNT * 9 / 10, "{of_first}: it stops after its batch");
+    // No lease has to run out: the clock of the store stands still.
+    replica("second").step().await;
+    assert_eq!((publisher.ids().len() as u64, publisher.total.load(Ordering::Relaxed)), (COUNT, COUNT));
+}
+
+#[tokio::test]
 async fn a_real_broker_that_is_away_at_the_due_time_gets_each_job_once() {
     let broker = Broker::exclusive().await;
     let config = agentkit_worker::queue::amqp::Config {
