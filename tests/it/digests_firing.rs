@@ -367,6 +367,7 @@ async fn a_real_broker_that_is_away_at_the_due_time_gets_each_job_once() {
 async fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_the_middle() {
     const COUNT: usize = 100_000;
     const LONG_FIELD: usize = 600;
+    const LINE: u64 = "digest:morning:user_12345:2026-05-01T09:00:00 first\n".len() as u64;
     const LEASE: Duration = Duration::from_millis(300);
     let folder = tempfile::tempdir().unwrap();
     let mut file = std::io::BufWriter::new(File::create(folder.path().join("users.csv")).unwrap());
@@ -395,7 +396,6 @@ async fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_
     }
     let before = [Used::by(first.process()).memory, Used::by(second.process()).memory];
     // Killed when about two fifths are out, wherever it is then.
-    const LINE: u64 = "digest:morning:user_12345:2026-05-01T09:00:00 first\n".len() as u64;
     let began = Instant::now();
     let two_fifths = async {
         while length(&jobs) < LINE * COUNT as u64 * 2 / 5 {

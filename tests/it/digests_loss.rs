@@ -115,7 +115,7 @@ async fn the_rest_is_fired(redis: Option<Arc<Redis>>) {
     }
     let digests = Arc::new(Digests::of_directory(scene.folder.path().to_owned()).unwrap());
     let mut third = Scheduler { digests, ..scene.schedulers[0].clone() };
-    third.rules.owner = "three".to_owned();
+    "three".clone_into(&mut third.rules.owner);
     third.step().await;
     scene.schedulers[1].step().await;
     assert_eq!(scene.publisher.ids().len(), before, "nothing is fired before all have told what they know");
@@ -233,7 +233,10 @@ async fn a_look_that_loses_redis_under_its_hands_stops_and_the_rest_comes_withou
     let again = scene.schedulers[0].step().await;
     assert_eq!(again, scene.clock.now(), "it looks again at once");
     let out = scene.counts().len();
-    assert!(out >= EARLY + MANY / 3 && out < EARLY + MANY / 2, "{out}: no more than what was claimed before the loss");
+    assert!(
+        (EARLY + MANY / 3..EARLY + MANY / 2).contains(&out),
+        "{out}: no more than what was claimed before the loss"
+    );
     for _ in 0..3 {
         scene.minute().await;
     }

@@ -137,7 +137,7 @@ impl World {
         for scheduler in &mut self.schedulers {
             match self.chance.below(70) {
                 0 | 1 => {
-                    scheduler.wrong_by = i64::try_from(self.chance.below(2 * WRONG.unsigned_abs())).unwrap() - WRONG
+                    scheduler.wrong_by = i64::try_from(self.chance.below(2 * WRONG.unsigned_abs())).unwrap() - WRONG;
                 }
                 2..=4 => scheduler.wrong_by = 0,
                 5 => scheduler.asleep_until = now + i64::try_from(self.chance.below(20 * 3600)).unwrap(),
