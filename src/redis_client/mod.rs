@@ -1,24 +1,29 @@
 //! The one way to Redis that journal, cache, digests and parking share.
 
 mod breaker;
+mod cluster;
 mod config;
 mod facts;
 mod node;
+mod script;
+mod slots;
+mod wire;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, FromRedisValue, RedisResult, ScriptInvocation};
-use secrecy::ExposeSecret;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
 use tokio::time::Instant;
 
 pub use config::Config;
 pub use facts::Facts;
+pub(crate) use script::{Invocation, Script};
 
 use crate::key::Key;
-use node::{Limits, Node};
+use cluster::Cluster;
+use node::{Failure, Limits, Node, Sending};
+use wire::Wire;
 
 /// Redis did not do it: not reached, not in time, or refused (read-only, out of memory, loading). What a timed-out
 /// command did is not known. The text names the cause and holds no secret.
@@ -41,8 +46,12 @@ pub struct RedisClient(Arc<Inner>);
 
 struct Inner {
     key_prefix: String,
-    limits: Limits,
-    node: Node,
+    servers: Servers,
+}
+
+enum Servers {
+    One(Box<Node>),
+    Cluster(Box<Cluster>),
 }
 
 impl RedisClient {
@@ -51,27 +60,37 @@ impl RedisClient {
     /// # Errors
     /// Where the address is not one of a Redis server.
     pub fn new(config: &Config) -> Result<Self, Unavailable> {
-        let client =
-            Client::open(config.url.expose_secret()).map_err(|_| Unavailable(config.problems().join("; ")))?;
+        let addresses = config.addresses().map_err(|problems| Unavailable(problems.join("; ")))?;
         let limits = Limits::from(config);
-        let node = Node::new(client, &limits);
-        Ok(Self(Arc::new(Inner { key_prefix: config.key_prefix.clone(), limits, node })))
+        let servers = match &addresses[..] {
+            [address] if !config.cluster => Servers::One(Box::new(Node::new(address.clone(), &limits)?)),
+            _ => Servers::Cluster(Box::new(Cluster::new(addresses, limits)?)),
+        };
+        Ok(Self(Arc::new(Inner { key_prefix: config.key_prefix.clone(), servers })))
     }
 
     /// How Redis has answered lately. Asks nothing; see [`RedisClient::ping`].
     pub fn status(&self) -> Status {
-        self.0.node.status()
+        match &self.0.servers {
+            Servers::One(node) => node.status(),
+            Servers::Cluster(cluster) => cluster.status(),
+        }
     }
 
-    /// Asks for a sign of life.
+    /// Asks for a sign of life, of a cluster every master.
     pub async fn ping(&self) -> Result<(), Unavailable> {
-        self.query::<()>(&redis::cmd("PING")).await
+        match &self.0.servers {
+            Servers::One(node) => node.ask(&redis::cmd("PING")).await.map_err(|failure| failure.describe()),
+            Servers::Cluster(cluster) => cluster.ping().await,
+        }
     }
 
-    /// What an operator must know about the server.
-    pub async fn facts(&self) -> Result<Facts, Unavailable> {
-        let answer: Vec<u8> = self.query(&redis::cmd("INFO")).await?;
-        Ok(Facts::from_info(&String::from_utf8_lossy(&answer)))
+    /// What an operator must know about the server, or about every master of a cluster.
+    pub async fn facts(&self) -> Result<Vec<Facts>, Unavailable> {
+        match &self.0.servers {
+            Servers::One(node) => Ok(vec![Facts::of(node).await.map_err(|failure| failure.describe())?]),
+            Servers::Cluster(cluster) => cluster.facts().await,
+        }
     }
 
     /// `key` with this deployment's prefix.
@@ -84,32 +103,48 @@ impl RedisClient {
         format!("{}{kind}:{{{}}}", self.0.key_prefix, crate::key::encode(part))
     }
 
-    /// Sends a command that may be sent twice: where the connection turns out to be broken, it is sent once more over
-    /// a new one.
+    /// Sends a command, whose first argument is its one key, and which may be sent twice: where the connection turns out
+    /// to be broken, it is sent once more over a new one.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
-        self.call(true, |mut connection| async move { command.query_async(&mut connection).await }).await
+        let slot = slots::of_command(command);
+        self.call(slot, true, |mut wire| async move { command.query_async(&mut wire).await }).await
     }
 
-    /// Sends a command that must not be sent twice.
+    /// Sends a command, whose first argument is its one key, and which must not be sent twice.
     pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
-        self.call(false, |mut connection| async move { command.query_async(&mut connection).await }).await
+        let slot = slots::of_command(command);
+        self.call(slot, false, |mut wire| async move { command.query_async(&mut wire).await }).await
     }
 
     /// Runs a script that may run twice, by its digest; Redis is sent the text where it does not know it.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Unavailable> {
-        self.call(true, |mut connection| async move { script.invoke_async(&mut connection).await }).await
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &Invocation<'_>) -> Result<T, Unavailable> {
+        self.call(script.slot, true, |mut wire| async move { script.script.invoke_async(&mut wire).await }).await
     }
 
-    async fn call<T, F>(
-        &self,
-        repeatable: bool,
-        operation: impl Fn(MultiplexedConnection) -> F,
-    ) -> Result<T, Unavailable>
+    async fn call<T, F>(&self, slot: u16, repeatable: bool, operation: impl Fn(Wire) -> F) -> Result<T, Unavailable>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let deadline = Instant::now() + self.0.limits.longest_call;
-        self.0.node.call(repeatable, deadline, operation).await.map_err(|failure| failure.describe())
+        match &self.0.servers {
+            Servers::One(node) => {
+                let sending = Sending { repeatable, asking: false, deadline: Instant::now() + node.longest_call };
+                node.call(sending, operation).await.map_err(|failure| of_one(&failure))
+            }
+            Servers::Cluster(cluster) => cluster.call(slot, repeatable, operation).await,
+        }
+    }
+}
+
+/// Why a server that is taken for the only one did not do it.
+fn of_one(failure: &Failure) -> Unavailable {
+    let cause = failure.describe();
+    match failure {
+        Failure::Refused(error)
+            if error.is_cluster_error() || error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot) =>
+        {
+            Unavailable(format!("this is a node of a redis cluster: set redis.cluster = true ({cause})"))
+        }
+        _ => cause,
     }
 }
 

@@ -12,10 +12,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, RedisError, RedisResult,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::Breaker;
+use super::wire::Wire;
 use super::{Config, Status, Unavailable, lock};
 
 /// How long a server is waited for, and how often in vain.
@@ -42,10 +45,24 @@ impl From<&Config> for Limits {
     }
 }
 
+/// How a command is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sending {
+    /// Whether it may be sent twice.
+    pub(super) repeatable: bool,
+    /// See [`Wire`].
+    pub(super) asking: bool,
+    /// When the answer comes too late.
+    pub(super) deadline: Instant,
+}
+
 /// A server and the one connection to it.
 pub(super) struct Node {
+    /// `host:port`, or the path of a socket.
+    pub(super) server: String,
     client: Client,
     timeouts: AsyncConnectionConfig,
+    pub(super) longest_call: Duration,
     link: Mutex<Option<Link>>,
     /// Held while connecting, so that one task connects for all; counts the connections made.
     connecting: tokio::sync::Mutex<u64>,
@@ -81,14 +98,26 @@ impl Failure {
 }
 
 impl Node {
-    pub(super) fn new(client: Client, limits: &Limits) -> Self {
-        let server = client.get_connection_info().addr().to_string();
-        Self {
-            client,
+    /// # Errors
+    /// Where the address is of a kind that this program was built without.
+    pub(super) fn new(address: ConnectionInfo, limits: &Limits) -> Result<Self, Unavailable> {
+        let server = address.addr().to_string();
+        Ok(Self {
+            server: server.clone(),
+            client: Client::open(address).map_err(|error| describe(&error))?,
             timeouts: limits.timeouts.clone(),
+            longest_call: limits.longest_call,
             link: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(0),
             breaker: Breaker::new(server, limits.breaker_failures, limits.breaker_open),
+        })
+    }
+
+    /// The host of its address; empty where that is a socket's.
+    pub(super) fn host(&self) -> &str {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
+            _ => "",
         }
     }
 
@@ -97,26 +126,28 @@ impl Node {
         self.breaker.status()
     }
 
-    /// Does `operation` over the connection, until `deadline` at most. Where it may be repeated and the connection turns
-    /// out to be broken, it is done once more over a new one.
-    pub(super) async fn call<T, F>(
-        &self,
-        repeatable: bool,
-        deadline: Instant,
-        operation: impl Fn(MultiplexedConnection) -> F,
-    ) -> Result<T, Failure>
+    /// Asks this very server something that changes nothing.
+    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.longest_call;
+        let sending = Sending { repeatable: true, asking: false, deadline };
+        self.call(sending, |mut wire| async move { question.query_async(&mut wire).await }).await
+    }
+
+    /// Does `operation` over the connection. Where it may be repeated and the connection turns out to be broken, it is
+    /// done once more over a new one.
+    pub(super) async fn call<T, F>(&self, sending: Sending, operation: impl Fn(Wire) -> F) -> Result<T, Failure>
     where
         F: Future<Output = RedisResult<T>>,
     {
         self.breaker.admit().map_err(Failure::Skipped)?;
         let attempts = async {
-            match self.attempt(&operation).await {
-                Err(Failure::Dropped(_)) if repeatable => self.attempt(&operation).await,
+            match self.attempt(sending.asking, &operation).await {
+                Err(Failure::Dropped(_)) if sending.repeatable => self.attempt(sending.asking, &operation).await,
                 result => result,
             }
         };
         let timed_out = |_| Err(Failure::Unreachable(io::Error::from(io::ErrorKind::TimedOut).into()));
-        let result = timeout_at(deadline, attempts).await.unwrap_or_else(timed_out);
+        let result = timeout_at(sending.deadline, attempts).await.unwrap_or_else(timed_out);
         match &result {
             Ok(_) | Err(Failure::Refused(_)) => self.breaker.succeeded(),
             Err(failure) => self.breaker.failed(&failure.describe()),
@@ -124,12 +155,12 @@ impl Node {
         result
     }
 
-    async fn attempt<T, F>(&self, operation: impl Fn(MultiplexedConnection) -> F) -> Result<T, Failure>
+    async fn attempt<T, F>(&self, asking: bool, operation: impl Fn(Wire) -> F) -> Result<T, Failure>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let link = self.link().await.map_err(Failure::Unreachable)?;
-        let error = match operation(link.connection).await {
+        let error = match operation(Wire { connection: link.connection, asking }).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };

@@ -28,6 +28,7 @@ mod queue_contract;
 mod rate_limits;
 mod reconnection;
 mod recovery;
+mod redis_cluster;
 mod redis_faults;
 mod run_properties;
 mod runs;
