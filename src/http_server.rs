@@ -65,7 +65,7 @@ fn answer(result: Result<(), String>) -> impl IntoResponse {
     }
 }
 
-/// Answers before the work is done: Scalekit waits for 10 s at most.
+/// A webhook is answered once what follows from it is safe: Scalekit sends nothing twice that was taken.
 async fn webhook(State(facts): State<Facts>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let signed = Signed {
@@ -74,9 +74,11 @@ async fn webhook(State(facts): State<Facts>, headers: HeaderMap, body: Bytes) ->
         signature: header("webhook-signature"),
         body: &body,
     };
-    match facts.webhooks.receive(&signed) {
+    match facts.webhooks.receive(&signed).await {
         Ok(()) => (StatusCode::NO_CONTENT, String::new()),
-        Err(refused @ Refused::NotConfigured) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refused}\n")),
+        Err(refused @ (Refused::NotConfigured | Refused::NotNow)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{refused}\n"))
+        }
         Err(refused @ Refused::Forged(_)) => {
             debug!(%refused, "webhook refused");
             (StatusCode::UNAUTHORIZED, format!("{refused}\n"))

@@ -134,6 +134,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn waits_are_drawn_from_the_whole_range() {
+        let nominal = Duration::from_millis(1000);
+        let policy = Policy { attempts: 2, initial_milliseconds: 1000, max_milliseconds: 60_000, ..POLICY };
+        let waits: Vec<Duration> =
+            (0..200).map(|_| Waits::new(policy).next(Verdict::Again).expect("a second attempt")).collect();
+        let (shortest, longest) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*shortest < nominal / 10 && *longest > nominal * 9 / 10, "{shortest:?} to {longest:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_call_is_repeated_until_the_attempts_are_used_up_and_each_repeat_is_noticed() {
         let calls = Cell::new(0);

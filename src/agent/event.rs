@@ -15,6 +15,7 @@ use crate::reply::Reply;
 /// |---|---|
 /// | 1 | all but the following |
 /// | 2 | [`Entry::schema`], [`Event::PutAside`], [`Event::JournalLost`], [`Pause::JournalAway`] |
+/// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`] |
 pub const SCHEMA_VERSION: u32 = 2;
 /// Lines without a version are of this one.
 const FIRST_VERSION: u32 = 1;
@@ -71,7 +72,7 @@ pub enum Event {
         /// Counts the wake-ups of the run.
         turn: u32,
     },
-    /// All connections are ACTIVE.
+    /// All connections are ACTIVE, as far as Scalekit knows.
     AccountsReady,
     /// The caller was told that the user must authorize.
     AuthorizationRequested {
@@ -82,6 +83,10 @@ pub enum Event {
         /// When the first of the links ends, where that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         links_end: Option<Timestamp>,
+        /// Whether a call was refused for the account's sake although Scalekit does not call it anything but ACTIVE: then
+        /// only the call itself shows that the account is good again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        refused_while_active: bool,
     },
     /// These tools are pinned for the run, sorted by name.
     ToolsListed {

@@ -13,6 +13,11 @@ use super::turn;
 use crate::clock::milliseconds_between;
 use crate::reply::Reply;
 
+/// A retried call of this name is one of the model.
+const MODEL: &str = "model";
+/// Why a model call failed whose answer may have been made, and is to be paid, although it did not arrive whole.
+const MAY_HAVE_COST: [&str; 3] = ["timed_out", "interrupted", "bad_answer"];
+
 /// What the executor shall do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -138,7 +143,7 @@ impl Run {
         let illegal = BadJournal::Illegal { index: self.sequence, event: event.name() };
         // An attempt that follows another without an end: nobody knows how long the dead worker worked, and most of the
         // gap is waiting for the next one.
-        if self.active && !matches!(event, Event::AttemptStarted { .. }) {
+        if self.works() && !matches!(event, Event::AttemptStarted { .. }) {
             self.working_milliseconds += milliseconds_between(self.last_at, at);
         }
         self.last_at = at;
@@ -162,6 +167,8 @@ impl Run {
                 self.asked = false;
                 self.transient_failures += u32::from(cause == Pause::Transient);
                 self.rate_limited += u32::from(cause == Pause::RateLimited);
+                // The call was refused once more, and the same wait goes on.
+                self.accounts_ready &= cause != Pause::Authorization;
             }
             Event::WakeUpPublished { turn } => self.wake_up_turn = turn,
             _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => {
@@ -169,15 +176,20 @@ impl Run {
             }
             Event::AccountsReady => {
                 self.accounts_ready = true;
-                self.authorization = None;
+                self.authorization = self.authorization.take().filter(|awaited| awaited.refused_while_active);
+                self.authorization.iter_mut().for_each(|awaited| awaited.tried_at = Some(at));
             }
-            Event::AuthorizationRequested { connections, until, links_end } => {
+            Event::AuthorizationRequested { connections, until, links_end, refused_while_active } => {
                 self.accounts_ready = false;
                 self.authorizations_requested += 1;
-                self.authorization_waits += u32::from(self.authorization.is_none());
-                self.authorization = Some(Awaited { connections, until, asked_at: at, links_end });
+                let before = self.authorization.take();
+                self.authorization_waits += u32::from(before.is_none());
+                let tried_at = before.and_then(|awaited| awaited.tried_at);
+                let awaited = Awaited { connections, until, asked_at: at, links_end, refused_while_active, tried_at };
+                self.authorization = Some(awaited);
             }
             Event::ToolsListed { tools, left_out } if self.tools.is_none() => {
+                self.authorization = None;
                 self.tools = Some(tools);
                 self.tools_left_out = left_out;
             }
@@ -189,9 +201,13 @@ impl Run {
                 if self.turn.is_empty() && plans.len() == reply.message.calls.len() =>
             {
                 self.asked = false;
+                self.authorization = None;
                 turn::open(self, *reply, plans);
             }
-            Event::Retried { call, reason } => *self.retries.entry((call, reason)).or_default() += 1,
+            Event::Retried { call, reason } => {
+                self.usage.unknown |= call == MODEL && MAY_HAVE_COST.contains(&reason.as_str());
+                *self.retries.entry((call, reason)).or_default() += 1;
+            }
             Event::ToolStarted { call_id } => {
                 let open = self.open_call_mut(&call_id).ok_or(illegal.clone())?;
                 if matches!(open.state, CallState::Answered { .. }) || !matches!(open.plan, Plan::Run { .. }) {
@@ -206,7 +222,12 @@ impl Run {
                 turn::forget_start(self, &call_id);
             }
             Event::ToolFinished { call_id, outcome } => {
-                self.open_call_mut(&call_id).filter(|open| open.state == CallState::Started).ok_or(illegal)?;
+                let open =
+                    self.open_call_mut(&call_id).filter(|open| open.state == CallState::Started).ok_or(illegal)?;
+                if let Plan::Run { tool, .. } = &open.plan {
+                    let connection = tool.connection.clone();
+                    self.accepted(&connection);
+                }
                 turn::finish_call(self, &call_id, &outcome);
             }
             Event::JournalLost => self.journal_lost = true,
@@ -299,6 +320,7 @@ mod tests {
             connections: vec![ConnectionName::new("gmail").unwrap()],
             until: script.now + SignedDuration::from_secs(3600),
             links_end: None,
+            refused_while_active: false,
         }
     }
 
@@ -376,6 +398,7 @@ mod tests {
             connections: vec![ConnectionName::new("gmail").unwrap()],
             until,
             links_end: minutes.map(|minutes| asked + SignedDuration::from_mins(minutes)),
+            refused_while_active: false,
         };
         for (ends_after, from) in [(Some(2), Some(10)), (Some(15), Some(15)), (None, None)] {
             script.event(requested(ends_after));
@@ -390,6 +413,87 @@ mod tests {
         assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (3, 1));
         script.event(Event::AccountsReady).event(requested(None));
         assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (4, 2));
+    }
+
+    fn refused_while_active(script: &Script, names: &[&str], until: Timestamp) -> Event {
+        Event::AuthorizationRequested {
+            connections: names.iter().map(|name| ConnectionName::new(*name).unwrap()).collect(),
+            until,
+            links_end: Some(script.now + SignedDuration::from_hours(1)),
+            refused_while_active: true,
+        }
+    }
+
+    #[test]
+    fn a_wait_goes_on_while_calls_are_refused_although_the_account_is_active() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", WRITE, TO)])).start("w1").not_run("w1");
+        let until = script.now + SignedDuration::from_hours(24);
+        let asked = refused_while_active(&script, &["gmail"], until);
+        script.event(asked).pause(Pause::Authorization);
+        let asked_at = script.run.awaited_authorization().unwrap().asked_at;
+        let left = script.run.remaining(script.now);
+        for _ in 0..10 {
+            script.attempt();
+            assert_eq!(script.next(), Step::CheckAccounts);
+            script.event(Event::AccountsReady);
+            assert!(script.run.awaited_authorization().is_none() && script.run.unmet_authorization().is_some());
+            assert_eq!(script.batch(), ["w1"], "the very call is tried");
+            script.start("w1").asleep(60).not_run("w1").pause(Pause::Authorization);
+            assert_eq!(script.run.remaining(script.now), left, "tries are no working time");
+            let awaited = script.run.awaited_authorization().unwrap();
+            assert_eq!((awaited.until, awaited.asked_at), (until, asked_at));
+            assert!(awaited.tried_at.is_some());
+        }
+        assert_eq!((script.run.authorizations_requested(), script.run.authorization_waits()), (1, 1));
+        // A worker that dies in such a try leaves the wait as it is, too.
+        script.attempt().event(Event::AccountsReady).start("w1").attempt().start("w1").done("w1", "sent");
+        assert!(script.run.unmet_authorization().is_none());
+        script.model(says("done"));
+        assert_eq!(script.account().effects.len(), 1);
+    }
+
+    #[test]
+    fn a_wait_for_two_ends_for_each_by_its_own_call() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("r1", READ, "{}"), ("r2", READ, "{}")]));
+        script.start("r1").start("r2").not_run("r1").not_run("r2");
+        let asked = refused_while_active(&script, &["gmail", "slack"], script.now + SignedDuration::from_hours(24));
+        script.event(asked).pause(Pause::Authorization).attempt().event(Event::AccountsReady);
+        script.start("r1").start("r2").done("r1", "mails");
+        let left = script.run.unmet_authorization().map(|awaited| awaited.connections.clone());
+        assert_eq!(left, Some(vec![ConnectionName::new("slack").unwrap()]));
+        script.done("r2", "mails");
+        script.model(says("done"));
+        assert!(script.run.unmet_authorization().is_none(), "the model goes on, so every account was accepted");
+    }
+
+    #[test]
+    fn what_is_not_known_to_be_free_makes_the_cost_unknown() {
+        for (call, reason, unknown) in [
+            ("model", "timed_out", true),
+            ("model", "interrupted", true),
+            ("model", "bad_answer", true),
+            ("model", "unavailable", false),
+            ("model", "rate_limited", false),
+            ("model", "not_sent", false),
+            (READ, "timed_out", false),
+        ] {
+            let mut script = Script::ready(|_| {});
+            script.event(Event::Retried { call: call.into(), reason: reason.into() }).model(says("done"));
+            assert_eq!(script.account().usage.unknown, unknown, "{call} {reason}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_not_told_from_another_one_of_its_tool_that_may_have_run_without_a_known_id() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("w1", WRITE, TO), ("w2", WRITE, r#"{"to": "b"}"#), ("w3", WRITE, r#"{"to": "c"}"#)]));
+        script.start("w1").done("w1", "sent").start("w2").failed("w2", "no such user").start("w3");
+        assert_eq!(script.run.known_executions("w3"), Some(vec!["x-w1".to_owned()]));
+        script.unknown("w3").model(wants(&[("r1", READ, "{}"), ("w4", WRITE, r#"{"to": "d"}"#)]));
+        assert_eq!(script.run.known_executions("w4"), None, "the row may be the other one's");
+        assert!(script.run.known_executions("r1").is_some());
     }
 
     #[test]

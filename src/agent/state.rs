@@ -87,6 +87,10 @@ pub struct Awaited {
     pub asked_at: Timestamp,
     /// When the first of the links ends, where that is known.
     pub links_end: Option<Timestamp>,
+    /// Whether a call was refused while Scalekit called the account ACTIVE, so that only a call can end the wait.
+    pub refused_while_active: bool,
+    /// When the run went on last, to make that call.
+    pub tried_at: Option<Timestamp>,
 }
 
 impl Awaited {
@@ -94,6 +98,11 @@ impl Awaited {
     pub fn wants_new_links(&self, now: Timestamp) -> bool {
         let asked_lately = milliseconds_between(self.asked_at, now) < LEAST_BETWEEN_LINKS_MILLISECONDS;
         self.links_end.is_some_and(|end| end <= now) && !asked_lately
+    }
+
+    /// Whether the caller was told of all these connections.
+    pub fn covers(&self, connections: &[ConnectionName]) -> bool {
+        connections.iter().all(|connection| self.connections.contains(connection))
     }
 }
 
@@ -230,8 +239,14 @@ impl Run {
 
     /// Working time in milliseconds, up to `now`.
     pub fn working_milliseconds_at(&self, now: Timestamp) -> u64 {
-        let since = if self.active { milliseconds_between(self.last_at, now) } else { 0 };
+        let since = if self.works() { milliseconds_between(self.last_at, now) } else { 0 };
         self.working_milliseconds.saturating_add(since)
+    }
+
+    /// Whether time that passes is working time. Tries whether an account is accepted again belong to the wait for the
+    /// user: a day of them must not use up what the job may work.
+    pub(super) fn works(&self) -> bool {
+        self.active && !self.authorization.as_ref().is_some_and(|awaited| awaited.refused_while_active)
     }
 
     /// Whether anything was started that is more than reading.
@@ -269,9 +284,15 @@ impl Run {
         self.delivered
     }
 
-    /// Scalekit's ids of the executions whose outcome is known.
-    pub fn known_executions(&self) -> impl Iterator<Item = &str> {
-        self.ledger.iter().filter_map(|entry| entry.execution_id.as_deref())
+    /// Scalekit's ids of the executions that are not this call; `None` where another call of its tool may have run under an
+    /// id that nobody knows.
+    pub fn known_executions(&self, call_id: &str) -> Option<Vec<String>> {
+        let Plan::Run { tool, .. } = &self.open_call(call_id)?.plan else { return None };
+        let others = || self.ledger.iter().filter(|entry| !(entry.open && entry.call_id == call_id));
+        let nameless = others().any(|entry| {
+            entry.tool.name == tool.name && entry.execution_id.is_none() && entry.state != EffectState::Failed
+        });
+        (!nameless).then(|| others().filter_map(|entry| entry.execution_id.clone()).collect())
     }
 
     /// How often the run was taken up.
@@ -296,7 +317,19 @@ impl Run {
 
     /// What the user must authorize, where the run waits for that.
     pub fn awaited_authorization(&self) -> Option<&Awaited> {
+        self.unmet_authorization().filter(|_| !self.accounts_ready)
+    }
+
+    /// The same, also while the run goes on for a try whether the account is accepted again.
+    pub fn unmet_authorization(&self) -> Option<&Awaited> {
         self.authorization.as_ref()
+    }
+
+    /// A call on this connection went through: the user is not waited for any more, as far as it is concerned.
+    pub(super) fn accepted(&mut self, connection: &ConnectionName) {
+        let Some(awaited) = &mut self.authorization else { return };
+        awaited.connections.retain(|awaited| awaited != connection);
+        self.authorization.take_if(|awaited| awaited.connections.is_empty());
     }
 
     /// How often the caller was told that the user must authorize.
@@ -307,6 +340,11 @@ impl Run {
     /// How often the run had to wait for the user; a fresh link within one wait does not count.
     pub fn authorization_waits(&self) -> u32 {
         self.authorization_waits
+    }
+
+    /// Whether something may have been noted for webhooks to find the run, as far as its journal tells.
+    pub fn may_be_parked(&self) -> bool {
+        self.authorization_waits > 0 || self.journal_lost
     }
 
     /// Number of the last wake-up that the broker confirmed; copies of earlier ones are stale.

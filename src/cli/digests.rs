@@ -84,8 +84,12 @@ pub async fn digests(context: Context, arguments: DigestsArguments) -> Result<Ex
             println!("{name} is paused; jobs that are on the queue still run");
         }
         Action::Resume { name } => {
-            hold(&context, &named(all, &name)?, Hold::Resume).await?;
-            println!("{name} fires again from now on");
+            let digest = named(all, &name)?;
+            hold(&context, &digest, Hold::Resume).await?;
+            match digest.enabled {
+                true => println!("{name} fires again from now on"),
+                false => println!("{name} is not paused any more; {} says `enabled = false`", digest.file.display()),
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -100,7 +104,8 @@ async fn list(context: &Context, all: &[Digest]) -> Result<(), CommandError> {
     for digest in all {
         let standing = store.look(&digest.name, &[], now, now).await.map_err(away)?;
         let state = match (digest.enabled, standing.paused) {
-            (false, _) => "not enabled",
+            (false, false) => "not enabled",
+            (false, true) => "not enabled, and paused",
             (true, true) => "paused",
             (true, false) => "active",
         };

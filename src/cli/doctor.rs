@@ -28,11 +28,16 @@ pub struct DoctorArguments {
     pub connections: Vec<String>,
 }
 
-/// What was found: how much of it is broken, and how much deserves a look.
+/// The worker sets no `x-consumer-timeout` on its queues, so the node's own counts, unless a policy says otherwise.
+const CONSUMER_TIMEOUT_ADVICE: &str = "compare it, in milliseconds, on each node: rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).' \
+     (from 3.12 on a policy's `consumer-timeout` beats it: rabbitmqctl list_policies)";
+
+/// What was found: how much of it is broken, how much deserves a look, and how much cannot be seen from here.
 #[derive(Default)]
 struct Report {
     broken: u32,
     warnings: u32,
+    notes: u32,
     good: u32,
 }
 
@@ -40,6 +45,12 @@ impl Report {
     fn good(&mut self, what: &str, found: &str) {
         self.good += 1;
         println!("ok      {what}: {found}");
+    }
+
+    /// What cannot be found out from here.
+    fn note(&mut self, what: &str, found: &str, advice: &str) {
+        self.notes += 1;
+        println!("note    {what}: {found}\n        what to do: {advice}");
     }
 
     fn warn(&mut self, what: &str, found: &str, advice: &str) {
@@ -76,7 +87,8 @@ pub async fn doctor(context: Context, arguments: DoctorArguments) -> Result<Exit
         }
         Err(error) => report.bad("Scalekit and model", &format!("{error:#}"), "correct the configuration first"),
     }
-    println!("\n{} ok, {} warning(s), {} broken", report.good, report.warnings, report.broken);
+    let Report { good, notes, warnings, broken } = &report;
+    println!("\n{good} ok, {notes} note(s), {warnings} warning(s), {broken} broken");
     Ok(if report.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -98,13 +110,16 @@ async fn broker(context: &Context, report: &mut Report) {
     } else {
         report.warn("RabbitMQ", &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
     }
+    // Whether the one is small enough for the other is checked with the rest of the configuration.
     let worker = &context.config.worker;
-    report.good(
+    report.note(
         "consumer timeout",
         &format!(
-            "deliveries are held for {} s at most; the broker's consumer_timeout is taken to be {} s (AMQP does not tell)",
-            worker.hold_delivery_seconds, worker.consumer_timeout_seconds
+            "cannot be read over AMQP; it is taken to be {} s (worker.consumer_timeout_seconds), and deliveries are held for \
+             {} s at most",
+            worker.consumer_timeout_seconds, worker.hold_delivery_seconds
         ),
+        CONSUMER_TIMEOUT_ADVICE,
     );
     for queue in facts.queues {
         let what = format!("queue {}", queue.name);

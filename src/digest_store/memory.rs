@@ -9,7 +9,8 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ABSENT, Claim, DigestStore, Fired, Firing, Hold, Holder, KEEP_MARKS, Marks, Members, Memory, Standing, StoreError,
+    ABSENT, Claim, DigestStore, Fired, Firing, Hold, Holder, KEEP_MARKS, Marks, Members, Memory, Reminder, Standing,
+    StoreError,
 };
 use crate::clock::SharedClock;
 
@@ -28,7 +29,7 @@ struct State {
     looked: Option<Timestamp>,
     /// Since when each is known, and when it was last seen by our own clock.
     groups: HashMap<String, (Timestamp, Timestamp)>,
-    firings: HashMap<(String, Timestamp), BTreeMap<u32, Portion>>,
+    firings: HashMap<(String, Timestamp, u32), BTreeMap<u32, Portion>>,
     recipients: HashMap<String, Record>,
 }
 
@@ -74,8 +75,10 @@ impl DigestStore for MemoryDigestStore {
     ) -> Result<Standing, StoreError> {
         self.with(digest, |state, clock| {
             if !groups.is_empty() {
+                state.standing.born.get_or_insert(clock);
                 state.see(groups, now, clock);
-                state.forget(before(clock, KEEP_MARKS.as_secs()) - now.duration_since(from));
+                let back = now.duration_since(from).saturating_add(signed(KEEP_MARKS));
+                state.forget(clock.min(now).saturating_sub(back).unwrap_or(Timestamp::MIN));
             }
             let floor = state.floor.unwrap_or(Timestamp::MIN);
             let not_before = groups.iter().map(|group| state.groups[group].0.max(floor)).collect();
@@ -109,11 +112,11 @@ impl DigestStore for MemoryDigestStore {
         lease: Duration,
     ) -> Result<Claim, StoreError> {
         self.with(firing.digest, |state, now| {
-            let mut claim = Claim { portions: Vec::new(), held_for: None };
+            let mut claim = Claim { portions: Vec::new(), held_for: None, born: state.standing.born };
             if state.standing.done.contains(&mark(firing)) {
                 return claim;
             }
-            let parts = state.firings.entry(mark(firing)).or_default();
+            let parts = state.firings.entry(division(firing)).or_default();
             for portion in 0..due {
                 match parts.get(&portion) {
                     Some(Portion::Done) => {}
@@ -164,12 +167,13 @@ impl DigestStore for MemoryDigestStore {
                 return;
             }
             state.standing.begun.insert(mark(firing));
-            for part in state.firings.entry(mark(firing)).or_default().iter_mut() {
-                if let (portion, Portion::Held { owner, until }) = part
-                    && owner == holder.owner
-                    && holder.portions.contains(portion)
-                {
-                    *until = after(now, holder.lease);
+            let parts = state.firings.entry(division(firing)).or_default();
+            for portion in holder.portions {
+                let until = after(now, holder.lease);
+                let ours = Portion::Held { owner: holder.owner.to_owned(), until };
+                match parts.entry(*portion).or_insert(ours) {
+                    Portion::Held { owner, until: lease } if owner == holder.owner => *lease = until,
+                    _ => {}
                 }
             }
         })
@@ -180,7 +184,7 @@ impl DigestStore for MemoryDigestStore {
             if state.standing.done.contains(&mark(firing)) {
                 return;
             }
-            let parts = state.firings.entry(mark(firing)).or_default();
+            let parts = state.firings.entry(division(firing)).or_default();
             if !done {
                 let ours = |part: &Portion| matches!(part, Portion::Held { owner, .. } if owner == holder.owner);
                 parts.retain(|portion, part| !(holder.portions.contains(portion) && ours(part)));
@@ -191,9 +195,26 @@ impl DigestStore for MemoryDigestStore {
             if finished < firing.portions as usize {
                 state.standing.begun.insert(mark(firing));
             } else {
-                state.firings.remove(&mark(firing));
+                state.firings.remove(&division(firing));
                 state.standing.begun.remove(&mark(firing));
                 state.standing.done.insert(mark(firing));
+            }
+        })
+    }
+
+    async fn remind(&self, digest: &str, reminder: Reminder<'_>, now: Timestamp) -> Result<(), StoreError> {
+        self.with(digest, |state, clock| {
+            if reminder.paused && state.floor.is_none() {
+                state.standing.paused = true;
+                state.floor = Some(now);
+            }
+            let standing = &mut state.standing;
+            standing.done.extend(reminder.done.iter().cloned());
+            standing.begun.extend(reminder.begun.iter().cloned());
+            standing.begun.retain(|mark| !standing.done.contains(mark));
+            for (group, since) in reminder.groups {
+                let (first, _) = state.groups.entry(group.clone()).or_insert((*since, clock));
+                *first = (*first).min(*since);
             }
         })
     }
@@ -246,7 +267,10 @@ impl State {
         }
         let looked = self.looked.unwrap_or(clock);
         for group in groups {
-            let known = self.groups.get(group).filter(|(_, seen)| *seen >= before(looked, ABSENT.as_secs()));
+            let known = self
+                .groups
+                .get(group)
+                .filter(|(_, seen)| *seen >= looked.saturating_sub(signed(ABSENT)).unwrap_or(Timestamp::MIN));
             let first = known.map_or(now, |(first, _)| (*first).min(now));
             self.groups.insert(group.clone(), (first, clock));
         }
@@ -256,7 +280,7 @@ impl State {
     fn forget(&mut self, old: Timestamp) {
         self.standing.begun.retain(|(_, at)| *at >= old);
         self.standing.done.retain(|(_, at)| *at >= old);
-        self.firings.retain(|(_, at), _| *at >= old);
+        self.firings.retain(|(_, at, _), _| *at >= old);
     }
 
     fn record(&mut self, recipient: &str) -> &mut Record {
@@ -268,13 +292,16 @@ fn mark(firing: Firing<'_>) -> (String, Timestamp) {
     (firing.group.to_owned(), firing.at)
 }
 
-fn after(now: Timestamp, wait: Duration) -> Timestamp {
-    now.saturating_add(SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+fn division(firing: Firing<'_>) -> (String, Timestamp, u32) {
+    (firing.group.to_owned(), firing.at, firing.portions)
 }
 
-fn before(now: Timestamp, seconds: u64) -> Timestamp {
-    let wait = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
-    now.saturating_sub(wait).unwrap_or(Timestamp::MIN)
+fn after(now: Timestamp, wait: Duration) -> Timestamp {
+    now.saturating_add(signed(wait)).unwrap_or(Timestamp::MAX)
+}
+
+fn signed(wait: Duration) -> SignedDuration {
+    SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

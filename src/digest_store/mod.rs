@@ -7,8 +7,9 @@
 
 pub mod memory;
 pub mod redis;
+mod scripts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +28,9 @@ const LONGEST_ID: usize = 200;
 /// A group that was not seen for so long (by the store's clock), while others of its digest were, counts as new when it
 /// comes back. Longer than the time between two looks of a scheduler and at the list of recipients.
 const ABSENT: Duration = Duration::from_mins(10);
-/// Marks of finished occurrences are kept so long beyond the time in which they are looked at, by the store's clock.
+/// Marks of finished occurrences are kept so long beyond the time in which they are looked at. Their age is counted by the
+/// clock that is behind, the store's or the looking scheduler's: neither a scheduler that is ahead nor a store that is may
+/// have those forgotten that somebody still looks at. Schedulers may differ by this much.
 const KEEP_MARKS: Duration = Duration::from_hours(7 * 24);
 /// An unfinished occurrence that nobody goes on with is forgotten after this time.
 const KEEP_FIRING: Duration = Duration::from_hours(3 * 24);
@@ -87,7 +90,8 @@ pub struct Firing<'a> {
     pub group: &'a str,
     /// When it is due.
     pub at: Timestamp,
-    /// Into how many parts its recipients are divided.
+    /// Into how many parts its recipients are divided. Parts of another division, from before the definition was changed,
+    /// do not count.
     pub portions: u32,
 }
 
@@ -97,6 +101,8 @@ pub type Marks = BTreeSet<(String, Timestamp)>;
 /// How a digest stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// When the store began to know the digest. Another time than before means that it lost everything in between.
+    pub born: Option<Timestamp>,
     /// Whether an operator paused it.
     pub paused: bool,
     /// The last occurrence of which something was published.
@@ -121,6 +127,21 @@ pub struct Claim {
     pub portions: Vec<u32>,
     /// Where others hold due parts: when the first of them is free again unless it is done by then.
     pub held_for: Option<Duration>,
+    /// As in [`Standing`], at the time of the claim.
+    pub born: Option<Timestamp>,
+}
+
+/// What a store that lost everything is told of a digest by those who remember.
+#[derive(Debug, Clone, Copy)]
+pub struct Reminder<'a> {
+    /// Groups, and up to when occurrences are none of theirs.
+    pub groups: &'a BTreeMap<String, Timestamp>,
+    /// Occurrences of which something was published.
+    pub begun: &'a Marks,
+    /// Occurrences that are finished.
+    pub done: &'a Marks,
+    /// Whether it was paused.
+    pub paused: bool,
 }
 
 /// Who holds parts of a firing, and for how long.
@@ -190,7 +211,8 @@ pub trait DigestStore: Send + Sync {
     ) -> Result<Claim, StoreError>;
     /// What is remembered of each of `recipients`, in their order.
     async fn recall(&self, digest: &str, recipients: &[&str]) -> Result<Vec<Memory>, StoreError>;
-    /// Notes that jobs of `published` are with the broker and that `skipped` get none, and renews the holder's leases.
+    /// Notes that jobs of `published` are with the broker and that `skipped` get none, and renews the holder's leases, also
+    /// those that the store has lost.
     async fn note(
         &self,
         firing: Firing<'_>,
@@ -200,6 +222,9 @@ pub trait DigestStore: Send + Sync {
     ) -> Result<(), StoreError>;
     /// Marks the holder's parts as done, or gives them free. A firing without parts left is finished.
     async fn settle(&self, firing: Firing<'_>, holder: Holder<'_>, done: bool) -> Result<(), StoreError>;
+    /// Adds what somebody remembers to what the store knows. The earliest time of a group counts, and a pause only where
+    /// nobody has said anything else since.
+    async fn remind(&self, digest: &str, reminder: Reminder<'_>, now: Timestamp) -> Result<(), StoreError>;
     /// Notes how a job ended, once however often it is said; answers the digest's failures in a row.
     async fn ended(&self, fired: &Fired, completed: bool) -> Result<u64, StoreError>;
     /// Whether the job of `fired` may ask its user to authorize: the first of its digest and recipient on `day` may, as

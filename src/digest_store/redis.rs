@@ -2,14 +2,14 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `state` | hash: `paused`, `floor`, `last_fire`, `last_success`, `failures`, `looked` |
+//! | `state` | hash: `born`, `paused`, `floor`, `last_fire`, `last_success`, `failures`, `looked` |
 //! | `groups` | hash: group → since when it is known, when it was last seen |
 //! | `begun`, `done` | sorted sets of `group\|time` by time: marks of occurrences |
-//! | `firing:group:time` | hash: part → `done`, or its owner and the end of the lease in milliseconds of Redis's clock |
+//! | `firing:group:time:parts` | hash: part → `done`, or its owner and the end of the lease in milliseconds of Redis's clock |
 //! | `recipients` | hash: identifier → JSON: `f` fired, `s` success, `r` running, `e` ended, `a` day asked, `j` by which |
 //!
-//! Times are seconds. Leases and the age of marks are measured by Redis's clock, so a scheduler's clock that jumps
-//! breaks neither.
+//! Times are seconds. Leases are measured by Redis's clock, and the age of marks by the clock that is behind, so a
+//! scheduler's clock that jumps breaks neither.
 
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Deserialize;
 
+use super::scripts::{CLAIM, ENDED, LOOK, MAY_ASK, NOTE, REMIND, SETTLE};
 use super::{
-    ABSENT, Claim, DigestStore, Fired, Firing, Hold, Holder, KEEP_FIRING, KEEP_MARKS, Marks, Members, Memory, Standing,
-    StoreError,
+    ABSENT, Claim, DigestStore, Fired, Firing, Hold, Holder, KEEP_FIRING, KEEP_MARKS, Marks, Members, Memory, Reminder,
+    Standing, StoreError,
 };
 use crate::key::encode;
 use crate::redis_client::{Invocation, RedisClient, Script, Unavailable};
@@ -31,143 +32,6 @@ const SCAN: usize = 1000;
 /// What is remembered of recipients is forgotten so long after a digest's last firing.
 const KEEP_RECIPIENTS: Duration = Duration::from_hours(400 * 24);
 
-/// Keys: state, groups, begun, done. Arguments: now, from, longest absence and retention of marks in seconds, groups.
-const LOOK: &str = r"
-local now, from, absent, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local clock = tonumber(redis.call('TIME')[1])
-local paused, floor, fire, success, failures, looked = unpack(redis.call('HMGET', KEYS[1],
-    'paused', 'floor', 'last_fire', 'last_success', 'failures', 'looked'))
-local changing = #ARGV > 4
-if changing and paused then
-    redis.call('HSET', KEYS[1], 'floor', ARGV[1])
-    floor = ARGV[1]
-end
-looked = tonumber(looked) or clock
-local bounds = {}
-for index = 5, #ARGV do
-    local first, seen = string.match(redis.call('HGET', KEYS[2], ARGV[index]) or '', '^(-?%d+) (%d+)$')
-    if not first or tonumber(seen) < looked - absent then first = now end
-    first = math.min(tonumber(first), now)
-    redis.call('HSET', KEYS[2], ARGV[index], string.format('%.0f %.0f', first, clock))
-    bounds[#bounds + 1] = string.format('%.0f', math.max(first, tonumber(floor) or first))
-end
-if changing then
-    redis.call('HSET', KEYS[1], 'looked', string.format('%.0f', math.max(looked, clock)))
-    local old = string.format('(%.0f', clock - (now - from) - keep)
-    redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', old)
-    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', old)
-end
-return {paused or '', fire or '', success or '', failures or '', bounds,
-    redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[2], '+inf'), redis.call('ZRANGEBYSCORE', KEYS[4], ARGV[2], '+inf')}
-";
-
-/// Keys: firing, done. Arguments: mark, due, most, owner, lease and retention in milliseconds.
-const CLAIM: &str = r"
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {{}, -1} end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local values, mine, held = {}, {}, -1
-local all = redis.call('HGETALL', KEYS[1])
-for index = 1, #all, 2 do values[all[index]] = all[index + 1] end
-for portion = 0, tonumber(ARGV[2]) - 1 do
-    local value = values[tostring(portion)]
-    if value ~= 'done' then
-        local owner, till = string.match(value or '', '^(.*) (%d+)$')
-        local left = (tonumber(till) or 0) - now
-        if left > 0 and owner ~= ARGV[4] then
-            if held < 0 or left < held then held = left end
-        elseif #mine < tonumber(ARGV[3]) then
-            mine[#mine + 1] = portion
-            redis.call('HSET', KEYS[1], portion, string.format('%s %.0f', ARGV[4], now + ARGV[5]))
-        end
-    end
-end
-if #mine > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[6]) end
-return {mine, held}
-";
-
-/// Keys: recipients, begun, state, firing, done. Arguments: mark, time, owner, lease and retention of recipients in
-/// milliseconds, number of parts, number of recipients with a job, parts, recipients with a job, recipients without.
-const NOTE: &str = r"
-local at, portions, published = tonumber(ARGV[2]), tonumber(ARGV[6]), tonumber(ARGV[7])
-for index = 8 + portions, #ARGV do
-    local memory = cjson.decode(redis.call('HGET', KEYS[1], ARGV[index]) or '{}')
-    memory.f = at
-    if index < 8 + portions + published and memory.e ~= at then memory.r = at end
-    redis.call('HSET', KEYS[1], ARGV[index], cjson.encode(memory))
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-if published > 0 then
-    local last = tonumber(redis.call('HGET', KEYS[3], 'last_fire')) or at
-    redis.call('HSET', KEYS[3], 'last_fire', string.format('%.0f', math.max(last, at)))
-end
-if redis.call('ZSCORE', KEYS[5], ARGV[1]) then return end
-redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-local time = redis.call('TIME')
-local till = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4]
-for index = 8, 7 + portions do
-    local owner = string.match(redis.call('HGET', KEYS[4], ARGV[index]) or '', '^(.*) %d+$')
-    if owner == ARGV[3] then
-        redis.call('HSET', KEYS[4], ARGV[index], string.format('%s %.0f', ARGV[3], till))
-    end
-end
-";
-
-/// Keys: firing, begun, done. Arguments: mark, time, owner, `done` or `free`, number of all parts, retention in
-/// milliseconds, parts.
-const SETTLE: &str = r"
-if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return end
-for index = 7, #ARGV do
-    if ARGV[4] == 'done' then
-        redis.call('HSET', KEYS[1], ARGV[index], 'done')
-    elseif string.match(redis.call('HGET', KEYS[1], ARGV[index]) or '', '^(.*) %d+$') == ARGV[3] then
-        redis.call('HDEL', KEYS[1], ARGV[index])
-    end
-end
-if ARGV[4] ~= 'done' then return end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
-local finished = 0
-for _, value in ipairs(redis.call('HVALS', KEYS[1])) do
-    if value == 'done' then finished = finished + 1 end
-end
-if finished < tonumber(ARGV[5]) then
-    redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-else
-    redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
-    redis.call('ZREM', KEYS[2], ARGV[1])
-    redis.call('DEL', KEYS[1])
-end
-";
-
-/// Keys: recipients, state. Arguments: recipient, time, `completed` or `failed`.
-const ENDED: &str = r"
-local at = tonumber(ARGV[2])
-local memory = cjson.decode(redis.call('HGET', KEYS[1], ARGV[1]) or '{}')
-if memory.e ~= at then
-    memory.e = at
-    if memory.r == at then memory.r = nil end
-    if ARGV[3] == 'completed' then
-        memory.s = math.max(memory.s or at, at)
-        local last = tonumber(redis.call('HGET', KEYS[2], 'last_success')) or at
-        redis.call('HSET', KEYS[2], 'failures', 0, 'last_success', string.format('%.0f', math.max(last, at)))
-    else
-        redis.call('HINCRBY', KEYS[2], 'failures', 1)
-    end
-    redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(memory))
-end
-return tonumber(redis.call('HGET', KEYS[2], 'failures')) or 0
-";
-
-/// Keys: recipients. Arguments: recipient, day, time.
-const MAY_ASK: &str = r"
-local at = tonumber(ARGV[3])
-local memory = cjson.decode(redis.call('HGET', KEYS[1], ARGV[1]) or '{}')
-if memory.a == ARGV[2] and memory.j ~= at then return 0 end
-memory.a, memory.j = ARGV[2], at
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(memory))
-return 1
-";
-
 /// What all schedulers and workers that share a Redis and a key prefix know of digests.
 #[derive(Debug)]
 pub struct RedisDigestStore {
@@ -176,6 +40,7 @@ pub struct RedisDigestStore {
     claim: Script,
     note: Script,
     settle: Script,
+    remind: Script,
     ended: Script,
     may_ask: Script,
 }
@@ -197,6 +62,7 @@ impl RedisDigestStore {
             claim: Script::new(CLAIM),
             note: Script::new(NOTE),
             settle: Script::new(SETTLE),
+            remind: Script::new(REMIND),
             ended: Script::new(ENDED),
             may_ask: Script::new(MAY_ASK),
         }
@@ -207,7 +73,8 @@ impl RedisDigestStore {
     }
 
     fn firing_key(&self, firing: Firing<'_>) -> String {
-        self.key(firing.digest, &format!("firing:{}:{}", encode(firing.group), firing.at.as_second()))
+        let Firing { digest, group, at, portions } = firing;
+        self.key(digest, &format!("firing:{}:{}:{portions}", encode(group), at.as_second()))
     }
 
     async fn run<T: FromRedisValue>(&self, script: &Invocation<'_>) -> Result<T, StoreError> {
@@ -228,7 +95,8 @@ impl DigestStore for RedisDigestStore {
         script.key(self.key(digest, "groups")).key(self.key(digest, "begun")).key(self.key(digest, "done"));
         script.arg(now.as_second()).arg(from.as_second()).arg(ABSENT.as_secs()).arg(KEEP_MARKS.as_secs()).arg(groups);
         let answer: Value = self.run(&script).await?;
-        let (paused, fire, success, failures, bounds, begun, done): (
+        let (born, paused, fire, success, failures, bounds, begun, done): (
+            String,
             String,
             String,
             String,
@@ -238,6 +106,7 @@ impl DigestStore for RedisDigestStore {
             Vec<String>,
         ) = read_as(answer)?;
         Ok(Standing {
+            born: birth(&born),
             paused: !paused.is_empty(),
             last_fire: fire.parse().ok().and_then(instant),
             last_success: success.parse().ok().and_then(instant),
@@ -270,11 +139,12 @@ impl DigestStore for RedisDigestStore {
         lease: Duration,
     ) -> Result<Claim, StoreError> {
         let mut script = self.claim.key(self.firing_key(firing));
-        script.key(self.key(firing.digest, "done"));
+        script.key(self.key(firing.digest, "done")).key(self.key(firing.digest, "state"));
         script.arg(mark(firing)).arg(due).arg(most).arg(owner).arg(milliseconds(lease)).arg(milliseconds(KEEP_FIRING));
         let answer: Value = self.run(&script).await?;
-        let (portions, held): (Vec<u32>, i64) = read_as(answer)?;
-        Ok(Claim { portions, held_for: u64::try_from(held).ok().map(Duration::from_millis) })
+        let (portions, held, born): (Vec<u32>, i64, String) = read_as(answer)?;
+        let held_for = u64::try_from(held).ok().map(Duration::from_millis);
+        Ok(Claim { portions, held_for, born: birth(&born) })
     }
 
     async fn recall(&self, digest: &str, recipients: &[&str]) -> Result<Vec<Memory>, StoreError> {
@@ -297,8 +167,8 @@ impl DigestStore for RedisDigestStore {
         let mut script = self.note.key(part("recipients"));
         script.key(part("begun")).key(part("state")).key(self.firing_key(firing)).key(part("done"));
         script.arg(mark(firing)).arg(firing.at.as_second()).arg(holder.owner).arg(milliseconds(holder.lease));
-        script.arg(milliseconds(KEEP_RECIPIENTS)).arg(holder.portions.len()).arg(published.len());
-        script.arg(holder.portions).arg(published).arg(skipped);
+        script.arg(milliseconds(KEEP_RECIPIENTS)).arg(milliseconds(KEEP_FIRING));
+        script.arg(holder.portions.len()).arg(published.len()).arg(holder.portions).arg(published).arg(skipped);
         self.run(&script).await
     }
 
@@ -307,6 +177,20 @@ impl DigestStore for RedisDigestStore {
         script.key(self.key(firing.digest, "begun")).key(self.key(firing.digest, "done"));
         script.arg(mark(firing)).arg(firing.at.as_second()).arg(holder.owner).arg(if done { "done" } else { "free" });
         script.arg(firing.portions).arg(milliseconds(KEEP_FIRING)).arg(holder.portions);
+        self.run(&script).await
+    }
+
+    async fn remind(&self, digest: &str, reminder: Reminder<'_>, now: Timestamp) -> Result<(), StoreError> {
+        let mut script = self.remind.key(self.key(digest, "state"));
+        script.key(self.key(digest, "groups")).key(self.key(digest, "begun")).key(self.key(digest, "done"));
+        script.arg(now.as_second()).arg(if reminder.paused { "paused" } else { "active" });
+        script.arg(reminder.groups.len()).arg(reminder.begun.len());
+        for (group, since) in reminder.groups {
+            script.arg(group).arg(since.as_second());
+        }
+        for (group, at) in reminder.begun.iter().chain(reminder.done) {
+            script.arg(mark_of(group, *at)).arg(at.as_second());
+        }
         self.run(&script).await
     }
 
@@ -331,7 +215,15 @@ impl DigestStore for RedisDigestStore {
 }
 
 fn mark(firing: Firing<'_>) -> String {
-    format!("{}|{}", firing.group, firing.at.as_second())
+    mark_of(firing.group, firing.at)
+}
+
+fn mark_of(group: &str, at: Timestamp) -> String {
+    format!("{group}|{}", at.as_second())
+}
+
+fn birth(microseconds: &str) -> Option<Timestamp> {
+    Timestamp::from_microsecond(microseconds.parse().ok()?).ok()
 }
 
 fn marks(members: &[String]) -> Marks {

@@ -6,6 +6,7 @@
 //! no idempotency key, so who repeats it must know what the tool does.
 
 mod accounts;
+mod details;
 mod error;
 mod execute;
 mod logs;
@@ -29,7 +30,8 @@ use crate::retry::{self, Policy};
 use crate::webhook::Secrets;
 
 pub use accounts::{Account, AccountStatus, MagicLink};
-pub use error::{Details, Error, RateLimitScope};
+pub use details::Details;
+pub use error::{Error, RateLimitScope};
 pub use execute::{ExecuteRequest, ToolAnswer};
 pub use logs::{LogStatus, ToolCallLog};
 pub use tools::ScopedTool;

@@ -42,6 +42,9 @@ pub enum FireError {
     /// The recipients cannot be read.
     #[error("recipients cannot be read: {0}")]
     Source(#[from] SourceError),
+    /// The store has lost everything and must be told before anything else is fired.
+    #[error("the store has lost everything")]
+    Forgotten,
     /// The scheduler was told to stop.
     #[error("stopped")]
     Stopped,
@@ -74,7 +77,15 @@ impl Scheduler {
         let mut total = Counts::default();
         loop {
             let claim = self.store.claim(firing, due, share, &self.rules.owner, self.rules.lease).await?;
+            let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &claim.portions };
+            if planned.recollection().contradicts(claim.born) {
+                self.store.settle(firing, holder, false).await?;
+                return Err(FireError::Forgotten);
+            }
             if claim.portions.is_empty() {
+                if claim.held_for.is_none() {
+                    planned.recollection().finished(firing, 0..due);
+                }
                 if total != Counts::default() {
                     info!(
                         digest = digest.name,
@@ -87,13 +98,13 @@ impl Scheduler {
                 }
                 return Ok(claim.held_for);
             }
-            let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &claim.portions };
             let pass = Pass { scheduler: self, planned, group, occurrence, firing, holder };
             match pass.run().await {
                 Ok(counts) => {
                     total.published += counts.published;
                     total.skipped += counts.skipped;
                     total.duplicates += counts.duplicates;
+                    planned.recollection().finished(firing, claim.portions.iter().copied());
                     self.store.settle(firing, holder, true).await?;
                 }
                 Err(error) => {

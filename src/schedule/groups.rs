@@ -1,7 +1,7 @@
 //! Recipients with the same zone and time are one group: what is due is worked out per group, not per recipient.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use tracing::warn;
 use super::digest::Digest;
 use super::occurrence::Schedule;
 use super::recipients::{Recipient, Recipients, Source, SourceError};
+use super::recollection::Recollection;
 use crate::digest_store::DigestStore;
 
 /// More groups are not made: there are some 600 zones, and people choose few times.
@@ -43,6 +44,7 @@ pub struct Planned {
     /// The definition.
     pub digest: Digest,
     known: Mutex<Option<Known>>,
+    recollection: Arc<std::sync::Mutex<Recollection>>,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,17 @@ enum Stamp {
 impl Planned {
     /// A digest whose recipients were not looked through yet.
     pub fn new(digest: Digest) -> Self {
-        Self { digest, known: Mutex::const_new(None) }
+        Self { digest, known: Mutex::const_new(None), recollection: Arc::default() }
+    }
+
+    /// The same with what `before`, an older definition of the digest, remembers.
+    pub fn remembering(self, before: &Self) -> Self {
+        Self { recollection: before.recollection.clone(), ..self }
+    }
+
+    /// What is remembered of the digest; not to be held across a wait.
+    pub fn recollection(&self) -> MutexGuard<'_, Recollection> {
+        self.recollection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The groups; looks the recipients through where that may give others than the last time.

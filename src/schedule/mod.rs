@@ -12,6 +12,7 @@ pub mod occurrence;
 pub mod plan;
 mod problems;
 pub mod recipients;
+mod recollection;
 mod template;
 
 use std::path::PathBuf;
@@ -27,11 +28,12 @@ pub use digest::{BadDigests, Digest};
 pub use firing::{Counts, FireError};
 
 use crate::clock::SharedClock;
-use crate::digest_store::{DigestStore, Hold, Standing};
+use crate::digest_store::{DigestStore, Hold, Holder, Standing, StoreError};
 use crate::metrics::Metrics;
 use crate::queue::Publisher;
 use groups::{Group, Planned};
 use plan::{Mark, due_portions, to_fire};
+use recollection::Recollection;
 
 /// A scheduler looks at its digests at least this often: clocks are set, and other schedulers die.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(30);
@@ -99,10 +101,18 @@ impl Digests {
     /// Reads the directory again. Where anything in it is wrong the old set stays.
     pub fn reload(&self) -> Result<usize, BadDigests> {
         let Some(directory) = &self.directory else { return Ok(self.present().len()) };
-        let Self { present, .. } = Self::new(digest::load(directory)?);
-        let present = present.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let count = present.len();
-        *self.present.lock().unwrap_or_else(PoisonError::into_inner) = present;
+        let digests = digest::load(directory)?;
+        let count = digests.len();
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let planned = digests.into_iter().map(|digest| {
+            let before = present.iter().find(|planned| planned.digest.name == digest.name);
+            let planned = Planned::new(digest);
+            Arc::new(match before {
+                Some(before) => planned.remembering(before),
+                None => planned,
+            })
+        });
+        *present = planned.collect();
         self.changed.notify_one();
         Ok(count)
     }
@@ -155,6 +165,7 @@ impl Scheduler {
         match self.fire_due(planned, now).await {
             Ok(next) => next,
             Err(FireError::Stopped) => now + AGAIN,
+            Err(FireError::Forgotten) => now,
             Err(error) => {
                 warn!(digest = planned.digest.name, %error, "the digest is tried again");
                 self.metrics.digest_fired(&planned.digest.name, "failed");
@@ -167,6 +178,8 @@ impl Scheduler {
         let digest = &planned.digest;
         if !digest.enabled {
             self.store.hold(&digest.name, Hold::Pass, now).await?;
+            // What passes by now must not be remembered as due.
+            *planned.recollection() = Recollection::default();
             return Ok(Timestamp::MAX);
         }
         let groups = planned.groups(&*self.store, now).await?;
@@ -177,6 +190,13 @@ impl Scheduler {
         let back = SignedDuration::try_from(digest.window + digest.spread).unwrap_or(SignedDuration::MAX);
         let from = now.saturating_sub(back).unwrap_or(Timestamp::MIN);
         let standing = self.store.look(&digest.name, &keys, now, from).await?;
+        if planned.recollection().contradicts(standing.born) {
+            warn!(digest = digest.name, "the store has lost everything; it is told what is remembered");
+            self.remind(planned, now, standing.born).await?;
+            // The others look within this time, and tell what they have done.
+            return Ok(now + SignedDuration::try_from(LOOK_AT_LEAST).unwrap_or(AGAIN));
+        }
+        planned.recollection().hear(&keys, &standing, from);
         self.metrics.digest_stands(&digest.name, standing.last_fire, standing.last_success, standing.failures);
         if standing.paused {
             return Ok(Timestamp::MAX);
@@ -187,6 +207,19 @@ impl Scheduler {
             next = next.min(self.fire_group(planned, group, &standing, from, now).await?);
         }
         Ok(next)
+    }
+
+    /// Parts first: once the store knows the groups again, what it does not know as done is due.
+    async fn remind(&self, planned: &Planned, now: Timestamp, born: Option<Timestamp>) -> Result<(), StoreError> {
+        let digest = &planned.digest;
+        let recollection = planned.recollection().clone();
+        for (firing, portions) in recollection.parts(&digest.name) {
+            let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &portions };
+            self.store.settle(firing, holder, true).await?;
+        }
+        self.store.remind(&digest.name, recollection.reminder(), now).await?;
+        planned.recollection().told(born);
+        Ok(())
     }
 
     async fn fire_group(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::executor::Attempt;
+use super::executor::{Attempt, Executor};
 use super::interruption::{Interruption, operator_error};
 use super::parking::next_look;
 use super::wake_up::due;
@@ -16,7 +16,7 @@ use crate::job::{ConnectionName, Identifier};
 use crate::key::digest;
 use crate::queue::Destination;
 use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDetail, Reply, ReplyEvent};
-use crate::scalekit::{self, Account, AccountStatus};
+use crate::scalekit::{self, AccountStatus};
 
 /// A run that was sent to the user so often, and lost the account again each time, does not try for ever.
 const MAX_AUTHORIZATIONS: u32 = 5;
@@ -25,19 +25,6 @@ impl Attempt<'_> {
     /// Checks all connections of the job before any model is paid.
     pub(super) async fn check_accounts(&mut self) -> Result<(), Interruption> {
         self.progress("accounts", None);
-        let awaited = self.run().awaited_authorization().map(|awaited| awaited.connections.clone());
-        self.ask_scalekit().await?;
-        // The run goes on, or has ended.
-        if let Some(connections) = awaited {
-            self.unpark().await;
-            for connection in &connections {
-                self.executor.links.forget(&self.run().job().identifier, connection).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn ask_scalekit(&mut self) -> Result<(), Interruption> {
         let mut missing = Vec::new();
         for connection in self.run().job().connections.clone() {
             match self.executor.scalekit.account(&self.run().job().identifier, &connection).await {
@@ -53,34 +40,58 @@ impl Attempt<'_> {
             info!(job.id = %self.run().job().id(), job.identifier = %self.run().job().identifier, "accounts are active");
             return self.hold.record(vec![Event::AccountsReady]).await;
         }
-        self.ask_user(missing).await
+        self.ask_user(missing, false).await
     }
 
-    /// Whether `error` says that the account cannot be used any more; then the user is asked, or the run has failed.
+    /// Whether these errors say that accounts cannot be used any more; then the user is asked, or the run has failed.
     pub(super) async fn account_trouble(
         &mut self,
-        connection: &ConnectionName,
-        error: &scalekit::Error,
+        troubles: &[(ConnectionName, &scalekit::Error)],
     ) -> Result<bool, Interruption> {
-        if let Some(detail) = operator_error(connection, error) {
-            self.fail(detail).await?;
-            return Ok(true);
+        let mut missing: Vec<(ConnectionName, AccountStatus)> = Vec::new();
+        let mut refused_while_active = false;
+        for (connection, error) in troubles {
+            if missing.iter().any(|(known, _)| known == connection) {
+                continue;
+            }
+            let job = self.run().job();
+            let status = if error.auth_lost() || error.is_forbidden() {
+                self.executor.lost_status(&job.identifier, connection).await
+            } else {
+                None
+            };
+            if status.is_some() || error.auth_lost() {
+                warn!(job.id = %job.id(), %connection, %error, "the user's account was lost in mid-run");
+                // Scalekit may still call ACTIVE what the provider no longer takes.
+                refused_while_active |= status.is_none();
+                missing.push((connection.clone(), status.unwrap_or(AccountStatus::Expired)));
+            } else if let Some(detail) = operator_error(connection, error) {
+                self.fail(detail).await?;
+                return Ok(true);
+            }
         }
-        if !error.auth_lost() {
+        if missing.is_empty() {
             return Ok(false);
         }
-        warn!(job.id = %self.run().job().id(), %connection, %error, "the user's account was lost in mid-run");
-        let account = self.executor.scalekit.account(&self.run().job().identifier, connection).await;
-        let status = account.map_or(AccountStatus::Expired, |Account { status, .. }| status);
-        // Scalekit may still call ACTIVE what the provider no longer takes.
-        let status = if status == AccountStatus::Active { AccountStatus::Expired } else { status };
-        self.ask_user(vec![(connection.clone(), status)]).await?;
+        self.ask_user(missing, refused_while_active).await?;
         Ok(true)
+    }
+
+    /// The run waits for nobody any more: webhooks need not find it, and links that were used help nobody.
+    pub(super) async fn end_wait(&self, connections: &[ConnectionName]) {
+        self.executor.unpark(self.run()).await;
+        for connection in connections {
+            self.executor.links.forget(&self.run().job().identifier, connection).await;
+        }
     }
 
     /// Tells the caller, once per wait and again when a link has run out, and parks the run; or ends it where waiting is
     /// over or not wanted.
-    async fn ask_user(&mut self, missing: Vec<(ConnectionName, AccountStatus)>) -> Result<(), Interruption> {
+    async fn ask_user(
+        &mut self,
+        missing: Vec<(ConnectionName, AccountStatus)>,
+        refused_while_active: bool,
+    ) -> Result<(), Interruption> {
         let now = self.hold.clock().now();
         if let Some((connection, _)) = missing.iter().find(|(_, status)| *status == AccountStatus::Disconnected)
             && !self.executor.rules.relink_disconnected
@@ -91,8 +102,9 @@ impl Attempt<'_> {
                 .await;
         }
         let wait_seconds = self.run().settings().authorization_seconds;
-        let (until, told) = match self.run().awaited_authorization() {
-            Some(awaited) => (awaited.until, !awaited.wants_new_links(now)),
+        let connections: Vec<ConnectionName> = missing.iter().map(|(connection, _)| connection.clone()).collect();
+        let (until, told) = match self.run().unmet_authorization() {
+            Some(awaited) => (awaited.until, awaited.covers(&connections) && !awaited.wants_new_links(now)),
             None if self.run().authorization_waits() >= MAX_AUTHORIZATIONS => {
                 return self.fail(waited_in_vain(&missing)).await;
             }
@@ -102,13 +114,12 @@ impl Attempt<'_> {
         if now >= until && !is_final {
             return self.fail(waited_in_vain(&missing)).await;
         }
-        let connections: Vec<ConnectionName> = missing.iter().map(|(connection, _)| connection.clone()).collect();
         if told {
             self.park(connections, until).await;
             return Err(self.parked(now, until));
         }
         if !self.may_ask().await? {
-            return self.wait_in_silence(missing, now, until).await;
+            return self.wait_in_silence(&missing, refused_while_active, now, until).await;
         }
         let mut authorizations = Vec::new();
         for (connection, status) in &missing {
@@ -144,7 +155,8 @@ impl Attempt<'_> {
         let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
         let published = published.map_err(|error| Interruption::Transient { reason: error.to_string() })?;
         self.executor.metrics.replied(reply.event.kind(), published == crate::queue::Published::FellBack);
-        self.hold.record(vec![Event::AuthorizationRequested { connections, until, links_end }]).await?;
+        let requested = Event::AuthorizationRequested { connections, until, links_end, refused_while_active };
+        self.hold.record(vec![requested]).await?;
         self.progress("parked", None);
         Err(self.parked(now, until))
     }
@@ -159,16 +171,18 @@ impl Attempt<'_> {
     /// Waits for a user whom another job of the digest has asked today.
     async fn wait_in_silence(
         &mut self,
-        missing: Vec<(ConnectionName, AccountStatus)>,
+        missing: &[(ConnectionName, AccountStatus)],
+        refused_while_active: bool,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<(), Interruption> {
         if self.run().settings().authorization_seconds == 0 {
-            return self.fail(waited_in_vain(&missing)).await;
+            return self.fail(waited_in_vain(missing)).await;
         }
-        let connections: Vec<ConnectionName> = missing.into_iter().map(|(connection, _)| connection).collect();
+        let connections: Vec<ConnectionName> = missing.iter().map(|(connection, _)| connection.clone()).collect();
         self.park(connections.clone(), until).await;
-        self.hold.record(vec![Event::AuthorizationRequested { connections, until, links_end: None }]).await?;
+        let requested = Event::AuthorizationRequested { connections, until, links_end: None, refused_while_active };
+        self.hold.record(vec![requested]).await?;
         Err(self.parked(now, until))
     }
 
@@ -196,6 +210,18 @@ impl Attempt<'_> {
             entry.expires_at = link.expires_at;
         }
         Ok(entry)
+    }
+}
+
+impl Executor {
+    /// The account's status, where Scalekit says that it is anything but ACTIVE.
+    pub(super) async fn lost_status(
+        &self,
+        identifier: &Identifier,
+        connection: &ConnectionName,
+    ) -> Option<AccountStatus> {
+        let account = self.scalekit.account(identifier, connection).await.ok()?;
+        Some(account.status).filter(|status| *status != AccountStatus::Active)
     }
 }
 

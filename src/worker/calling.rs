@@ -5,34 +5,16 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::call::{Call, Ended};
 use super::executor::{Attempt, Executor};
 use super::interruption::Interruption;
 use super::tenure::Tenure;
-use crate::agent::effect::{Effect, InDoubt, in_doubt};
-use crate::agent::event::{Event, PinnedTool, Plan, ToolOutcome};
+use crate::agent::effect::{InDoubt, in_doubt};
+use crate::agent::event::{Event, Plan, ToolOutcome};
 use crate::agent::result;
-use crate::job::{ConnectionName, Identifier, JobId};
+use crate::job::ConnectionName;
 use crate::retry::Waits;
-use crate::scalekit::{Error, ExecuteRequest, LogStatus};
-
-/// How a call ended that was sent as often as it may be.
-enum Ended {
-    /// It has its outcome.
-    Outcome(ToolOutcome),
-    /// It did not run and can be made again, once what hinders it has passed.
-    NotRun(Error),
-}
-
-/// One call with all that it needs; borrows nothing of the run, so that several can be under way.
-#[expect(clippy::struct_field_names, reason = "`id` alone could be the run's")]
-struct Call {
-    call_id: String,
-    tool: PinnedTool,
-    arguments: serde_json::Map<String, serde_json::Value>,
-    identifier: Identifier,
-    run_id: JobId,
-    result_bytes: usize,
-}
+use crate::scalekit::{Error, ExecuteRequest};
 
 impl Attempt<'_> {
     /// Runs the calls of one batch at the same time.
@@ -51,7 +33,7 @@ impl Attempt<'_> {
                 async move { (call, executor.call(call, tenure).await) }
             })
             .collect();
-        let mut hindered: Option<(ConnectionName, Error)> = None;
+        let mut hindered: Vec<(ConnectionName, Error)> = Vec::new();
         let mut out_of_time = std::pin::pin!(executor.out_of_time(self.stop));
         loop {
             let finished = tokio::select! {
@@ -66,20 +48,22 @@ impl Attempt<'_> {
                 Ended::Outcome(outcome) => Event::ToolFinished { call_id, outcome },
                 Ended::NotRun(error) => {
                     let reason = error.code().to_owned();
-                    hindered = Some((call.tool.connection.clone(), error));
+                    hindered.push((call.tool.connection.clone(), error));
                     Event::ToolNotRun { call_id, reason }
                 }
             });
             self.hold.record(events).await?;
         }
-        match hindered {
+        let troubles: Vec<_> = hindered.iter().map(|(connection, error)| (connection.clone(), error)).collect();
+        match hindered.first() {
             None => Ok(()),
-            Some((connection, error)) if self.account_trouble(&connection, &error).await? => Ok(()),
-            Some((_, error)) => Err(Interruption::from(&error)),
+            Some(_) if self.account_trouble(&troubles).await? => Ok(()),
+            Some((_, error)) => Err(Interruption::from(error)),
         }
     }
 
-    fn call(&self, call_id: &str) -> Option<Call> {
+    /// The call of the open turn with this id.
+    pub(super) fn call(&self, call_id: &str) -> Option<Call> {
         let run = self.run();
         let Plan::Run { tool, arguments, .. } = &run.open_call(call_id)?.plan else { return None };
         Some(Call {
@@ -89,29 +73,8 @@ impl Attempt<'_> {
             identifier: run.job().identifier.clone(),
             run_id: run.job().id(),
             result_bytes: run.settings().result_bytes,
+            known_executions: run.known_executions(call_id),
         })
-    }
-
-    /// What Scalekit's own log of tool calls (preview) says of a call in doubt. A missing row proves nothing.
-    pub(super) async fn settled_by_logs(&self, call_id: &str) -> Option<ToolOutcome> {
-        if !self.executor.rules.settle_by_logs {
-            return None;
-        }
-        let call = self.call(call_id)?;
-        let logs = self.executor.scalekit.tool_call_logs(call.run_id.as_str()).await.ok()??;
-        let known: Vec<&str> = self.run().known_executions().collect();
-        let mut rows = logs.into_iter().filter(|row| {
-            row.tool == call.tool.name && !row.execution_id.as_deref().is_some_and(|id| known.contains(&id))
-        });
-        // Two rows that could be it are as good as none.
-        let (row, None) = (rows.next()?, rows.next()) else { return None };
-        match row.status {
-            LogStatus::Success => Some(ToolOutcome::Done {
-                content: "The call was carried out; its result was lost when the worker stopped.".to_owned(),
-                execution_id: row.execution_id,
-            }),
-            _ => None,
-        }
     }
 }
 
@@ -142,7 +105,7 @@ impl Executor {
             };
             let may_repeat = !error.is_answer() && in_doubt(effect, error.ran()) == InDoubt::RunAgain;
             let wait = if may_repeat { waits.next(error.retry_tool()) } else { None };
-            let Some(wait) = wait else { break ended_by(effect, error, waits.made()) };
+            let Some(wait) = wait else { break self.ended_by(call, error, waits.made()).await };
             warn!(
                 job.id = %run_id,
                 tool = tool.name,
@@ -161,44 +124,5 @@ impl Executor {
         let took_milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(job.id = %run_id, tool = tool.name, effect = effect.as_str(), outcome, took_milliseconds, "tool call");
         (ended, retries)
-    }
-}
-
-/// What a failure means for a call that is not repeated any more.
-fn ended_by(effect: Effect, error: Error, attempts: u32) -> Ended {
-    let execution_id = error.details().execution_id.clone();
-    if error.is_answer() {
-        let message = answer(&error);
-        return Ended::Outcome(ToolOutcome::Failed { message, execution_id });
-    }
-    let tried = if attempts > 1 { format!(", tried {attempts} times") } else { String::new() };
-    match (in_doubt(effect, error.ran()), &error) {
-        (InDoubt::Unknown, _) => {
-            Ended::Outcome(ToolOutcome::Unknown { message: format!("{error}{tried}"), execution_id })
-        }
-        // The provider itself keeps failing, or what comes back is no answer: the model may find another way.
-        (InDoubt::RunAgain, Error::ProviderFailed(_) | Error::BadAnswer(_) | Error::Refused { .. }) => {
-            Ended::Outcome(ToolOutcome::Failed { message: format!("{error}{tried}"), execution_id })
-        }
-        (InDoubt::RunAgain, _) => Ended::NotRun(error),
-    }
-}
-
-/// In the provider's words, which tell a model what to do better.
-fn answer(error: &Error) -> String {
-    match error {
-        Error::UnknownTool(_) => "the tool does not exist any more".to_owned(),
-        error => error.to_string(),
-    }
-}
-
-impl Ended {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Outcome(ToolOutcome::Done { .. }) => "done",
-            Self::Outcome(ToolOutcome::Failed { .. }) => "failed",
-            Self::Outcome(ToolOutcome::Unknown { .. }) => "unknown",
-            Self::NotRun(_) => "not_run",
-        }
     }
 }

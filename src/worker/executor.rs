@@ -98,16 +98,23 @@ impl Executor {
             if stop.is_cancelled() && !matches!(step, Step::Deliver(_) | Step::Done) {
                 return Err(Interruption::Shutdown);
             }
-            match step {
-                Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await?,
-                Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await?,
-                Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await?,
-                Step::CallTools(calls) => attempt.call_tools(&calls).await?,
-                Step::SettleDoubt(call) => attempt.settle_doubt(&call).await?,
-                Step::Finish(conclusion) => attempt.finish(*conclusion).await?,
+            let awaited = attempt.run().unmet_authorization().map(|awaited| awaited.connections.clone());
+            let done = match step {
+                Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await,
+                Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await,
+                Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await,
+                Step::CallTools(calls) => attempt.call_tools(&calls).await,
+                Step::SettleDoubt(call) => attempt.settle_doubt(&call).await,
+                Step::Finish(conclusion) => attempt.finish(*conclusion).await,
                 Step::Deliver(reply) => return Ok(reply),
                 Step::Done => return Err(Interruption::OwnershipLost),
+            };
+            if let Some(connections) = awaited
+                && (attempt.run().unmet_authorization().is_none() || attempt.run().reply().is_some())
+            {
+                attempt.end_wait(&connections).await;
             }
+            done?;
         }
     }
 }
@@ -182,7 +189,7 @@ impl Attempt<'_> {
                     self.fail(empty_list(&connection, &identifier)).await?;
                     return Ok(None);
                 }
-                Err(ToolboxError::Scalekit(error)) => match self.account_trouble(&connection, &error).await? {
+                Err(ToolboxError::Scalekit(error)) => match self.account_trouble(&[(connection, &error)]).await? {
                     true => return Ok(None),
                     false => return Err(Interruption::from(&*error)),
                 },
@@ -212,7 +219,11 @@ impl Attempt<'_> {
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.
     async fn settle_doubt(&mut self, call_id: &str) -> Result<(), Interruption> {
-        let outcome = match self.settled_by_logs(call_id).await {
+        let settled = match self.call(call_id) {
+            Some(call) => self.executor.settled_by_logs(&call).await,
+            None => None,
+        };
+        let outcome = match settled {
             Some(outcome) => outcome,
             None => ToolOutcome::Unknown {
                 message: "the worker stopped while the call was under way".to_owned(),

@@ -67,7 +67,11 @@ impl From<&scalekit::Error> for Interruption {
     }
 }
 
-/// An error that no user and no waiting can mend.
+/// What to do where Scalekit refuses a request for good and says why in its own words.
+const REFUSED_HINT: &str = "see Scalekit's words; check the job's `identifier` and `connections`, what the client id may do, \
+                            and `scalekit.user_verify_url`, then send the job again under a new id";
+
+/// An error of a call that runs no tool, which no user and no waiting can mend.
 pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Error) -> Option<ErrorDetail> {
     let (code, text) = match error {
         scalekit::Error::ConnectionNotFound { .. } => {
@@ -75,6 +79,12 @@ pub(super) fn operator_error(connection: &ConnectionName, error: &scalekit::Erro
         }
         scalekit::Error::ConnectionDisabled { .. } => {
             (ErrorCode::ConnectionDisabled, format!("connection `{connection}` is not enabled"))
+        }
+        error if error.is_final() => {
+            let request = error.details().request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default();
+            let text = format!("Scalekit does not take a request about connection `{connection}`: {error}{request}");
+            let detail = ErrorDetail::new(ErrorCode::Internal, text).hint(REFUSED_HINT);
+            return Some(detail.connection(connection.as_str()));
         }
         _ => return None,
     };

@@ -19,7 +19,8 @@ use crate::scalekit::{self, Scalekit};
 const MARGIN: Duration = Duration::from_secs(60);
 /// A link without a known end is handed out again for so long.
 const DEFAULT: Duration = Duration::from_secs(300);
-/// Links in the process's own memory, where those who ask at the same time meet even without the shared cache.
+/// Links in the process's own memory, where those who ask at the same time meet. They stay there only as long as the shared
+/// cache does not have them: in there another worker can forget them.
 const IN_MEMORY: u64 = 10_000;
 
 /// A link and how long it can be used.
@@ -37,7 +38,14 @@ pub struct Links {
     scalekit: Arc<Scalekit>,
     cache: Arc<dyn Cache>,
     clock: SharedClock,
-    recent: moka::future::Cache<Key, Link>,
+    recent: moka::future::Cache<Key, Found>,
+}
+
+/// A link, and whether the shared cache has it.
+#[derive(Clone)]
+struct Found {
+    link: Link,
+    shared: bool,
 }
 
 impl Links {
@@ -56,10 +64,15 @@ impl Links {
         state: &str,
     ) -> Result<Link, Arc<scalekit::Error>> {
         let key = key(identifier, connection);
-        if self.recent.get(&key).await.is_some_and(|link| !self.is_good(&link)) {
+        if self.recent.get(&key).await.is_some_and(|found| !self.is_good(&found.link)) {
             self.recent.invalidate(&key).await;
         }
-        self.recent.try_get_with(key.clone(), self.find_or_make(&key, identifier, connection, state)).await
+        let find = self.find_or_make(&key, identifier, connection, state);
+        let found = self.recent.try_get_with(key.clone(), find).await?;
+        if found.shared {
+            self.recent.invalidate(&key).await;
+        }
+        Ok(found.link)
     }
 
     /// Forgets a link that the user has used: should the account be lost again, it would help nobody.
@@ -77,21 +90,22 @@ impl Links {
         identifier: &Identifier,
         connection: &ConnectionName,
         state: &str,
-    ) -> Result<Link, scalekit::Error> {
+    ) -> Result<Found, scalekit::Error> {
         let flight = match self.remembered(key).await {
-            Ok(Some(link)) => return Ok(link),
+            Ok(Some(link)) => return Ok(Found { link, shared: true }),
             Ok(None) => Flight::board(&*self.cache, key, || self.remembered(key)).await,
             Err(_) => Flight::Ours(None),
         };
         if let Flight::Theirs(link) = flight {
-            return Ok(link);
+            return Ok(Found { link, shared: true });
         }
         let made = self.make(identifier, connection, state).await;
-        if let Ok(link) = &made {
-            self.remember(key, link).await;
-        }
+        let shared = match &made {
+            Ok(link) => self.remember(key, link).await,
+            Err(_) => false,
+        };
         flight.landed(&*self.cache).await;
-        made
+        Ok(Found { link: made?, shared })
     }
 
     async fn make(
@@ -112,15 +126,18 @@ impl Links {
         Ok(link.filter(|link| self.is_good(link)))
     }
 
-    async fn remember(&self, key: &Key, link: &Link) {
+    /// Whether the shared cache has the link now.
+    async fn remember(&self, key: &Key, link: &Link) -> bool {
         let ttl = Duration::from_millis(milliseconds_between(self.clock.now(), link.good_until));
         if ttl.is_zero() {
-            return;
+            return false;
         }
         let value = serde_json::to_vec(link).expect("a link is text");
-        if let Err(error) = self.cache.put(key, value.into(), ttl).await {
+        let put = self.cache.put(key, value.into(), ttl).await;
+        if let Err(error) = &put {
             warn!(%error, "a magic link could not be remembered; another job of the user may get another one");
         }
+        put.is_ok()
     }
 
     fn is_good(&self, link: &Link) -> bool {

@@ -3,9 +3,11 @@
 mod accounts;
 mod asking;
 mod burial;
+mod call;
 mod calling;
 mod charge;
 pub mod executor;
+mod failing;
 mod flight;
 mod hold;
 mod interruption;

@@ -9,10 +9,10 @@ use tracing::{debug, warn};
 
 use super::Worker;
 use super::charge::Charge;
-use super::executor::{Attempt, Rules};
+use super::executor::{Attempt, Executor, Rules};
 use super::interruption::operator_error;
 use super::wake_up::{WEBHOOK, WakeUp};
-use crate::agent::run::{Run, Step};
+use crate::agent::run::{BadJournal, Run, Step};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job};
 use crate::parking::Parked;
@@ -21,8 +21,11 @@ use crate::scalekit::AccountStatus;
 
 /// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
 pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
-/// A webhook's wake-up that finds Scalekit out of reach looks again after this time.
+/// A webhook's wake-up that finds Scalekit or the journal out of reach looks again after this time.
 const WEBHOOK_WAIT: Duration = Duration::from_secs(5);
+
+/// A run whose call was refused although its account is ACTIVE is woken by webhooks to try again, but not more often.
+const LEAST_BETWEEN_TRIES: Duration = Duration::from_secs(10);
 
 /// What a look at a parked run found.
 enum Look {
@@ -53,8 +56,12 @@ impl Worker {
 
     async fn look_at(&self, job: &Job, wake_up: &WakeUp, by_webhook: bool) -> Look {
         let now = self.clock.now();
-        let Ok(lines) = self.journal.read(&job.id()).await else { return Look::NotParked };
-        let Ok(Some(run)) = Run::replay(&lines) else { return Look::NotParked };
+        let run = match self.journal.read(&job.id()).await.map(|lines| Run::replay(&lines)) {
+            Ok(Ok(Some(run))) => run,
+            // Whoever takes the run waits for the journal; a webhook's copy would be gone.
+            Err(_) | Ok(Err(BadJournal::Newer { .. })) if by_webhook => return Look::Unknown(WEBHOOK_WAIT),
+            _ => return Look::NotParked,
+        };
         let stale = wake_up.turn < run.wake_up_turn() || run.digest() != job.digest();
         if stale || run.next(now) != Step::CheckAccounts {
             return Look::NotParked;
@@ -85,6 +92,11 @@ impl Worker {
                 }
             }
         }
+        // What a try brings about at Scalekit may cause the next webhook: they must not chase each other.
+        let rest = awaited.tried_at.map_or(Duration::ZERO, |at| LEAST_BETWEEN_TRIES.saturating_sub(since(at, now)));
+        if ready && by_webhook && !rest.is_zero() {
+            return Look::Unknown(rest);
+        }
         if ready || awaited.wants_new_links(now) {
             return Look::Take;
         }
@@ -103,11 +115,15 @@ impl Attempt<'_> {
             warn!(job.id = %job.id(), %error, "no webhook will find the run; it wakes by the poll");
         }
     }
+}
 
-    /// The run does not wait any more.
-    pub(super) async fn unpark(&self) {
-        let job = self.run().job();
-        if let Err(error) = self.executor.parking.unpark(&job.identifier, &job.id()).await {
+impl Executor {
+    /// The run does not wait any more, if it ever did.
+    pub(super) async fn unpark(&self, run: &Run) {
+        let job = run.job();
+        if run.may_be_parked()
+            && let Err(error) = self.parking.unpark(&job.identifier, &job.id()).await
+        {
             warn!(job.id = %job.id(), %error, "a webhook may wake the run once more, for nothing");
         }
     }
@@ -120,6 +136,10 @@ pub(super) fn next_look(rules: Rules, run: &Run, now: Timestamp, until: Timestam
     let left = milliseconds_between(now, until);
     let waited = Duration::from_millis(allowed.saturating_sub(left));
     (waited / 10).clamp(first, longest.max(first)).min(Duration::from_millis(left.max(1000)))
+}
+
+fn since(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(milliseconds_between(then, now))
 }
 
 /// What of a message is needed to wake a run by it.

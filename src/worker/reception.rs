@@ -36,10 +36,10 @@ impl Worker {
         let mut charge = Charge::new(delivery, self.rules.hold_at_most);
         let now = self.clock.now();
         let wake_up = WakeUp::of(&charge.message);
-        if let Some((wake_up, remaining)) =
-            wake_up.clone().and_then(|wake_up| wake_up.remaining(now).map(|wait| (wake_up, wait)))
+        if let Some(wake_up) = &wake_up
+            && let Some(remaining) = wake_up.remaining(now)
         {
-            return self.put_off(charge, wake_up, remaining).await;
+            return self.put_off(charge, wake_up.clone(), remaining).await;
         }
         let job = match Job::from_slice(&charge.message.body, &envelope(&charge.message), self.rules.max_job_bytes) {
             Ok(job) => job,

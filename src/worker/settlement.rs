@@ -199,6 +199,7 @@ impl Worker {
                 _ => {}
             }
         }
+        self.executor.unpark(hold.run()).await;
         self.digest_ended(job, outcome).await;
         hold.release().await;
         self.metrics.job_ended(outcome, working);

@@ -15,20 +15,25 @@ use tracing::{debug, info, warn};
 use super::parking::read;
 use super::toolbox::Toolbox;
 use super::wake_up::{WEBHOOK, WakeUp};
-use crate::agent::run::Run;
+use crate::agent::run::{BadJournal, Run};
 use crate::cache::Cache;
 use crate::clock::SharedClock;
-use crate::job::{ConnectionName, Identifier};
-use crate::journal::Journal;
+use crate::job::{ConnectionName, Identifier, JobId};
+use crate::journal::{Journal, JournalError};
 use crate::key::{Key, digest};
-use crate::parking::{Parked, Parking};
-use crate::queue::{Destination, Publisher};
+use crate::parking::{Parked, Parking, ParkingError};
+use crate::queue::{Destination, Publisher, QueueError};
 use crate::webhook::{Forged, Secrets, Signed};
 
 /// A webhook that comes again within this time is known; Scalekit's longest described repeats end after a day.
 const REMEMBERED: Duration = Duration::from_hours(24);
 /// Wake-ups that are published at the same time.
 const AT_ONCE: usize = 16;
+/// A webhook is answered after this time at the latest: Scalekit wants an answer within ten seconds (its documents on
+/// webhooks), and repeats what it got none for, or a bad one.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Says that the user's authorization got no better, so nobody need be woken. A run that tries a call again may cause it.
+const REFRESH_FAILED: &str = "connected_account.token_refresh_failed";
 
 /// Why a webhook is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +44,22 @@ pub enum Refused {
     /// It is not Scalekit's, or too old.
     #[error(transparent)]
     Forged(#[from] Forged),
+    /// What follows from it could not be made safe: it is to be sent again.
+    #[error("the webhook could not be followed now; send it again")]
+    NotNow,
+}
+
+/// Why a webhook could not be followed to its end.
+#[derive(Debug, thiserror::Error)]
+enum Unsafe {
+    #[error("{0}")]
+    Parking(#[from] ParkingError),
+    #[error("the journal of {0} is unavailable: {1}")]
+    Journal(JobId, JournalError),
+    #[error("the journal of {0} is a newer worker's")]
+    Newer(JobId),
+    #[error("the wake-up of {0} was not confirmed: {1}")]
+    Queue(JobId, QueueError),
 }
 
 /// Takes webhooks.
@@ -57,16 +78,16 @@ pub struct Webhooks {
     pub publisher: Arc<dyn Publisher>,
     /// Tool lists, which may differ now.
     pub toolbox: Arc<Toolbox>,
-    /// Work that goes on after the answer.
+    /// Work that may go on after the answer.
     pub tracker: TaskTracker,
     /// Whether it was said that there is no secret.
     pub said: AtomicBool,
 }
 
 impl Webhooks {
-    /// Takes a webhook: what follows from it is done after the return. What is genuine and means nothing to us is taken
-    /// as well, and ignored.
-    pub fn receive(self: &Arc<Self>, signed: &Signed<'_>) -> Result<(), Refused> {
+    /// Takes a webhook: at the return everything that follows from it is safe with the broker. What is genuine and means
+    /// nothing to us is taken as well, and ignored.
+    pub async fn receive(self: &Arc<Self>, signed: &Signed<'_>) -> Result<(), Refused> {
         if self.secrets.is_empty() {
             if !self.said.swap(true, Ordering::Relaxed) {
                 warn!("a webhook came and is refused, as are all others: {}", Refused::NotConfigured);
@@ -75,27 +96,30 @@ impl Webhooks {
         }
         self.secrets.verify(signed, self.clock.now())?;
         let Some(change) = Change::read(signed.body) else {
-            debug!(webhook.id = signed.id, "a webhook that is not about an account");
+            debug!(webhook.id = signed.id, "a webhook that means nothing to us");
             return Ok(());
         };
         let (webhooks, id) = (self.clone(), signed.id.to_owned());
-        self.tracker.spawn(async move { webhooks.follow(&id, &change).await });
-        Ok(())
+        // A task of its own: it goes on where its time is over, or the sender gone.
+        let following = self.tracker.spawn(async move { webhooks.follow(&id, &change).await });
+        match tokio::time::timeout(ANSWER_WITHIN, following).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => warn!(webhook.id = signed.id, %error, "a webhook could not be followed"),
+            Ok(Err(error)) => warn!(webhook.id = signed.id, %error, "a webhook could not be followed"),
+            Err(_) => warn!(webhook.id = signed.id, "a webhook could not be followed in time"),
+        }
+        Err(Refused::NotNow)
     }
 
-    async fn follow(&self, id: &str, change: &Change) {
+    async fn follow(&self, id: &str, change: &Change) -> Result<(), Unsafe> {
         let key = Key::new(&["webhook", &digest(id, 16)]);
-        match self.cache.put_if_absent(&key, Bytes::from_static(b"1"), REMEMBERED).await {
-            Ok(false) => return debug!(webhook.id = id, "the webhook came before"),
-            Ok(true) => {}
-            // Followed twice it does no harm.
-            Err(error) => warn!(%error, "webhooks are not remembered"),
+        // Where nobody remembers, it is followed twice: that does no harm.
+        if let Ok(Some(_)) = self.cache.get(&key).await {
+            debug!(webhook.id = id, "the webhook came before");
+            return Ok(());
         }
-        let waiting = self.parking.waiting(&change.identifier).await.unwrap_or_else(|error| {
-            warn!(%error, "parked runs are not found and wake by the poll");
-            Vec::new()
-        });
-        let waiting: Vec<&Parked> = waiting.iter().filter(|parked| change.concerns(parked)).collect();
+        let waiting = self.parking.waiting(&change.identifier).await?;
+        let waiting: Vec<Parked> = waiting.into_iter().filter(|parked| change.concerns(parked)).collect();
         let mut lists: Vec<&ConnectionName> = waiting.iter().flat_map(|parked| &parked.connections).collect();
         lists.retain(|connection| change.connection.as_ref().is_none_or(|changed| changed == *connection));
         lists.extend(&change.connection);
@@ -105,28 +129,39 @@ impl Webhooks {
             self.toolbox.forget(&change.identifier, connection).await;
         }
         info!(webhook.id = id, job.identifier = %change.identifier, runs = waiting.len(), "an account has changed");
-        futures_util::stream::iter(waiting)
-            .for_each_concurrent(AT_ONCE, |parked| self.wake(&change.identifier, parked))
-            .await;
+        let woken = futures_util::stream::iter(waiting).map(|parked| self.wake(&change.identifier, parked));
+        // All are tried, whatever becomes of one.
+        let woken: Vec<Result<(), Unsafe>> = woken.buffer_unordered(AT_ONCE).collect().await;
+        woken.into_iter().collect::<Result<(), Unsafe>>()?;
+        if let Err(error) = self.cache.put(&key, Bytes::from_static(b"1"), REMEMBERED).await {
+            warn!(%error, "webhooks are not remembered");
+        }
+        Ok(())
     }
 
-    async fn wake(&self, identifier: &Identifier, parked: &Parked) {
-        let Ok(lines) = self.journal.read(&parked.job).await else { return };
-        // A run that has ended, or whose journal was dropped after that, must not be woken: it would begin anew.
-        let Some(run) = Run::replay(&lines).ok().flatten().filter(|run| run.reply().is_none()) else {
-            if let Err(error) = self.parking.unpark(identifier, &parked.job).await {
-                warn!(%error, "a run that has ended is still taken for parked");
+    async fn wake(&self, identifier: &Identifier, parked: Parked) -> Result<(), Unsafe> {
+        let lines = self.journal.read(&parked.job).await.map_err(|error| Unsafe::Journal(parked.job.clone(), error))?;
+        let run = match Run::replay(&lines) {
+            Ok(run) => run.filter(|run| run.reply().is_none()),
+            Err(BadJournal::Newer { .. }) => return Err(Unsafe::Newer(parked.job.clone())),
+            Err(error) => {
+                warn!(job.id = %parked.job, %error, "the journal of a parked run is damaged");
+                None
             }
-            return;
         };
-        let Some(message) = read(&parked.message) else { return };
+        // A run that has ended, or whose journal was dropped after that, must not be woken: it would begin anew.
+        let Some(run) = run else { return Ok(self.parking.unpark(identifier, &parked.job).await?) };
+        let Some(message) = read(&parked.message) else {
+            warn!(job.id = %parked.job, "another version parked the run, which waits for the poll");
+            return Ok(());
+        };
         // One more than the journal knows, as the run may be about to journal its own next wake-up.
         let turn = run.wake_up_turn() + 1;
         let wake_up = WakeUp { turn, effects: run.has_effects(), ..WakeUp::new(WEBHOOK) };
-        match self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await {
-            Ok(_) => info!(job.id = %parked.job, "a parked run is woken"),
-            Err(error) => warn!(job.id = %parked.job, %error, "a parked run could not be woken and waits for the poll"),
-        }
+        let published = self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await;
+        published.map_err(|error| Unsafe::Queue(parked.job.clone(), error))?;
+        info!(job.id = %parked.job, "a parked run is woken");
+        Ok(())
     }
 }
 
@@ -139,10 +174,12 @@ struct Change {
 }
 
 impl Change {
-    /// Reads any `connected_account.…` event (Scalekit's envelope: `type`, `data {identifier, connection_name?, …}`).
+    /// Reads a `connected_account.…` event (Scalekit's envelope: `type`, `data {identifier, connection_name?, …}`) that may
+    /// be good news.
     fn read(body: &[u8]) -> Option<Self> {
         let event: Value = serde_json::from_slice(body).ok()?;
-        if !event.get("type")?.as_str()?.starts_with("connected_account.") {
+        let kind = event.get("type")?.as_str()?;
+        if !kind.starts_with("connected_account.") || kind == REFRESH_FAILED {
             return None;
         }
         let data = event.get("data")?;
@@ -187,6 +224,7 @@ mod tests {
         let long = "x".repeat(101);
         for event in [
             json!({"type": "directory.user_created", "data": {"identifier": "user_123"}}),
+            json!({"type": "connected_account.token_refresh_failed", "data": {"identifier": "user_123"}}),
             json!({"type": "connected_account.updated"}),
             json!({"type": "connected_account.updated", "data": []}),
             json!({"type": "connected_account.updated", "data": {"identifier": ""}}),

@@ -250,7 +250,8 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
         &fine.stdout,
         &[
             "RabbitMQ: RabbitMQ ",
-            "ok      consumer timeout",
+            "note    consumer timeout: cannot be read over AMQP; it is taken to be 1800 s",
+            "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'",
             "ok      Redis",
             "ok      Redis persistence",
             "ok      connection gmail: 1 connected",
@@ -258,6 +259,11 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
             " 0 broken",
         ],
     );
+    let held_too_long = program.set("AGENTKIT_WORKER__WORKER__HOLD_DELIVERY_SECONDS", "1081");
+    let output = held_too_long.run(&["doctor"]).await;
+    assert_eq!(output.code, Some(1), "{}", output.all());
+    contains_all(&output.stdout, &["BROKEN  configuration: worker.hold_delivery_seconds", "(1800 s)"]);
+    let program = held_too_long.set("AGENTKIT_WORKER__WORKER__HOLD_DELIVERY_SECONDS", "1080");
     // Scalekit's list of accounts does not tell a name without accounts from one that does not exist.
     let doubtful = program.run(&["doctor", "--connection", "Gmail"]).await;
     assert_eq!(doubtful.code, Some(0), "{}", doubtful.all());

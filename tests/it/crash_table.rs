@@ -13,7 +13,7 @@ use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::journal::{Journal, Take, TakeMode};
 use agentkit_worker::queue::Message;
 use agentkit_worker::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
-use agentkit_worker::redis_client::RedisClient;
+use agentkit_worker::redis_client::{self, RedisClient};
 use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
 use agentkit_worker::worker::operator::Operator;
 use futures_util::StreamExt;
@@ -73,7 +73,9 @@ impl Stage {
         config.worker.lease_seconds = 1;
         config.worker.concurrency = 4;
         let inbox = ReplyInbox::open(&config.amqp).await.unwrap();
-        let journal = Arc::new(RedisJournal::new(RedisClient::new(&config.redis).unwrap()));
+        // Who only watches has patience with a busy machine.
+        let patient = redis_client::Config { response_timeout_milliseconds: 10_000, ..config.redis.clone() };
+        let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient).unwrap()));
         let reply_to = inbox.name().to_owned();
         let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
         Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject }

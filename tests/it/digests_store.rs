@@ -1,13 +1,14 @@
 //! What every digest store promises, asked of both, of the one in Redis on a cluster too; and what only a real one can
 //! suffer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentkit_worker::clock::ManualClock;
 use agentkit_worker::digest_store::memory::MemoryDigestStore;
 use agentkit_worker::digest_store::redis::RedisDigestStore;
-use agentkit_worker::digest_store::{DigestStore, Fired, Firing, Hold, Holder, Memory};
+use agentkit_worker::digest_store::{DigestStore, Fired, Firing, Hold, Holder, Marks, Memory, Reminder};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::digests::instant;
@@ -156,6 +157,104 @@ async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &Su
     assert!(!store.look("other", &[], at(21), at(0)).await.unwrap().paused);
 }
 
+async fn what_the_store_has_lost_it_is_told(subject: &Subject) {
+    let store = &subject.store;
+    let mark = |hour: i64| ("g".to_owned(), at(hour));
+    let (begun, done): (Marks, Marks) = ([mark(7), mark(8)].into(), [mark(5), mark(6)].into());
+    let groups = [("g".to_owned(), at(2)), ("h".to_owned(), at(20))].into();
+    let reminder = Reminder { groups: &groups, begun: &begun, done: &done, paused: true };
+    // A new group by the look of somebody who knows nothing, and a part that somebody has finished since.
+    let names = ["g".to_owned(), "h".to_owned()];
+    let look = async |hour| store.look("morning", &names, at(hour), at(0)).await.unwrap();
+    let born = look(10).await.born;
+    assert!(born.is_some());
+    store.claim(firing(6), 4, 1, "two", LEASE).await.unwrap();
+    store.settle(firing(6), holder("two", &[0]), true).await.unwrap();
+    for _ in 0..2 {
+        store.remind("morning", reminder, at(11)).await.unwrap();
+    }
+    let standing = store.look("morning", &[], at(11), at(0)).await.unwrap();
+    assert_eq!((&standing.begun, &standing.done, standing.paused), (&begun, &done, true));
+    store.hold("morning", Hold::Resume, at(12)).await.unwrap();
+    store.remind("morning", reminder, at(13)).await.unwrap();
+    let standing = look(14).await;
+    assert!(!standing.paused, "somebody has said something else since");
+    assert_eq!((standing.not_before, standing.born), (vec![at(12), at(12)], born));
+    // Without a pause in between the earliest time counts.
+    let other = async |hour| store.look("other", &names, at(hour), at(0)).await.unwrap().not_before;
+    other(10).await;
+    store.remind("other", Reminder { paused: false, ..reminder }, at(11)).await.unwrap();
+    assert_eq!(other(12).await, [at(2), at(10)]);
+    let nothing = Reminder { groups: &BTreeMap::new(), begun: &Marks::new(), done: &Marks::new(), paused: false };
+    store.remind("other", nothing, at(11)).await.unwrap();
+}
+
+async fn who_notes_claims_again_what_the_store_has_lost(subject: &Subject) {
+    let store = &subject.store;
+    store.note(firing(9), &["a"], &[], holder("one", &[0, 1])).await.unwrap();
+    let claim = store.claim(firing(9), 4, 9, "two", LEASE).await.unwrap();
+    assert_eq!((claim.portions, claim.born), (vec![2, 3], None));
+    assert!(claim.held_for.is_some());
+    store.note(firing(9), &["b"], &[], holder("one", &[2])).await.unwrap();
+    assert_eq!(
+        store.claim(firing(9), 4, 9, "two", LEASE).await.unwrap().portions,
+        [2, 3],
+        "what another holds stays his"
+    );
+}
+
+async fn parts_of_another_division_do_not_count(subject: &Subject) {
+    let store = &subject.store;
+    store.claim(firing(9), 2, 9, "one", LEASE).await.unwrap();
+    store.settle(firing(9), holder("one", &[0, 1]), true).await.unwrap();
+    let whole = Firing { portions: 1, ..firing(9) };
+    assert_eq!(store.claim(whole, 1, 9, "two", LEASE).await.unwrap().portions, [0]);
+    assert!(store.look("morning", &[], at(9), at(0)).await.unwrap().done.is_empty());
+    store.settle(whole, holder("two", &[0]), true).await.unwrap();
+    assert_eq!(store.look("morning", &[], at(9), at(0)).await.unwrap().done.len(), 1);
+    assert!(store.claim(firing(9), 4, 9, "one", LEASE).await.unwrap().portions.is_empty(), "done is done");
+}
+
+async fn no_look_forgets_what_another_still_looks_at(subject: &Subject) {
+    let store = &subject.store;
+    let group = vec!["g".to_owned()];
+    let window = SignedDuration::from_hours(24);
+    // Years behind the store's clock, near it, and years ahead.
+    for (index, day) in ["2020-05-01T12:00:00Z", "2039-12-31T12:00:00Z", "2060-05-01T12:00:00Z"].iter().enumerate() {
+        let noon = instant(day);
+        let digest = format!("digest {index}");
+        let mut marks = std::collections::BTreeSet::new();
+        for hour in [1, 2, 20] {
+            let at = noon - SignedDuration::from_hours(hour);
+            let firing = Firing { digest: &digest, group: "g", at, portions: 1 };
+            store.claim(firing, 1, 1, "one", LEASE).await.unwrap();
+            store.settle(firing, holder("one", &[0]), true).await.unwrap();
+            marks.insert(("g".to_owned(), at));
+        }
+        let long_ago =
+            Firing { digest: &digest, group: "g", at: noon - SignedDuration::from_hours(20 * 24), portions: 1 };
+        store.settle(long_ago, holder("one", &[0]), true).await.unwrap();
+        let open = Firing { digest: &digest, group: "g", at: noon - SignedDuration::from_hours(3), portions: 2 };
+        store.claim(open, 1, 1, "one", LEASE).await.unwrap();
+        store.settle(open, holder("one", &[0]), true).await.unwrap();
+        // Those whose clocks are hours or days wrong look as well, and clean up.
+        for wrong in [0, 3, -3, 6 * 24, 0] {
+            let now = noon + SignedDuration::from_hours(wrong);
+            store.look(&digest, &group, now, now - window).await.unwrap();
+        }
+        let standing = store.look(&digest, &group, noon, noon - window).await.unwrap();
+        assert_eq!(standing.done, marks, "{day}");
+        assert_eq!(standing.begun, [("g".to_owned(), open.at)].into(), "{day}");
+        assert_eq!(store.claim(open, 2, 9, "two", LEASE).await.unwrap().portions, [1], "{day}: a part stays done");
+        let kept = store.look(&digest, &[], noon, long_ago.at).await.unwrap().done.contains(&("g".into(), long_ago.at));
+        match index {
+            0 => assert!(!kept, "marks are not kept for ever"),
+            2 => assert!(kept, "a scheduler that is ahead has nothing forgotten"),
+            _ => {}
+        }
+    }
+}
+
 async fn one_job_a_day_may_ask(subject: &Subject) {
     let store = &subject.store;
     let day = |day: i8| jiff::civil::date(2040, 1, day);
@@ -205,6 +304,26 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn what_the_store_has_lost_it_is_told() {
+        super::what_the_store_has_lost_it_is_told(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn who_notes_claims_again_what_the_store_has_lost() {
+        super::who_notes_claims_again_what_the_store_has_lost(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn parts_of_another_division_do_not_count() {
+        super::parts_of_another_division_do_not_count(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn no_look_forgets_what_another_still_looks_at() {
+        super::no_look_forgets_what_another_still_looks_at(&Subject::memory()).await;
+    }
+
+    #[tokio::test]
     async fn one_job_a_day_may_ask() {
         super::one_job_a_day_may_ask(&Subject::memory()).await;
     }
@@ -231,6 +350,26 @@ mod redis {
     #[tokio::test]
     async fn groups_count_from_when_they_are_known_and_pauses_pass_over() {
         super::groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_store_has_lost_it_is_told() {
+        super::what_the_store_has_lost_it_is_told(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn who_notes_claims_again_what_the_store_has_lost() {
+        super::who_notes_claims_again_what_the_store_has_lost(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn parts_of_another_division_do_not_count() {
+        super::parts_of_another_division_do_not_count(&Subject::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn no_look_forgets_what_another_still_looks_at() {
+        super::no_look_forgets_what_another_still_looks_at(&Subject::redis().await).await;
     }
 
     #[tokio::test]

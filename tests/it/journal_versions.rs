@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use agentkit_worker::agent::conclusion;
 use agentkit_worker::agent::effect::CallKey;
 use agentkit_worker::agent::event::{Entry, Event};
-use agentkit_worker::agent::run::{Run, Step};
+use agentkit_worker::agent::run::{BadJournal, Run, Step};
 use agentkit_worker::reply::ReplyEvent;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 const FINISHED: &str = include_str!("../data/journal/v1-finished.ndjson");
 const CUT: &str = include_str!("../data/journal/v1-cut.ndjson");
+const PUT_ASIDE: &str = include_str!("../data/journal/v2-put-aside.ndjson");
 
 fn lines(journal: &str) -> Vec<String> {
     journal.lines().map(str::to_owned).collect()
@@ -31,19 +32,62 @@ fn send(to: &str) -> CallKey {
 }
 
 #[test]
-fn an_entry_of_version_1_is_written_as_it_was_read() {
-    for line in lines(FINISHED) {
+fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
+    for line in lines(FINISHED).into_iter().chain(lines(PUT_ASIDE)) {
         let entry: Entry = serde_json::from_str(&line).unwrap();
         let written: Value = serde_json::to_value(entry).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(&line).unwrap());
     }
 }
 
+/// All kinds but the operator's `reopened`, which a test of its own appends.
+const KINDS: usize = 17;
+
 #[test]
 fn every_kind_of_event_is_kept() {
-    let names = FINISHED.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap().event.name());
-    let names: BTreeSet<_> = names.collect();
-    assert_eq!(names.len(), 15, "{names:?}");
+    let kept = [FINISHED, CUT, PUT_ASIDE].iter().flat_map(|journal| journal.lines());
+    let events: Vec<Event> = kept.map(|line| serde_json::from_str::<Entry>(line).unwrap().event).collect();
+    let names: BTreeSet<_> = events.iter().map(Event::name).collect();
+    assert_eq!(names.len(), KINDS, "{names:?}");
+    for event in events {
+        // Whoever adds a kind keeps a journal that has it, and counts it above.
+        match event {
+            Event::Started(_) | Event::AttemptStarted { .. } | Event::AttemptEnded { .. } => {}
+            Event::WakeUpPublished { .. } | Event::AccountsReady | Event::AuthorizationRequested { .. } => {}
+            Event::ToolsListed { .. } | Event::ModelAsked | Event::ModelReplied { .. } | Event::Retried { .. } => {}
+            Event::ToolStarted { .. } | Event::ToolNotRun { .. } | Event::ToolFinished { .. } => {}
+            Event::JournalLost | Event::PutAside(_) | Event::Finished(_) | Event::Delivered | Event::Reopened => {}
+        }
+    }
+}
+
+#[test]
+fn a_run_of_version_2_that_was_put_aside_keeps_its_reasons_and_can_be_opened_again() {
+    let lines = lines(PUT_ASIDE);
+    let run = replay(&lines);
+    let now = at(&lines[lines.len() - 1]);
+    assert_eq!(run.next(now), Step::Done);
+    let aside = run.aside().expect("it was put aside");
+    assert_eq!((aside.reason.as_str(), aside.step.is_empty()), ("poison", false));
+    let ReplyEvent::Failed(failed) = &run.reply().unwrap().event else { panic!("it failed") };
+    assert_eq!(failed.error.code.as_str(), "attempts_exhausted");
+    let undelivered = replay(&lines[..lines.len() - 1]);
+    assert!(matches!(undelivered.next(now), Step::Deliver(_)) && undelivered.aside().is_some());
+    let reopened = serde_json::to_string(&Entry::new(now, Event::Reopened)).unwrap();
+    let reopened = replay(&[lines.clone(), vec![reopened]].concat());
+    assert_eq!((reopened.aside(), reopened.reply()), (None, None));
+    assert_eq!(reopened.next(now), Step::SettleDoubt("c3".into()), "what was in doubt still is");
+}
+
+#[test]
+fn a_line_of_a_newer_worker_is_refused_wherever_it_stands_and_whatever_it_says() {
+    for newer in [
+        r#"{"schema":3,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
+        r#"{"schema":3,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
+    ] {
+        let journal = [lines(CUT), vec![newer.to_owned()]].concat();
+        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 3 }));
+    }
 }
 
 #[test]

@@ -124,7 +124,9 @@ impl System {
     async fn worker(&self) -> Worker {
         let mut command = self.command("sh");
         command.args(["-c", WATCHDOG, "watchdog"]).arg(&self.program).arg("worker");
-        let mut watchdog = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It ends with our end of the pipe, and kills the worker then; killed itself it could not.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(false);
+        let mut watchdog = command.spawn().unwrap();
         let mut id = String::new();
         BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut id).await.unwrap();
         Worker { watchdog, id: id.trim().to_owned() }
@@ -278,6 +280,9 @@ async fn a_parked_run_is_cancelled_or_woken_by_hand() {
     assert_eq!(cancelled.code, 0, "{cancelled:?}");
     let reply = system.reply().await;
     assert_eq!((reply.subject.as_str(), failure(&reply)), ("unwanted", ErrorCode::Cancelled));
+    let parked = || system.redis.command(&["HKEYS", "agentkit:parked:user_123"]);
+    eventually("only the other one is parked", || async { (parked() == "wanted").then_some(()) }).await;
+    assert_eq!(system.redis.command(&["ZCARD", "agentkit:parked"]), "1");
 
     // The next look at the account would be in ten minutes.
     system.connect_gmail().await;
@@ -286,6 +291,7 @@ async fn a_parked_run_is_cancelled_or_woken_by_hand() {
     let reply = system.reply().await;
     assert_eq!((reply.subject.as_str(), text(&reply)), ("wanted", "done"));
     system.until_state("wanted", "finished").await;
+    assert_eq!(system.redis.command(&["ZCARD", "agentkit:parked"]), "0");
     let late = system.run(&["jobs", "resume", "wanted"]).await;
     assert!(late.code == 1 && late.stdout.contains("nothing to resume"), "{late:?}");
 

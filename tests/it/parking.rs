@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkit_worker::app::{App, Backends};
+use agentkit_worker::cache::memory::MemoryCache;
 use agentkit_worker::cache::{Cache, CacheError};
 use agentkit_worker::clock::{ManualClock, SharedClock};
 use agentkit_worker::config::Config;
 use agentkit_worker::embedded::Embedded;
 use agentkit_worker::key::Key;
-use agentkit_worker::queue::memory::MemoryQueue;
+use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
 use agentkit_worker::queue::{Destination, Message, Publisher};
 use agentkit_worker::reply::{Reply, ReplyEvent};
 use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
-use agentkit_worker::shutdown::Shutdown;
+use agentkit_worker::shutdown::{Ended, Shutdown};
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::support::sandbox_client::{NOW, plain_client};
@@ -188,37 +190,84 @@ async fn a_redis_that_forgets_the_index_costs_the_polls_delay_only() {
 }
 
 /// A worker in memory, a sandbox, and a clock for both that stands still.
-struct Still {
+pub(crate) struct Still {
     embedded: Embedded,
-    sandbox: Sandbox,
-    clock: Arc<ManualClock>,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 impl Still {
-    async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Self {
+    pub(crate) async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Self {
+        Self::with(change, |_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut SandboxOptions), configure: impl FnOnce(&mut Config)) -> Self {
         let clock = Arc::new(ManualClock::new(NOW.parse().unwrap()));
         let mut options = SandboxOptions::new(clock.clone());
         change(&mut options);
         let sandbox = Sandbox::start(options).await.unwrap();
-        let mut config = Config::built_in();
-        use_sandbox(&mut config, &sandbox);
-        config.authorization.poll_seconds = 1;
-        config.authorization.poll_seconds_at_most = 1;
+        let mut config = every_second(&sandbox);
+        configure(&mut config);
         let embedded = Embedded::start(config, clock.clone()).unwrap();
         Self { embedded, sandbox, clock }
     }
 
-    async fn order(&self, path: &str, body: Value) {
+    pub(crate) async fn order(&self, path: &str, body: Value) {
         let url = format!("{}/{path}", self.sandbox.control_url());
         assert!(plain_client().post(url).json(&body).send().await.unwrap().status().is_success());
     }
 
-    async fn ask(&self, job: Value) -> agentkit_worker::embedded::Replies {
+    pub(crate) async fn ask(&self, job: Value) -> agentkit_worker::embedded::Replies {
         self.embedded.submit(&serde_json::from_value(job).unwrap()).await.unwrap()
     }
 }
 
-fn links(reply: &Reply) -> (String, jiff::Timestamp) {
+/// Uses the sandbox, and looks at accounts every second.
+fn every_second(sandbox: &Sandbox) -> Config {
+    let mut config = Config::built_in();
+    use_sandbox(&mut config, sandbox);
+    config.authorization.poll_seconds = 1;
+    config.authorization.poll_seconds_at_most = 1;
+    config
+}
+
+/// A worker with a queue of its own, beside the one of `Still`.
+struct Beside {
+    queue: MemoryQueue,
+    replies: MemoryInbox,
+    shutdown: Shutdown,
+    running: JoinHandle<Ended>,
+}
+
+impl Beside {
+    fn start(still: &Still, cache: Arc<dyn Cache>) -> Self {
+        let (queue, shutdown) = (MemoryQueue::new(100), Shutdown::new());
+        let clock: SharedClock = still.clock.clone();
+        let backends = Backends { cache, ..Backends::memory(&queue, &clock) };
+        let app = App::build(every_second(&still.sandbox), backends, clock, shutdown.clone()).unwrap();
+        let replies = queue.reply_inbox("replies");
+        Self { queue, replies, shutdown, running: tokio::spawn(app.run()) }
+    }
+
+    /// Publishes a job; the replies of all of them come to one inbox.
+    async fn ask(&self, mut job: Value) {
+        job["reply_to"] = "replies".into();
+        let message = Message { body: job.to_string().into(), ..Message::default() };
+        self.queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
+    }
+
+    async fn reply(&mut self) -> Reply {
+        let message = soon("a reply", self.replies.next()).await.unwrap();
+        serde_json::from_slice(&message.body).unwrap()
+    }
+
+    async fn stop(self) {
+        self.shutdown.stop();
+        soon("the end", self.running).await.unwrap();
+    }
+}
+
+pub(crate) fn links(reply: &Reply) -> (String, jiff::Timestamp) {
     let ReplyEvent::AuthorizationRequired(required) = &reply.event else { panic!("{reply:?}") };
     (required.authorizations[0].link.clone().unwrap(), required.waiting_until.unwrap())
 }
@@ -274,28 +323,47 @@ impl Cache for NoCache {
 async fn ten_jobs_at_once_give_one_link_even_without_a_cache() {
     let still = Still::start(|_| {}).await;
     still.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 300, "times": 10})).await;
-    let (queue, shutdown) = (MemoryQueue::new(100), Shutdown::new());
-    let clock: SharedClock = still.clock.clone();
-    let backends = Backends { cache: Arc::new(NoCache), ..Backends::memory(&queue, &clock) };
-    let mut config = Config::built_in();
-    use_sandbox(&mut config, &still.sandbox);
-    let app = App::build(config, backends, clock, shutdown.clone()).unwrap();
-    let running = tokio::spawn(app.run());
-    let mut inbox = queue.reply_inbox("replies");
+    let mut worker = Beside::start(&still, Arc::new(NoCache));
     for number in 0..10 {
-        let mut job = job(&format!("j{number}"), "user_123");
-        job["reply_to"] = "replies".into();
-        let message = Message { body: job.to_string().into(), ..Message::default() };
-        queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
+        worker.ask(job(&format!("j{number}"), "user_123")).await;
     }
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..10 {
-        let message = soon("a link", inbox.next()).await.unwrap();
-        seen.insert(links(&serde_json::from_slice(&message.body).unwrap()).0);
+        seen.insert(links(&worker.reply().await).0);
     }
     assert_eq!(seen.len(), 1, "{seen:?}");
-    shutdown.stop();
-    soon("the end", running).await.unwrap();
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_that_was_used_is_handed_out_by_no_other_worker_either() {
+    let still = Still::start(|_| {}).await;
+    let cache = Arc::new(MemoryCache::new(still.clock.clone(), 1 << 20));
+    let mut workers = [Beside::start(&still, cache.clone()), Beside::start(&still, cache)];
+    let account = |status: &str| json!({"connector": "gmail", "identifier": "user_123", "status": status});
+    let impatient = |id: &str| {
+        let mut job = job(id, "user_123");
+        job["authorization"]["wait_seconds"] = 0.into();
+        job
+    };
+    let link = |reply: &Reply| match &reply.event {
+        ReplyEvent::AuthorizationRequired(required) => required.authorizations[0].link.clone().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    workers[0].ask(job("j1", "user_123")).await;
+    let first = link(&workers[0].reply().await);
+    workers[1].ask(impatient("j2")).await;
+    assert_eq!(link(&workers[1].reply().await), first);
+    // Used by the run of the one worker, and known to the other one.
+    still.order("accounts", account("ACTIVE")).await;
+    still.clock.advance(SignedDuration::from_secs(2));
+    assert_eq!(outcome(&workers[0].reply().await), "completed");
+    still.order("accounts", account("EXPIRED")).await;
+    workers[1].ask(impatient("j3")).await;
+    assert_ne!(link(&workers[1].reply().await), first);
+    for worker in workers {
+        worker.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -346,4 +414,71 @@ async fn an_account_that_is_disconnected_while_its_run_waits_ends_it() {
     still.order("accounts", account).await;
     still.clock.advance(SignedDuration::from_secs(2));
     assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "account_disconnected");
+}
+
+#[tokio::test]
+async fn one_event_carries_the_links_of_all_accounts_that_are_missing() {
+    let still = Still::start(|_| {}).await;
+    let mut ask = job("j", "user_123");
+    ask["connections"] = json!(["gmail", "slack"]);
+    let mut replies = still.ask(ask).await;
+    let reply = soon("the event", replies.next()).await.unwrap();
+    let ReplyEvent::AuthorizationRequired(required) = &reply.event else { panic!("{reply:?}") };
+    let names: Vec<&str> = required.authorizations.iter().map(|entry| entry.connection.as_str()).collect();
+    assert_eq!(names, ["gmail", "slack"]);
+    let links: std::collections::BTreeSet<_> =
+        required.authorizations.iter().map(|entry| entry.link.clone().unwrap()).collect();
+    assert_eq!(links.len(), 2, "a link for each");
+    // One of them is not enough, and no reason to tell the caller again.
+    for connection in ["gmail", "slack"] {
+        let early = tokio::time::timeout(Duration::from_millis(1500), replies.next()).await;
+        assert!(early.is_err(), "before {connection}: {early:?}");
+        still.order("accounts", json!({"connector": connection, "identifier": "user_123", "status": "ACTIVE"})).await;
+        still.clock.advance(SignedDuration::from_secs(2));
+    }
+    assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
+}
+
+#[tokio::test]
+async fn an_account_that_is_lost_while_another_one_is_awaited_is_told_of_in_the_same_wait() {
+    let still = Still::start(|_| {}).await;
+    let account = |name: &str, status: &str| json!({"connector": name, "identifier": "user_123", "status": status});
+    still.order("accounts", account("slack", "ACTIVE")).await;
+    let mut ask = job("j", "user_123");
+    ask["connections"] = json!(["gmail", "slack"]);
+    let mut replies = still.ask(ask).await;
+    let first = soon("the first event", replies.next()).await.unwrap();
+    let of = |reply: &Reply| match &reply.event {
+        ReplyEvent::AuthorizationRequired(required) => required.authorizations[0].connection.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(&first), "gmail");
+    still.order("accounts", account("slack", "EXPIRED")).await;
+    still.order("accounts", account("gmail", "ACTIVE")).await;
+    still.clock.advance(SignedDuration::from_secs(2));
+    let second = soon("the second event", replies.next()).await.unwrap();
+    assert_eq!((of(&second).as_str(), links(&second).1), ("slack", links(&first).1));
+    still.order("accounts", account("slack", "ACTIVE")).await;
+    still.clock.advance(SignedDuration::from_secs(2));
+    assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
+}
+
+#[tokio::test]
+async fn an_account_that_was_disconnected_gets_a_link_where_the_operator_wants_that() {
+    let still = Still::with(|_| {}, |config| config.authorization.relink_disconnected = true).await;
+    let account = |status: &str| json!({"connector": "gmail", "identifier": "user_123", "status": status});
+    still.order("accounts", account("DISCONNECTED")).await;
+    let mut replies = still.ask(job("j", "user_123")).await;
+    let reply = soon("the event", replies.next()).await.unwrap();
+    let ReplyEvent::AuthorizationRequired(required) = &reply.event else { panic!("{reply:?}") };
+    let entry = &required.authorizations[0];
+    assert_eq!((entry.status.as_str(), entry.link.is_some()), ("DISCONNECTED", true));
+    assert!(entry.hint.contains("if it is still wanted"), "{}", entry.hint);
+    // Still disconnected is no end of the wait.
+    still.clock.advance(SignedDuration::from_secs(2));
+    let early = tokio::time::timeout(Duration::from_millis(1500), replies.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    still.order("accounts", account("ACTIVE")).await;
+    still.clock.advance(SignedDuration::from_secs(2));
+    assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
 }

@@ -181,7 +181,8 @@ impl World {
     fn ask_for_authorization(&mut self) {
         let connections = self.run.job().connections.clone();
         let until = self.now + SignedDuration::from_hours(1);
-        self.event(Event::AuthorizationRequested { connections, until, links_end: Some(until) });
+        let (links_end, refused_while_active) = (Some(until), self.draw(2) == 1);
+        self.event(Event::AuthorizationRequested { connections, until, links_end, refused_while_active });
         self.pause(Pause::Authorization);
     }
 

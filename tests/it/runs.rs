@@ -16,22 +16,22 @@ use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 use crate::support::soon;
 
 /// A worker in this process, and the stand-ins around it.
-struct Bench {
-    peer: Peer,
+pub(crate) struct Bench {
+    pub(crate) peer: Peer,
     worker: Embedded,
 }
 
 impl Bench {
     /// The sandbox's own model; every account is active.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(None, |_| {}).await
     }
 
-    async fn scripted(model: &ScriptedModel) -> Self {
+    pub(crate) async fn scripted(model: &ScriptedModel) -> Self {
         Self::with(Some(model), |_| {}).await
     }
 
-    async fn with(model: Option<&ScriptedModel>, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(model: Option<&ScriptedModel>, change: impl FnOnce(&mut Config)) -> Self {
         let peer = Peer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
         let mut config = Config::built_in();
         point_to(&peer.sandbox, &mut config);
@@ -71,19 +71,19 @@ impl Bench {
     }
 
     /// The terminal reply.
-    async fn run(&self, job: &Value) -> Value {
+    pub(crate) async fn run(&self, job: &Value) -> Value {
         self.replies(job).await.pop().unwrap()
     }
 
     /// The data of the completed reply.
-    async fn completed(&self, job: &Value) -> Value {
+    pub(crate) async fn completed(&self, job: &Value) -> Value {
         let reply = self.run(job).await;
         assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
         reply["data"].clone()
     }
 
     /// The data of the failed reply; every failure says what to do.
-    async fn failed(&self, job: &Value) -> Value {
+    pub(crate) async fn failed(&self, job: &Value) -> Value {
         let reply = self.run(job).await;
         assert_eq!(reply["type"], "agentkit.job.failed", "{reply:#}");
         assert!(reply["data"]["error"]["hint"].as_str().unwrap().len() > 10, "{reply:#}");
@@ -96,11 +96,11 @@ impl Bench {
     }
 }
 
-fn job(prompt: &str) -> Value {
+pub(crate) fn job(prompt: &str) -> Value {
     json!({"identifier": "user_123", "connections": ["gmail"], "prompt": prompt})
 }
 
-fn with(mut job: Value, field: &str, value: Value) -> Value {
+pub(crate) fn with(mut job: Value, field: &str, value: Value) -> Value {
     job[field] = value;
     job
 }
@@ -112,17 +112,17 @@ fn raw(message: Value, finish_reason: &str) -> Turn {
 }
 
 /// What a request to the model says of the results of the calls before it.
-fn results(request: &Value) -> Vec<String> {
+pub(crate) fn results(request: &Value) -> Vec<String> {
     let messages = request["messages"].as_array().unwrap().iter();
     let results = messages.filter(|message| message["role"] == "tool");
     results.map(|message| message["content"].as_str().unwrap().to_owned()).collect()
 }
 
-fn send_mail() -> Turn {
+pub(crate) fn send_mail() -> Turn {
     turn::calls([("gmail_send_message", json!({"to": "sam@example.com", "subject": "Hi", "body": "hello"}))])
 }
 
-fn fetch_mails() -> Turn {
+pub(crate) fn fetch_mails() -> Turn {
     turn::calls([("gmail_fetch_mails", json!({"max_results": 1}))])
 }
 

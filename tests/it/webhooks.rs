@@ -1,10 +1,14 @@
 //! `POST /webhooks/scalekit`: who is believed, and what follows from it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use crate::support::broker::Broker;
+use crate::support::proxy::Proxy;
 use crate::support::sandbox_client::plain_client;
 use crate::support::time::eventually;
 use crate::support::unique;
@@ -15,7 +19,7 @@ fn now() -> Timestamp {
     Timestamp::now()
 }
 
-fn event(identifier: &str, connection: Option<&str>) -> String {
+pub(crate) fn event(identifier: &str, connection: Option<&str>) -> String {
     let mut event = json!({
         "spec_version": "1", "id": "evt_1", "type": "connected_account.status_updated", "object": "ConnectedAccount",
         "occurred_at": now(), "environment_id": "env_1",
@@ -34,7 +38,7 @@ async fn send(address: SocketAddr, headers: &[(&str, String)], body: impl Into<r
 }
 
 /// A genuine webhook.
-async fn tell(worker: &Running, body: &str) -> u16 {
+pub(crate) async fn tell(worker: &Running, body: &str) -> u16 {
     send(worker.address, &signed(&unique("msg"), now(), KEY, body), body.to_owned()).await
 }
 
@@ -219,5 +223,74 @@ async fn a_run_that_has_ended_is_not_woken_even_where_its_journal_is_gone() {
     })
     .await;
     assert_eq!(bed.journal("j").await, Vec::<String>::new(), "it did not begin anew");
+    worker.stop().await;
+}
+
+/// A run that waits, and whose account is active by now; nobody has told the worker.
+async fn ready_to_be_woken(bed: &Bed) -> crate::support::waiting::Asked {
+    let mut asked = bed.ask(job("j", "user_123")).await;
+    asked.authorization().await;
+    bed.parked("j").await;
+    bed.set_status("gmail", "user_123", "ACTIVE").await;
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_to_be_sent_again_while_the_broker_is_away() {
+    let bed = Bed::start(|options| options.webhook = None).await;
+    let proxy = Proxy::to(Broker::shared().await.address()).await;
+    let mut config = bed.webhooks_alone();
+    config.amqp.url = format!("amqp://guest:guest@{}", proxy.address()).into();
+    config.amqp.reconnect_max_milliseconds = 200;
+    let worker = bed.worker(config).await;
+    let asked = ready_to_be_woken(&bed).await;
+    let body = event("user_123", Some("gmail"));
+    let headers = signed("msg_1", now(), KEY, &body);
+    proxy.shut(true);
+    let since = Instant::now();
+    assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    proxy.shut(false);
+    eventually("the webhook is taken", async || {
+        (send(worker.address, &headers, body.clone()).await == 204).then_some(())
+    })
+    .await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_to_be_sent_again_while_redis_does_not_answer() {
+    let bed = Bed::start(|options| options.webhook = None).await;
+    let worker = bed.worker(bed.webhooks_alone()).await;
+    let asked = ready_to_be_woken(&bed).await;
+    let body = event("user_123", Some("gmail"));
+    let headers = signed("msg_1", now(), KEY, &body);
+    bed.redis.freeze();
+    let since = Instant::now();
+    assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    bed.redis.thaw();
+    eventually("the webhook is taken", async || {
+        (send(worker.address, &headers, body.clone()).await == 204).then_some(())
+    })
+    .await;
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_to_be_sent_again_while_a_journal_cannot_be_read() {
+    let bed = Bed::start(|options| options.webhook = None).await;
+    let worker = bed.worker(bed.webhooks_alone()).await;
+    let asked = ready_to_be_woken(&bed).await;
+    let body = event("user_123", Some("gmail"));
+    let headers = signed("msg_1", now(), KEY, &body);
+    assert_eq!(bed.redis.command(&["RENAME", "agentkit:run:{j}", "elsewhere"]), "OK");
+    assert_eq!(bed.redis.command(&["SET", "agentkit:run:{j}", "no journal"]), "OK");
+    assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
+    assert_eq!(bed.redis.command(&["RENAME", "elsewhere", "agentkit:run:{j}"]), "OK");
+    assert_eq!(send(worker.address, &headers, body.clone()).await, 204);
+    assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     worker.stop().await;
 }

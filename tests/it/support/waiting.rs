@@ -92,6 +92,11 @@ pub(crate) struct Asked(mpsc::UnboundedReceiver<Reply>);
 
 impl Bed {
     pub(crate) async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Self {
+        Self::on(Broker::shared().await, change).await
+    }
+
+    /// On this broker.
+    pub(crate) async fn on(broker: &Broker, change: impl FnOnce(&mut SandboxOptions)) -> Self {
         let relay = Relay::start().await;
         let mut options = SandboxOptions::new(Arc::new(SystemClock));
         options.webhook = Some(WebhookTarget { url: relay.url.clone(), secret: secret() });
@@ -99,7 +104,7 @@ impl Bed {
         let sandbox = Sandbox::start(options).await.unwrap();
         let redis = Redis::start().await;
         let mut config = Config::built_in();
-        config.amqp = Broker::shared().await.config();
+        config.amqp = broker.config();
         config.redis = redis.config();
         // The tests' machines are busy, and outages are not the subject.
         config.redis.connection_timeout_milliseconds = 10_000;
