@@ -12,7 +12,7 @@ use crate::job::ConnectionName;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
 use crate::queue::amqp::{QueueState, inspect};
-use crate::redis_client::RedisClient;
+use crate::redis_client::{Facts, RedisClient};
 use crate::scalekit::{Error, Scalekit};
 
 /// Arguments of `doctor`.
@@ -150,33 +150,53 @@ async fn broker(context: &Context, report: &mut Report) {
 }
 
 async fn redis(context: &Context, report: &mut Report) {
-    let client = RedisClient::new(&context.config.redis);
-    let facts = match client {
+    let config = &context.config.redis;
+    let facts = match RedisClient::new(config) {
         Ok(client) => client.facts().await,
         Err(error) => Err(error),
     };
-    let facts = match facts {
-        Ok(facts) => facts,
+    let servers = match facts {
+        Ok(servers) => servers,
         Err(error) => return report.bad("Redis", &error.to_string(), "check REDIS_URL, and that Redis runs"),
     };
-    report.good("Redis", &format!("{} ({})", facts.version, facts.role));
+    if config.cluster {
+        let found = format!("{} masters, each asked in turn below; replicas are not asked", servers.len());
+        report.good("Redis Cluster", &found);
+    } else if servers.iter().any(|facts| facts.cluster.is_some()) {
+        report.bad("Redis Cluster", "this server is a node of one", "set `redis.cluster = true`");
+    }
+    for facts in &servers {
+        let name = if config.cluster { format!("Redis {}", facts.server) } else { "Redis".to_owned() };
+        redis_server(&name, facts, report);
+    }
+}
+
+fn redis_server(name: &str, facts: &Facts, report: &mut Report) {
+    report.good(name, &format!("{} ({})", facts.version, facts.role));
     if facts.role != "master" {
-        report.bad("Redis role", &facts.role, "point REDIS_URL to the master: a replica refuses writes");
+        report.bad(&format!("{name} role"), &facts.role, "point REDIS_URL to the master: a replica refuses writes");
+    }
+    if let Some(state) = facts.cluster.as_ref().filter(|state| *state != "ok") {
+        report.bad(
+            &format!("{name} cluster state"),
+            state,
+            "see `redis-cli --cluster check`: slots without a master, or the majority of masters is away",
+        );
     }
     if facts.append_only {
-        report.good("Redis persistence", "append-only file");
+        report.good(&format!("{name} persistence"), "append-only file");
     } else {
         report.warn(
-            "Redis persistence",
+            &format!("{name} persistence"),
             "no append-only file",
             "set `appendonly yes`: without it a restart loses how far runs are",
         );
     }
     if facts.eviction_policy == "noeviction" {
-        report.good("Redis eviction", "noeviction");
+        report.good(&format!("{name} eviction"), "noeviction");
     } else {
         report.warn(
-            "Redis eviction",
+            &format!("{name} eviction"),
             &facts.eviction_policy,
             "set `maxmemory-policy noeviction`: journals must not be evicted",
         );

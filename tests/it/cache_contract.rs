@@ -1,4 +1,4 @@
-//! What every cache promises, asked of both.
+//! What every cache promises, asked of both; of the one in Redis on a cluster too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,14 @@ impl Subject {
     }
 
     async fn redis() -> Self {
-        let redis = AnyRedis::start().await;
+        Self::on(AnyRedis::start().await)
+    }
+
+    async fn cluster() -> Self {
+        Self::on(AnyRedis::cluster().await)
+    }
+
+    fn on(redis: AnyRedis) -> Self {
         Self { cache: Arc::new(RedisCache::new(redis.client())), clock: None, _redis: Some(redis) }
     }
 
@@ -118,6 +125,15 @@ async fn hostile_key_parts_never_share_a_value(subject: &Subject) {
     for key in &keys {
         assert_eq!(subject.get(key).await, Some(key.to_string().into()));
     }
+}
+
+#[tokio::test]
+async fn all_of_it_holds_on_a_cluster() {
+    a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&Subject::cluster().await).await;
+    a_value_vanishes_after_its_time(&Subject::cluster().await).await;
+    of_many_who_put_where_there_is_none_exactly_one_does(&Subject::cluster().await).await;
+    a_lock_is_free_again_after_its_time_or_its_removal(&Subject::cluster().await).await;
+    hostile_key_parts_never_share_a_value(&Subject::cluster().await).await;
 }
 
 mod memory {

@@ -1,4 +1,5 @@
-//! What every digest store promises, asked of both; and what only a real one can suffer.
+//! What every digest store promises, asked of both, of the one in Redis on a cluster too; and what only a real one can
+//! suffer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +30,14 @@ impl Subject {
     }
 
     async fn redis() -> Self {
-        let redis = AnyRedis::start().await;
+        Self::on(AnyRedis::start().await)
+    }
+
+    async fn cluster() -> Self {
+        Self::on(AnyRedis::cluster().await)
+    }
+
+    fn on(redis: AnyRedis) -> Self {
         Self { store: Arc::new(RedisDigestStore::new(redis.client())), clock: None, _redis: Some(redis) }
     }
 }
@@ -261,6 +269,15 @@ async fn one_job_a_day_may_ask(subject: &Subject) {
     ] {
         assert_eq!(store.may_ask(&fired(recipient, hour), day(of)).await.unwrap(), may, "{recipient} {hour}");
     }
+}
+
+#[tokio::test]
+async fn all_of_it_holds_on_a_cluster() {
+    parts_are_shared_out_and_the_last_one_finishes(&Subject::cluster().await).await;
+    parts_of_the_dead_are_free_after_their_lease(&Subject::cluster().await).await;
+    success_moves_and_failures_are_counted_once(&Subject::cluster().await).await;
+    groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::cluster().await).await;
+    one_job_a_day_may_ask(&Subject::cluster().await).await;
 }
 
 mod memory {

@@ -1,4 +1,4 @@
-//! What every journal promises, asked of both.
+//! What every journal promises, asked of both; of the one in Redis on a cluster too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +32,14 @@ impl Subject {
     }
 
     async fn redis() -> Self {
-        let redis = AnyRedis::start().await;
+        Self::on(AnyRedis::start().await)
+    }
+
+    async fn cluster() -> Self {
+        Self::on(AnyRedis::cluster().await)
+    }
+
+    fn on(redis: AnyRedis) -> Self {
         Self { journal: Arc::new(RedisJournal::new(redis.client())), clock: None, _redis: Some(redis) }
     }
 
@@ -299,6 +306,25 @@ async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subjec
     let append = Append { epoch, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO };
     subject.journal.append(&job, append).await.unwrap();
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn all_of_it_holds_on_a_cluster() {
+    a_run_is_empty_at_first_and_held_by_one_owner(&Subject::cluster().await).await;
+    an_owner_takes_its_own_run_again_at_once(&Subject::cluster().await).await;
+    a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&Subject::cluster().await).await;
+    an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&Subject::cluster().await).await;
+    a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&Subject::cluster().await).await;
+    force_takes_a_held_run_away(&Subject::cluster().await).await;
+    who_was_taken_by_force_is_told_of_and_nobody_else(&Subject::cluster().await).await;
+    a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::cluster().await).await;
+    a_journal_that_is_shorter_than_known_or_unknown_is_lost(&Subject::cluster().await).await;
+    of_many_takers_exactly_one_wins(&Subject::cluster().await).await;
+    of_many_appends_at_one_place_exactly_one_wins(&Subject::cluster().await).await;
+    entries_come_back_byte_for_byte_and_in_order(&Subject::cluster().await).await;
+    hostile_job_ids_and_owners_never_share_a_run(&Subject::cluster().await).await;
+    a_run_is_forgotten_after_its_time_and_not_before_its_lease(&Subject::cluster().await).await;
+    times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::cluster().await).await;
 }
 
 mod memory {

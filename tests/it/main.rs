@@ -31,6 +31,7 @@ mod queue_contract;
 mod rate_limits;
 mod reconnection;
 mod recovery;
+mod redis_cluster;
 mod redis_faults;
 mod restart;
 mod run_properties;

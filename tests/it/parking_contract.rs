@@ -1,4 +1,4 @@
-//! What every index of parked runs promises, asked of both.
+//! What every index of parked runs promises, asked of both; of the one in Redis on a cluster too.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,7 +31,14 @@ impl Subject {
     }
 
     async fn redis() -> Self {
-        let redis = AnyRedis::start().await;
+        Self::on(AnyRedis::start().await)
+    }
+
+    async fn cluster() -> Self {
+        Self::on(AnyRedis::cluster().await)
+    }
+
+    fn on(redis: AnyRedis) -> Self {
         Self { parking: Arc::new(RedisParking::new(redis.client())), clock: None, _redis: Some(redis) }
     }
 
@@ -100,6 +107,13 @@ async fn hostile_names_never_meet(subject: &Subject) {
     for name in names {
         assert_eq!(subject.waiting(name).await, [job_of(name)].into());
     }
+}
+
+#[tokio::test]
+async fn all_of_it_holds_on_a_cluster() {
+    a_run_is_found_until_it_is_taken_out(&Subject::cluster().await).await;
+    a_run_is_forgotten_when_its_wait_is_over(&Subject::cluster().await).await;
+    hostile_names_never_meet(&Subject::cluster().await).await;
 }
 
 mod memory {

@@ -193,7 +193,7 @@ async fn a_read_only_replica_is_reported_as_unavailable_and_still_read() {
         assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
     }
     assert_eq!(journal.read(&job()).await.unwrap(), ["x"]);
-    assert_eq!(client.facts().await.unwrap().role, "slave");
+    assert_eq!(client.facts().await.unwrap()[0].role, "slave");
     redis.command(&["REPLICAOF", "NO", "ONE"]);
     append(&journal, epoch, 1, "y").await.unwrap();
 }
@@ -290,12 +290,13 @@ async fn a_plain_server_behind_a_tls_address_fails_in_time() {
 #[tokio::test]
 async fn the_facts_of_a_server_are_told() {
     let redis = Redis::start_with(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]).await;
-    let facts = redis.client().facts().await.unwrap();
+    let [facts] = &redis.client().facts().await.unwrap()[..] else { panic!("one server") };
     assert!(facts.version.starts_with(|first: char| first.is_ascii_digit()), "{facts:?}");
     assert_eq!(
         (facts.role.as_str(), facts.append_only, facts.eviction_policy.as_str()),
         ("master", false, "allkeys-lru")
     );
-    let facts = Redis::start().await.client().facts().await.unwrap();
+    let facts = &Redis::start().await.client().facts().await.unwrap()[0];
     assert_eq!((facts.append_only, facts.eviction_policy.as_str()), (true, "noeviction"));
+    assert_eq!(facts.cluster, None);
 }

@@ -8,6 +8,7 @@ pub(crate) mod http_peer;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod redis_cluster;
 pub(crate) mod replica;
 pub(crate) mod sandbox_client;
 pub(crate) mod scripted_model;

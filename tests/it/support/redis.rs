@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use agentkit_worker::redis_client::{Config, RedisClient};
 use tempfile::TempDir;
 
+use super::redis_cluster::RedisCluster;
 use super::time::eventually;
 
 /// A server on a free port of the loopback interface, with an append-only file in its own folder. Gone with the test,
@@ -52,6 +53,11 @@ impl Redis {
     pub(crate) fn stopped(options: &[&str]) -> Self {
         let options = options.iter().map(ToString::to_string).collect();
         Self { folder: tempfile::tempdir().unwrap(), port: free_port(), options, running: None }
+    }
+
+    /// Where it listens on the loopback interface.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The server's address.
@@ -141,7 +147,7 @@ impl Drop for Running {
     }
 }
 
-/// A Redis for tests that do no harm to it: the one that `TEST_REDIS_URL` names, else a private one.
+/// A Redis for tests that do no harm to it: the one that `TEST_REDIS_URL` names, else a private one, or a cluster.
 pub(crate) struct AnyRedis {
     _private: Option<Redis>,
     client: RedisClient,
@@ -150,26 +156,30 @@ pub(crate) struct AnyRedis {
 impl AnyRedis {
     /// Starts a private server unless there is another. Each call has keys of its own.
     pub(crate) async fn start() -> Self {
-        // Contract tests send megabytes on busy machines; the product's limits have tests of their own.
-        let patient = Config {
-            connection_timeout_milliseconds: 10_000,
-            response_timeout_milliseconds: 10_000,
-            ..Config::default()
-        };
         let Some(url) = external_url() else {
             let redis = Redis::start().await;
-            let client = RedisClient::new(&Config { url: redis.config().url, ..patient }).unwrap();
+            let client = RedisClient::new(&patient(redis.config())).unwrap();
             return Self { _private: Some(redis), client };
         };
-        let key_prefix = random_prefix();
-        let client = RedisClient::new(&Config { url: url.into(), key_prefix, ..patient }).unwrap();
-        Self { _private: None, client }
+        let config = Config { url: url.into(), key_prefix: random_prefix(), ..Config::default() };
+        Self { _private: None, client: RedisClient::new(&patient(config)).unwrap() }
+    }
+
+    /// The cluster that all such tests share. Each call has keys of its own.
+    pub(crate) async fn cluster() -> Self {
+        let config = Config { key_prefix: random_prefix(), ..RedisCluster::shared().await.config() };
+        Self { _private: None, client: RedisClient::new(&patient(config)).unwrap() }
     }
 
     /// A client of it.
     pub(crate) fn client(&self) -> RedisClient {
         self.client.clone()
     }
+}
+
+/// Contract tests send megabytes on busy machines; the product's limits have tests of their own.
+fn patient(config: Config) -> Config {
+    Config { connection_timeout_milliseconds: 10_000, response_timeout_milliseconds: 10_000, ..config }
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests that share a server must not meet each other's keys")]
@@ -184,7 +194,7 @@ fn external_url() -> Option<String> {
 
 /// Below the range that outgoing connections take their ports from, so none of them takes it while the server is down.
 #[expect(clippy::disallowed_methods, reason = "parallel tests try different ports")]
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     loop {
         let port = 10_000 + u16::try_from(uuid::Uuid::new_v4().as_u128() % 20_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

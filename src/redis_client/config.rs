@@ -1,0 +1,157 @@
+//! How Redis is reached, as plain data.
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+const NO_ADDRESS: &str = "not an address of a redis server (`redis://host:port`, `rediss://` for tls)";
+
+/// How Redis is reached.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS with the system's roots, or
+    /// `unix:///path`. Of a cluster some of its nodes, separated by commas.
+    pub url: SecretString,
+    /// Whether this is a Redis Cluster: its nodes are found from any one of them, and each key where it lies.
+    pub cluster: bool,
+    /// Stands before every key, so that several deployments can share one Redis.
+    pub key_prefix: String,
+    /// Longest wait for a connection, TLS and authentication included.
+    pub connection_timeout_milliseconds: u64,
+    /// Longest wait for an answer. Journals are read in one answer, so it must have room for a few megabytes.
+    pub response_timeout_milliseconds: u64,
+    /// After so many failures of the connection in a row Redis is skipped for a while.
+    pub breaker_failures: u32,
+    /// How long it is skipped before one call tries again.
+    pub breaker_open_milliseconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".into(),
+            cluster: false,
+            key_prefix: "agentkit:".to_owned(),
+            connection_timeout_milliseconds: 250,
+            response_timeout_milliseconds: 400,
+            breaker_failures: 5,
+            breaker_open_milliseconds: 5000,
+        }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong, as `field: problem`; the address itself is never repeated.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.addresses().err().unwrap_or_default();
+        if self.cluster && self.key_prefix.contains("{}") {
+            // An empty hash tag counts as none, and the one of each key would not be seen behind it.
+            problems.push("key_prefix: must not hold `{}` on a redis cluster".to_owned());
+        }
+        let positive = [
+            ("connection_timeout_milliseconds", self.connection_timeout_milliseconds),
+            ("response_timeout_milliseconds", self.response_timeout_milliseconds),
+            ("breaker_failures", self.breaker_failures.into()),
+            ("breaker_open_milliseconds", self.breaker_open_milliseconds),
+        ];
+        problems.extend(
+            positive.iter().filter(|(_, value)| *value == 0).map(|(name, _)| format!("{name}: must be at least 1")),
+        );
+        problems
+    }
+
+    /// The server, or the nodes of a cluster to start from.
+    ///
+    /// # Errors
+    /// All problems of `url`.
+    pub(super) fn addresses(&self) -> Result<Vec<ConnectionInfo>, Vec<String>> {
+        let url = self.url.expose_secret();
+        if !self.cluster {
+            let hint = if url.contains(',') { "; several are for redis.cluster = true" } else { "" };
+            return match url.into_connection_info() {
+                Ok(address) => Ok(vec![address]),
+                Err(_) => Err(vec![format!("url: {NO_ADDRESS}{hint}")]),
+            };
+        }
+        let parts: Vec<&str> = url.split(',').collect();
+        let (mut addresses, mut problems) = (Vec::new(), Vec::new());
+        for (number, part) in (1..).zip(&parts) {
+            let place = if parts.len() == 1 { "url".to_owned() } else { format!("url: address {number}") };
+            match node(part.trim()) {
+                Ok(address) => addresses.push(address),
+                Err(problem) => problems.push(format!("{place}: {problem}")),
+            }
+        }
+        if addresses.windows(2).any(|pair| way_in(&pair[0]) != way_in(&pair[1])) {
+            problems.push("url: all nodes of a redis cluster need the same user, password and tls".to_owned());
+        }
+        if problems.is_empty() { Ok(addresses) } else { Err(problems) }
+    }
+}
+
+fn node(text: &str) -> Result<ConnectionInfo, &'static str> {
+    let address = text.into_connection_info().map_err(|_| NO_ADDRESS)?;
+    match address.addr() {
+        ConnectionAddr::Unix(_) => Err("a redis cluster is not reached over a unix socket"),
+        _ if address.redis_settings().db() != 0 => Err("a redis cluster has no database but 0"),
+        _ => Ok(address),
+    }
+}
+
+/// What nodes that are found later are reached with.
+fn way_in(address: &ConnectionInfo) -> (Option<&str>, Option<&str>, bool) {
+    let settings = address.redis_settings();
+    (settings.username(), settings.password(), matches!(address.addr(), ConnectionAddr::TcpTls { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_the_configuration_is_named_and_no_address_repeated() {
+        assert_eq!(Config::default().problems(), Vec::<String>::new());
+        let config = Config {
+            url: "http://user:hunter2@host".into(),
+            response_timeout_milliseconds: 0,
+            breaker_failures: 0,
+            ..Config::default()
+        };
+        let problems = config.problems();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        let client = super::super::RedisClient::new(&config);
+        assert!(!format!("{problems:?} {config:?} {client:?}").contains("hunter2"));
+        assert!(toml::from_str::<Config>("urll = \"redis://x\"").is_err());
+    }
+
+    #[test]
+    fn a_cluster_may_have_several_start_nodes_and_every_problem_of_theirs_is_named() {
+        let config = |url: &str| Config { url: url.into(), cluster: true, ..Config::default() };
+        for url in ["redis://a", "redis://:x@a:7000, redis://:x@b:7001/0", "rediss://a:1,rediss://b:2,rediss://c:3"] {
+            assert_eq!(config(url).problems(), Vec::<String>::new(), "{url}");
+            assert_eq!(config(url).addresses().unwrap().len(), url.split(',').count());
+        }
+        let problems = |url: &str| config(url).problems();
+        let bad = "redis://:hunter2@a,hunter2,unix:///hunter2,redis://:hunter2@b/3,";
+        let found = problems(bad);
+        assert_eq!(found.len(), 4, "{found:?}");
+        for (problem, part) in found.iter().zip([
+            "address 2: not",
+            "address 3: a redis cluster is not reached over a unix \
+             socket",
+            "address 4: a redis cluster has no database but 0",
+            "address 5: not",
+        ]) {
+            assert!(problem.contains(part), "{problem}");
+        }
+        assert!(!found.join("").contains("hunter2"));
+        for mixed in ["redis://a,rediss://b", "redis://:x@a,redis://:y@b", "redis://u:x@a,redis://v:x@b"] {
+            assert_eq!(problems(mixed), ["url: all nodes of a redis cluster need the same user, password and tls"]);
+        }
+        assert_eq!(problems("unix:///x"), ["url: a redis cluster is not reached over a unix socket"]);
+        assert_eq!(Config { key_prefix: "a{}:".to_owned(), ..config("redis://a") }.problems().len(), 1);
+        let alone = Config { cluster: false, ..config("redis://a:1,redis://b:2") }.problems();
+        assert!(alone[0].contains("several are for redis.cluster = true"), "{alone:?}");
+    }
+}
