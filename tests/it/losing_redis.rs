@@ -131,6 +131,15 @@ impl Bench {
         *self.redis.lock().unwrap() = redis;
     }
 
+    /// Redis goes away while the model thinks, which is told by `gate` to answer then; the worker gives the run back, and
+    /// Redis is there again.
+    async fn without_redis(&self, gate: &Notify, with_data: bool) {
+        self.kill_redis();
+        gate.notify_one();
+        self.idle().await;
+        self.restart_redis(with_data).await;
+    }
+
     fn kill_redis(&self) {
         self.redis.lock().unwrap().kill();
     }
@@ -168,10 +177,7 @@ async fn a_mail_is_not_sent_again_by_a_run_whose_redis_went_away_and_came_back_e
     let mut bench = Bench::start(&model, |_| {}).await;
     bench.publish(&[]).await;
     model.wait_for_requests(2).await;
-    bench.kill_redis();
-    gate.notify_one();
-    bench.idle().await;
-    bench.restart_redis(false).await;
+    bench.without_redis(&gate, false).await;
     let data = bench.reply("agentkit.job.failed").await;
     assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
     assert_eq!(bench.mails().await, 1);
@@ -187,10 +193,7 @@ async fn a_run_that_only_read_starts_again_when_redis_comes_back_empty_and_says_
     let mut bench = Bench::start(&model, |_| {}).await;
     bench.publish(&[]).await;
     model.wait_for_requests(1).await;
-    bench.kill_redis();
-    gate.notify_one();
-    bench.idle().await;
-    bench.restart_redis(false).await;
+    bench.without_redis(&gate, false).await;
     let data = bench.reply("agentkit.job.completed").await;
     assert_eq!(data["text"], "started again");
     assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
@@ -262,10 +265,7 @@ async fn a_worker_that_gives_a_run_back_as_redis_is_away_has_not_died_with_it() 
     let mut bench = Bench::start(&model, |config| config.worker.strikes = 1).await;
     bench.publish(&[]).await;
     model.wait_for_requests(1).await;
-    bench.kill_redis();
-    gate.notify_one();
-    bench.idle().await;
-    bench.restart_redis(true).await;
+    bench.without_redis(&gate, true).await;
     let data = bench.reply("agentkit.job.completed").await;
     assert_eq!((data["text"].as_str(), notices(&data)), (Some("done"), vec!["answered_without_tools"]));
     assert_eq!(bench.queue.dead_letters(), []);
