@@ -52,11 +52,24 @@ fn every_kind_of_event_is_kept() {
     for event in events {
         // Whoever adds a kind keeps a journal that has it, and counts it above.
         match event {
-            Event::Started(_) | Event::AttemptStarted { .. } | Event::AttemptEnded { .. } => {}
-            Event::WakeUpPublished { .. } | Event::AccountsReady | Event::AuthorizationRequested { .. } => {}
-            Event::ToolsListed { .. } | Event::ModelAsked | Event::ModelReplied { .. } | Event::Retried { .. } => {}
-            Event::ToolStarted { .. } | Event::ToolNotRun { .. } | Event::ToolFinished { .. } => {}
-            Event::JournalLost | Event::PutAside(_) | Event::Finished(_) | Event::Delivered | Event::Reopened => {}
+            Event::Started(_)
+            | Event::AttemptStarted { .. }
+            | Event::AttemptEnded { .. }
+            | Event::WakeUpPublished { .. }
+            | Event::AccountsReady
+            | Event::AuthorizationRequested { .. }
+            | Event::ToolsListed { .. }
+            | Event::ModelAsked
+            | Event::ModelReplied { .. }
+            | Event::Retried { .. }
+            | Event::ToolStarted { .. }
+            | Event::ToolNotRun { .. }
+            | Event::ToolFinished { .. }
+            | Event::JournalLost
+            | Event::PutAside(_)
+            | Event::Finished(_)
+            | Event::Delivered
+            | Event::Reopened => {}
         }
     }
 }
