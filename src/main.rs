@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use agentkit_worker::cli::{self, Arguments};
 use clap::Parser;
 
+/// As a shell reports a program that was ended by SIGPIPE.
+const NO_READER: i32 = 141;
+
 fn main() -> ExitCode {
+    end_quietly_without_a_reader();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -26,4 +30,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A reader that has seen enough (`… | head`) is no fault of ours; `println!` panics then.
+fn end_quietly_without_a_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match panic.payload_as_str() {
+        Some(text) if text.starts_with("failed printing to stdout") => std::process::exit(NO_READER),
+        _ => report(panic),
+    }));
 }

@@ -347,3 +347,14 @@ async fn an_interrupted_run_ends_with_130_and_the_sandbox_with_0() {
     sandbox.signal("TERM");
     assert_eq!(sandbox.end().await.0.code(), Some(0));
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_fault() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_agentkit-worker"));
+    let output =
+        command.args(["schema", "config"]).stdout(writer).stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(141), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
