@@ -9,8 +9,9 @@ use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging to standard error. Colour only on a terminal.
 pub fn start(config: &LogConfig) -> Result<(), String> {
-    // lapin reports what the supervisor reports better, and shows frames with credentials at trace.
-    let filter = EnvFilter::try_new(format!("{},lapin=off,amq_protocol=off", config.filter))
+    // lapin reports what the supervisor reports better, and shows frames with credentials at trace; redis reports every
+    // attempt to reach a node of a cluster that is gone.
+    let filter = EnvFilter::try_new(format!("{},lapin=off,amq_protocol=off,redis=off", config.filter))
         .map_err(|error| format!("log.filter: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -25,7 +25,9 @@ pub trait Cache: Send + Sync {
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, CacheError>;
     /// Stores a value for `ttl`.
     async fn put(&self, key: &Key, value: Bytes, ttl: Duration) -> Result<(), CacheError>;
-    /// Stores a value for `ttl` where there is none, in one atomic step; says whether it did. Serves as a short lock.
+    /// Stores a value for `ttl` where there is none, in one atomic step; says whether it did. Serves as a short lock, and
+    /// as nothing else: where the answer was lost on its way, `false` may be said of a value that is ours, and whoever
+    /// relies on it waits for nobody until `ttl` is over.
     async fn put_if_absent(&self, key: &Key, value: Bytes, ttl: Duration) -> Result<bool, CacheError>;
     /// Removes a value.
     async fn remove(&self, key: &Key) -> Result<(), CacheError>;

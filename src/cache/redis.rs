@@ -34,7 +34,7 @@ impl Cache for RedisCache {
     }
 
     /// Not repeated over a new connection: where the answer to the first command was lost, the second would say
-    /// `false` although the value is ours.
+    /// `false` although the value is ours. On a cluster the crate may repeat it all the same.
     async fn put_if_absent(&self, key: &Key, value: Bytes, ttl: Duration) -> Result<bool, CacheError> {
         let mut command = cmd("SET");
         command.arg(self.0.full_key(key)).arg(&*value).arg("NX").arg("PX").arg(milliseconds(ttl));

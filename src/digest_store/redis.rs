@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use ::redis::{FromRedisValue, Value, cmd, from_redis_value};
+use ::redis::{FromRedisValue, Script, ScriptInvocation, Value, cmd, from_redis_value};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -25,7 +25,7 @@ use super::{
     Standing, StoreError,
 };
 use crate::key::encode;
-use crate::redis_client::{Invocation, RedisClient, Script, Unavailable};
+use crate::redis_client::{RedisClient, Unavailable};
 
 /// How many members of a set are asked for at a time.
 const SCAN: usize = 1000;
@@ -77,7 +77,7 @@ impl RedisDigestStore {
         self.key(digest, &format!("firing:{}:{}:{portions}", encode(group), at.as_second()))
     }
 
-    async fn run<T: FromRedisValue>(&self, script: &Invocation<'_>) -> Result<T, StoreError> {
+    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
         Ok(self.client.run(script).await?)
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ::redis::{FromRedisValue, Value, cmd, from_redis_value};
+use ::redis::{FromRedisValue, Script, ScriptInvocation, Value, cmd, from_redis_value};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tracing::warn;
@@ -18,7 +18,7 @@ use tracing::warn;
 use super::{Append, Epoch, FORCED_RETENTION, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
 use crate::job::JobId;
 use crate::key::Key;
-use crate::redis_client::{Invocation, RedisClient, Script, Unavailable};
+use crate::redis_client::{RedisClient, Unavailable};
 
 /// Arguments: owner, lease and least retention in milliseconds, `polite` or `force`. Answers the epoch and the whole
 /// hash, or the present owner and what remains of its lease.
@@ -128,7 +128,7 @@ impl RedisJournal {
         }
     }
 
-    async fn change(&self, script: &Invocation<'_>) -> Result<(), JournalError> {
+    async fn change(&self, script: &ScriptInvocation<'_>) -> Result<(), JournalError> {
         let verdict: String = self.client.run(script).await?;
         match verdict.as_str() {
             "done" => Ok(()),

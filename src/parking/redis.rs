@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ::redis::cmd;
+use ::redis::{Script, cmd};
 use async_trait::async_trait;
 
 use super::{Parked, Parking, ParkingError};
 use crate::job::{Identifier, JobId};
 use crate::key::Key;
-use crate::redis_client::{RedisClient, Script, Unavailable};
+use crate::redis_client::{RedisClient, Unavailable};
 
 /// Arguments: job id, run, milliseconds to keep. The hash lasts as long as the longest wait in it.
 const PARK: &str = r"

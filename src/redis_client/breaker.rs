@@ -1,4 +1,4 @@
-//! Refuses calls to a server for a while after several failures in a row, then lets one through to see.
+//! Refuses calls for a while after several failures in a row, then lets one through to see.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,10 +7,8 @@ use tokio::time::Instant;
 
 use super::{Status, Unavailable, lock};
 
-/// The breaker of one server.
+/// The breaker of one connection.
 pub(super) struct Breaker {
-    /// As log lines name the server.
-    server: String,
     threshold: u32,
     open_time: Duration,
     state: Mutex<State>,
@@ -20,13 +18,14 @@ pub(super) struct Breaker {
 struct State {
     failures: u32,
     failure: Option<Unavailable>,
+    success: Option<Instant>,
     /// Set while calls are refused: when the next one may try.
     next_try: Option<Instant>,
 }
 
 impl Breaker {
-    pub(super) fn new(server: String, threshold: u32, open_time: Duration) -> Self {
-        Self { server, threshold, open_time, state: Mutex::default() }
+    pub(super) fn new(threshold: u32, open_time: Duration) -> Self {
+        Self { threshold, open_time, state: Mutex::default() }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -55,21 +54,25 @@ impl Breaker {
     pub(super) fn succeeded(&self) {
         let mut state = lock(&self.state);
         if state.next_try.is_some() {
-            tracing::info!(server = %self.server, "redis is available again");
+            tracing::info!("redis is available again");
         }
-        *state = State::default();
+        *state = State { success: Some(Instant::now()), ..State::default() };
     }
 
-    pub(super) fn failed(&self, failure: &Unavailable) {
+    /// A call that began at `began` has failed. It counts where none has succeeded since then: those that waited for one
+    /// node of a cluster give up in a row, though others answer all the time.
+    pub(super) fn failed(&self, began: Instant, failure: &Unavailable) {
         let mut state = lock(&self.state);
+        if state.success.is_some_and(|success| began < success) {
+            return;
+        }
         state.failures = state.failures.saturating_add(1);
         state.failure = Some(failure.clone());
         if state.failures < self.threshold {
             return;
         }
         if state.next_try.is_none() {
-            let (server, failures) = (&self.server, state.failures);
-            tracing::warn!(%server, error = %failure, failures, "redis is unavailable, skipping it");
+            tracing::warn!(error = %failure, failures = state.failures, "redis is unavailable, skipping it");
         }
         state.next_try = Some(Instant::now() + self.open_time);
     }
@@ -79,24 +82,20 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn breaker(threshold: u32) -> Breaker {
-        Breaker::new("a:1".to_owned(), threshold, Duration::from_secs(5))
-    }
-
     fn down() -> Unavailable {
         Unavailable("down".to_owned())
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_breaker_opens_after_failures_in_a_row_and_lets_one_call_try_at_a_time() {
-        let breaker = breaker(3);
-        breaker.failed(&down());
-        breaker.failed(&down());
+        let breaker = Breaker::new(3, Duration::from_secs(5));
+        breaker.failed(Instant::now(), &down());
+        breaker.failed(Instant::now(), &down());
         breaker.succeeded();
-        breaker.failed(&down());
-        breaker.failed(&down());
+        breaker.failed(Instant::now(), &down());
+        breaker.failed(Instant::now(), &down());
         assert_eq!(breaker.admit(), Ok(()), "failures are counted in a row only");
-        breaker.failed(&down());
+        breaker.failed(Instant::now(), &down());
         assert!(breaker.admit().is_err());
         assert_eq!(breaker.status(), Status { available: false, failure: Some("down".to_owned()) });
 
@@ -105,7 +104,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(breaker.admit(), Ok(()), "one tries");
         assert!(breaker.admit().is_err(), "others wait for what it finds");
-        breaker.failed(&down());
+        breaker.failed(Instant::now(), &down());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(breaker.admit(), Ok(()));
         breaker.succeeded();
@@ -114,9 +113,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn calls_that_waited_while_others_succeeded_do_not_open_the_breaker() {
+        let breaker = Breaker::new(2, Duration::from_secs(5));
+        let began = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        breaker.succeeded();
+        for _ in 0..10 {
+            breaker.failed(began, &down());
+        }
+        assert_eq!(breaker.admit(), Ok(()));
+        assert_eq!(breaker.status(), Status { available: true, failure: None });
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_try_that_is_given_up_does_not_keep_the_breaker_open_for_ever() {
-        let breaker = breaker(1);
-        breaker.failed(&down());
+        let breaker = Breaker::new(1, Duration::from_secs(5));
+        breaker.failed(Instant::now(), &down());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(breaker.admit(), Ok(()));
         tokio::time::advance(Duration::from_secs(5)).await;

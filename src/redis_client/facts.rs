@@ -1,13 +1,9 @@
 //! What an operator must know about a Redis server.
 
-use redis::cmd;
-
-use super::node::{Failure, Node};
-
 /// What an operator must know about a Redis server, from its `INFO` and `CLUSTER INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// `host:port`, or the path of its socket.
+    /// `host:port` of a master of a cluster; empty where there is but one server.
     pub server: String,
     /// `redis_version`.
     pub version: String,
@@ -22,26 +18,25 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(super) async fn of(node: &Node) -> Result<Self, Failure> {
-        let info: Vec<u8> = node.ask(&cmd("INFO")).await?;
-        let info = String::from_utf8_lossy(&info);
-        let mut facts = Self::from_info(&node.server, &info);
-        if field(&info, "cluster_enabled") == "1" {
-            let state: Vec<u8> = node.ask(cmd("CLUSTER").arg("INFO")).await?;
-            facts.cluster = Some(field(&String::from_utf8_lossy(&state), "cluster_state"));
-        }
-        Ok(facts)
-    }
-
-    fn from_info(server: &str, info: &str) -> Self {
+    /// Reads the answer to `INFO`.
+    pub(super) fn new(server: &str, info: &[u8]) -> Self {
+        let info = String::from_utf8_lossy(info);
+        let clustered = field(&info, "cluster_enabled") == "1";
         Self {
             server: server.to_owned(),
-            version: field(info, "redis_version"),
-            role: field(info, "role"),
-            append_only: field(info, "aof_enabled") == "1",
-            eviction_policy: field(info, "maxmemory_policy"),
-            cluster: None,
+            version: field(&info, "redis_version"),
+            role: field(&info, "role"),
+            append_only: field(&info, "aof_enabled") == "1",
+            eviction_policy: field(&info, "maxmemory_policy"),
+            cluster: clustered.then(|| "unknown".to_owned()),
         }
+    }
+
+    /// Reads the answer to `CLUSTER INFO`; says how many masters with slots the node knows.
+    pub(super) fn of_cluster(&mut self, info: &[u8]) -> usize {
+        let info = String::from_utf8_lossy(info);
+        self.cluster = Some(field(&info, "cluster_state"));
+        field(&info, "cluster_size").parse().unwrap_or(0)
     }
 }
 
@@ -59,12 +54,15 @@ mod tests {
     fn facts_are_read_from_any_answer() {
         let info =
             "# Server\r\nredis_version:7.0.15\r\nrole:slave\r\naof_enabled:1\r\nmaxmemory_policy:allkeys-lru\r\n";
-        let facts = Facts::from_info("a:1", info);
+        let mut facts = Facts::new("", info.as_bytes());
         assert_eq!((facts.version.as_str(), facts.role.as_str()), ("7.0.15", "slave"));
         assert!(facts.append_only);
         assert_eq!(facts.eviction_policy, "allkeys-lru");
         for broken in ["", ":", "redis_version", "redis_versions:7", "\0\n\r:::"] {
-            assert_eq!(Facts::from_info("a:1", broken).version, "unknown", "{broken:?}");
+            assert_eq!(Facts::new("", broken.as_bytes()).version, "unknown", "{broken:?}");
         }
+        assert_eq!(facts.cluster, None);
+        assert_eq!(facts.of_cluster(b"cluster_state:fail\r\ncluster_size:3\r\n"), 3);
+        assert_eq!(facts.cluster.as_deref(), Some("fail"));
     }
 }

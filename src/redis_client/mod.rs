@@ -1,29 +1,37 @@
-//! The one way to Redis that journal, cache, digests and parking share.
+//! The one way to Redis that journal, cache, digests and parking share: connected at first use, every wait bounded, and
+//! not asked for a while after it failed several times in a row.
+//!
+//! The `redis` crate's own connection manager is not used, for three reasons found in its source (1.8.1): it keeps a
+//! connection on which commands time out (after a network cut until TCP gives up, some 15 minutes), it keeps for ever
+//! a refusal that is not an I/O error ("max number of clients reached"), and it answers the first command after an
+//! outage with the failure of its last attempt to connect.
+//!
+//! A Redis Cluster is left to the crate's cluster connection, with what that costs. A command may be sent twice, be it
+//! one of [`RedisClient::query_once`]. While a node hangs, calls to the others fail or wait for a second now and then:
+//! the crate answers nobody while it reads the map of slots, and it loads a new script on all masters or none. One
+//! breaker stands for all nodes: where only a failing one is asked, the others are skipped with it for a while.
 
 mod breaker;
-mod cluster;
 mod config;
 mod facts;
-mod node;
-mod script;
-mod slots;
-mod wire;
+mod link;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd};
 use tokio::time::Instant;
 
 pub use config::Config;
 pub use facts::Facts;
-pub(crate) use script::{Invocation, Script};
 
 use crate::key::Key;
-use cluster::Cluster;
-use node::{Failure, Limits, Node, Sending};
-use wire::Wire;
+use breaker::Breaker;
+use link::{Link, Target};
 
 /// Redis did not do it: not reached, not in time, or refused (read-only, out of memory, loading). What a timed-out
 /// command did is not known. The text names the cause and holds no secret.
@@ -40,18 +48,36 @@ pub struct Status {
     pub failure: Option<String>,
 }
 
-/// The shared way to Redis. Clones share it.
+/// A shared connection to Redis. Clones share it.
 #[derive(Clone)]
 pub struct RedisClient(Arc<Inner>);
 
 struct Inner {
+    target: Target,
+    longest_call: Duration,
+    /// So old a link to a cluster is given up where a command times out; a younger one is kept.
+    link_age: Duration,
     key_prefix: String,
-    servers: Servers,
+    link: Mutex<Option<Made>>,
+    /// Held while connecting, so that one task connects for all; counts the connections made.
+    connecting: tokio::sync::Mutex<u64>,
+    breaker: Breaker,
 }
 
-enum Servers {
-    One(Box<Node>),
-    Cluster(Box<Cluster>),
+#[derive(Clone)]
+struct Made {
+    number: u64,
+    at: Instant,
+    link: Link,
+}
+
+enum Failure {
+    /// The server answered with an error; the connection is in order.
+    Refused(RedisError),
+    /// No connection, or no answer in time.
+    Unreachable(RedisError),
+    /// The connection broke under the command, as it does when Redis was restarted since the last one.
+    Dropped(RedisError),
 }
 
 impl RedisClient {
@@ -60,37 +86,50 @@ impl RedisClient {
     /// # Errors
     /// Where the address is not one of a Redis server.
     pub fn new(config: &Config) -> Result<Self, Unavailable> {
-        let addresses = config.addresses().map_err(|problems| Unavailable(problems.join("; ")))?;
-        let limits = Limits::from(config);
-        let servers = match &addresses[..] {
-            [address] if !config.cluster => Servers::One(Box::new(Node::new(address.clone(), &limits)?)),
-            _ => Servers::Cluster(Box::new(Cluster::new(addresses, limits)?)),
-        };
-        Ok(Self(Arc::new(Inner { key_prefix: config.key_prefix.clone(), servers })))
+        let target = Target::new(config)?;
+        let once = Duration::from_millis(config.connection_timeout_milliseconds)
+            + Duration::from_millis(config.response_timeout_milliseconds);
+        let open_time = Duration::from_millis(config.breaker_open_milliseconds);
+        Ok(Self(Arc::new(Inner {
+            // On a cluster the second time is for the node that the first one names, or for the map of slots.
+            longest_call: if target.is_cluster() { 2 * once } else { once },
+            link_age: open_time,
+            target,
+            key_prefix: config.key_prefix.clone(),
+            link: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(0),
+            breaker: Breaker::new(config.breaker_failures, open_time),
+        })))
     }
 
     /// How Redis has answered lately. Asks nothing; see [`RedisClient::ping`].
     pub fn status(&self) -> Status {
-        match &self.0.servers {
-            Servers::One(node) => node.status(),
-            Servers::Cluster(cluster) => cluster.status(),
-        }
+        self.0.breaker.status()
     }
 
-    /// Asks for a sign of life, of a cluster every master.
+    /// Asks for a sign of life, of a cluster all masters that are connected.
     pub async fn ping(&self) -> Result<(), Unavailable> {
-        match &self.0.servers {
-            Servers::One(node) => node.ask(&redis::cmd("PING")).await.map_err(|failure| failure.describe()),
-            Servers::Cluster(cluster) => cluster.ping().await,
-        }
+        self.query::<()>(&cmd("PING")).await
     }
 
     /// What an operator must know about the server, or about every master of a cluster.
     pub async fn facts(&self) -> Result<Vec<Facts>, Unavailable> {
-        match &self.0.servers {
-            Servers::One(node) => Ok(vec![Facts::of(node).await.map_err(|failure| failure.describe())?]),
-            Servers::Cluster(cluster) => cluster.facts().await,
+        let infos = self.ask_all(&cmd("INFO")).await?;
+        let mut all: Vec<Facts> = infos.iter().map(|(server, info)| Facts::new(server, info)).collect();
+        if all.iter().all(|facts| facts.cluster.is_none()) {
+            return Ok(all);
         }
+        let states = self.ask_all(cmd("CLUSTER").arg("INFO")).await?;
+        let mut masters = 0;
+        for facts in &mut all {
+            masters = masters.max(states.get(&facts.server).map_or(0, |info| facts.of_cluster(info)));
+        }
+        // The crate asks those that it is connected to, and says nothing of the others.
+        if self.0.target.is_cluster() && all.len() < masters {
+            let answered = all.len();
+            return Err(Unavailable(format!("only {answered} of the {masters} masters of the redis cluster answer")));
+        }
+        Ok(all)
     }
 
     /// `key` with this deployment's prefix.
@@ -103,48 +142,100 @@ impl RedisClient {
         format!("{}{kind}:{{{}}}", self.0.key_prefix, crate::key::encode(part))
     }
 
-    /// Sends a command, whose first argument is its one key, and which may be sent twice: where the connection turns out
-    /// to be broken, it is sent once more over a new one.
+    /// Sends a command that may be sent twice: where the connection turns out to be broken, it is sent once more over
+    /// a new one.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
-        let slot = slots::of_command(command);
-        self.call(slot, true, |mut wire| async move { command.query_async(&mut wire).await }).await
+        self.call(true, |mut link| async move { command.query_async(&mut link).await }).await
     }
 
-    /// Sends a command, whose first argument is its one key, and which must not be sent twice.
+    /// Sends a command that should not be sent twice. On a cluster it may be all the same: the crate sends again what a
+    /// lost connection or a silent node left unanswered.
     pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
-        let slot = slots::of_command(command);
-        self.call(slot, false, |mut wire| async move { command.query_async(&mut wire).await }).await
+        self.call(false, |mut link| async move { command.query_async(&mut link).await }).await
     }
 
     /// Runs a script that may run twice, by its digest; Redis is sent the text where it does not know it.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &Invocation<'_>) -> Result<T, Unavailable> {
-        self.call(script.slot, true, |mut wire| async move { script.script.invoke_async(&mut wire).await }).await
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Unavailable> {
+        self.call(true, |mut link| async move { script.invoke_async(&mut link).await }).await
     }
 
-    async fn call<T, F>(&self, slot: u16, repeatable: bool, operation: impl Fn(Wire) -> F) -> Result<T, Unavailable>
+    async fn ask_all(&self, question: &Cmd) -> Result<BTreeMap<String, Vec<u8>>, Unavailable> {
+        self.call(true, |mut link| async move { link.ask_all(question).await }).await
+    }
+
+    async fn call<T, F>(&self, repeatable: bool, operation: impl Fn(Link) -> F) -> Result<T, Unavailable>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        match &self.0.servers {
-            Servers::One(node) => {
-                let sending = Sending { repeatable, asking: false, deadline: Instant::now() + node.longest_call };
-                node.call(sending, operation).await.map_err(|failure| of_one(&failure))
+        self.0.breaker.admit()?;
+        let began = Instant::now();
+        let attempts = async {
+            match self.attempt(&operation).await {
+                Err(Failure::Dropped(_)) if repeatable => self.attempt(&operation).await,
+                result => result,
             }
-            Servers::Cluster(cluster) => cluster.call(slot, repeatable, operation).await,
+        };
+        let result = tokio::time::timeout(self.0.longest_call, attempts).await;
+        match result.unwrap_or_else(|_| Err(Failure::Unreachable(io::Error::from(io::ErrorKind::TimedOut).into()))) {
+            Ok(value) => {
+                self.0.breaker.succeeded();
+                Ok(value)
+            }
+            Err(Failure::Refused(error)) => {
+                self.0.breaker.succeeded();
+                Err(self.0.target.describe(&error))
+            }
+            Err(Failure::Unreachable(error) | Failure::Dropped(error)) => {
+                let failure = self.0.target.describe(&error);
+                self.0.breaker.failed(began, &failure);
+                Err(failure)
+            }
         }
     }
-}
 
-/// Why a server that is taken for the only one did not do it.
-fn of_one(failure: &Failure) -> Unavailable {
-    let cause = failure.describe();
-    match failure {
-        Failure::Refused(error)
-            if error.is_cluster_error() || error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot) =>
-        {
-            Unavailable(format!("this is a node of a redis cluster: set redis.cluster = true ({cause})"))
+    async fn attempt<T, F>(&self, operation: impl Fn(Link) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let Made { number, link, .. } = self.link().await.map_err(Failure::Unreachable)?;
+        let error = match operation(link).await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if !error.is_io_error() && !error.is_unrecoverable_error() {
+            return Err(Failure::Refused(error));
         }
-        _ => cause,
+        self.forget(number, error.is_timeout());
+        if error.is_connection_dropped() { Err(Failure::Dropped(error)) } else { Err(Failure::Unreachable(error)) }
+    }
+
+    async fn link(&self) -> RedisResult<Made> {
+        if let Some(made) = self.present_link() {
+            return Ok(made);
+        }
+        let mut count = self.0.connecting.lock().await;
+        if let Some(made) = self.present_link() {
+            return Ok(made);
+        }
+        let link = self.0.target.connect().await?;
+        *count += 1;
+        let made = Made { number: *count, at: Instant::now(), link };
+        *lock(&self.0.link) = Some(made.clone());
+        Ok(made)
+    }
+
+    fn present_link(&self) -> Option<Made> {
+        lock(&self.0.link).clone()
+    }
+
+    /// Gives up link `number`, unless another task has replaced it already.
+    ///
+    /// One to a cluster mends itself but for one thing: a node that takes all and answers nothing it asks for ever,
+    /// though another has taken its place. A new one finds that out, but waits for such nodes before it serves anybody:
+    /// so time-outs give up an old link only.
+    fn forget(&self, number: u64, timed_out: bool) {
+        let spared = |made: &Made| timed_out && self.0.target.is_cluster() && made.at.elapsed() < self.0.link_age;
+        lock(&self.0.link).take_if(|made| made.number == number && !spared(made));
     }
 }
 
@@ -154,6 +245,26 @@ impl fmt::Debug for RedisClient {
     }
 }
 
+fn describe(error: &RedisError) -> Unavailable {
+    let text = error.to_string();
+    // An "unknown command" answer goes on to quote the arguments, which may be anything.
+    let end = text.find(", with args beginning with").unwrap_or(text.len());
+    Unavailable(text[..end].to_owned())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_a_server_quotes_are_cut_from_the_failure() {
+        let answer = "unknown command 'EVALSHA', with args beginning with: 'hunter2'".to_owned();
+        let error = RedisError::from((redis::ErrorKind::Extension, "an error", answer));
+        assert!(!describe(&error).0.contains("hunter2"));
+        assert!(describe(&error).0.contains("unknown command"));
+    }
 }

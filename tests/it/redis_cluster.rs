@@ -1,4 +1,5 @@
-//! A Redis Cluster whose slots move and whose nodes die: runs go on, and what lies on other nodes is not held up.
+//! A Redis Cluster whose slots move and whose nodes die or hang: runs go on, and what lies on other nodes is not held up
+//! for long.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
 use agentkit_worker::key::Key;
 use agentkit_worker::redis_client::{Config, RedisClient};
+use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -67,7 +69,7 @@ async fn within_bound<T>(call: impl Future<Output = T>) -> T {
     answer
 }
 
-/// A client that skips a failing node for a moment only.
+/// A client that skips a failing cluster for a moment only, and soon gives up its link.
 fn quick(cluster: &RedisCluster) -> RedisClient {
     RedisClient::new(&Config { breaker_open_milliseconds: 200, ..cluster.config() }).unwrap()
 }
@@ -122,64 +124,82 @@ async fn a_script_whose_keys_are_on_their_way_waits_for_the_last_of_them() {
 }
 
 #[tokio::test]
-async fn a_frozen_master_fails_its_own_runs_in_time_and_holds_up_no_others() {
+async fn a_frozen_master_fails_its_own_runs_in_time_and_others_go_on_within_seconds() {
     let cluster = RedisCluster::start().await;
-    // Long enough that nobody who waits for the frozen one can be taken for a slow one.
-    let patient = Config {
-        response_timeout_milliseconds: 1500,
-        breaker_failures: 2,
-        breaker_open_milliseconds: 200,
-        ..cluster.config()
-    };
-    let client = RedisClient::new(&patient).unwrap();
+    let client = cluster.client();
     let journal = RedisJournal::new(client.clone());
     let jobs = one_job_each(&cluster);
     let mut epochs = Vec::new();
     for name in &jobs {
         epochs.push(take(&journal, name).await);
+        append(&journal, name, epochs[epochs.len() - 1], 0, "x").await.unwrap();
     }
     cluster.nodes[1].freeze();
-    for sequence in 0..3 {
-        let others = async {
-            let start = Instant::now();
-            append(&journal, &jobs[0], epochs[0], sequence, "x").await.unwrap();
-            append(&journal, &jobs[2], epochs[2], sequence, "x").await.unwrap();
-            start.elapsed()
+    let others = async |sequence| {
+        eventually("runs of other nodes go on", async || {
+            let (one, two) = tokio::join!(
+                within_bound(append(&journal, &jobs[0], epochs[0], sequence, "x")),
+                within_bound(append(&journal, &jobs[2], epochs[2], sequence, "x")),
+            );
+            one.and(two).ok()
+        })
+        .await;
+    };
+    // Longer than a link to the cluster is kept in spite of time-outs.
+    let until = Instant::now() + Duration::from_secs(8);
+    let (mut sequence, mut last) = (1, Instant::now());
+    while Instant::now() < until {
+        // More than open the breaker.
+        let own = join_all((0..10).map(|_| within_bound(append(&journal, &jobs[1], epochs[1], 1, "y"))));
+        tokio::pin!(own);
+        let own = loop {
+            tokio::select! {
+                own = &mut own => break own,
+                () = others(sequence) => (sequence, last) = (sequence + 1, Instant::now()),
+            }
         };
-        let (own, others) = tokio::join!(append(&journal, &jobs[1], epochs[1], 0, "x"), others);
-        assert!(matches!(own, Err(JournalError::Unavailable(_))), "{own:?}");
-        assert!(others < Duration::from_secs(1), "others wait for the frozen one: {others:?}");
+        assert!(own.iter().all(|own| matches!(own, Err(JournalError::Unavailable(_)))), "{own:?}");
+        assert!(last.elapsed() < Duration::from_secs(3), "others wait for the frozen one");
     }
-    let failure = client.ping().await.unwrap_err().to_string();
-    assert!(failure.starts_with(&format!("127.0.0.1:{}: ", cluster.nodes[1].port())), "{failure}");
-    assert!(!client.status().available, "not everything that runs need is there");
+    within_bound(client.facts()).await.unwrap_err();
     cluster.nodes[1].thaw();
-    eventually("its runs go on", async || append(&journal, &jobs[1], epochs[1], 0, "x").await.ok()).await;
+    eventually("its runs go on", async || append(&journal, &jobs[1], epochs[1], 1, "y").await.ok()).await;
     client.ping().await.unwrap();
     assert!(client.status().available);
-    assert_eq!(journal.read(&job(&jobs[1])).await.unwrap(), ["x"]);
+    assert_eq!(client.facts().await.unwrap().len(), 3);
+    assert_eq!(journal.read(&job(&jobs[1])).await.unwrap(), ["x", "y"]);
 }
 
 #[tokio::test]
-async fn a_dead_masters_runs_go_on_at_the_replica_that_takes_its_place() {
-    let mut cluster = RedisCluster::start().await;
-    let journal = RedisJournal::new(quick(&cluster));
-    let name = &one_job_each(&cluster)[2];
-    let replica = cluster.add_replica_of(2).await;
-    let epoch = take(&journal, name).await;
-    append(&journal, name, epoch, 0, "x").await.unwrap();
-    eventually("the replica has the entry", async || {
-        cluster.nodes[replica].command(&["INFO", "keyspace"]).contains("keys=1").then_some(())
-    })
-    .await;
-    cluster.nodes[2].kill();
-    let answer = within_bound(append(&journal, name, epoch, 1, "y")).await;
-    assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
-    assert_eq!(cluster.nodes[replica].command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
-    eventually("the run goes on", async || within_bound(append(&journal, name, epoch, 1, "y")).await.ok()).await;
-    cluster.nodes[2].restart().await;
-    append(&journal, name, epoch, 2, "z").await.unwrap();
-    assert_eq!(journal.read(&job(name)).await.unwrap(), ["x", "y", "z"]);
+async fn the_runs_of_a_dead_or_frozen_master_go_on_at_the_replica_that_takes_its_place() {
+    for frozen in [false, true] {
+        let mut cluster = RedisCluster::start().await;
+        let journal = RedisJournal::new(quick(&cluster));
+        let name = &one_job_each(&cluster)[2];
+        let replica = cluster.add_replica_of(2).await;
+        let epoch = take(&journal, name).await;
+        append(&journal, name, epoch, 0, "x").await.unwrap();
+        eventually("the replica has the entry", async || {
+            cluster.nodes[replica].command(&["INFO", "keyspace"]).contains("keys=1").then_some(())
+        })
+        .await;
+        if frozen {
+            cluster.nodes[2].freeze();
+        } else {
+            cluster.nodes[2].kill();
+        }
+        let answer = within_bound(append(&journal, name, epoch, 1, "y")).await;
+        assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
+        assert_eq!(cluster.nodes[replica].command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+        eventually("the run goes on", async || within_bound(append(&journal, name, epoch, 1, "y")).await.ok()).await;
+        if frozen {
+            cluster.nodes[2].thaw();
+        } else {
+            cluster.nodes[2].restart().await;
+        }
+        eventually("the run goes on still", async || append(&journal, name, epoch, 2, "z").await.ok()).await;
+        assert_eq!(journal.read(&job(name)).await.unwrap(), ["x", "y", "z"], "frozen: {frozen}");
+    }
 }
 
 #[tokio::test]
@@ -204,7 +224,7 @@ async fn a_cluster_that_is_all_gone_costs_little_time_and_is_found_again() {
 }
 
 #[tokio::test]
-async fn what_may_be_sent_twice_is_after_a_lost_connection_and_a_lock_is_not() {
+async fn a_lost_connection_is_made_good_within_the_call() {
     let cluster = RedisCluster::start().await;
     let cache = RedisCache::new(cluster.client());
     let cut = || {
@@ -218,10 +238,8 @@ async fn what_may_be_sent_twice_is_after_a_lost_connection_and_a_lock_is_not() {
     assert_eq!(cache.get(&key).await.unwrap().as_deref(), Some(&b"x"[..]));
     cut();
     let lock = Key::new(&["lock"]);
-    assert!(cache.get(&lock).await.unwrap().is_none());
-    cut();
-    cache.put_if_absent(&lock, "x".into(), LEASE).await.unwrap_err();
     assert!(cache.put_if_absent(&lock, "x".into(), LEASE).await.unwrap());
+    assert!(!cache.put_if_absent(&lock, "x".into(), LEASE).await.unwrap());
 }
 
 #[tokio::test]
