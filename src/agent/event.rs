@@ -49,6 +49,9 @@ fn is_first_version(version: &u32) -> bool {
     *version == FIRST_VERSION
 }
 
+/// [`Event::Retried::call`] of a request to the model.
+pub const MODEL_CALL: &str = "model";
+
 /// What can happen to a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,15 +6,13 @@
 use jiff::Timestamp;
 
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
-use super::event::{Entry, Event, Pause, Plan, SCHEMA_VERSION};
+use super::event::{Entry, Event, MODEL_CALL, Pause, Plan, SCHEMA_VERSION};
 pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
 use super::turn;
 use crate::clock::milliseconds_between;
 use crate::reply::Reply;
 
-/// A retried call of this name is one of the model.
-const MODEL: &str = "model";
 /// Why a model call failed whose answer may have been made, and is to be paid, although it did not arrive whole.
 const MAY_HAVE_COST: [&str; 3] = ["timed_out", "interrupted", "bad_answer"];
 
@@ -205,7 +203,7 @@ impl Run {
                 turn::open(self, *reply, plans);
             }
             Event::Retried { call, reason } => {
-                self.usage.unknown |= call == MODEL && MAY_HAVE_COST.contains(&reason.as_str());
+                self.usage.unknown |= call == MODEL_CALL && MAY_HAVE_COST.contains(&reason.as_str());
                 *self.retries.entry((call, reason)).or_default() += 1;
             }
             Event::ToolStarted { call_id } => {

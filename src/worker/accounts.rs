@@ -151,7 +151,7 @@ impl Attempt<'_> {
         let mark = format!("authorization:{}", self.run().authorizations_requested() + 1);
         let reply = Reply::interim(&job.id(), &mark, now, event);
         let message = super::publishing::reply_message(&reply, self.message, job);
-        self.hold.tenure().assure().await?;
+        self.hold.lease().assure().await?;
         let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
         let published = published.map_err(|error| Interruption::Transient { reason: error.to_string() })?;
         self.executor.metrics.replied(reply.event.kind(), published == crate::queue::Published::FellBack);

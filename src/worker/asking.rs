@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::executor::Attempt;
 use super::interruption::Interruption;
-use crate::agent::event::Event;
+use crate::agent::event::{Event, MODEL_CALL};
 use crate::agent::message::{ModelReply, ToolChoice};
 use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
@@ -92,7 +92,7 @@ impl Attempt<'_> {
         let metrics = &self.executor.metrics;
         let mut waits = Waits::new(self.executor.rules.model_retry);
         loop {
-            if let Err(why) = self.hold.tenure().assure().await {
+            if let Err(why) = self.hold.lease().assure().await {
                 return (Err(Unanswered::Lost(why)), retries);
             }
             let result = self.executor.llm.complete(&request).await;
@@ -112,7 +112,7 @@ impl Attempt<'_> {
             );
             metrics.model_retried(error.code());
             self.progress("retry", None);
-            retries.push(Event::Retried { call: "model".to_owned(), reason: error.code().to_owned() });
+            retries.push(Event::Retried { call: MODEL_CALL.to_owned(), reason: error.code().to_owned() });
             tokio::time::sleep(wait).await;
         }
     }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::call::{Call, Ended};
 use super::executor::{Attempt, Executor};
 use super::interruption::Interruption;
-use super::tenure::Tenure;
+use super::lease::Lease;
 use crate::agent::effect::{InDoubt, in_doubt};
 use crate::agent::event::{Event, Plan, ToolOutcome};
 use crate::agent::result;
@@ -25,12 +25,12 @@ impl Attempt<'_> {
         for call in &calls {
             self.progress("tool_call", Some(&call.tool.name));
         }
-        let (executor, tenure) = (self.executor, self.hold.tenure().clone());
+        let (executor, lease) = (self.executor, self.hold.lease().clone());
         let mut under_way: FuturesUnordered<_> = calls
             .iter()
             .map(|call| {
-                let tenure = &tenure;
-                async move { (call, executor.call(call, tenure).await) }
+                let lease = &lease;
+                async move { (call, executor.call(call, lease).await) }
             })
             .collect();
         let mut hindered: Vec<(ConnectionName, Error)> = Vec::new();
@@ -81,7 +81,7 @@ impl Attempt<'_> {
 impl Executor {
     /// Calls as often as that is safe. A process that was paused for long may have lost the run: whether it is still ours
     /// is asked before anything leaves.
-    async fn call(&self, call: &Call, tenure: &Tenure) -> (Ended, Vec<Event>) {
+    async fn call(&self, call: &Call, lease: &Lease) -> (Ended, Vec<Event>) {
         let Call { tool, run_id, .. } = call;
         let effect = tool.effect;
         let mut retries = Vec::new();
@@ -95,7 +95,7 @@ impl Executor {
                 params: &call.arguments,
                 run_id: run_id.as_str(),
             };
-            let may_leave = || async { tenure.assure().await.map_err(|why| why.to_string()) };
+            let may_leave = || async { lease.assure().await.map_err(|why| why.to_string()) };
             let error = match self.scalekit.execute(&request, may_leave).await {
                 Ok(answer) => {
                     let content = result::render(&answer.data, call.result_bytes);

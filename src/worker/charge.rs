@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::wake_up::WakeUp;
 use crate::queue::{Delivery, Message};
 
 /// A job that this worker has to settle.
@@ -24,6 +25,11 @@ impl Charge {
     pub(super) fn new(delivery: Delivery, hold_at_most: Duration) -> Self {
         let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
         Self { message, redelivered, delivery: Some(delivery), due: Instant::now() + hold_at_most }
+    }
+
+    /// Number of the wake-up that the message is; 0 for a job as its caller sent it.
+    pub(super) fn turn(&self) -> u32 {
+        WakeUp::of(&self.message).map_or(0, |wake_up| wake_up.turn)
     }
 
     /// When the delivery has been held for as long as it should be: whatever is waited for counts together.

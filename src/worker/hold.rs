@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::interruption::Interruption;
-use super::tenure::Tenure;
+use super::lease::Lease;
 use crate::agent::event::{Entry, Event, Started};
 use crate::agent::run::Run;
 use crate::clock::SharedClock;
@@ -30,7 +30,7 @@ pub struct Lifetimes {
 
 /// A run that this worker took.
 pub struct Hold {
-    tenure: Arc<Tenure>,
+    lease: Arc<Lease>,
     clock: SharedClock,
     lifetimes: Lifetimes,
     run: Run,
@@ -38,19 +38,19 @@ pub struct Hold {
 
 impl Hold {
     /// A run as it stands in the journal.
-    pub(super) fn new(tenure: Arc<Tenure>, clock: SharedClock, lifetimes: Lifetimes, run: Run) -> Self {
-        Self { tenure, clock, lifetimes, run }
+    pub(super) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, run: Run) -> Self {
+        Self { lease, clock, lifetimes, run }
     }
 
     /// Takes up a run that has no journal yet: the first entry is written before anything else happens.
     pub(super) async fn start(
-        tenure: Arc<Tenure>,
+        lease: Arc<Lease>,
         clock: SharedClock,
         lifetimes: Lifetimes,
         started: Started,
     ) -> Result<Self, Interruption> {
         let at = clock.now();
-        let hold = Self::new(tenure, clock, lifetimes, Run::start(started.clone(), at));
+        let hold = Self::new(lease, clock, lifetimes, Run::start(started.clone(), at));
         hold.append(0, &[Entry::new(at, Event::Started(Box::new(started)))]).await?;
         Ok(hold)
     }
@@ -61,8 +61,8 @@ impl Hold {
     }
 
     /// The right to go on with it.
-    pub(super) fn tenure(&self) -> &Arc<Tenure> {
-        &self.tenure
+    pub(super) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     /// The clock that entries are dated by.
@@ -84,7 +84,7 @@ impl Hold {
 
     /// Gives the run free at once, so that its next message does not have to wait for the lease to run out.
     pub async fn release(&self) {
-        self.tenure.release().await;
+        self.lease.release().await;
     }
 
     async fn append(&self, sequence: u64, entries: &[Entry]) -> Result<(), Interruption> {
@@ -99,7 +99,7 @@ impl Hold {
         let notice = |error: &JournalError, attempt, _| {
             warn!(job.id = %self.run.job().id(), %error, attempt, "an append to the journal is repeated");
         };
-        let append = || self.tenure.append(sequence, &lines, retain);
+        let append = || self.lease.append(sequence, &lines, retain);
         retry(APPEND, verdict, notice, append).await.map_err(Interruption::from)
     }
 }

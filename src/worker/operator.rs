@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::hold::{Hold, Lifetimes};
 use super::interruption::Interruption;
-use super::tenure::Tenure;
+use super::lease::Lease;
 use super::wake_up::WakeUp;
 use crate::agent::conclusion;
 use crate::agent::event::Event;
@@ -182,8 +182,8 @@ impl Operator {
             warn!(%error, "the lease could not be given back and runs out by itself");
         }
         let run = replayed?.ok_or_else(|| OperatorError::Unknown(id.clone()))?;
-        let tenure = Tenure::new(self.journal.clone(), id.clone(), epoch, LEASE, asked);
-        Ok(Hold::new(tenure, self.clock.clone(), self.lifetimes, run))
+        let lease = Lease::new(self.journal.clone(), id.clone(), epoch, LEASE, asked);
+        Ok(Hold::new(lease, self.clock.clone(), self.lifetimes, run))
     }
 
     async fn wake_up(&self, run: &Run) -> Result<(), QueueError> {

@@ -20,7 +20,7 @@ impl Worker {
     pub(super) async fn wake_up(&self, hold: &mut Hold, mut charge: Charge, pause: Pause, wait: Duration) {
         let run = hold.run();
         // A wake-up that stands for the run's delivery was counted, but not journalled.
-        let turn = run.wake_up_turn().max(WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn)) + 1;
+        let turn = run.wake_up_turn().max(charge.turn()) + 1;
         let reason = match pause {
             Pause::Authorization => wake_up::AUTHORIZATION,
             Pause::RateLimited => wake_up::RATE_LIMITED,
@@ -59,7 +59,7 @@ impl Worker {
     /// Without the broker's confirm the delivery is kept.
     async fn exchange(&self, charge: &mut Charge, job: &JobId) {
         // Counted as a wake-up, so that a lost journal is noticed.
-        let turn = WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn).max(1);
+        let turn = charge.turn().max(1);
         // What the run starts from now on cannot be written into this wake-up any more.
         let run = self.journal.read(job).await.ok().and_then(|lines| Run::replay(&lines).ok()?);
         let effects = run.is_none_or(|run| run.may_have_effects());
@@ -82,7 +82,7 @@ impl Worker {
     /// The run's message again later, though nothing can be journalled: it says what we know of the run, in case the
     /// journal does not any more when it comes.
     pub(super) async fn give_back(&self, hold: &Hold, charge: Charge, wait: Duration, reason: &str) {
-        let turn = hold.run().wake_up_turn().max(WakeUp::of(&charge.message).map_or(0, |wake_up| wake_up.turn)).max(1);
+        let turn = hold.run().wake_up_turn().max(charge.turn()).max(1);
         hold.release().await;
         let wake_up = WakeUp { turn, effects: hold.run().has_effects(), ..WakeUp::new(reason) };
         self.put_off(charge, wake_up, wait).await;

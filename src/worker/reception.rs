@@ -10,9 +10,9 @@ use super::burial::POISON;
 use super::charge::Charge;
 use super::hold::Hold;
 use super::interruption::Interruption;
+use super::lease::Lease;
 use super::parking::WEBHOOK_BUSY;
 use super::settlement::{HELD_WAIT, JOURNAL_WAIT, waited};
-use super::tenure::Tenure;
 use super::wake_up::{AUTHORIZATION, CONTINUE, GIVEN_BACK, JOURNAL_LOST, ORPHANED, SEAL, WEBHOOK, WakeUp};
 use super::{AfterLoss, Worker};
 use crate::agent::event::{Aside, Event, Pause, SCHEMA_VERSION, Settings, Started};
@@ -65,12 +65,12 @@ impl Worker {
         }
         match self.take(&job.id(), &charge).await {
             Some((asked, Take::Taken { epoch, entries })) => {
-                let lease = self.rules.lifetimes.lease;
-                let tenure = Tenure::new(self.journal.clone(), job.id(), epoch, lease, asked);
+                let length = self.rules.lifetimes.lease;
+                let lease = Lease::new(self.journal.clone(), job.id(), epoch, length, asked);
                 tokio::select! {
                     biased;
-                    () = self.go_on(tenure.clone(), &entries, &job, charge, wake_up) => {}
-                    () = tenure.keep(&self.takeovers) => {}
+                    () = self.go_on(lease.clone(), &entries, &job, charge, wake_up) => {}
+                    () = lease.keep(&self.takeovers) => {}
                 }
             }
             Some((_, Take::Held { owner, remaining })) => {
@@ -89,35 +89,35 @@ impl Worker {
     }
 
     /// Goes on with the run that `lines` tell of.
-    async fn go_on(&self, tenure: Arc<Tenure>, lines: &[String], job: &Job, charge: Charge, wake_up: Option<WakeUp>) {
+    async fn go_on(&self, lease: Arc<Lease>, lines: &[String], job: &Job, charge: Charge, wake_up: Option<WakeUp>) {
         match Run::replay(lines) {
             Ok(Some(run)) => {
-                let hold = Hold::new(tenure, self.clock.clone(), self.rules.lifetimes, run);
+                let hold = Hold::new(lease, self.clock.clone(), self.rules.lifetimes, run);
                 self.resume(hold, job, charge, wake_up).await;
             }
-            Ok(None) => self.begin(tenure, job, charge, wake_up).await,
+            Ok(None) => self.begin(lease, job, charge, wake_up).await,
             Err(BadJournal::Newer { found }) => {
                 warn!(job.id = %job.id(), found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
-                tenure.release().await;
+                lease.release().await;
                 self.later(charge, HELD_WAIT, met).await;
             }
             Err(error) => {
-                tenure.release().await;
+                lease.release().await;
                 self.bury_damaged(job, charge, &error.to_string(), None).await;
             }
         }
     }
 
     /// A run without a journal: a new one, or one whose journal the store lost.
-    async fn begin(&self, tenure: Arc<Tenure>, job: &Job, mut charge: Charge, wake_up: Option<WakeUp>) {
+    async fn begin(&self, lease: Arc<Lease>, job: &Job, mut charge: Charge, wake_up: Option<WakeUp>) {
         if wake_up.as_ref().is_some_and(|wake_up| wake_up.reason == SEAL) {
             info!(job.id = %job.id(), "the reply is out, and there is no journal left to be sealed");
-            tenure.release().await;
+            lease.release().await;
             return charge.ack().await;
         }
         let lost = self.journal_was_lost(&charge).await;
         let started = Started { journal_lost: lost, ..self.started(job) };
-        match Hold::start(tenure.clone(), self.clock.clone(), self.rules.lifetimes, started).await {
+        match Hold::start(lease.clone(), self.clock.clone(), self.rules.lifetimes, started).await {
             Ok(hold) if lost => {
                 let effects = wake_up.is_some_and(|wake_up| wake_up.effects);
                 self.after_loss(hold, job, charge, effects).await;
@@ -126,7 +126,7 @@ impl Worker {
             Err(Interruption::OwnershipLost) => charge.put_back().await,
             Err(error) => {
                 warn!(job.id = %job.id(), %error, "the job waits for the journal");
-                tenure.release().await;
+                lease.release().await;
                 self.later(charge, JOURNAL_WAIT, |wake_up| wake_up).await;
             }
         }
@@ -215,11 +215,11 @@ impl Worker {
             // However it ends.
             let _ended = ended.clone().drop_guard();
             hold.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
-            let tenure = hold.tenure().clone();
+            let lease = hold.lease().clone();
             tokio::select! {
                 biased;
                 result = self.executor.execute(&mut hold, &message, &self.stop) => result,
-                lost = tenure.lost() => Err(lost),
+                lost = lease.lost() => Err(lost),
             }
         });
         let (result, charge) = tokio::join!(began, self.keep(charge, &id, &ended));

@@ -31,8 +31,10 @@ pub(super) const HELD_WAIT: Duration = Duration::from_secs(30);
 /// What becomes of a message whose run was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
-    /// Back to the queue, for another worker, at once.
+    /// The run is not ours: back to the queue, not a word more.
     PutBack,
+    /// Journal the end of the attempt, back to the queue at once, for another worker.
+    Return,
     /// Journal why, publish a wake-up, ack.
     WakeUp {
         /// Journalled as the end of the attempt.
@@ -67,7 +69,8 @@ pub struct Budgets {
 /// The table: what becomes of a message after an interruption.
 pub fn settle(interruption: &Interruption, budgets: Budgets) -> Settlement {
     match interruption {
-        Interruption::Shutdown | Interruption::OwnershipLost => Settlement::PutBack,
+        Interruption::OwnershipLost => Settlement::PutBack,
+        Interruption::Shutdown => Settlement::Return,
         Interruption::Authorization { wait } => Settlement::WakeUp { pause: Pause::Authorization, wait: *wait },
         Interruption::RateLimited { wait: asked, reason } => {
             let (failures, policy) = budgets.rate_limited;
@@ -130,8 +133,8 @@ impl Worker {
         let settlement = settle(&why, budgets);
         info!(job.id = %job.id(), job.attempt = run.attempts(), %why, ?settlement, "run interrupted");
         match settlement {
-            Settlement::PutBack if why == Interruption::Shutdown => self.shut_down(hold, job, charge, &why).await,
             Settlement::PutBack => charge.put_back().await,
+            Settlement::Return => self.return_to_queue(hold, job, charge, &why).await,
             Settlement::WakeUp { pause, wait } => {
                 let end = Event::AttemptEnded { cause: pause, detail: why.to_string() };
                 match hold.record(vec![end]).await {
@@ -155,7 +158,7 @@ impl Worker {
     }
 
     /// The message goes back to the queue at once, at no cost to the job.
-    async fn shut_down(&self, hold: &mut Hold, job: &Job, charge: Charge, why: &Interruption) {
+    async fn return_to_queue(&self, hold: &mut Hold, job: &Job, charge: Charge, why: &Interruption) {
         let end = Event::AttemptEnded { cause: Pause::Shutdown, detail: why.to_string() };
         match hold.record(vec![end]).await {
             Ok(()) if charge.is_delivery() => {
@@ -286,9 +289,8 @@ mod tests {
 
     #[test]
     fn a_shutdown_and_a_lost_run_put_the_message_back() {
-        for why in [Interruption::Shutdown, Interruption::OwnershipLost] {
-            assert_eq!(settled(&why, 9), Settlement::PutBack);
-        }
+        assert_eq!(settled(&Interruption::OwnershipLost, 9), Settlement::PutBack);
+        assert_eq!(settled(&Interruption::Shutdown, 9), Settlement::Return);
     }
 
     #[test]

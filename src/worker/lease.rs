@@ -15,29 +15,29 @@ use super::takeovers::Takeovers;
 use crate::job::JobId;
 use crate::journal::{Append, Epoch, Journal, JournalError};
 
-/// One worker's time with a run.
-pub(super) struct Tenure {
+/// A worker's lease of a run.
+pub(super) struct Lease {
     journal: Arc<dyn Journal>,
     id: JobId,
     epoch: Epoch,
-    lease: Duration,
+    length: Duration,
     /// The run is ours from then on for a lease at least: taken before the question left that was answered so.
     confirmed: Mutex<Instant>,
     /// Why it is over, once it is.
     over: watch::Sender<Option<Interruption>>,
 }
 
-impl Tenure {
+impl Lease {
     /// Begins with a take that was asked for at `asked`.
     pub(super) fn new(
         journal: Arc<dyn Journal>,
         id: JobId,
         epoch: Epoch,
-        lease: Duration,
+        length: Duration,
         asked: Instant,
     ) -> Arc<Self> {
         let (confirmed, over) = (Mutex::new(asked), watch::Sender::new(None));
-        Arc::new(Self { journal, id, epoch, lease, confirmed, over })
+        Arc::new(Self { journal, id, epoch, length, confirmed, over })
     }
 
     /// Makes sure that the run is ours, and nobody can take it politely for half a lease.
@@ -46,7 +46,7 @@ impl Tenure {
             return Err(why);
         }
         let confirmed = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-        if confirmed.elapsed() < self.lease / 2 {
+        if confirmed.elapsed() < self.length / 2 {
             return Ok(());
         }
         self.renew().await.map_err(|error| {
@@ -60,14 +60,14 @@ impl Tenure {
 
     /// Appends lines after the first `sequence` ones.
     pub(super) async fn append(&self, sequence: u64, lines: &[String], retain: Duration) -> Result<(), JournalError> {
-        let append = Append { epoch: self.epoch, sequence, entries: lines, lease: self.lease, retain };
+        let append = Append { epoch: self.epoch, sequence, entries: lines, lease: self.length, retain };
         let asked = Instant::now();
         self.journal.append(&self.id, append).await?;
         self.confirm(asked);
         Ok(())
     }
 
-    /// Renews the lease for as long as it is polled, until the tenure is over. Never ends.
+    /// Renews the lease for as long as it is polled, until it is over. Never ends.
     pub(super) async fn keep(&self, takeovers: &Takeovers) {
         let mut renewed = true;
         let taken = takeovers.taken(self.id.clone(), self.epoch);
@@ -78,7 +78,7 @@ impl Tenure {
                     self.end(Interruption::OwnershipLost);
                     break;
                 }
-                () = tokio::time::sleep(self.lease / 3) => {}
+                () = tokio::time::sleep(self.length / 3) => {}
             }
             if self.over.borrow().is_some() {
                 break;
@@ -114,7 +114,7 @@ impl Tenure {
 
     async fn renew(&self) -> Result<(), JournalError> {
         let asked = Instant::now();
-        self.journal.renew(&self.id, self.epoch, self.lease).await?;
+        self.journal.renew(&self.id, self.epoch, self.length).await?;
         self.confirm(asked);
         Ok(())
     }
@@ -155,10 +155,10 @@ mod tests {
             Self { journal: Arc::new(MemoryJournal::new(clock.clone(), 10)), clock }
         }
 
-        async fn take(&self, owner: &str) -> Arc<Tenure> {
+        async fn take(&self, owner: &str) -> Arc<Lease> {
             let (id, asked) = (JobId::new("a").unwrap(), Instant::now());
             match self.journal.take(&id, owner, LEASE, TakeMode::Polite).await {
-                Ok(Take::Taken { epoch, .. }) => Tenure::new(self.journal.clone(), id, epoch, LEASE, asked),
+                Ok(Take::Taken { epoch, .. }) => Lease::new(self.journal.clone(), id, epoch, LEASE, asked),
                 other => panic!("{other:?}"),
             }
         }
@@ -185,13 +185,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_old_right_is_renewed_by_asking_and_kept_by_keeping() {
         let bench = Bench::new();
-        let tenure = bench.take("one").await;
+        let lease = bench.take("one").await;
         bench.pass(29).await;
-        assert_eq!(tenure.assure().await, Ok(()), "nobody has taken it");
+        assert_eq!(lease.assure().await, Ok(()), "nobody has taken it");
         let takeovers = Takeovers::default();
         for _ in 0..10 {
             tokio::select! {
-                () = tenure.keep(&takeovers) => {}
+                () = lease.keep(&takeovers) => {}
                 () = tokio::time::sleep(LEASE / 3 + Duration::from_secs(1)) => {}
             }
             bench.clock.advance(jiff::SignedDuration::from_secs(11));
@@ -206,14 +206,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_given_free_is_not_renewed() {
         let bench = Bench::new();
-        let tenure = bench.take("one").await;
-        tenure.release().await;
+        let lease = bench.take("one").await;
+        lease.release().await;
         let takeovers = Takeovers::default();
         tokio::select! {
-            () = tenure.keep(&takeovers) => {}
+            () = lease.keep(&takeovers) => {}
             () = tokio::time::sleep(LEASE * 2) => {}
         }
-        assert_eq!(tenure.assure().await, Err(Interruption::OwnershipLost));
+        assert_eq!(lease.assure().await, Err(Interruption::OwnershipLost));
         bench.take("two").await;
     }
 }
