@@ -1,5 +1,7 @@
-//! The examples for callers in other languages: the README shows them as they are, and each gets its answer.
+//! The pages say what is true: examples for callers in other languages get their answers, messages are valid, every error
+//! code is explained, every link leads somewhere.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -21,23 +23,34 @@ use super::support::soon;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_agentkit-worker");
 const EXAMPLES: [&str; 3] = ["send_job.py", "send_job.mjs", "send_job.sh"];
+/// What callers in any language need to know.
+const CALLERS: &str = "tests/examples/README.md";
 
 #[test]
-fn the_readme_shows_the_examples_as_they_are() {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+fn every_example_is_linked_from_the_page_for_callers() {
+    let page = text_of(CALLERS);
     for name in EXAMPLES {
-        let text = std::fs::read_to_string(source(name)).unwrap();
-        assert!(readme.contains(&format!("\n{text}```\n")), "README.md does not show tests/examples/{name} as it is");
+        assert!(source(name).is_file(), "there is no tests/examples/{name}");
+        assert!(page.contains(&format!("[{name}]({name})")), "{CALLERS} does not link {name}");
     }
+    let programs = std::fs::read_dir(source("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut programs: Vec<_> = programs.filter(|name| name.to_string_lossy().starts_with("send_job")).collect();
+    programs.sort();
+    let mut tested = EXAMPLES.map(OsString::from);
+    tested.sort();
+    assert_eq!(programs, tested, "each program is run by the test below");
 }
 
 #[test]
-fn the_messages_in_the_readme_are_valid() {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let blocks: Vec<&str> = readme.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let [job, reply] = blocks[..] else { panic!("a job and a reply are expected, not {} blocks", blocks.len()) };
-    Job::from_slice(job.as_bytes(), &Envelope::default(), 1 << 20).unwrap();
-    let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
+fn the_messages_in_the_pages_are_valid() {
+    let (jobs, replies) = messages(CALLERS);
+    assert_eq!((jobs.len(), replies.len()), (1, 1), "{CALLERS} shows a job and a reply");
+    let (short, none) = messages("README.md");
+    assert_eq!((short.len(), none.len()), (1, 0), "README.md shows a job");
+    for job in jobs.iter().chain(&short) {
+        Job::from_slice(job.as_bytes(), &Envelope::default(), 1 << 20).unwrap();
+    }
+    let reply: serde_json::Value = serde_json::from_str(&replies[0]).unwrap();
     let problems: Vec<String> = jsonschema::validator_for(&Reply::schema())
         .unwrap()
         .iter_errors(&reply)
@@ -50,13 +63,53 @@ fn the_messages_in_the_readme_are_valid() {
 }
 
 #[test]
-fn the_readme_names_every_error_code() {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+fn every_error_code_is_explained() {
+    let page = text_of(CALLERS);
+    // A row of three columns: codes, what happened, what to do.
+    let rows: Vec<Vec<&str>> =
+        page.lines().filter(|line| line.starts_with("| `")).map(|line| line.split(" | ").collect()).collect();
     let schema = Reply::schema();
     let codes = schema.pointer("/$defs/ErrorCode/oneOf").and_then(|codes| codes.as_array()).unwrap();
     for code in codes.iter().map(|code| code["const"].as_str().unwrap()) {
-        assert!(readme.contains(&format!("`{code}`")), "README.md does not say what to do about `{code}`");
+        let explained = rows.iter().any(|row| row.len() == 3 && row[0].contains(&format!("`{code}`")));
+        assert!(explained, "{CALLERS} does not say what to do about `{code}`");
     }
+}
+
+#[test]
+fn every_field_of_a_job_is_explained() {
+    let page = text_of(CALLERS);
+    let schema = Job::schema();
+    for field in schema["properties"].as_object().unwrap().keys() {
+        let explained = page.lines().any(|line| {
+            let names = line.strip_prefix("| ").and_then(|row| row.split(" | ").next()).unwrap_or_default();
+            names.contains(&format!("`{field}`")) || names.contains(&format!("`{field}."))
+        });
+        assert!(explained, "{CALLERS} does not explain the field `{field}`");
+    }
+}
+
+#[test]
+fn every_link_in_the_pages_leads_somewhere() {
+    let mut pages = Vec::new();
+    find_pages(Path::new(ROOT), &mut pages);
+    assert!(pages.len() >= 8, "these are not all pages: {pages:?}");
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text = std::fs::read_to_string(page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            if target.contains("://") {
+                continue;
+            }
+            let path = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let there = path.exists() && (heading.is_empty() || headings(&path).iter().any(|found| found == heading));
+            if !there {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert_eq!(broken, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,6 +153,40 @@ async fn every_example_gets_its_answer_and_tells_a_failure() {
 
 fn source(name: &str) -> PathBuf {
     Path::new(ROOT).join("tests/examples").join(name)
+}
+
+fn text_of(page: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join(page)).unwrap()
+}
+
+/// The jobs and the replies that a page shows.
+fn messages(page: &str) -> (Vec<String>, Vec<String>) {
+    let text = text_of(page);
+    let blocks = text.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.map(str::to_owned).partition(|block| !block.contains("\"specversion\""))
+}
+
+/// All pages of the project.
+fn find_pages(folder: &Path, pages: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default();
+        if path.is_dir() && !["target", "node_modules", ".git"].iter().any(|other| name == *other) {
+            find_pages(&path, pages);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+}
+
+/// The names under which a page's headings are linked.
+fn headings(page: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let titles = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |letter: char| letter.is_alphanumeric() || "- _".contains(letter);
+    titles
+        .map(|title| title.to_lowercase().chars().filter(|letter| kept(*letter)).collect::<String>().replace(' ', "-"))
+        .collect()
 }
 
 /// Runs an example for a user of its own, as its language wants it run.
