@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -34,11 +34,13 @@ use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::webhook::Secrets;
-use crate::worker::executor::{Executor, Rules};
-use crate::worker::links::Links;
-use crate::worker::toolbox::Toolbox;
-use crate::worker::webhooks::Webhooks;
-use crate::worker::{self, Lifetimes, Worker};
+use crate::worker::control::webhooks::Webhooks;
+use crate::worker::resources::magic_links::MagicLinks;
+use crate::worker::resources::parked_index::ParkedIndex;
+use crate::worker::resources::tool_catalog::ToolCatalog;
+use crate::worker::rules::{Lifetimes, WorkerRules};
+use crate::worker::run::{Executor, RunRules};
+use crate::worker::{Parts, Worker};
 
 /// Runs kept by the journal in memory, and bytes kept by the cache in memory.
 const MEMORY_RUNS: usize = 100_000;
@@ -72,6 +74,8 @@ pub struct App {
     config: Config,
     shutdown: Shutdown,
     digests: Option<Arc<Digests>>,
+    scheduler: Scheduler,
+    tool_catalog: Arc<ToolCatalog>,
 }
 
 impl Backends {
@@ -139,45 +143,54 @@ impl App {
             warn!("{warning}");
         }
         let Backends { consumer, publisher, journal, cache, digests, parking, alive, ready } = backends;
-        let toolbox = Toolbox::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
-        let toolbox = Arc::new(toolbox);
+        let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
+        let tool_catalog = Arc::new(tool_catalog);
+        let parked = Arc::new(ParkedIndex::new(parking.clone()));
         let webhooks = Webhooks {
             secrets: Secrets::parse(&config.scalekit.webhook_secret)
                 .map_err(|problem| anyhow::anyhow!("scalekit.webhook_secret: {problem}"))?,
             clock: clock.clone(),
             cache: cache.clone(),
-            parking: parking.clone(),
+            parked: parked.clone(),
             journal: journal.clone(),
             publisher: publisher.clone(),
-            toolbox: toolbox.clone(),
+            tool_catalog: tool_catalog.clone(),
             tracker: shutdown.tracker(),
             said: AtomicBool::new(false),
         };
         let executor = Executor {
-            links: Links::new(scalekit.clone(), cache, clock.clone()),
+            magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
             scalekit,
             llm,
-            toolbox,
-            parking: parking.clone(),
-            digests,
+            tool_catalog,
+            parked,
+            digests: digests.clone(),
             publisher: publisher.clone(),
             metrics: metrics.clone(),
             tracker: shutdown.tracker(),
             rules: executor_rules(&config),
         };
-        let worker = Worker {
+        let rules = worker_rules(&config);
+        let scheduler = Scheduler {
+            store: digests,
+            publisher: publisher.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            rules: scheduler_rules(&config, rules.name.clone()),
+            stop: shutdown.soft(),
+            digests: Arc::default(),
+        };
+        let tool_catalog = executor.tool_catalog.clone();
+        let worker = Worker::new(Parts {
             executor,
             journal,
             publisher,
             clock,
-            metrics: metrics.clone(),
-            rules: worker_rules(&config),
+            rules,
             defaults: config.job.clone(),
-            takeovers: worker::Takeovers::default(),
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
-            attempts: AtomicU64::new(0),
-        };
+        });
         // A worker that stops takes no jobs, and is not to be killed for that.
         let stopping = shutdown.soft();
         let alive: Check = Arc::new(move || if stopping.is_cancelled() { Ok(()) } else { alive() });
@@ -185,7 +198,7 @@ impl App {
         let ready: Check =
             Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
         let facts = Facts { alive, ready, metrics, parking, webhooks: Arc::new(webhooks) };
-        Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown, digests: None })
+        Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown, digests: None, scheduler, tool_catalog })
     }
 
     /// What the worker counts.
@@ -193,9 +206,9 @@ impl App {
         self.facts.metrics.clone()
     }
 
-    /// The toolbox, for looking at tools without a job.
-    pub fn toolbox(&self) -> Arc<Toolbox> {
-        self.worker.executor.toolbox.clone()
+    /// The tool lists, for looking at tools without a job.
+    pub fn tool_catalog(&self) -> Arc<ToolCatalog> {
+        self.tool_catalog.clone()
     }
 
     /// Has [`App::run`] fire these as well.
@@ -205,15 +218,7 @@ impl App {
 
     /// A scheduler on this worker's queue and store, with a clock of its own.
     pub fn scheduler(&self, digests: Arc<Digests>, clock: SharedClock) -> Scheduler {
-        Scheduler {
-            store: self.worker.executor.digests.clone(),
-            publisher: self.worker.publisher.clone(),
-            clock,
-            metrics: self.facts.metrics.clone(),
-            rules: scheduler_rules(&self.config, self.worker.rules.name.clone()),
-            stop: self.shutdown.soft(),
-            digests,
-        }
+        Scheduler { digests, clock, ..self.scheduler.clone() }
     }
 
     /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
@@ -237,7 +242,7 @@ impl App {
     pub async fn run(self) -> Ended {
         let tracker = self.shutdown.tracker();
         if let Some(digests) = self.digests.clone() {
-            let scheduler = self.scheduler(digests, self.worker.clock.clone());
+            let scheduler = Scheduler { digests, ..self.scheduler.clone() };
             tracker.spawn(async move { scheduler.run().await });
         }
         tracker.spawn(self.worker.run(self.consumer));
@@ -262,9 +267,9 @@ pub fn edges(
     Ok((Arc::new(scalekit), Arc::new(llm)))
 }
 
-fn executor_rules(config: &Config) -> Rules {
+fn executor_rules(config: &Config) -> RunRules {
     let authorization = config.authorization;
-    Rules {
+    RunRules {
         model_retry: config.model.retry,
         tool_retry: config.scalekit.tool_retry,
         drain: Duration::from_secs(config.worker.drain_tool_seconds),
@@ -286,16 +291,16 @@ pub fn lifetimes(config: &Config) -> Lifetimes {
     }
 }
 
-fn worker_rules(config: &Config) -> worker::Rules {
+fn worker_rules(config: &Config) -> WorkerRules {
     let worker = &config.worker;
-    worker::Rules {
+    WorkerRules {
         name: process_name(),
         concurrency: worker.concurrency,
         max_job_bytes: worker.max_job_bytes,
         lifetimes: lifetimes(config),
         transient: worker.transient,
         rate_limited: worker.rate_limited,
-        strikes: worker.strikes,
+        crash_limit: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,
     }

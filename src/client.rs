@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::clock::SharedClock;
 use crate::job::{Envelope, InvalidJob, Job};
 use crate::queue::amqp::{AmqpPublisher, AmqpQueue, Config, ReplyInbox};
-use crate::queue::{Destination, Message, Properties, Publisher, QueueError};
+use crate::queue::{Destination, Message, Publisher, QueueError};
 use crate::reply::Reply;
 
 /// Publishes jobs.
@@ -42,16 +40,7 @@ impl Client {
     pub async fn enqueue(&self, job: &Job) -> Result<Job, ClientError> {
         let body = serde_json::to_vec(job).expect("a job is JSON types only");
         let job = Job::from_slice(&body, &Envelope::default(), self.config.max_message_bytes)?;
-        let properties = Properties {
-            message_id: Some(job.id().to_string()),
-            correlation_id: job.correlation_id.clone(),
-            reply_to: job.reply_to.clone(),
-            content_type: Some("application/json".to_owned()),
-            timestamp: Some(self.clock.now()),
-            ..Properties::default()
-        };
-        let message = Message { body: Bytes::from(serde_json::to_vec(&job).expect("as above")), properties };
-        self.publisher.publish(&Destination::Jobs, message).await?;
+        self.publisher.publish(&Destination::Jobs, Message::of_job(&job, Some(self.clock.now()))).await?;
         Ok(job)
     }
 

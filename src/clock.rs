@@ -1,6 +1,7 @@
 //! Time as something that is passed in: the system's clock in production, a manual one in tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,6 +56,12 @@ impl Clock for ManualClock {
 /// Milliseconds from `earlier` to `later`, 0 where the clock went backwards.
 pub fn milliseconds_between(earlier: Timestamp, later: Timestamp) -> u64 {
     u64::try_from(later.duration_since(earlier).as_millis()).unwrap_or(0)
+}
+
+/// The instant `wait` after `now`, at most the last one that there is.
+pub fn after(now: Timestamp, wait: Duration) -> Timestamp {
+    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+    now.saturating_add(wait).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::retry::Policy;
-use crate::worker::{AfterLoss, Defaults, toolbox};
+use crate::worker::resources::tool_catalog;
+use crate::worker::rules::{AfterLoss, Defaults};
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
@@ -54,7 +55,7 @@ pub struct Config {
     /// Waiting for users.
     pub authorization: AuthorizationConfig,
     /// Tool lists and rules.
-    pub tools: toolbox::Config,
+    pub tools: tool_catalog::Config,
     /// Scheduled jobs.
     pub digests: DigestsConfig,
     /// The broker.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Backends};
@@ -12,11 +11,11 @@ use crate::config::Config;
 use crate::job::{Envelope, InvalidJob, Job};
 use crate::metrics::Metrics;
 use crate::queue::memory::{MemoryInbox, MemoryQueue};
-use crate::queue::{Destination, Message, Properties, Publisher};
+use crate::queue::{Destination, Message, Publisher};
 use crate::reply::Reply;
 use crate::schedule::{Digest, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
-use crate::worker::toolbox::Toolbox;
+use crate::worker::resources::tool_catalog::ToolCatalog;
 
 /// Jobs that may wait at the same time.
 const CAPACITY: usize = 10_000;
@@ -30,7 +29,7 @@ pub struct Embedded {
     shutdown: Shutdown,
     running: JoinHandle<Ended>,
     metrics: Arc<Metrics>,
-    toolbox: Arc<Toolbox>,
+    tool_catalog: Arc<ToolCatalog>,
     scheduler: Scheduler,
 }
 
@@ -55,7 +54,7 @@ impl Embedded {
         let shutdown = Shutdown::new();
         let max_job_bytes = config.worker.max_job_bytes;
         let app = App::build(config, Backends::memory(&queue, &clock), clock.clone(), shutdown.clone())?;
-        let (metrics, toolbox) = (app.metrics(), app.toolbox());
+        let (metrics, tool_catalog) = (app.metrics(), app.tool_catalog());
         let scheduler = app.scheduler(Arc::default(), clock.clone());
         let running = tokio::spawn(app.run());
         Ok(Self {
@@ -66,7 +65,7 @@ impl Embedded {
             shutdown,
             running,
             metrics,
-            toolbox,
+            tool_catalog,
             scheduler,
         })
     }
@@ -80,13 +79,8 @@ impl Embedded {
         let name = format!("embedded.{}", self.submitted.fetch_add(1, Ordering::Relaxed));
         job.reply_to = Some(name.clone());
         let inbox = self.queue.reply_inbox(name);
-        let body = serde_json::to_vec(&job).expect("a job is JSON types only");
-        let properties = Properties {
-            message_id: Some(job.id().to_string()),
-            timestamp: Some(self.clock.now()),
-            ..Properties::default()
-        };
-        self.queue.publisher().publish(&Destination::Jobs, Message { body: Bytes::from(body), properties }).await?;
+        let message = Message::of_job(&job, Some(self.clock.now()));
+        self.queue.publisher().publish(&Destination::Jobs, message).await?;
         Ok(Replies(inbox))
     }
 
@@ -105,9 +99,9 @@ impl Embedded {
         &self.metrics
     }
 
-    /// The worker's toolbox.
-    pub fn toolbox(&self) -> &Toolbox {
-        &self.toolbox
+    /// The worker's tool lists.
+    pub fn tool_catalog(&self) -> &ToolCatalog {
+        &self.tool_catalog
     }
 
     /// Stops in good order.

@@ -17,7 +17,7 @@ use tracing::debug;
 use crate::metrics::Metrics;
 use crate::parking::Parking;
 use crate::webhook::Signed;
-use crate::worker::webhooks::{Refused, Webhooks};
+use crate::worker::control::webhooks::{Refused, Webhooks};
 
 /// Largest webhook in bytes; Scalekit's account events have about one thousand.
 const WEBHOOK_BYTES: usize = 256 * 1024;

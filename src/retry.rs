@@ -1,18 +1,18 @@
 //! Retrying a call: the one place that repeats anything, and the only one that knows the `backoff` crate.
 //!
-//! A caller gives a [`Policy`] and says for each failure whether it may be tried again ([`Verdict`]). Waits have full
+//! A caller gives a [`Policy`] and says for each failure whether it may be tried again ([`RetryDecision`]). Waits have full
 //! jitter (uniform between zero and the nominal wait), so a fleet that failed together does not come back together.
 
 use std::future::Future;
 use std::time::Duration;
 
-use backoff::backoff::Backoff;
+use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use serde::Deserialize;
 
 /// What a failure means for the call that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Trying again cannot help, or must not happen.
     Stop,
     /// Try again after the policy's own wait.
@@ -44,13 +44,13 @@ impl Policy {
 
 /// The waits of one call under a [`Policy`].
 #[derive(Debug)]
-pub struct Waits {
+pub struct Backoff {
     policy: Policy,
     made: u32,
     backoff: ExponentialBackoff,
 }
 
-impl Waits {
+impl Backoff {
     /// The first attempt counts as made.
     pub fn new(policy: Policy) -> Self {
         // `backoff` draws from [interval × (1 − factor), interval × (1 + factor)]: half the nominal wait with a factor
@@ -72,11 +72,11 @@ impl Waits {
 
     /// The wait before the next attempt, or `None` where the attempts are used up, the verdict says stop, or the peer
     /// asks for a longer wait than the policy allows.
-    pub fn next(&mut self, verdict: Verdict) -> Option<Duration> {
+    pub fn next(&mut self, verdict: RetryDecision) -> Option<Duration> {
         let asked = match verdict {
-            Verdict::Stop => return None,
-            Verdict::Again => Duration::ZERO,
-            Verdict::AgainAfter(wait) => wait,
+            RetryDecision::Stop => return None,
+            RetryDecision::Again => Duration::ZERO,
+            RetryDecision::AgainAfter(wait) => wait,
         };
         if self.made >= self.policy.attempts
             || asked > Duration::from_millis(self.policy.max_retry_after_milliseconds) && !asked.is_zero()
@@ -93,23 +93,23 @@ impl Waits {
 /// returned. `notice` hears of every repeat before its wait: a retry is never silent.
 pub async fn retry<T, E, F>(
     policy: Policy,
-    verdict: impl Fn(&E) -> Verdict,
+    verdict: impl Fn(&E) -> RetryDecision,
     mut notice: impl FnMut(&E, u32, Duration),
     mut operation: impl FnMut() -> F,
 ) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
 {
-    let mut waits = Waits::new(policy);
+    let mut backoff = Backoff::new(policy);
     loop {
         let error = match operation().await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let Some(wait) = waits.next(verdict(&error)) else {
+        let Some(wait) = backoff.next(verdict(&error)) else {
             return Err(error);
         };
-        notice(&error, waits.made(), wait);
+        notice(&error, backoff.made(), wait);
         tokio::time::sleep(wait).await;
     }
 }
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn waits_have_full_jitter_under_a_cap() {
         for _ in 0..200 {
-            let mut waits = Waits::new(Policy { attempts: 10, ..POLICY });
+            let mut backoff = Backoff::new(Policy { attempts: 10, ..POLICY });
             for nominal in [100, 200, 250, 250, 250] {
-                let wait = waits.next(Verdict::Again).unwrap();
+                let wait = backoff.next(RetryDecision::Again).unwrap();
                 assert!(wait <= Duration::from_millis(nominal), "{wait:?} over {nominal} ms");
             }
         }
@@ -138,9 +138,9 @@ mod tests {
     fn waits_are_drawn_from_the_whole_range() {
         let nominal = Duration::from_millis(1000);
         let policy = Policy { attempts: 2, initial_milliseconds: 1000, max_milliseconds: 60_000, ..POLICY };
-        let waits: Vec<Duration> =
-            (0..200).map(|_| Waits::new(policy).next(Verdict::Again).expect("a second attempt")).collect();
-        let (shortest, longest) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        let backoff: Vec<Duration> =
+            (0..200).map(|_| Backoff::new(policy).next(RetryDecision::Again).expect("a second attempt")).collect();
+        let (shortest, longest) = (backoff.iter().min().unwrap(), backoff.iter().max().unwrap());
         assert!(*shortest < nominal / 10 && *longest > nominal * 9 / 10, "{shortest:?} to {longest:?}");
     }
 
@@ -150,7 +150,7 @@ mod tests {
         let mut noticed = Vec::new();
         let result: Result<(), &str> = retry(
             POLICY,
-            |_| Verdict::Again,
+            |_| RetryDecision::Again,
             |error, attempt, _| noticed.push((*error, attempt)),
             || {
                 calls.set(calls.get() + 1);
@@ -165,13 +165,13 @@ mod tests {
 
     #[test]
     fn a_peers_wait_is_honoured_up_to_the_limit() {
-        let mut waits = Waits::new(POLICY);
-        assert!(waits.next(Verdict::AgainAfter(Duration::from_secs(40))).unwrap() >= Duration::from_secs(40));
-        assert_eq!(waits.next(Verdict::AgainAfter(Duration::from_secs(61))), None);
+        let mut backoff = Backoff::new(POLICY);
+        assert!(backoff.next(RetryDecision::AgainAfter(Duration::from_secs(40))).unwrap() >= Duration::from_secs(40));
+        assert_eq!(backoff.next(RetryDecision::AgainAfter(Duration::from_secs(61))), None);
     }
 
     #[test]
     fn a_stop_verdict_ends_at_once() {
-        assert_eq!(Waits::new(POLICY).next(Verdict::Stop), None);
+        assert_eq!(Backoff::new(POLICY).next(RetryDecision::Stop), None);
     }
 }

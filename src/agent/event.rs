@@ -14,7 +14,7 @@ use crate::reply::Reply;
 /// | version | since then there is |
 /// |---|---|
 /// | 1 | all but the following |
-/// | 2 | [`Entry::schema`], [`Event::PutAside`], [`Event::JournalLost`], [`Pause::JournalAway`] |
+/// | 2 | [`Entry::schema`], [`Event::GivenUp`], [`Event::JournalLost`], [`Pause::JournalAway`] |
 /// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`] |
 pub const SCHEMA_VERSION: u32 = 2;
 /// Lines without a version are of this one.
@@ -70,10 +70,11 @@ pub enum Event {
         /// For people.
         detail: String,
     },
-    /// The broker confirmed a wake-up message of this turn: copies of earlier turns are stale.
+    /// The broker confirmed a wake-up message of this generation: copies of earlier ones are stale.
     WakeUpPublished {
         /// Counts the wake-ups of the run.
-        turn: u32,
+        #[serde(rename = "turn")]
+        generation: u32,
     },
     /// All connections are ACTIVE, as far as Scalekit knows.
     AccountsReady,
@@ -136,7 +137,8 @@ pub enum Event {
     /// The store lost the last lines of the journal, or all of them and the run was begun anew. What they said is not known.
     JournalLost,
     /// The run is given up for good: its end is followed by a dead letter with these words, before it counts as delivered.
-    PutAside(Aside),
+    #[serde(rename = "put_aside")]
+    GivenUp(GivenUp),
     /// The run ended: this very reply is published, however often it takes.
     Finished(Box<Reply>),
     /// The broker confirmed the reply. Nothing follows, unless an operator opens the run again.
@@ -162,9 +164,9 @@ pub struct Started {
     pub journal_lost: bool,
 }
 
-/// Why a run was put aside, as its dead letter says it.
+/// Why a run was put given_up, as its dead letter says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aside {
+pub struct GivenUp {
     /// For programs.
     pub reason: String,
     /// For people.
@@ -214,7 +216,7 @@ pub enum Pause {
     JournalAway,
 }
 
-/// A tool as it is pinned for a run; its definition is found again in the toolbox.
+/// A tool as it is pinned for a run; its definition is found again in the tool_catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedTool {
     /// Name at Scalekit.
@@ -303,7 +305,7 @@ impl Event {
             Self::ToolNotRun { .. } => "tool_not_run",
             Self::ToolFinished { .. } => "tool_finished",
             Self::JournalLost => "journal_lost",
-            Self::PutAside(_) => "put_aside",
+            Self::GivenUp(_) => "put_aside",
             Self::Finished(_) => "finished",
             Self::Delivered => "delivered",
             Self::Reopened => "reopened",

@@ -12,4 +12,5 @@ mod script;
 pub mod selection;
 mod state;
 pub mod tool;
+mod transition;
 pub mod turn;

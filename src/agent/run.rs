@@ -9,6 +9,7 @@ use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, Pause, Plan, SCHEMA_VERSION};
 pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
+pub use super::transition::BadJournal;
 use super::turn;
 use crate::clock::milliseconds_between;
 use crate::reply::Reply;
@@ -35,33 +36,6 @@ pub enum Step {
     Deliver(Box<Reply>),
     /// Nothing is left to do.
     Done,
-}
-
-/// An event that cannot follow what happened before: the journal is damaged or from a newer worker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadJournal {
-    /// Written by a newer worker: let one of that version go on.
-    #[error("the journal has schema version {found}, this worker reads up to {SCHEMA_VERSION}")]
-    Newer {
-        /// The version found.
-        found: u32,
-    },
-    /// Entry `index` cannot be where it is.
-    #[error("journal entry {index} ({event}) cannot follow what stands before it")]
-    Illegal {
-        /// Counted from 0.
-        index: u64,
-        /// The event's name.
-        event: &'static str,
-    },
-    /// Entry `index` is not an entry.
-    #[error("journal entry {index} cannot be read: {problem}")]
-    Unreadable {
-        /// Counted from 0.
-        index: u64,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 impl Run {
@@ -135,10 +109,10 @@ impl Run {
         }
     }
 
-    /// Folds one entry into the state.
+    /// Folds one entry into the state: the whole of it, or nothing where it may not follow.
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
+        self.check(std::slice::from_ref(&entry.event))?;
         let Entry { at, event, .. } = entry;
-        let illegal = BadJournal::Illegal { index: self.sequence, event: event.name() };
         // An attempt that follows another without an end: nobody knows how long the dead worker worked, and most of the
         // gap is waiting for the next one.
         if self.works() && !matches!(event, Event::AttemptStarted { .. }) {
@@ -147,13 +121,13 @@ impl Run {
         self.last_at = at;
         self.sequence += 1;
         if event.is_progress() {
-            self.strikes = 0;
-            self.transient_failures = 0;
-            self.rate_limited = 0;
+            self.forgive();
         }
         match event {
+            // `check` lets none pass.
+            Event::Started(_) => {}
             Event::AttemptStarted { .. } => {
-                self.strikes += u32::from(self.active);
+                self.crash_count += u32::from(self.active);
                 self.attempts += 1;
                 self.active = true;
                 self.usage.unknown |= self.asked;
@@ -168,10 +142,7 @@ impl Run {
                 // The call was refused once more, and the same wait goes on.
                 self.accounts_ready &= cause != Pause::Authorization;
             }
-            Event::WakeUpPublished { turn } => self.wake_up_turn = turn,
-            _ if self.finished.is_some() && !matches!(event, Event::Delivered | Event::Reopened) => {
-                return Err(illegal);
-            }
+            Event::WakeUpPublished { generation } => self.wake_up_generation = generation,
             Event::AccountsReady => {
                 self.accounts_ready = true;
                 self.authorization = self.authorization.take().filter(|awaited| awaited.refused_while_active);
@@ -186,18 +157,16 @@ impl Run {
                 let awaited = Awaited { connections, until, asked_at: at, links_end, refused_while_active, tried_at };
                 self.authorization = Some(awaited);
             }
-            Event::ToolsListed { tools, left_out } if self.tools.is_none() => {
+            Event::ToolsListed { tools, left_out } => {
                 self.authorization = None;
                 self.tools = Some(tools);
                 self.tools_left_out = left_out;
             }
-            Event::ModelAsked if self.turn.is_empty() => {
+            Event::ModelAsked => {
                 self.usage.unknown |= self.asked;
                 self.asked = true;
             }
-            Event::ModelReplied { reply, plans }
-                if self.turn.is_empty() && plans.len() == reply.message.calls.len() =>
-            {
+            Event::ModelReplied { reply, plans } => {
                 self.asked = false;
                 self.authorization = None;
                 turn::open(self, *reply, plans);
@@ -207,53 +176,47 @@ impl Run {
                 *self.retries.entry((call, reason)).or_default() += 1;
             }
             Event::ToolStarted { call_id } => {
-                let open = self.open_call_mut(&call_id).ok_or(illegal.clone())?;
-                if matches!(open.state, CallState::Answered { .. }) || !matches!(open.plan, Plan::Run { .. }) {
-                    return Err(illegal);
-                }
-                open.state = CallState::Started;
+                self.set_call_state(&call_id, CallState::Started);
                 turn::record_start(self, &call_id);
             }
             Event::ToolNotRun { call_id, .. } => {
-                let open = self.open_call_mut(&call_id).filter(|open| open.state == CallState::Started);
-                open.ok_or(illegal)?.state = CallState::Planned;
+                self.set_call_state(&call_id, CallState::Planned);
                 turn::forget_start(self, &call_id);
             }
             Event::ToolFinished { call_id, outcome } => {
-                let open =
-                    self.open_call_mut(&call_id).filter(|open| open.state == CallState::Started).ok_or(illegal)?;
-                if let Plan::Run { tool, .. } = &open.plan {
+                if let Some(Plan::Run { tool, .. }) = self.open_call(&call_id).map(|open| &open.plan) {
                     let connection = tool.connection.clone();
                     self.accepted(&connection);
                 }
                 turn::finish_call(self, &call_id, &outcome);
             }
             Event::JournalLost => self.journal_lost = true,
-            Event::PutAside(aside) => self.aside = Some(aside),
+            Event::GivenUp(why) => self.given_up = Some(why),
             Event::Finished(reply) => self.finished = Some(reply),
-            Event::Delivered if self.finished.is_some() => self.delivered = true,
-            Event::Reopened if self.delivered => {
-                self.aside = None;
+            Event::Delivered => self.delivered = true,
+            Event::Reopened => {
+                self.given_up = None;
                 self.finished = None;
                 self.delivered = false;
                 self.reopened += 1;
                 self.active = false;
-                self.strikes = 0;
-                self.transient_failures = 0;
-                self.rate_limited = 0;
+                self.forgive();
             }
-            Event::Started(_)
-            | Event::ToolsListed { .. }
-            | Event::ModelAsked
-            | Event::ModelReplied { .. }
-            | Event::Delivered
-            | Event::Reopened => return Err(illegal),
         }
         Ok(())
     }
 
-    fn open_call_mut(&mut self, call_id: &str) -> Option<&mut OpenCall> {
-        self.turn.iter_mut().find(|open| open.call.id == call_id)
+    /// What failed before is not counted any more.
+    fn forgive(&mut self) {
+        self.crash_count = 0;
+        self.transient_failures = 0;
+        self.rate_limited = 0;
+    }
+
+    fn set_call_state(&mut self, call_id: &str, state: CallState) {
+        if let Some(open) = self.turn.iter_mut().find(|open| open.call.id == call_id) {
+            open.state = state;
+        }
     }
 
     /// Calls that may run now: up to the first that does not only read, which runs alone.
@@ -373,14 +336,14 @@ mod tests {
     fn a_run_that_is_opened_again_goes_on_where_it_stood_with_a_reply_of_its_own() {
         let mut script = Script::ready(|_| {});
         script.model(wants(&[("w1", WRITE, TO)])).start("w1").attempt().attempt();
-        assert_eq!((script.run.strikes(), script.run.doing(script.now)), (2, format!("calling {WRITE}")));
+        assert_eq!((script.run.crash_count(), script.run.doing(script.now)), (2, format!("calling {WRITE}")));
         assert!(script.try_event(Event::Reopened).is_err(), "it has not ended");
         let given_up = Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, "died"));
         let first = super::super::conclusion::reply(&script.run, given_up, script.now);
         script.event(Event::Finished(Box::new(first.clone())));
         assert!(script.try_event(Event::Reopened).is_err(), "its reply is not delivered");
         script.event(Event::Delivered).event(Event::Reopened);
-        assert_eq!((script.run.strikes(), script.run.is_under_way()), (0, false));
+        assert_eq!((script.run.crash_count(), script.run.is_under_way()), (0, false));
         script.attempt();
         assert_eq!(script.next(), Step::SettleDoubt("w1".into()), "what was started is in doubt, not started again");
         script.unknown("w1").model(says("it may have been sent"));
@@ -587,27 +550,27 @@ mod tests {
     fn deaths_and_transient_failures_count_until_the_run_gets_further() {
         let mut script = Script::ready(|_| {});
         script.attempt().attempt();
-        assert_eq!((script.run.strikes(), script.run.transient_failures()), (2, 0));
+        assert_eq!((script.run.crash_count(), script.run.transient_failures()), (2, 0));
         script.pause(Pause::Transient).attempt().pause(Pause::Transient).attempt();
-        assert_eq!((script.run.strikes(), script.run.transient_failures()), (2, 2));
+        assert_eq!((script.run.crash_count(), script.run.transient_failures()), (2, 2));
         for cause in [Pause::Shutdown, Pause::Authorization, Pause::RateLimited, Pause::ContinueAsNew] {
             script.pause(cause).attempt();
         }
-        assert_eq!((script.run.strikes(), script.run.transient_failures()), (2, 2), "good order costs nothing");
+        assert_eq!((script.run.crash_count(), script.run.transient_failures()), (2, 2), "good order costs nothing");
         script.model(wants(&[("r1", READ, "{}")]));
-        assert_eq!((script.run.strikes(), script.run.transient_failures()), (0, 0));
+        assert_eq!((script.run.crash_count(), script.run.transient_failures()), (0, 0));
         script.start("r1").attempt();
-        assert_eq!(script.run.strikes(), 1, "a start is no progress");
+        assert_eq!(script.run.crash_count(), 1, "a start is no progress");
         script.start("r1").done("r1", "ok");
-        assert_eq!(script.run.strikes(), 0);
+        assert_eq!(script.run.crash_count(), 0);
         assert_eq!(script.run.attempts(), 10);
     }
 
     #[test]
     fn the_last_wake_up_is_known_also_after_the_end() {
         let mut script = Script::ready(|_| {});
-        script.pause(Pause::Shutdown).event(Event::WakeUpPublished { turn: 3 });
-        assert_eq!(script.run.wake_up_turn(), 3);
+        script.pause(Pause::Shutdown).event(Event::WakeUpPublished { generation: 3 });
+        assert_eq!(script.run.wake_up_generation(), 3);
     }
 
     fn every_event(script: &Script) -> Vec<Event> {
@@ -619,7 +582,7 @@ mod tests {
             Event::Started(Box::new(started())),
             Event::AttemptStarted { worker: "w".into() },
             Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() },
-            Event::WakeUpPublished { turn: 1 },
+            Event::WakeUpPublished { generation: 1 },
             Event::AccountsReady,
             authorization_requested(script),
             Event::ToolsListed { tools: Vec::new(), left_out: 0 },

@@ -105,7 +105,12 @@ impl Script {
 
     /// What `event` would meet.
     pub(super) fn try_event(&self, event: Event) -> Result<(), BadJournal> {
-        self.run.clone().apply(Entry::new(self.now, event))
+        let checked = self.run.check(std::slice::from_ref(&event));
+        let mut run = self.run.clone();
+        let applied = run.apply(Entry::new(self.now, event));
+        assert_eq!(checked, applied, "what is proved legal is applied, and nothing else");
+        assert!(applied.is_ok() || run == self.run, "an event that may not follow changes nothing");
+        applied
     }
 
     pub(super) fn attempt(&mut self) -> &mut Self {

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::effect::{CallKey, Effect};
-use super::event::{Aside, PinnedTool, Plan, Settings, Started};
+use super::event::{GivenUp, PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job, OfferedEffects};
@@ -135,15 +135,15 @@ pub struct Run {
     pub(super) retries: BTreeMap<(String, String), u32>,
     pub(super) attempts: u32,
     pub(super) active: bool,
-    pub(super) strikes: u32,
+    pub(super) crash_count: u32,
     pub(super) transient_failures: u32,
     pub(super) rate_limited: u32,
-    pub(super) wake_up_turn: u32,
+    pub(super) wake_up_generation: u32,
     pub(super) working_milliseconds: u64,
     pub(super) last_at: Timestamp,
     pub(super) sequence: u64,
     pub(super) journal_lost: bool,
-    pub(super) aside: Option<Aside>,
+    pub(super) given_up: Option<GivenUp>,
     pub(super) finished: Option<Box<Reply>>,
     pub(super) delivered: bool,
     pub(super) reopened: u32,
@@ -181,14 +181,14 @@ impl Run {
             retries: BTreeMap::new(),
             attempts: 0,
             active: false,
-            strikes: 0,
+            crash_count: 0,
             transient_failures: 0,
             rate_limited: 0,
-            wake_up_turn: 0,
+            wake_up_generation: 0,
             working_milliseconds: 0,
             last_at: at,
             sequence: 1,
-            aside: None,
+            given_up: None,
             finished: None,
             delivered: false,
             reopened: 0,
@@ -274,9 +274,9 @@ impl Run {
         self.finished.as_deref()
     }
 
-    /// Why the run was put aside, where it was: then a dead letter is part of its end.
-    pub fn aside(&self) -> Option<&Aside> {
-        self.aside.as_ref()
+    /// Why the run was put given_up, where it was: then a dead letter is part of its end.
+    pub fn given_up(&self) -> Option<&GivenUp> {
+        self.given_up.as_ref()
     }
 
     /// Whether the broker confirmed that reply.
@@ -301,8 +301,8 @@ impl Run {
     }
 
     /// How many workers in a row died with this run, without its getting any further.
-    pub fn strikes(&self) -> u32 {
-        self.strikes
+    pub fn crash_count(&self) -> u32 {
+        self.crash_count
     }
 
     /// How many attempts in a row ended in a transient failure, without the run's getting any further.
@@ -348,8 +348,8 @@ impl Run {
     }
 
     /// Number of the last wake-up that the broker confirmed; copies of earlier ones are stale.
-    pub fn wake_up_turn(&self) -> u32 {
-        self.wake_up_turn
+    pub fn wake_up_generation(&self) -> u32 {
+        self.wake_up_generation
     }
 
     /// Number of model turns so far.

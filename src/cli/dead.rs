@@ -12,12 +12,14 @@ use super::jobs::{broker, journal, operator};
 use super::output::plain;
 use super::timeline::{Timeline, outcome};
 use super::{CommandError, Context};
-use crate::job::{Envelope, Job, JobId};
+use crate::job::{Job, JobId};
 use crate::journal::Journal;
 use crate::queue::amqp::DeadLetters;
 use crate::queue::{Delivery, Destination, Message, Publisher};
-use crate::worker::operator::{Operator, OperatorError, Reopen};
-use crate::worker::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, as_sent, fresh};
+use crate::worker::control::operator::{Operator, OperatorError, Reopen};
+use crate::worker::message::dead_letter::{
+    DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, as_sent, fresh,
+};
 
 /// Arguments of `dead`.
 #[derive(Debug, Args)]
@@ -191,13 +193,8 @@ fn id(context: &Context, message: &Message) -> String {
 }
 
 fn parse(context: &Context, message: &Message) -> Result<Job, Option<JobId>> {
-    let properties = &message.properties;
-    let envelope = Envelope {
-        message_id: properties.message_id.clone(),
-        correlation_id: properties.correlation_id.clone(),
-        reply_to: properties.reply_to.clone(),
-    };
-    Job::from_slice(&message.body, &envelope, context.config.worker.max_job_bytes).map_err(|invalid| invalid.id)
+    Job::from_slice(&message.body, &message.envelope(), context.config.worker.max_job_bytes)
+        .map_err(|invalid| invalid.id)
 }
 
 /// The letters that are `wanted`, and the others without their bodies. Each is held until the last was taken, as one that

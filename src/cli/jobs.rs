@@ -15,7 +15,7 @@ use crate::journal::redis::RedisJournal;
 use crate::journal::{Journal, JournalError};
 use crate::queue::amqp::AmqpQueue;
 use crate::redis_client::RedisClient;
-use crate::worker::operator::{Cancel, Operator, OperatorError};
+use crate::worker::control::operator::{Cancel, Operator, OperatorError};
 
 /// Arguments of `jobs`.
 #[derive(Debug, Args)]

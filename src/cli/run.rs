@@ -188,7 +188,7 @@ async fn show_tools(worker: &Embedded, job: &Job) {
     const NAMED: usize = 8;
     let mut names = Vec::new();
     for connection in &job.connections {
-        if let Ok((tools, _)) = worker.toolbox().list(&job.identifier, connection).await {
+        if let Ok((tools, _)) = worker.tool_catalog().list(&job.identifier, connection).await {
             names.extend(tools.into_iter().map(|tool| tool.name));
         }
     }

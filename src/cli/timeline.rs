@@ -145,7 +145,7 @@ impl Row {
             }
             Event::AttemptStarted { worker } => worker.clone(),
             Event::AttemptEnded { detail, .. } => detail.clone(),
-            Event::WakeUpPublished { turn } => format!("number {turn}"),
+            Event::WakeUpPublished { generation } => format!("number {generation}"),
             Event::AuthorizationRequested { connections, until, .. } => {
                 let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
                 format!("{} until {until}", names.join(", "))
@@ -170,7 +170,9 @@ impl Row {
                 let id = execution_id.as_deref().map(|id| format!(" (execution {id})")).unwrap_or_default();
                 format!("{}: {word}{id}", tool(call_id))
             }
-            Event::PutAside(aside) => format!("{}: {}; it was at: {}", aside.reason, aside.detail, aside.step),
+            Event::GivenUp(given_up) => {
+                format!("{}: {}; it was at: {}", given_up.reason, given_up.detail, given_up.step)
+            }
             Event::Finished(reply) => {
                 match &reply.event {
                     ReplyEvent::Completed(completed) => content.push(format!("text: {}", completed.text)),

@@ -12,7 +12,7 @@ use crate::cache::redis::RedisCache;
 use crate::job::{ConnectionName, Identifier};
 use crate::metrics::Metrics;
 use crate::redis_client::RedisClient;
-use crate::worker::toolbox::{Toolbox, ToolboxError};
+use crate::worker::resources::tool_catalog::{ToolCatalog, ToolCatalogError};
 
 /// Arguments of `tools`.
 #[derive(Debug, Args)]
@@ -44,26 +44,31 @@ pub async fn tools(context: Context, arguments: ToolsArguments) -> Result<ExitCo
     let metrics = Arc::new(Metrics::default());
     let (scalekit, _) = app::edges(&context.config, &context.clock, &metrics)?;
     let redis = RedisClient::new(&context.config.redis).context("redis")?;
-    let toolbox = Toolbox::new(context.config.tools.clone(), scalekit, Arc::new(RedisCache::new(redis)), metrics);
+    let tool_catalog =
+        ToolCatalog::new(context.config.tools.clone(), scalekit, Arc::new(RedisCache::new(redis)), metrics);
     for name in names {
         let connection =
             ConnectionName::new(name).ok_or(CommandError::Usage("--connection: not a connection name".into()))?;
         if arguments.refresh {
-            toolbox.forget(&identifier, &connection).await;
+            tool_catalog.forget(&identifier, &connection).await;
         }
-        show(&toolbox, &identifier, &connection).await?;
+        show(&tool_catalog, &identifier, &connection).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(toolbox: &Toolbox, identifier: &Identifier, connection: &ConnectionName) -> Result<(), CommandError> {
-    let (tools, source) = match toolbox.list(identifier, connection).await {
+async fn show(
+    tool_catalog: &ToolCatalog,
+    identifier: &Identifier,
+    connection: &ConnectionName,
+) -> Result<(), CommandError> {
+    let (tools, source) = match tool_catalog.list(identifier, connection).await {
         Ok(found) => found,
-        Err(ToolboxError::Empty) => {
+        Err(ToolCatalogError::Empty) => {
             let hint = "check that the connection has tools and that the user's account is ACTIVE";
             return Err(anyhow!("{connection}: the tool list of {identifier} is empty; {hint}").into());
         }
-        Err(ToolboxError::Scalekit(error)) if error.auth_lost() => {
+        Err(ToolCatalogError::Scalekit(error)) if error.auth_lost() => {
             let hint =
                 "compare the connection's name (upper and lower case count), and let the user connect the account";
             return Err(anyhow!("{connection}: {error}; {hint}").into());
@@ -72,7 +77,7 @@ async fn show(toolbox: &Toolbox, identifier: &Identifier, connection: &Connectio
     };
     println!("{connection}: {} tools for {identifier} (from {})", tools.len(), source.as_str());
     for tool in tools {
-        let denied = if toolbox.config().deny.contains(&tool.name) { "  denied by `tools.deny`" } else { "" };
+        let denied = if tool_catalog.config().deny.contains(&tool.name) { "  denied by `tools.deny`" } else { "" };
         println!("  {:<10} {}{denied}", tool.effect.as_str(), tool.name);
     }
     Ok(())

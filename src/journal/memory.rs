@@ -5,10 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::{Append, Epoch, FORCED_RETENTION, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
-use crate::clock::SharedClock;
+use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, STOLEN_RETENTION};
+use crate::clock::{SharedClock, after};
 use crate::job::JobId;
 
 /// The journals of one process.
@@ -24,11 +24,11 @@ pub struct MemoryJournal {
 
 #[derive(Debug)]
 struct Run {
-    epoch: Epoch,
+    token: FencingToken,
     owner: String,
     lease_until: Timestamp,
     keep_until: Timestamp,
-    forced_at: Option<Timestamp>,
+    stolen_at: Option<Timestamp>,
     entries: Vec<String>,
 }
 
@@ -61,43 +61,43 @@ impl MemoryJournal {
 
 #[async_trait]
 impl Journal for MemoryJournal {
-    async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError> {
+    async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError> {
         let now = self.clock.now();
         let mut runs = self.runs();
         let present = runs.get(job).filter(|run| run.keep_until > now);
         if let Some(run) = present
-            && mode == TakeMode::Polite
+            && mode == ClaimMode::IfFree
             && run.owner != owner
             && run.lease_until > now
         {
             let remaining = run.lease_until.duration_since(now).unsigned_abs();
-            return Ok(Take::Held { owner: run.owner.clone(), remaining });
+            return Ok(Claim::Held { owner: run.owner.clone(), remaining });
         }
-        let lowest = present.map_or(0, |run| run.epoch.0 + 1);
-        let epoch = Epoch(lowest.max(u64::try_from(now.as_millisecond()).unwrap_or(0)));
+        let lowest = present.map_or(0, |run| run.token.0 + 1);
+        let token = FencingToken(lowest.max(u64::try_from(now.as_millisecond()).unwrap_or(0)));
         if present.is_none() {
             runs.remove(job);
             self.make_room(&mut runs, now)?;
         }
         let run = runs.entry(job.clone()).or_insert_with(|| Run {
-            epoch,
+            token,
             owner: String::new(),
             lease_until: now,
             keep_until: now,
-            forced_at: None,
+            stolen_at: None,
             entries: Vec::new(),
         });
-        run.epoch = epoch;
-        run.forced_at = (mode == TakeMode::Force).then_some(now);
+        run.token = token;
+        run.stolen_at = (mode == ClaimMode::Steal).then_some(now);
         owner.clone_into(&mut run.owner);
         run.lease(now, lease);
-        Ok(Take::Taken { epoch, entries: run.entries.clone() })
+        Ok(Claim::Granted { token, entries: run.entries.clone() })
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
         let now = self.clock.now();
         let mut runs = self.runs();
-        let run = owned(&mut runs, job, append.epoch, now)?;
+        let run = owned(&mut runs, job, append.token, now)?;
         let sequence = usize::try_from(append.sequence).map_err(|_| JournalError::Lost)?;
         let Some(behind) = run.entries.get(sequence..) else {
             return Err(JournalError::Lost);
@@ -112,9 +112,9 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
-    async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError> {
+    async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
         let now = self.clock.now();
-        owned(&mut self.runs(), job, epoch, now)?.lease(now, lease);
+        owned(&mut self.runs(), job, token, now)?.lease(now, lease);
         Ok(())
     }
 
@@ -124,11 +124,11 @@ impl Journal for MemoryJournal {
         Ok(runs.get(job).filter(|run| run.keep_until > now).map(|run| run.entries.clone()).unwrap_or_default())
     }
 
-    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
+    async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {
         let now = self.clock.now();
         let runs = self.runs();
-        let forced = runs.iter().filter(|(_, run)| run.forced_at.is_some_and(|at| after(at, FORCED_RETENTION) > now));
-        Ok(forced.map(|(job, run)| (job.clone(), run.epoch)).collect())
+        let stolen = runs.iter().filter(|(_, run)| run.stolen_at.is_some_and(|at| after(at, STOLEN_RETENTION) > now));
+        Ok(stolen.map(|(job, run)| (job.clone(), run.token)).collect())
     }
 }
 
@@ -142,24 +142,21 @@ impl Run {
 fn owned<'a>(
     runs: &'a mut HashMap<JobId, Run>,
     job: &JobId,
-    epoch: Epoch,
+    token: FencingToken,
     now: Timestamp,
 ) -> Result<&'a mut Run, JournalError> {
     let run = runs.get_mut(job).filter(|run| run.keep_until > now).ok_or(JournalError::Lost)?;
-    match run.epoch.cmp(&epoch) {
+    match run.token.cmp(&token) {
         std::cmp::Ordering::Equal => Ok(run),
         std::cmp::Ordering::Greater => Err(JournalError::OwnershipLost),
         std::cmp::Ordering::Less => Err(JournalError::Lost),
     }
 }
 
-fn after(now: Timestamp, wait: Duration) -> Timestamp {
-    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
-    now.saturating_add(wait).unwrap_or(Timestamp::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use std::sync::Arc;
 
     use super::*;
@@ -172,11 +169,12 @@ mod tests {
     }
 
     async fn run_until(journal: &MemoryJournal, name: &str, retain: Duration) {
-        let Take::Taken { epoch, .. } = journal.take(&job(name), "w", LEASE, TakeMode::Polite).await.unwrap() else {
+        let Claim::Granted { token, .. } = journal.claim(&job(name), "w", LEASE, ClaimMode::IfFree).await.unwrap()
+        else {
             panic!("{name} is held");
         };
         let entries = [name.to_owned()];
-        let append = Append { epoch, sequence: 0, entries: &entries, lease: Duration::ZERO, retain };
+        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain };
         journal.append(&job(name), append).await.unwrap();
     }
 
@@ -190,12 +188,12 @@ mod tests {
         run_until(&journal, "longer", Duration::from_secs(2000)).await;
         assert_eq!(journal.read(&job("long")).await.unwrap(), ["long"]);
 
-        journal.take(&job("live"), "w", LEASE, TakeMode::Polite).await.unwrap();
+        journal.claim(&job("live"), "w", LEASE, ClaimMode::IfFree).await.unwrap();
         assert_eq!(journal.read(&job("long")).await.unwrap(), Vec::<String>::new());
         assert_eq!(journal.read(&job("longer")).await.unwrap(), ["longer"]);
 
-        journal.take(&job("longer"), "w", LEASE, TakeMode::Polite).await.unwrap();
-        let refused = journal.take(&job("one more"), "w", LEASE, TakeMode::Force).await;
+        journal.claim(&job("longer"), "w", LEASE, ClaimMode::IfFree).await.unwrap();
+        let refused = journal.claim(&job("one more"), "w", LEASE, ClaimMode::Steal).await;
         assert!(matches!(refused, Err(JournalError::Unavailable(_))), "{refused:?}");
         assert_eq!(journal.runs().len(), 2);
     }
@@ -204,12 +202,12 @@ mod tests {
     async fn a_clock_that_goes_backwards_never_lowers_an_epoch() {
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
         let journal = MemoryJournal::new(clock.clone(), 2);
-        let mut last = Epoch(0);
+        let mut last = FencingToken(0);
         for _ in 0..3 {
-            let taken = journal.take(&job("a"), "w", LEASE, TakeMode::Polite).await.unwrap();
-            let Take::Taken { epoch, .. } = taken else { panic!("{taken:?}") };
-            assert!(epoch > last);
-            last = epoch;
+            let taken = journal.claim(&job("a"), "w", LEASE, ClaimMode::IfFree).await.unwrap();
+            let Claim::Granted { token, .. } = taken else { panic!("{taken:?}") };
+            assert!(token > last);
+            last = token;
             clock.advance(SignedDuration::from_secs(-3600));
         }
     }

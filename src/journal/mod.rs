@@ -17,21 +17,21 @@ use crate::job::JobId;
 /// that was asleep meanwhile still learns who has its run.
 const IDLE_RETENTION: Duration = Duration::from_hours(1);
 
-/// Runs taken by force are told of for so long; a few times as long as anybody waits between two looks.
-const FORCED_RETENTION: Duration = Duration::from_secs(30);
+/// Runs stolen are told of for so long; a few times as long as anybody waits between two looks.
+const STOLEN_RETENTION: Duration = Duration::from_secs(30);
 
-/// What a worker holds of a run: the number that every append must carry. Rises with each take, also after the store
+/// What a worker holds of a run: the number that every append must carry. Rises with each claim, also after the store
 /// lost its data (it is at least the store's time in milliseconds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(pub u64);
+pub struct FencingToken(pub u64);
 
-/// The answer to [`Journal::take`].
+/// The answer to [`Journal::claim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Take {
-    /// The run is ours, under this epoch, and this is how far it has come.
-    Taken {
+pub enum Claim {
+    /// The run is ours, under this fencing token, and this is how far it has come.
+    Granted {
         /// Goes into every append.
-        epoch: Epoch,
+        token: FencingToken,
         /// All entries so far, oldest first.
         entries: Vec<String>,
     },
@@ -44,20 +44,20 @@ pub enum Take {
     },
 }
 
-/// How a run is taken.
+/// How a run is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakeMode {
+pub enum ClaimMode {
     /// Only where no other owner's lease is alive. The same owner takes its own run again at once.
-    Polite,
+    IfFree,
     /// In any case: the present owner finds its next append refused. For operators' commands.
-    Force,
+    Steal,
 }
 
 /// What is appended, and under which conditions.
 #[derive(Debug, Clone, Copy)]
 pub struct Append<'a> {
-    /// The epoch that the run was taken with.
-    pub epoch: Epoch,
+    /// The fencing token that the run was claimed with.
+    pub token: FencingToken,
     /// How many entries there are before this append.
     pub sequence: u64,
     /// The entries, each one JSON text; all or none are appended.
@@ -71,7 +71,7 @@ pub struct Append<'a> {
 /// Why the journal did not do it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
-    /// Somebody else took the run (higher epoch), or entries are there that we did not write. Stop, publish nothing.
+    /// Somebody else took the run (higher token), or entries are there that we did not write. Stop, publish nothing.
     #[error("the run was taken over by another worker")]
     OwnershipLost,
     /// The journal of the run is gone or shorter than it was: the store lost its data, or the run's time to be kept is
@@ -87,16 +87,16 @@ pub enum JournalError {
 /// The journals of all runs.
 #[async_trait]
 pub trait Journal: Send + Sync {
-    /// Takes the run of `job` for `owner`, for as long as `lease` lasts without an append or renewal.
-    async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError>;
-    /// Appends entries in one atomic step, only where the epoch is ours and the sequence is as expected. An append that
+    /// Claims the run of `job` for `owner`, for as long as `lease` lasts without an append or renewal.
+    async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError>;
+    /// Appends entries in one atomic step, only where the token is ours and the sequence is as expected. An append that
     /// already happened in the same form (answer lost on the way) succeeds without a second copy. Renews the lease.
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError>;
-    /// Renews the lease, or gives the run free where `lease` is zero. Only where the epoch is ours.
-    async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError>;
-    /// All entries of a run, oldest first, without taking it; empty where there is none.
+    /// Renews the lease, or gives the run free where `lease` is zero. Only where the token is ours.
+    async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError>;
+    /// All entries of a run, oldest first, without claiming it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
-    /// The runs that were taken by force in the last half minute and under which epoch, so that their former owners need
+    /// The runs that were stolen in the last half minute and under which token, so that their former owners need
     /// not wait for an append or renewal to learn it. Best effort: one may be missing, and one more may be there.
-    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError>;
+    async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError>;
 }

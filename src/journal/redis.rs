@@ -15,19 +15,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::{Append, Epoch, FORCED_RETENTION, IDLE_RETENTION, Journal, JournalError, Take, TakeMode};
+use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, STOLEN_RETENTION};
 use crate::job::JobId;
 use crate::key::Key;
 use crate::redis_client::{RedisClient, Unavailable};
 
-/// Arguments: owner, lease and least retention in milliseconds, `polite` or `force`. Answers the epoch and the whole
+/// Arguments: owner, lease and least retention in milliseconds, `if_free` or `steal`. Answers the epoch and the whole
 /// hash, or the present owner and what remains of its lease.
-const TAKE: &str = r"
+const CLAIM: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local epoch, owner, lease = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'lease'))
 local remaining = (tonumber(lease) or 0) - now
-if ARGV[4] == 'polite' and owner and owner ~= ARGV[1] and remaining > 0 then
+if ARGV[4] == 'if_free' and owner and owner ~= ARGV[1] and remaining > 0 then
     return {0, owner, remaining}
 end
 local taken = math.max((tonumber(epoch) or 0) + 1, now)
@@ -78,9 +78,9 @@ end
 return 'done'
 ";
 
-/// Runs taken by force, by the epoch of that, which is a time in milliseconds or later. A key of its own, as it may be in
+/// Runs stolen, by the epoch of that, which is a time in milliseconds or later. A key of its own, as it may be in
 /// another slot. Arguments: epoch, run, retention in milliseconds.
-const NOTE_FORCE: &str = r"
+const NOTE_STOLEN: &str = r"
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -91,10 +91,10 @@ return 'done'
 #[derive(Debug)]
 pub struct RedisJournal {
     client: RedisClient,
-    take: Script,
+    claim: Script,
     append: Script,
     renew: Script,
-    note_force: Script,
+    note_stolen: Script,
 }
 
 type Fields = HashMap<String, Bytes>;
@@ -104,10 +104,10 @@ impl RedisJournal {
     pub fn new(client: RedisClient) -> Self {
         Self {
             client,
-            take: Script::new(TAKE),
+            claim: Script::new(CLAIM),
             append: Script::new(APPEND),
             renew: Script::new(RENEW),
-            note_force: Script::new(NOTE_FORCE),
+            note_stolen: Script::new(NOTE_STOLEN),
         }
     }
 
@@ -115,14 +115,14 @@ impl RedisJournal {
         self.client.tagged_key("run", job.as_str())
     }
 
-    fn forced_key(&self) -> String {
+    fn stolen_key(&self) -> String {
         self.client.full_key(&Key::new(&["forced"]))
     }
 
     /// The former owner learns of it at its next renewal where this fails, so that is no reason to fail.
-    async fn note_force(&self, job: &JobId, epoch: Epoch) {
-        let mut script = self.note_force.key(self.forced_key());
-        script.arg(epoch.0).arg(job.as_str()).arg(milliseconds(FORCED_RETENTION));
+    async fn note_stolen(&self, job: &JobId, token: FencingToken) {
+        let mut script = self.note_stolen.key(self.stolen_key());
+        script.arg(token.0).arg(job.as_str()).arg(milliseconds(STOLEN_RETENTION));
         if let Err(error) = self.change(&script).await {
             warn!(job.id = %job, %error, "the run's former owner could not be told at once");
         }
@@ -140,24 +140,24 @@ impl RedisJournal {
 
 #[async_trait]
 impl Journal for RedisJournal {
-    async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError> {
+    async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError> {
         let word = match mode {
-            TakeMode::Polite => "polite",
-            TakeMode::Force => "force",
+            ClaimMode::IfFree => "if_free",
+            ClaimMode::Steal => "steal",
         };
-        let mut script = self.take.key(self.key(job));
+        let mut script = self.claim.key(self.key(job));
         script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(word);
         let answer: Value = self.client.run(&script).await?;
         match from_redis_value::<(u8, Value, Value)>(answer) {
-            Ok((1, epoch, fields)) => {
-                let epoch = Epoch(read_as(epoch)?);
-                if mode == TakeMode::Force {
-                    self.note_force(job, epoch).await;
+            Ok((1, token, fields)) => {
+                let token = FencingToken(read_as(token)?);
+                if mode == ClaimMode::Steal {
+                    self.note_stolen(job, token).await;
                 }
-                Ok(Take::Taken { epoch, entries: entries(read_as(fields)?)? })
+                Ok(Claim::Granted { token, entries: entries(read_as(fields)?)? })
             }
             Ok((_, owner, remaining)) => {
-                Ok(Take::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
+                Ok(Claim::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
             }
             Err(_) => Err(unreadable("an answer of another form")),
         }
@@ -165,14 +165,14 @@ impl Journal for RedisJournal {
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
         let mut script = self.append.key(self.key(job));
-        script.arg(append.epoch.0).arg(milliseconds(append.lease)).arg(milliseconds(append.retain.max(append.lease)));
+        script.arg(append.token.0).arg(milliseconds(append.lease)).arg(milliseconds(append.retain.max(append.lease)));
         script.arg(append.sequence).arg(append.entries);
         self.change(&script).await
     }
 
-    async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError> {
+    async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
         let mut script = self.renew.key(self.key(job));
-        script.arg(epoch.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
+        script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
         self.change(&script).await
     }
 
@@ -181,11 +181,11 @@ impl Journal for RedisJournal {
         entries(read_as(answer)?)
     }
 
-    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
-        let key = self.forced_key();
+    async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {
+        let key = self.stolen_key();
         let answer: Value = self.client.query(cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES")).await?;
         let pairs: Vec<(String, u64)> = read_as(answer)?;
-        Ok(pairs.into_iter().filter_map(|(job, epoch)| Some((JobId::new(job)?, Epoch(epoch)))).collect())
+        Ok(pairs.into_iter().filter_map(|(job, token)| Some((JobId::new(job)?, FencingToken(token)))).collect())
     }
 }
 

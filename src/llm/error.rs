@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::http::{excerpt, redacted};
-use crate::retry::Verdict;
+use crate::retry::RetryDecision;
 
 /// Codes of the quota family: only a person with a credit card can help (protocol: error codes page, 2026-11-22).
 const QUOTA_CODES: [&str; 7] = [
@@ -107,18 +107,18 @@ pub enum LlmError {
 
 impl LlmError {
     /// What the failure means for a retry. A call of a model changes nothing in the world, so doubt is no hindrance.
-    pub fn retry(&self) -> Verdict {
+    pub fn retry(&self) -> RetryDecision {
         match self {
-            Self::NotSent(_) | Self::TimedOut | Self::Interrupted(_) | Self::BadAnswer { .. } => Verdict::Again,
+            Self::NotSent(_) | Self::TimedOut | Self::Interrupted(_) | Self::BadAnswer { .. } => RetryDecision::Again,
             Self::Unavailable { retry_after, .. } | Self::RateLimited { retry_after, .. } => {
-                retry_after.map_or(Verdict::Again, Verdict::AgainAfter)
+                retry_after.map_or(RetryDecision::Again, RetryDecision::AgainAfter)
             }
             Self::Invalid(_)
             | Self::QuotaExhausted { .. }
             | Self::Rejected { .. }
             | Self::ContextTooLong { .. }
             | Self::ContentFiltered { .. }
-            | Self::Credentials { .. } => Verdict::Stop,
+            | Self::Credentials { .. } => RetryDecision::Stop,
         }
     }
 
@@ -288,11 +288,11 @@ mod tests {
             let error =
                 failed(429, &json!({"error": {"message": "no money", "type": "insufficient_quota", "code": code}}));
             assert!(matches!(&error, LlmError::QuotaExhausted { code: found, .. } if found == code), "{error:?}");
-            assert_eq!(error.retry(), Verdict::Stop);
+            assert_eq!(error.retry(), RetryDecision::Stop);
         }
         let eager = Failure { status: 429, should_retry: Some(true), retry_after: Some(Duration::from_secs(1)) };
         let error = classify(eager, &json!({"error": {"type": "insufficient_quota"}}));
-        assert_eq!(error.retry(), Verdict::Stop);
+        assert_eq!(error.retry(), RetryDecision::Stop);
         assert!(matches!(failed(402, &json!({})), LlmError::QuotaExhausted { .. }));
     }
 
@@ -313,7 +313,7 @@ mod tests {
         for status in [400, 403, 404, 405, 413, 422, 300] {
             let error = failed(status, &json!({"error": {"message": "no", "param": "tools", "code": "x"}}));
             assert!(matches!(&error, LlmError::Rejected { param: Some(param), .. } if param == "tools"), "{error:?}");
-            assert_eq!(error.retry(), Verdict::Stop, "{status}");
+            assert_eq!(error.retry(), RetryDecision::Stop, "{status}");
             let words = format!("the model's server rejected the request (status {status}, x, parameter tools): no");
             assert_eq!(error.to_string(), words);
         }
@@ -323,9 +323,9 @@ mod tests {
     #[test]
     fn the_servers_own_word_on_a_retry_wins() {
         let no = Failure { status: 500, should_retry: Some(false), retry_after: None };
-        assert_eq!(classify(no, &json!({})).retry(), Verdict::Stop);
+        assert_eq!(classify(no, &json!({})).retry(), RetryDecision::Stop);
         let yes = Failure { status: 400, should_retry: Some(true), retry_after: Some(Duration::from_secs(3)) };
-        assert_eq!(classify(yes, &json!({})).retry(), Verdict::AgainAfter(Duration::from_secs(3)));
+        assert_eq!(classify(yes, &json!({})).retry(), RetryDecision::AgainAfter(Duration::from_secs(3)));
     }
 
     #[test]

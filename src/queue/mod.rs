@@ -12,6 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::job::{Envelope, Job};
+
 /// A message, as it is published and as it is delivered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
@@ -38,6 +40,47 @@ pub struct Properties {
     pub timestamp: Option<Timestamp>,
     /// Headers. Published as text; those that came in with values of other types are that value as JSON.
     pub headers: BTreeMap<String, String>,
+}
+
+/// The one header of a caller that is carried on, to replies and wake-ups (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
+
+impl Properties {
+    /// The caller's trace, as headers of a message that follows from this one.
+    pub fn trace_headers(&self) -> BTreeMap<String, String> {
+        self.headers.get(TRACEPARENT).cloned().map(Self::trace_header).into_iter().collect()
+    }
+
+    /// A caller's trace as the header that carries it.
+    pub fn trace_header(traceparent: String) -> (String, String) {
+        (TRACEPARENT.to_owned(), traceparent)
+    }
+}
+
+impl Message {
+    /// The message that brings `job` to the job queue. `published` is when that happens first, where it is known.
+    pub fn of_job(job: &Job, published: Option<Timestamp>) -> Self {
+        Self {
+            body: Bytes::from(serde_json::to_vec(job).expect("a job is JSON types only")),
+            properties: Properties {
+                message_id: Some(job.id().to_string()),
+                correlation_id: job.correlation_id.clone(),
+                reply_to: job.reply_to.clone(),
+                content_type: Some("application/json".to_owned()),
+                timestamp: published,
+                ..Properties::default()
+            },
+        }
+    }
+
+    /// What its properties say of the job in its body.
+    pub fn envelope(&self) -> Envelope {
+        Envelope {
+            message_id: self.properties.message_id.clone(),
+            correlation_id: self.properties.correlation_id.clone(),
+            reply_to: self.properties.reply_to.clone(),
+        }
+    }
 }
 
 /// Where a message is published to.

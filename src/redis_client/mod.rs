@@ -13,8 +13,8 @@
 
 mod breaker;
 mod config;
+mod connection;
 mod facts;
-mod link;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,7 @@ pub use facts::Facts;
 
 use crate::key::Key;
 use breaker::Breaker;
-use link::{Link, Target};
+use connection::{RedisConnection, Target};
 
 /// Redis did not do it: not reached, not in time, or refused (read-only, out of memory, loading). What a timed-out
 /// command did is not known. The text names the cause and holds no secret.
@@ -68,7 +68,7 @@ struct Inner {
 struct Made {
     number: u64,
     at: Instant,
-    link: Link,
+    link: RedisConnection,
 }
 
 enum Failure {
@@ -163,7 +163,7 @@ impl RedisClient {
         self.call(true, |mut link| async move { link.ask_all(question).await }).await
     }
 
-    async fn call<T, F>(&self, repeatable: bool, operation: impl Fn(Link) -> F) -> Result<T, Unavailable>
+    async fn call<T, F>(&self, repeatable: bool, operation: impl Fn(RedisConnection) -> F) -> Result<T, Unavailable>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -193,7 +193,7 @@ impl RedisClient {
         }
     }
 
-    async fn attempt<T, F>(&self, operation: impl Fn(Link) -> F) -> Result<T, Failure>
+    async fn attempt<T, F>(&self, operation: impl Fn(RedisConnection) -> F) -> Result<T, Failure>
     where
         F: Future<Output = RedisResult<T>>,
     {

@@ -9,7 +9,7 @@ use super::Operation;
 use super::details::{Body, Details};
 use crate::agent::effect::Ran;
 use crate::http::{self, HttpError, Response};
-use crate::retry::Verdict;
+use crate::retry::RetryDecision;
 
 /// Whom a rate limit stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,22 +106,22 @@ pub enum Error {
 
 impl Error {
     /// Whether a call that runs no tool is repeated in place (Scalekit's Java SDK: UNAVAILABLE only).
-    pub fn retry(&self) -> Verdict {
+    pub fn retry(&self) -> RetryDecision {
         match self {
-            Self::NotSent(_) | Self::Broken(_) => Verdict::Again,
+            Self::NotSent(_) | Self::Broken(_) => RetryDecision::Again,
             Self::Unavailable { retry_after, details } if matches!(details.status, Some(502 | 503)) => {
                 again(*retry_after)
             }
-            _ => Verdict::Stop,
+            _ => RetryDecision::Stop,
         }
     }
 
     /// Whether running a tool again can help. Whether it may run again is for [`crate::agent::effect::in_doubt`] to say.
-    pub fn retry_tool(&self) -> Verdict {
+    pub fn retry_tool(&self) -> RetryDecision {
         match self {
             Self::RateLimited { retry_after, .. } | Self::Unavailable { retry_after, .. } => again(*retry_after),
-            Self::NotSent(_) | Self::TimedOut(_) | Self::Broken(_) | Self::ProviderFailed(_) => Verdict::Again,
-            _ => Verdict::Stop,
+            Self::NotSent(_) | Self::TimedOut(_) | Self::Broken(_) | Self::ProviderFailed(_) => RetryDecision::Again,
+            _ => RetryDecision::Stop,
         }
     }
 
@@ -305,8 +305,8 @@ impl Error {
     }
 }
 
-fn again(retry_after: Option<Duration>) -> Verdict {
-    retry_after.map_or(Verdict::Again, Verdict::AgainAfter)
+fn again(retry_after: Option<Duration>) -> RetryDecision {
+    retry_after.map_or(RetryDecision::Again, RetryDecision::AgainAfter)
 }
 
 #[cfg(test)]

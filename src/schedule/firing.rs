@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -17,7 +16,7 @@ use super::plan::portion_of;
 use super::recipients::{Recipient, Recipients, SourceError};
 use crate::digest_store::{Firing, Holder, Memory, StoreError};
 use crate::job::Job;
-use crate::queue::{Destination, Message, Properties, QueueError};
+use crate::queue::{Destination, Message, QueueError};
 
 /// Recipients that are looked up and noted together.
 const BATCH: usize = 256;
@@ -167,7 +166,7 @@ impl Scheduler {
         let now = self.clock.now();
         let mut sent = Sent::default();
         let publishes = jobs.into_iter().map(|(name, job)| async move {
-            let result = self.publisher.publish(&Destination::Jobs, message(&job, now)).await;
+            let result = self.publisher.publish(&Destination::Jobs, Message::of_job(&job, Some(now))).await;
             (name, result)
         });
         let mut results = futures_util::stream::iter(publishes).buffer_unordered(IN_FLIGHT);
@@ -312,16 +311,4 @@ fn extra_job(
 
 fn a_second(count: u64, elapsed: Duration) -> u64 {
     count * 1000 / u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1)
-}
-
-fn message(job: &Job, now: Timestamp) -> Message {
-    let body = serde_json::to_vec(job).expect("a job is JSON types only");
-    let properties = Properties {
-        message_id: Some(job.id().to_string()),
-        reply_to: job.reply_to.clone(),
-        content_type: Some("application/json".to_owned()),
-        timestamp: Some(now),
-        ..Properties::default()
-    };
-    Message { body: Bytes::from(body), properties }
 }

@@ -10,12 +10,12 @@ use agentkit_worker::clock::SystemClock;
 use agentkit_worker::config::Config;
 use agentkit_worker::job::{Job, JobId};
 use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Journal, Take, TakeMode};
+use agentkit_worker::journal::{Claim, ClaimMode, Journal};
 use agentkit_worker::queue::Message;
 use agentkit_worker::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
 use agentkit_worker::redis_client::{self, RedisClient};
 use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
-use agentkit_worker::worker::operator::Operator;
+use agentkit_worker::worker::control::operator::Operator;
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -159,7 +159,7 @@ async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
     stage.end(&fuse, replies).await
 }
 
-/// A run whose worker died; the next one puts it aside.
+/// A run whose worker died; the next one puts it given_up.
 async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
     let mut stage = Stage::new(redis, None).await;
     stage.config.worker.strikes = 1;
@@ -169,8 +169,8 @@ async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
     drop(killed);
     // Its lease has run out: the next one takes the run at once, in the same number of steps each time.
     eventually("the run is free", || async {
-        let take = stage.journal.take(&stage.id, "nobody", Duration::ZERO, TakeMode::Polite).await.unwrap();
-        matches!(take, Take::Taken { .. }).then_some(())
+        let take = stage.journal.claim(&stage.id, "nobody", Duration::ZERO, ClaimMode::IfFree).await.unwrap();
+        matches!(take, Claim::Granted { .. }).then_some(())
     })
     .await;
     let process = Process::start(&stage.config, cut);
@@ -344,7 +344,7 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
 async fn a_run_that_is_put_aside_has_its_reply_and_its_dead_letter_wherever_that_is_cut_off() {
     let redis = Redis::start().await;
     let points = [
-        "take",
+        "claim",
         "append put_aside+finished",
         "publish agentkit.job.failed",
         "publish dead letter",
@@ -365,6 +365,6 @@ async fn a_run_that_is_cancelled_under_way_ends_so_wherever_its_worker_is_cut_of
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_of_a_parked_run_that_is_cut_off_anywhere_can_be_given_again() {
     let redis = Redis::start().await;
-    let points = ["take", "append finished", "release", "publish wake-up"];
+    let points = ["claim", "append finished", "release", "publish wake-up"];
     table(async |cut| cancelled_while_parked(&redis, cut).await, check_cancelled, &points).await;
 }

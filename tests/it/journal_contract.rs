@@ -8,7 +8,7 @@ use agentkit_worker::clock::ManualClock;
 use agentkit_worker::job::JobId;
 use agentkit_worker::journal::memory::MemoryJournal;
 use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
+use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
 
@@ -54,13 +54,19 @@ impl Subject {
         .await
     }
 
-    async fn take(&self, job: &JobId, owner: &str, mode: TakeMode) -> (Epoch, Vec<String>) {
-        taken(self.journal.take(job, owner, LEASE, mode).await).unwrap_or_else(|other| panic!("{owner}: {other:?}"))
+    async fn claim(&self, job: &JobId, owner: &str, mode: ClaimMode) -> (FencingToken, Vec<String>) {
+        taken(self.journal.claim(job, owner, LEASE, mode).await).unwrap_or_else(|other| panic!("{owner}: {other:?}"))
     }
 
-    async fn append(&self, job: &JobId, epoch: Epoch, sequence: u64, entries: &[&str]) -> Result<(), JournalError> {
+    async fn append(
+        &self,
+        job: &JobId,
+        token: FencingToken,
+        sequence: u64,
+        entries: &[&str],
+    ) -> Result<(), JournalError> {
         let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
-        self.journal.append(job, Append { epoch, sequence, entries: &entries, lease: LEASE, retain: RETAIN }).await
+        self.journal.append(job, Append { token, sequence, entries: &entries, lease: LEASE, retain: RETAIN }).await
     }
 
     async fn entries(&self, job: &JobId) -> Vec<String> {
@@ -68,9 +74,9 @@ impl Subject {
     }
 }
 
-fn taken(answer: Result<Take, JournalError>) -> Result<(Epoch, Vec<String>), Result<Take, JournalError>> {
+fn taken(answer: Result<Claim, JournalError>) -> Result<(FencingToken, Vec<String>), Result<Claim, JournalError>> {
     match answer {
-        Ok(Take::Taken { epoch, entries }) => Ok((epoch, entries)),
+        Ok(Claim::Granted { token, entries }) => Ok((token, entries)),
         other => Err(other),
     }
 }
@@ -82,10 +88,10 @@ fn job(name: &str) -> JobId {
 async fn a_run_is_empty_at_first_and_held_by_one_owner(subject: &Subject) {
     let job = job("a");
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
-    let (_, entries) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (_, entries) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     assert_eq!(entries, Vec::<String>::new());
-    match subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await {
-        Ok(Take::Held { owner, remaining }) => {
+    match subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await {
+        Ok(Claim::Held { owner, remaining }) => {
             assert_eq!(owner, "one");
             assert!(remaining > LEASE / 2 && remaining <= LEASE, "{remaining:?}");
         }
@@ -95,9 +101,9 @@ async fn a_run_is_empty_at_first_and_held_by_one_owner(subject: &Subject) {
 
 async fn an_owner_takes_its_own_run_again_at_once(subject: &Subject) {
     let job = job("a");
-    let (first, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (first, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     subject.append(&job, first, 0, &["x"]).await.unwrap();
-    let (second, entries) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (second, entries) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     assert!(second > first);
     assert_eq!(entries, ["x"]);
     assert!(matches!(subject.append(&job, first, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
@@ -106,13 +112,13 @@ async fn an_owner_takes_its_own_run_again_at_once(subject: &Subject) {
 async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(subject: &Subject) {
     let job = job("a");
     let short = Duration::from_millis(150);
-    let (old, _) = taken(subject.journal.take(&job, "one", short, TakeMode::Polite).await).unwrap();
+    let (old, _) = taken(subject.journal.claim(&job, "one", short, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
-    let append = Append { epoch: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN };
+    let append = Append { token: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN };
     subject.journal.append(&job, append).await.unwrap();
     let (new, entries) = subject
         .later("the lease runs out", async |journal| {
-            taken(journal.take(&job, "two", LEASE, TakeMode::Polite).await).ok()
+            taken(journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await).ok()
         })
         .await;
     assert!(new > old);
@@ -127,26 +133,26 @@ async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(
 
 async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(subject: &Subject) {
     let job = job("a");
-    let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::ZERO, TakeMode::Polite).await).unwrap();
-    subject.append(&job, epoch, 0, &["x"]).await.unwrap();
-    let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
-    assert!(matches!(held, Ok(Take::Held { .. })), "an append renews the lease: {held:?}");
+    let (token, _) = taken(subject.journal.claim(&job, "one", Duration::ZERO, ClaimMode::IfFree).await).unwrap();
+    subject.append(&job, token, 0, &["x"]).await.unwrap();
+    let held = subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await;
+    assert!(matches!(held, Ok(Claim::Held { .. })), "an append renews the lease: {held:?}");
 }
 
 async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &Subject) {
     let job = job("a");
-    let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::ZERO, TakeMode::Polite).await).unwrap();
-    subject.journal.renew(&job, epoch, LEASE).await.unwrap();
-    let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
-    assert!(matches!(held, Ok(Take::Held { .. })), "{held:?}");
-    subject.journal.renew(&job, epoch, Duration::ZERO).await.unwrap();
-    subject.take(&job, "two", TakeMode::Polite).await;
+    let (token, _) = taken(subject.journal.claim(&job, "one", Duration::ZERO, ClaimMode::IfFree).await).unwrap();
+    subject.journal.renew(&job, token, LEASE).await.unwrap();
+    let held = subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await;
+    assert!(matches!(held, Ok(Claim::Held { .. })), "{held:?}");
+    subject.journal.renew(&job, token, Duration::ZERO).await.unwrap();
+    subject.claim(&job, "two", ClaimMode::IfFree).await;
 }
 
 async fn force_takes_a_held_run_away(subject: &Subject) {
     let job = job("a");
-    let (old, _) = subject.take(&job, "one", TakeMode::Polite).await;
-    let (new, _) = subject.take(&job, "two", TakeMode::Force).await;
+    let (old, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
+    let (new, _) = subject.claim(&job, "two", ClaimMode::Steal).await;
     assert!(new > old);
     assert!(matches!(subject.append(&job, old, 0, &["x"]).await, Err(JournalError::OwnershipLost)));
     subject.append(&job, new, 0, &["y"]).await.unwrap();
@@ -154,43 +160,43 @@ async fn force_takes_a_held_run_away(subject: &Subject) {
 
 async fn who_was_taken_by_force_is_told_of_and_nobody_else(subject: &Subject) {
     let hostile = JobId::new("{a}:b\n*").unwrap();
-    assert_eq!(subject.journal.taken_by_force().await.unwrap(), HashMap::new());
-    subject.take(&job("polite"), "one", TakeMode::Polite).await;
-    subject.take(&hostile, "one", TakeMode::Polite).await;
-    let (first, _) = subject.take(&hostile, "two", TakeMode::Force).await;
-    assert_eq!(subject.journal.taken_by_force().await.unwrap(), HashMap::from([(hostile.clone(), first)]));
-    let (again, _) = subject.take(&hostile, "three", TakeMode::Force).await;
-    let (other, _) = subject.take(&job("b"), "two", TakeMode::Force).await;
-    let forced = subject.journal.taken_by_force().await.unwrap();
+    assert_eq!(subject.journal.stolen().await.unwrap(), HashMap::new());
+    subject.claim(&job("polite"), "one", ClaimMode::IfFree).await;
+    subject.claim(&hostile, "one", ClaimMode::IfFree).await;
+    let (first, _) = subject.claim(&hostile, "two", ClaimMode::Steal).await;
+    assert_eq!(subject.journal.stolen().await.unwrap(), HashMap::from([(hostile.clone(), first)]));
+    let (again, _) = subject.claim(&hostile, "three", ClaimMode::Steal).await;
+    let (other, _) = subject.claim(&job("b"), "two", ClaimMode::Steal).await;
+    let forced = subject.journal.stolen().await.unwrap();
     assert_eq!(forced, HashMap::from([(hostile, again), (job("b"), other)]));
 }
 
 async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused(subject: &Subject) {
     let job = job("a");
-    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
-    subject.append(&job, epoch, 0, &["x"]).await.unwrap();
-    subject.append(&job, epoch, 1, &["y", "z"]).await.unwrap();
-    subject.append(&job, epoch, 1, &["y", "z"]).await.unwrap();
+    let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
+    subject.append(&job, token, 0, &["x"]).await.unwrap();
+    subject.append(&job, token, 1, &["y", "z"]).await.unwrap();
+    subject.append(&job, token, 1, &["y", "z"]).await.unwrap();
     assert_eq!(subject.entries(&job).await, ["x", "y", "z"]);
     for (sequence, entries) in [(1, &["y"][..]), (1, &["y", "other"]), (1, &["y", "z", "more"]), (0, &["x"]), (2, &[])]
     {
-        let answer = subject.append(&job, epoch, sequence, entries).await;
+        let answer = subject.append(&job, token, sequence, entries).await;
         assert!(matches!(answer, Err(JournalError::OwnershipLost)), "{sequence} {entries:?}: {answer:?}");
     }
-    subject.append(&job, epoch, 3, &[]).await.unwrap();
+    subject.append(&job, token, 3, &[]).await.unwrap();
     assert_eq!(subject.entries(&job).await, ["x", "y", "z"]);
 }
 
 async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost(subject: &Subject) {
     let job = job("a");
-    assert!(matches!(subject.append(&job, Epoch(7), 0, &["x"]).await, Err(JournalError::Lost)));
-    assert!(matches!(subject.journal.renew(&job, Epoch(7), LEASE).await, Err(JournalError::Lost)));
+    assert!(matches!(subject.append(&job, FencingToken(7), 0, &["x"]).await, Err(JournalError::Lost)));
+    assert!(matches!(subject.journal.renew(&job, FencingToken(7), LEASE).await, Err(JournalError::Lost)));
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
 
-    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
-    assert!(matches!(subject.append(&job, epoch, 1, &["x"]).await, Err(JournalError::Lost)));
-    assert!(matches!(subject.append(&job, epoch, u64::MAX, &["x"]).await, Err(JournalError::Lost)));
-    let later = Epoch(epoch.0 + 1000);
+    let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
+    assert!(matches!(subject.append(&job, token, 1, &["x"]).await, Err(JournalError::Lost)));
+    assert!(matches!(subject.append(&job, token, u64::MAX, &["x"]).await, Err(JournalError::Lost)));
+    let later = FencingToken(token.0 + 1000);
     assert!(matches!(subject.append(&job, later, 0, &["x"]).await, Err(JournalError::Lost)));
     assert!(matches!(subject.journal.renew(&job, later, LEASE).await, Err(JournalError::Lost)));
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
@@ -204,7 +210,7 @@ async fn of_many_takers_exactly_one_wins(subject: &Subject) {
             let (journal, job, start) = (subject.journal.clone(), job.clone(), start.clone());
             tokio::spawn(async move {
                 start.wait().await;
-                taken(journal.take(&job, &format!("owner {number}"), LEASE, TakeMode::Polite).await).is_ok()
+                taken(journal.claim(&job, &format!("owner {number}"), LEASE, ClaimMode::IfFree).await).is_ok()
             })
         })
         .collect();
@@ -217,7 +223,7 @@ async fn of_many_takers_exactly_one_wins(subject: &Subject) {
 
 async fn of_many_appends_at_one_place_exactly_one_wins(subject: &Subject) {
     let job = job("a");
-    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     let start = Arc::new(Barrier::new(20));
     let writers: Vec<_> = (0..20)
         .map(|number| {
@@ -225,7 +231,7 @@ async fn of_many_appends_at_one_place_exactly_one_wins(subject: &Subject) {
             tokio::spawn(async move {
                 let entries = [format!("{number}"), format!("{number} again")];
                 start.wait().await;
-                let append = Append { epoch, sequence: 0, entries: &entries, lease: LEASE, retain: RETAIN };
+                let append = Append { token, sequence: 0, entries: &entries, lease: LEASE, retain: RETAIN };
                 journal.append(&job, append).await.ok().map(|()| entries)
             })
         })
@@ -240,19 +246,19 @@ async fn of_many_appends_at_one_place_exactly_one_wins(subject: &Subject) {
 
 async fn entries_come_back_byte_for_byte_and_in_order(subject: &Subject) {
     let job = job("a");
-    let (epoch, _) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     let large = "é\u{0}\r\n".repeat(1024 * 1024 / 5);
     let hostile =
         ["", "\0", "\r\n$5\r\nx", "{\"a\":\"\\u0000\"}", "\u{10ffff}\u{feff}", "KEYS[1]", "%s%d", "length", &large];
-    subject.append(&job, epoch, 0, &hostile).await.unwrap();
+    subject.append(&job, token, 0, &hostile).await.unwrap();
     let mut expected: Vec<String> = hostile.iter().map(ToString::to_string).collect();
     for number in 0..40 {
         let entry = format!("entry {number}");
-        subject.append(&job, epoch, expected.len() as u64, &[&entry]).await.unwrap();
+        subject.append(&job, token, expected.len() as u64, &[&entry]).await.unwrap();
         expected.push(entry);
     }
     assert!(subject.entries(&job).await == expected);
-    let (_, entries) = subject.take(&job, "one", TakeMode::Polite).await;
+    let (_, entries) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     assert!(entries == expected);
 }
 
@@ -261,49 +267,49 @@ async fn hostile_job_ids_and_owners_never_share_a_run(subject: &Subject) {
     let names = ["a:b", "a%3Ab", "a%253Ab", "../x", "x", "a\nb", "{x}", "{", "}", "*", " ", "A", "a", &long];
     for name in names {
         let job = job(name);
-        let (epoch, entries) = subject.take(&job, name, TakeMode::Polite).await;
+        let (token, entries) = subject.claim(&job, name, ClaimMode::IfFree).await;
         assert_eq!(entries, Vec::<String>::new(), "{name:?}");
-        subject.append(&job, epoch, 0, &[name]).await.unwrap();
+        subject.append(&job, token, 0, &[name]).await.unwrap();
     }
     for name in names {
         assert_eq!(subject.entries(&job(name)).await, [name]);
-        let held = subject.journal.take(&job(name), "another", LEASE, TakeMode::Polite).await;
-        assert!(matches!(&held, Ok(Take::Held { owner, .. }) if owner == name), "{held:?}");
+        let held = subject.journal.claim(&job(name), "another", LEASE, ClaimMode::IfFree).await;
+        assert!(matches!(&held, Ok(Claim::Held { owner, .. }) if owner == name), "{held:?}");
     }
 }
 
 async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Subject) {
     let (short, leased) = (job("short"), job("leased"));
-    let (epoch, _) = subject.take(&short, "one", TakeMode::Polite).await;
-    let (leased_epoch, _) = subject.take(&leased, "one", TakeMode::Polite).await;
+    let (token, _) = subject.claim(&short, "one", ClaimMode::IfFree).await;
+    let (leased_epoch, _) = subject.claim(&leased, "one", ClaimMode::IfFree).await;
     let entries = ["x".to_owned()];
     let brief = Duration::from_millis(150);
-    let append = Append { epoch, sequence: 0, entries: &entries, lease: brief, retain: brief };
+    let append = Append { token, sequence: 0, entries: &entries, lease: brief, retain: brief };
     subject.journal.append(&short, append).await.unwrap();
-    let append = Append { epoch: leased_epoch, sequence: 0, entries: &entries, lease: LEASE, retain: Duration::ZERO };
+    let append = Append { token: leased_epoch, sequence: 0, entries: &entries, lease: LEASE, retain: Duration::ZERO };
     subject.journal.append(&leased, append).await.unwrap();
     subject
         .later("the run is forgotten", async |journal| journal.read(&short).await.unwrap().is_empty().then_some(()))
         .await;
-    assert!(matches!(subject.append(&short, epoch, 1, &["y"]).await, Err(JournalError::Lost)));
-    let (again, entries) = subject.take(&short, "two", TakeMode::Polite).await;
+    assert!(matches!(subject.append(&short, token, 1, &["y"]).await, Err(JournalError::Lost)));
+    let (again, entries) = subject.claim(&short, "two", ClaimMode::IfFree).await;
     assert_eq!(entries, Vec::<String>::new());
-    assert!(again > epoch, "the epoch rises although the run was forgotten");
-    assert!(matches!(subject.append(&short, epoch, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
+    assert!(again > token, "the token rises although the run was forgotten");
+    assert!(matches!(subject.append(&short, token, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
     assert_eq!(subject.entries(&leased).await, ["x"]);
 }
 
 async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subject: &Subject) {
     let job = job("a");
-    let (epoch, _) = taken(subject.journal.take(&job, "one", Duration::MAX, TakeMode::Polite).await).unwrap();
+    let (token, _) = taken(subject.journal.claim(&job, "one", Duration::MAX, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
-    let append = Append { epoch, sequence: 0, entries: &entries, lease: Duration::MAX, retain: Duration::MAX };
+    let append = Append { token, sequence: 0, entries: &entries, lease: Duration::MAX, retain: Duration::MAX };
     subject.journal.append(&job, append).await.unwrap();
-    subject.journal.renew(&job, epoch, Duration::MAX).await.unwrap();
-    let held = subject.journal.take(&job, "two", LEASE, TakeMode::Polite).await;
-    assert!(matches!(held, Ok(Take::Held { .. })), "{held:?}");
+    subject.journal.renew(&job, token, Duration::MAX).await.unwrap();
+    let held = subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await;
+    assert!(matches!(held, Ok(Claim::Held { .. })), "{held:?}");
     assert_eq!(subject.entries(&job).await, ["x"]);
-    let append = Append { epoch, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO };
+    let append = Append { token, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO };
     subject.journal.append(&job, append).await.unwrap();
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
 }

@@ -66,7 +66,7 @@ fn every_kind_of_event_is_kept() {
             | Event::ToolNotRun { .. }
             | Event::ToolFinished { .. }
             | Event::JournalLost
-            | Event::PutAside(_)
+            | Event::GivenUp(_)
             | Event::Finished(_)
             | Event::Delivered
             | Event::Reopened => {}
@@ -80,15 +80,15 @@ fn a_run_of_version_2_that_was_put_aside_keeps_its_reasons_and_can_be_opened_aga
     let run = replay(&lines);
     let now = at(&lines[lines.len() - 1]);
     assert_eq!(run.next(now), Step::Done);
-    let aside = run.aside().expect("it was put aside");
-    assert_eq!((aside.reason.as_str(), aside.step.is_empty()), ("poison", false));
+    let given_up = run.given_up().expect("it was put aside");
+    assert_eq!((given_up.reason.as_str(), given_up.step.is_empty()), ("poison", false));
     let ReplyEvent::Failed(failed) = &run.reply().unwrap().event else { panic!("it failed") };
     assert_eq!(failed.error.code.as_str(), "attempts_exhausted");
     let undelivered = replay(&lines[..lines.len() - 1]);
-    assert!(matches!(undelivered.next(now), Step::Deliver(_)) && undelivered.aside().is_some());
+    assert!(matches!(undelivered.next(now), Step::Deliver(_)) && undelivered.given_up().is_some());
     let reopened = serde_json::to_string(&Entry::new(now, Event::Reopened)).unwrap();
     let reopened = replay(&[lines.clone(), vec![reopened]].concat());
-    assert_eq!((reopened.aside(), reopened.reply()), (None, None));
+    assert_eq!((reopened.given_up(), reopened.reply()), (None, None));
     assert_eq!(reopened.next(now), Step::SettleDoubt("c3".into()), "what was in doubt still is");
 }
 
@@ -127,7 +127,7 @@ fn a_run_of_version_1_that_was_cut_goes_on_where_it_stood() {
     let run = replay(&lines);
     let now = at(&lines[lines.len() - 1]);
     assert_eq!(run.next(now), Step::SettleDoubt("c3".into()));
-    assert_eq!((run.steps(), run.attempts(), run.wake_up_turn(), run.strikes()), (1, 2, 1, 0));
+    assert_eq!((run.steps(), run.attempts(), run.wake_up_generation(), run.crash_count()), (1, 2, 1, 0));
     assert_eq!((run.sequence(), run.pinned().len(), run.authorizations_requested()), (17, 3, 1));
     assert_eq!(run.digest(), run.job().digest(), "the job still has the digest that it had");
     let before = replay(&lines[..lines.len() - 1]);

@@ -10,7 +10,7 @@ use agentkit_worker::clock::{ManualClock, SharedClock};
 use agentkit_worker::http::{self, Client};
 use agentkit_worker::job::ConnectionName;
 use agentkit_worker::llm::{Config, Llm, LlmError, ModelRequest, Profiles, RenderedTools};
-use agentkit_worker::retry::Verdict;
+use agentkit_worker::retry::RetryDecision;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -145,30 +145,30 @@ async fn the_sandboxs_models_are_understood_and_understand() {
 async fn a_rate_limit_carries_the_wait_that_the_server_asks_for() {
     let error = error_of(turn::error(429, "rate_limit_exceeded").retry_after(40)).await;
     assert!(matches!(error, LlmError::RateLimited { .. }), "{error:?}");
-    assert_eq!(error.retry(), Verdict::AgainAfter(Duration::from_secs(40)));
+    assert_eq!(error.retry(), RetryDecision::AgainAfter(Duration::from_secs(40)));
     assert_eq!(error.request_id(), Some("req_scripted"));
 
     let milliseconds = turn::status(503).header("retry-after-ms", "250").retry_after(40);
-    assert_eq!(error_of(milliseconds).await.retry(), Verdict::AgainAfter(Duration::from_millis(250)));
+    assert_eq!(error_of(milliseconds).await.retry(), RetryDecision::AgainAfter(Duration::from_millis(250)));
 
     let date = turn::status(429).header("retry-after", "Sun, 22 Nov 2026 08:00:30 GMT");
-    assert_eq!(error_of(date).await.retry(), Verdict::AgainAfter(Duration::from_secs(30)));
+    assert_eq!(error_of(date).await.retry(), RetryDecision::AgainAfter(Duration::from_secs(30)));
 
-    assert_eq!(error_of(turn::status(429)).await.retry(), Verdict::Again);
+    assert_eq!(error_of(turn::status(429)).await.retry(), RetryDecision::Again);
 }
 
 #[tokio::test]
 async fn a_used_up_quota_is_never_tried_again() {
     let error = error_of(turn::error(429, "insufficient_quota").retry_after(1).header("x-should-retry", "true")).await;
     assert!(matches!(&error, LlmError::QuotaExhausted { code, .. } if code == "insufficient_quota"), "{error:?}");
-    assert_eq!(error.retry(), Verdict::Stop);
+    assert_eq!(error.retry(), RetryDecision::Stop);
 }
 
 #[tokio::test]
 async fn the_servers_own_word_on_a_retry_wins_over_the_status() {
-    assert_eq!(error_of(turn::status(500)).await.retry(), Verdict::Again);
-    assert_eq!(error_of(turn::status(500).header("x-should-retry", "false")).await.retry(), Verdict::Stop);
-    assert_eq!(error_of(turn::status(404).header("x-should-retry", "true")).await.retry(), Verdict::Again);
+    assert_eq!(error_of(turn::status(500)).await.retry(), RetryDecision::Again);
+    assert_eq!(error_of(turn::status(500).header("x-should-retry", "false")).await.retry(), RetryDecision::Stop);
+    assert_eq!(error_of(turn::status(404).header("x-should-retry", "true")).await.retry(), RetryDecision::Again);
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_proxys_page_is_a_malformed_answer_whatever_its_status() {
     let page = "<html><body>Sign in to the hotel network</body></html>";
     let error = error_of(turn::status(200).body(page)).await;
     assert!(matches!(&error, LlmError::BadAnswer { excerpt, .. } if excerpt.contains("hotel")), "{error:?}");
-    assert_eq!(error.retry(), Verdict::Again);
+    assert_eq!(error.retry(), RetryDecision::Again);
     let error = error_of(turn::status(502).body(page)).await;
     assert!(matches!(error, LlmError::Unavailable { status: 502, .. }), "{error:?}");
     let error = error_of(turn::status(302).header("location", "http://127.0.0.1:9/")).await;
@@ -198,7 +198,7 @@ async fn an_answer_that_is_cut_off_or_no_http_is_an_interruption() {
     for turn in [turn::raw(cut), turn::raw("SSH-2.0-OpenSSH_9.9\r\n"), turn::raw(""), turn::reset()] {
         let error = error_of(turn).await;
         assert!(matches!(error, LlmError::Interrupted(_)), "{error:?}");
-        assert_eq!(error.retry(), Verdict::Again);
+        assert_eq!(error.retry(), RetryDecision::Again);
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }
@@ -214,7 +214,7 @@ async fn a_model_that_does_not_answer_times_out() {
     let model = ScriptedModel::start([turn::hang()]).await;
     let error = ask(&client(model.base_url(), 1), CHAT_MODEL, &prompt()).await.unwrap_err();
     assert_eq!(error, LlmError::TimedOut);
-    assert_eq!(error.retry(), Verdict::Again);
+    assert_eq!(error.retry(), RetryDecision::Again);
     model.finish();
 }
 
@@ -225,7 +225,7 @@ async fn a_server_that_is_not_there_got_nothing() {
     drop(listener);
     let error = ask(&client(base_url, 5), CHAT_MODEL, &prompt()).await.unwrap_err();
     assert!(matches!(error, LlmError::NotSent(_)), "{error:?}");
-    assert_eq!(error.retry(), Verdict::Again);
+    assert_eq!(error.retry(), RetryDecision::Again);
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn a_conversation_with_an_unanswered_call_never_leaves() {
     for name in [CHAT_MODEL, REASONING_MODEL] {
         let error = ask(&llm, name, &messages).await.unwrap_err();
         assert!(matches!(error, LlmError::Invalid(_)), "{error:?}");
-        assert_eq!(error.retry(), Verdict::Stop);
+        assert_eq!(error.retry(), RetryDecision::Stop);
     }
     assert_eq!(model.finish().len(), 1);
 }

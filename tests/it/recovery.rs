@@ -9,12 +9,12 @@ use agentkit_worker::clock::{SharedClock, SystemClock};
 use agentkit_worker::config::Config;
 use agentkit_worker::job::JobId;
 use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Journal, Take, TakeMode};
+use agentkit_worker::journal::{Append, Claim, ClaimMode, Journal};
 use agentkit_worker::metrics::Metrics;
 use agentkit_worker::queue::memory::MemoryQueue;
 use agentkit_worker::queue::{Destination, Message, Publisher};
 use agentkit_worker::shutdown::Shutdown;
-use agentkit_worker::worker::AfterLoss;
+use agentkit_worker::worker::rules::AfterLoss;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -141,13 +141,13 @@ async fn the_policy_fail_lets_no_run_start_again() {
 /// Writes `line` as the journal of `job-1`.
 async fn write(journal: &RedisJournal, line: &str) {
     let (id, lease) = (JobId::new("job-1").unwrap(), Duration::from_secs(5));
-    let Take::Taken { epoch, .. } = journal.take(&id, "before", lease, TakeMode::Polite).await.unwrap() else {
+    let Claim::Granted { token, .. } = journal.claim(&id, "before", lease, ClaimMode::IfFree).await.unwrap() else {
         panic!("nobody else has it")
     };
     let entries = [line.to_owned()];
-    let append = Append { epoch, sequence: 0, entries: &entries, lease, retain: Duration::from_secs(600) };
+    let append = Append { token, sequence: 0, entries: &entries, lease, retain: Duration::from_secs(600) };
     journal.append(&id, append).await.unwrap();
-    journal.renew(&id, epoch, Duration::ZERO).await.unwrap();
+    journal.renew(&id, token, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -157,13 +157,13 @@ async fn a_journal_of_a_newer_worker_is_left_untouched_and_the_job_waits() {
     let line = r#"{"at":"2027-01-01T00:00:00Z","event":{"started":{"schema":99,"shape":"unknown"}}}"#;
     write(&bench.journal(), line).await;
     let untouched = bench.redis.command(&["DBSIZE"]);
-    let epoch = || bench.redis.command(&["HGET", "agentkit:run:{job-1}", "epoch"]);
-    let before = epoch();
+    let token = || bench.redis.command(&["HGET", "agentkit:run:{job-1}", "token"]);
+    let before = token();
     bench.publish().await;
-    // The take leaves its mark in the epoch; the lease is given back afterwards.
+    // The take leaves its mark in the token; the lease is given back afterwards.
     let id = JobId::new("job-1").unwrap();
     eventually("the job was looked at and put off", || async {
-        (epoch() != before && bench.queue.waiting() == 1).then_some(())
+        (token() != before && bench.queue.waiting() == 1).then_some(())
     })
     .await;
     assert_eq!(bench.journal().read(&id).await.unwrap(), [line]);

@@ -10,7 +10,7 @@ use agentkit_worker::digest_store::DigestStore;
 use agentkit_worker::digest_store::redis::RedisDigestStore;
 use agentkit_worker::job::JobId;
 use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
+use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::key::Key;
 use agentkit_worker::redis_client::{Config, RedisClient};
 use futures_util::future::join_all;
@@ -44,9 +44,9 @@ fn one_job_each(cluster: &RedisCluster) -> Vec<String> {
     (0..3).map(of).collect()
 }
 
-async fn take(journal: &RedisJournal, name: &str) -> Epoch {
-    match journal.take(&job(name), "one", LEASE, TakeMode::Polite).await {
-        Ok(Take::Taken { epoch, .. }) => epoch,
+async fn take(journal: &RedisJournal, name: &str) -> FencingToken {
+    match journal.claim(&job(name), "one", LEASE, ClaimMode::IfFree).await {
+        Ok(Claim::Granted { token, .. }) => token,
         other => panic!("{name}: {other:?}"),
     }
 }
@@ -54,12 +54,12 @@ async fn take(journal: &RedisJournal, name: &str) -> Epoch {
 async fn append(
     journal: &RedisJournal,
     name: &str,
-    epoch: Epoch,
+    token: FencingToken,
     sequence: u64,
     entry: &str,
 ) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
-    journal.append(&job(name), Append { epoch, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
+    journal.append(&job(name), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
 }
 
 async fn within_bound<T>(call: impl Future<Output = T>) -> T {
@@ -79,21 +79,21 @@ async fn a_run_goes_on_at_every_moment_of_its_slots_move_to_another_node() {
     let cluster = RedisCluster::start().await;
     let journal = RedisJournal::new(cluster.client());
     let key = key_of("a");
-    let epoch = take(&journal, "a").await;
-    append(&journal, "a", epoch, 0, "at home").await.unwrap();
+    let token = take(&journal, "a").await;
+    append(&journal, "a", token, 0, "at home").await.unwrap();
     let from = cluster.owner(&key);
     let to = (from + 1) % 3;
     cluster.begin_move(&key, from, to);
-    append(&journal, "a", epoch, 1, "before it moves").await.unwrap();
+    append(&journal, "a", token, 1, "before it moves").await.unwrap();
     cluster.move_key(&key, from, to);
     // The other node has not seen the script yet, and is asked as often as it takes to tell it.
-    append(&journal, "a", epoch, 2, "after it moved").await.unwrap();
-    journal.renew(&job("a"), epoch, LEASE).await.unwrap();
+    append(&journal, "a", token, 2, "after it moved").await.unwrap();
+    journal.renew(&job("a"), token, LEASE).await.unwrap();
     assert!(cluster.answered(from, "ASK") >= 2, "each call was sent on");
     cluster.end_move(&key, to);
-    append(&journal, "a", epoch, 3, "when all know").await.unwrap();
+    append(&journal, "a", token, 3, "when all know").await.unwrap();
     assert_eq!(cluster.answered(from, "MOVED"), 1);
-    append(&journal, "a", epoch, 4, "remembered").await.unwrap();
+    append(&journal, "a", token, 4, "remembered").await.unwrap();
     assert_eq!(cluster.answered(from, "MOVED"), 1, "the new place is remembered");
     let all = ["at home", "before it moves", "after it moved", "when all know", "remembered"];
     assert_eq!(RedisJournal::new(cluster.client()).read(&job("a")).await.unwrap(), all);
@@ -177,8 +177,8 @@ async fn the_runs_of_a_dead_or_frozen_master_go_on_at_the_replica_that_takes_its
         let journal = RedisJournal::new(quick(&cluster));
         let name = &one_job_each(&cluster)[2];
         let replica = cluster.add_replica_of(2).await;
-        let epoch = take(&journal, name).await;
-        append(&journal, name, epoch, 0, "x").await.unwrap();
+        let token = take(&journal, name).await;
+        append(&journal, name, token, 0, "x").await.unwrap();
         eventually("the replica has the entry", async || {
             cluster.nodes[replica].command(&["INFO", "keyspace"]).contains("keys=1").then_some(())
         })
@@ -188,16 +188,16 @@ async fn the_runs_of_a_dead_or_frozen_master_go_on_at_the_replica_that_takes_its
         } else {
             cluster.nodes[2].kill();
         }
-        let answer = within_bound(append(&journal, name, epoch, 1, "y")).await;
+        let answer = within_bound(append(&journal, name, token, 1, "y")).await;
         assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
         assert_eq!(cluster.nodes[replica].command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
-        eventually("the run goes on", async || within_bound(append(&journal, name, epoch, 1, "y")).await.ok()).await;
+        eventually("the run goes on", async || within_bound(append(&journal, name, token, 1, "y")).await.ok()).await;
         if frozen {
             cluster.nodes[2].thaw();
         } else {
             cluster.nodes[2].restart().await;
         }
-        eventually("the run goes on still", async || append(&journal, name, epoch, 2, "z").await.ok()).await;
+        eventually("the run goes on still", async || append(&journal, name, token, 2, "z").await.ok()).await;
         assert_eq!(journal.read(&job(name)).await.unwrap(), ["x", "y", "z"], "frozen: {frozen}");
     }
 }

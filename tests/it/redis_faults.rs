@@ -6,7 +6,7 @@ use agentkit_worker::cache::Cache;
 use agentkit_worker::cache::redis::RedisCache;
 use agentkit_worker::job::JobId;
 use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
+use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::key::Key;
 use agentkit_worker::redis_client::{Config, RedisClient};
 use secrecy::ExposeSecret;
@@ -30,16 +30,16 @@ fn quick_journal(redis: &Redis) -> RedisJournal {
     RedisJournal::new(RedisClient::new(&config).unwrap())
 }
 
-async fn take(journal: &RedisJournal) -> (Epoch, Vec<String>) {
-    match journal.take(&job(), "one", LEASE, TakeMode::Polite).await {
-        Ok(Take::Taken { epoch, entries }) => (epoch, entries),
+async fn take(journal: &RedisJournal) -> (FencingToken, Vec<String>) {
+    match journal.claim(&job(), "one", LEASE, ClaimMode::IfFree).await {
+        Ok(Claim::Granted { token, entries }) => (token, entries),
         other => panic!("{other:?}"),
     }
 }
 
-async fn append(journal: &RedisJournal, epoch: Epoch, sequence: u64, entry: &str) -> Result<(), JournalError> {
+async fn append(journal: &RedisJournal, token: FencingToken, sequence: u64, entry: &str) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
-    journal.append(&job(), Append { epoch, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
+    journal.append(&job(), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
 }
 
 async fn within_bound<T>(call: impl Future<Output = T>) -> T {
@@ -60,25 +60,25 @@ async fn a_redis_that_is_down_at_the_start_is_used_once_it_is_up() {
         assert!(within_bound(cache.get(&Key::new(&["a"]))).await.is_err());
     }
     redis.restart().await;
-    let (epoch, _) = eventually("the journal is available", async || {
-        let taken = journal.take(&job(), "one", LEASE, TakeMode::Polite).await.ok()?;
-        let Take::Taken { epoch, entries } = taken else { panic!("{taken:?}") };
-        Some((epoch, entries))
+    let (token, _) = eventually("the journal is available", async || {
+        let taken = journal.claim(&job(), "one", LEASE, ClaimMode::IfFree).await.ok()?;
+        let Claim::Granted { token, entries } = taken else { panic!("{taken:?}") };
+        Some((token, entries))
     })
     .await;
-    append(&journal, epoch, 0, "x").await.unwrap();
+    append(&journal, token, 0, "x").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_redis_killed_while_a_run_is_written_loses_no_acknowledged_append_and_keeps_no_second_copy() {
     let mut redis = Redis::start().await;
     let journal = quick_journal(&redis);
-    let (epoch, _) = take(&journal).await;
+    let (token, _) = take(&journal).await;
     let (written, mut progress) = watch::channel(0_u64);
     let writer = async {
         for sequence in 0..3000 {
             let entry = sequence.to_string();
-            eventually("the append succeeds", async || match append(&journal, epoch, sequence, &entry).await {
+            eventually("the append succeeds", async || match append(&journal, token, sequence, &entry).await {
                 Ok(()) => Some(()),
                 Err(JournalError::Unavailable(_)) => None,
                 Err(other) => panic!("{sequence}: {other}"),
@@ -104,10 +104,10 @@ async fn a_redis_killed_while_a_run_is_written_loses_no_acknowledged_append_and_
 async fn calls_to_a_frozen_redis_fail_in_time_and_an_append_that_happened_all_the_same_is_recognised() {
     let redis = Redis::start().await;
     let journal = quick_journal(&redis);
-    let (epoch, _) = take(&journal).await;
-    append(&journal, epoch, 0, "x").await.unwrap();
+    let (token, _) = take(&journal).await;
+    append(&journal, token, 0, "x").await.unwrap();
     redis.freeze();
-    let answer = within_bound(append(&journal, epoch, 1, "y")).await;
+    let answer = within_bound(append(&journal, token, 1, "y")).await;
     assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
     for _ in 0..7 {
         assert!(within_bound(journal.read(&job())).await.is_err());
@@ -118,7 +118,7 @@ async fn calls_to_a_frozen_redis_fail_in_time_and_an_append_that_happened_all_th
     })
     .await;
     assert_eq!(happened, ["x", "y"]);
-    append(&journal, epoch, 1, "y").await.unwrap();
+    append(&journal, token, 1, "y").await.unwrap();
     assert_eq!(journal.read(&job()).await.unwrap(), ["x", "y"]);
 }
 
@@ -165,13 +165,13 @@ async fn the_breaker_opens_after_five_failures_and_closes_when_redis_is_back() {
 async fn a_restart_between_two_calls_goes_unnoticed() {
     let mut redis = Redis::start().await;
     let journal = RedisJournal::new(redis.client());
-    let (epoch, _) = take(&journal).await;
+    let (token, _) = take(&journal).await;
     redis.kill();
     redis.restart().await;
-    append(&journal, epoch, 0, "x").await.unwrap();
+    append(&journal, token, 0, "x").await.unwrap();
     redis.command(&["SCRIPT", "FLUSH"]);
     redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-    append(&journal, epoch, 1, "y").await.unwrap();
+    append(&journal, token, 1, "y").await.unwrap();
     assert_eq!(journal.read(&job()).await.unwrap(), ["x", "y"]);
 }
 
@@ -180,50 +180,50 @@ async fn a_read_only_replica_is_reported_as_unavailable_and_still_read() {
     let redis = Redis::start().await;
     let journal = RedisJournal::new(redis.client());
     let client = redis.client();
-    let (epoch, _) = take(&journal).await;
-    append(&journal, epoch, 0, "x").await.unwrap();
+    let (token, _) = take(&journal).await;
+    append(&journal, token, 0, "x").await.unwrap();
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
     for _ in 0..10 {
-        let answer = append(&journal, epoch, 1, "y").await;
+        let answer = append(&journal, token, 1, "y").await;
         assert!(
             matches!(&answer, Err(JournalError::Unavailable(text)) if text.to_lowercase().contains("read")),
             "{answer:?}"
         );
-        let answer = journal.take(&job(), "two", LEASE, TakeMode::Force).await;
+        let answer = journal.claim(&job(), "two", LEASE, ClaimMode::Steal).await;
         assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
     }
     assert_eq!(journal.read(&job()).await.unwrap(), ["x"]);
     assert_eq!(client.facts().await.unwrap()[0].role, "slave");
     redis.command(&["REPLICAOF", "NO", "ONE"]);
-    append(&journal, epoch, 1, "y").await.unwrap();
+    append(&journal, token, 1, "y").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_full_redis_is_reported_as_unavailable_and_takes_nothing_by_half() {
     let redis = Redis::start().await;
     let journal = RedisJournal::new(redis.client());
-    let (epoch, _) = take(&journal).await;
+    let (token, _) = take(&journal).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let answer = append(&journal, epoch, 0, "x").await;
+    let answer = append(&journal, token, 0, "x").await;
     assert!(matches!(&answer, Err(JournalError::Unavailable(text)) if text.contains("OOM")), "{answer:?}");
     assert_eq!(journal.read(&job()).await.unwrap(), Vec::<String>::new());
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    append(&journal, epoch, 0, "x").await.unwrap();
+    append(&journal, token, 0, "x").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_redis_emptied_in_the_middle_of_a_run_is_noticed_and_the_epoch_still_rises() {
     let redis = Redis::start().await;
     let journal = RedisJournal::new(redis.client());
-    let (epoch, _) = take(&journal).await;
-    append(&journal, epoch, 0, "x").await.unwrap();
+    let (token, _) = take(&journal).await;
+    append(&journal, token, 0, "x").await.unwrap();
     redis.command(&["FLUSHALL"]);
-    let answer = append(&journal, epoch, 1, "y").await;
+    let answer = append(&journal, token, 1, "y").await;
     assert!(matches!(answer, Err(JournalError::Lost)), "{answer:?}");
     let (again, entries) = take(&journal).await;
-    assert!(again > epoch);
+    assert!(again > token);
     assert_eq!(entries, Vec::<String>::new());
-    let answer = append(&journal, epoch, 1, "y").await;
+    let answer = append(&journal, token, 1, "y").await;
     assert!(matches!(answer, Err(JournalError::OwnershipLost)), "{answer:?}");
 }
 
@@ -236,9 +236,9 @@ async fn a_cluster_node_finds_every_key_declared_and_in_one_slot() {
     })
     .await;
     let journal = RedisJournal::new(redis.client());
-    let (epoch, _) = take(&journal).await;
-    append(&journal, epoch, 0, "x").await.unwrap();
-    journal.renew(&job(), epoch, LEASE).await.unwrap();
+    let (token, _) = take(&journal).await;
+    append(&journal, token, 0, "x").await.unwrap();
+    journal.renew(&job(), token, LEASE).await.unwrap();
     assert_eq!(journal.read(&job()).await.unwrap(), ["x"]);
     assert_eq!(redis.command(&["CLUSTER", "KEYSLOT", "agentkit:run:{a}"]), redis.command(&["CLUSTER", "KEYSLOT", "a"]));
     assert_eq!(redis.command(&["EXISTS", "agentkit:run:{a}"]), "1");
@@ -252,11 +252,11 @@ async fn foreign_data_under_a_runs_key_is_reported_and_never_taken_for_a_run() {
         &["length", "2", "0", "x"],
         &["length", "-1"],
         &["length", "99999999999999999999999"],
-        &["length", "1", "0", "\u{e9}", "epoch", "x"],
+        &["length", "1", "0", "\u{e9}", "token", "x"],
     ];
     redis.command(&["SET", "agentkit:run:{a}", "text"]);
     assert!(matches!(journal.read(&job()).await, Err(JournalError::Unavailable(_))));
-    assert!(matches!(journal.take(&job(), "one", LEASE, TakeMode::Polite).await, Err(JournalError::Unavailable(_))));
+    assert!(matches!(journal.claim(&job(), "one", LEASE, ClaimMode::IfFree).await, Err(JournalError::Unavailable(_))));
     for hash in &hashes[..3] {
         redis.command(&["DEL", "agentkit:run:{a}"]);
         redis.command(&[&["HSET", "agentkit:run:{a}"], *hash].concat());

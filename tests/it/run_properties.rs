@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use agentkit_worker::agent::conclusion;
 use agentkit_worker::agent::effect::Effect;
-use agentkit_worker::agent::event::{Aside, Entry, Event, Pause, Plan, SCHEMA_VERSION, Settings, Started, ToolOutcome};
+use agentkit_worker::agent::event::{
+    Entry, Event, GivenUp, Pause, Plan, SCHEMA_VERSION, Settings, Started, ToolOutcome,
+};
 use agentkit_worker::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use agentkit_worker::agent::plan::plan;
 use agentkit_worker::agent::run::{Run, Step};
@@ -157,9 +159,9 @@ impl World {
         let reply = conclusion::reply(&self.run, Conclusion::failed(detail), self.now);
         self.check_account(&reply.event);
         let step = self.run.doing(self.now);
-        self.event(Event::PutAside(Aside { reason: "poison".into(), detail: "died".into(), step }));
+        self.event(Event::GivenUp(GivenUp { reason: "poison".into(), detail: "died".into(), step }));
         self.event(Event::Finished(Box::new(reply)));
-        assert!(self.run.aside().is_some());
+        assert!(self.run.given_up().is_some());
     }
 
     /// A worker takes the run; the one that had it, if any, died.
@@ -170,7 +172,7 @@ impl World {
     fn pause(&mut self, cause: Pause) {
         self.event(Event::AttemptEnded { cause, detail: String::new() });
         if self.draw(2) == 0 {
-            self.event(Event::WakeUpPublished { turn: self.run.wake_up_turn() + 1 });
+            self.event(Event::WakeUpPublished { generation: self.run.wake_up_generation() + 1 });
         }
         let before = self.run.remaining(self.now);
         self.now += SignedDuration::from_hours(5);

@@ -8,7 +8,7 @@ use agentkit_worker::agent::effect::Ran;
 use agentkit_worker::clock::{ManualClock, SharedClock};
 use agentkit_worker::http;
 use agentkit_worker::job::{ConnectionName, Identifier};
-use agentkit_worker::retry::{Policy, Verdict};
+use agentkit_worker::retry::{Policy, RetryDecision};
 use agentkit_worker::scalekit::{
     AccountStatus, Config, Error, ExecuteRequest, LogStatus, RateLimitScope, Scalekit, ScopedTool, ToolAnswer,
 };
@@ -224,7 +224,7 @@ async fn the_providers_401_leaves_our_token_alone() {
 async fn what_runs_a_tool_is_sent_once_and_says_who_and_where() {
     let peer = peer(|_| Answer::of(503, "text/plain", "down")).await;
     let error = execute(&scalekit(&peer.url)).await.unwrap_err();
-    assert_eq!((error.retry_tool(), error.ran()), (Verdict::Again, Ran::Perhaps));
+    assert_eq!((error.retry_tool(), error.ran()), (RetryDecision::Again, Ran::Perhaps));
     let requests = peer.requests(EXECUTE);
     assert_eq!(requests.len(), 1, "only the caller knows whether it may run again");
     assert_eq!(
@@ -476,8 +476,8 @@ fn check_row(row: &Row, error: &Error) {
     let name = &row.name;
     assert_eq!(error.code(), row.code, "{name}: {error}");
     assert_eq!(error.ran(), row.ran, "{name}");
-    assert_eq!(error.retry() != Verdict::Stop, row.retry, "{name}");
-    assert_eq!(error.retry_tool() != Verdict::Stop, row.retry_tool, "{name}");
+    assert_eq!(error.retry() != RetryDecision::Stop, row.retry, "{name}");
+    assert_eq!(error.retry_tool() != RetryDecision::Stop, row.retry_tool, "{name}");
     assert_eq!(error.auth_lost(), row.auth_lost, "{name}");
     assert_eq!(error.is_answer(), row.answer, "{name}");
     let details = error.details();

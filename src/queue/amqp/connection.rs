@@ -1,7 +1,7 @@
 //! One connection to the broker: made, watched and cut, with every wait bounded.
 //!
 //! The client library's automatic recovery stays off: it was seen to stop recovering without a word, and its confirms hang
-//! meanwhile (measured with lapin 4.12.3). Whoever holds a [`Link`] builds a new one where it failed.
+//! meanwhile (measured with lapin 4.12.3). Whoever holds a [`BrokerConnection`] builds a new one where it failed.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -18,19 +18,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use crate::queue::QueueError;
-use crate::retry::{Policy, Verdict, Waits};
+use crate::retry::{Backoff, Policy, RetryDecision};
 
 /// Nominal wait before the first reconnect.
 const RECONNECT_INITIAL_MILLISECONDS: u64 = 200;
 
 /// An open connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct BrokerConnection {
     pub(super) connection: Connection,
     socket: Socket,
 }
 
-impl Link {
+impl BrokerConnection {
     /// Connects. `role` is what the operator sees in the broker's list of connections.
     pub(super) async fn open(config: &Config, role: &str) -> Result<Self, QueueError> {
         let uri = address(config)?;
@@ -172,7 +172,7 @@ fn too_large(text: &str) -> Option<QueueError> {
 #[derive(Debug)]
 pub(super) struct Reconnect {
     policy: Policy,
-    waits: Waits,
+    waits: Backoff,
     tried: bool,
     up_since: Option<tokio::time::Instant>,
 }
@@ -185,7 +185,7 @@ impl Reconnect {
             max_milliseconds: config.reconnect_max_milliseconds,
             max_retry_after_milliseconds: 0,
         };
-        Self { policy, waits: Waits::new(policy), tried: false, up_since: None }
+        Self { policy, waits: Backoff::new(policy), tried: false, up_since: None }
     }
 
     /// Calls `open` until it succeeds, or returns `None` once `stop` is cancelled. Says so when the reason changes, not
@@ -232,9 +232,9 @@ impl Reconnect {
         }
         let held = self.up_since.take().map(|since| since.elapsed()).unwrap_or_default();
         if held > Duration::from_millis(self.policy.max_milliseconds) {
-            self.waits = Waits::new(self.policy);
+            self.waits = Backoff::new(self.policy);
         }
-        self.waits.next(Verdict::Again).unwrap_or(Duration::from_millis(self.policy.max_milliseconds))
+        self.waits.next(RetryDecision::Again).unwrap_or(Duration::from_millis(self.policy.max_milliseconds))
     }
 }
 
@@ -302,7 +302,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("amqp://{}", listener.local_addr().unwrap());
         let config = Config { connect_timeout_milliseconds: 100, ..config(&url) };
-        let open = tokio::spawn(async move { Link::open(&config, "test").await });
+        let open = tokio::spawn(async move { BrokerConnection::open(&config, "test").await });
         let (mut peer, _) = listener.accept().await.unwrap();
         let mut received = Vec::new();
         let end = tokio::time::timeout(Duration::from_secs(5), peer.read_to_end(&mut received)).await;

@@ -12,15 +12,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Link, Reconnect, short, within};
-use super::delivery::Epoch;
+use super::connection::{BrokerConnection, Reconnect, short, within};
+use super::delivery::ConnectionGeneration;
 use super::{Config, Status, topology};
 use crate::queue::{Consumer, Delivery, QueueError};
 
 /// The consumer of the job queue. Its connection is kept up also while nobody calls [`Consumer::next`].
 #[derive(Debug)]
 pub struct AmqpConsumer {
-    deliveries: mpsc::Receiver<(Arc<Epoch>, Delivery)>,
+    deliveries: mpsc::Receiver<(Arc<ConnectionGeneration>, Delivery)>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
     _stop_on_drop: DropGuard,
@@ -39,9 +39,9 @@ impl AmqpConsumer {
 impl Consumer for AmqpConsumer {
     async fn next(&mut self) -> Option<Delivery> {
         loop {
-            let (epoch, delivery) = self.deliveries.recv().await?;
+            let (generation, delivery) = self.deliveries.recv().await?;
             // One that outlived its connection comes again.
-            if !epoch.over.is_cancelled() {
+            if !generation.over.is_cancelled() {
                 return Some(delivery);
             }
         }
@@ -64,28 +64,28 @@ impl Consumer for AmqpConsumer {
 async fn supervise(
     config: Arc<Config>,
     prefetch: u16,
-    deliveries: mpsc::Sender<(Arc<Epoch>, Delivery)>,
+    deliveries: mpsc::Sender<(Arc<ConnectionGeneration>, Delivery)>,
     status: Arc<Status>,
     stop: CancellationToken,
 ) {
     let mut reconnect = Reconnect::new(&config);
     let mut lives = 0_u64;
-    while let Some((epoch, consumer)) = reconnect.until_open(&stop, || open(&config, prefetch)).await {
+    while let Some((generation, consumer)) = reconnect.until_open(&stop, || open(&config, prefetch)).await {
         status.reconnects.fetch_add(u64::from(lives > 0), Ordering::Relaxed);
         lives += 1;
         status.consuming.store(true, Ordering::Relaxed);
         tracing::info!(queue = %consumer.queue(), prefetch, "consuming");
-        let ended = pass_on(&epoch, consumer, &deliveries, &stop).await;
+        let ended = pass_on(&generation, consumer, &deliveries, &stop).await;
         status.consuming.store(false, Ordering::Relaxed);
         let Err(reason) = ended else { return };
-        epoch.end();
+        generation.end();
         tracing::warn!(reason, "consuming connection lost");
     }
 }
 
-async fn open(config: &Config, prefetch: u16) -> Result<(Arc<Epoch>, lapin::Consumer), QueueError> {
+async fn open(config: &Config, prefetch: u16) -> Result<(Arc<ConnectionGeneration>, lapin::Consumer), QueueError> {
     let (names, timeout) = (config.names(), config.answer_timeout());
-    let link = Link::open(config, "agentkit-worker consumer").await?;
+    let link = BrokerConnection::open(config, "agentkit-worker consumer").await?;
     topology::establish(&link, &names, config.topology, timeout).await?;
     let channel = link.channel(timeout).await?;
     // Per consumer: quorum queues refuse the other kind (measured on 3.10 and 4.0).
@@ -93,17 +93,17 @@ async fn open(config: &Config, prefetch: u16) -> Result<(Arc<Epoch>, lapin::Cons
     let queue = short(&names.jobs())?;
     let consume = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default());
     let consumer = within(timeout, consume).await?;
-    Ok((Epoch::new(link, channel, timeout, true), consumer))
+    Ok((ConnectionGeneration::new(link, channel, timeout, true), consumer))
 }
 
-/// Passes deliveries on until `stop`; an error is the reason why the epoch is over.
+/// Passes deliveries on until `stop`; an error is the reason why the generation is over.
 async fn pass_on(
-    epoch: &Arc<Epoch>,
+    generation: &Arc<ConnectionGeneration>,
     mut consumer: lapin::Consumer,
-    deliveries: &mpsc::Sender<(Arc<Epoch>, Delivery)>,
+    deliveries: &mpsc::Sender<(Arc<ConnectionGeneration>, Delivery)>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
-    let mut lost = pin!(epoch.lost());
+    let mut lost = pin!(generation.lost());
     loop {
         let next = async {
             // A place first: what is not fetched from the library can still be given back.
@@ -113,13 +113,13 @@ async fn pass_on(
         let (place, delivery) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = epoch.over.cancelled() => return Err("a delivery could not be settled".to_owned()),
+            () = generation.over.cancelled() => return Err("a delivery could not be settled".to_owned()),
             // The stream tells it too, but not while nobody takes deliveries from us.
             reason = &mut lost => return Err(reason),
             next = next => next,
         };
         let delivery = match delivery {
-            Some(Ok(delivery)) => epoch.delivery(delivery),
+            Some(Ok(delivery)) => generation.delivery(delivery),
             Some(Err(error)) => return Err(error.to_string()),
             None => return Err("the broker cancelled the consumer".to_owned()),
         };
@@ -127,22 +127,22 @@ async fn pass_on(
             let _ = delivery.requeue().await;
             break;
         };
-        place.send((epoch.clone(), delivery));
+        place.send((generation.clone(), delivery));
     }
-    give_back(epoch, consumer).await;
+    give_back(generation, consumer).await;
     Ok(())
 }
 
 /// Ends the consumer and gives back what was fetched ahead. The connection stays for the deliveries handed out.
-async fn give_back(epoch: &Arc<Epoch>, mut consumer: lapin::Consumer) {
-    let cancel = epoch.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-    if within(epoch.timeout, cancel).await.is_err() {
+async fn give_back(generation: &Arc<ConnectionGeneration>, mut consumer: lapin::Consumer) {
+    let cancel = generation.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+    if within(generation.timeout, cancel).await.is_err() {
         return;
     }
     let rest = async {
         while let Some(Ok(delivery)) = consumer.next().await {
-            let _ = epoch.delivery(delivery).requeue().await;
+            let _ = generation.delivery(delivery).requeue().await;
         }
     };
-    let _ = tokio::time::timeout(epoch.timeout, rest).await;
+    let _ = tokio::time::timeout(generation.timeout, rest).await;
 }

@@ -10,14 +10,14 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::{Acker, Channel, Event};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Link, within};
+use super::connection::{BrokerConnection, within};
 use super::message;
 use crate::queue::{Delivery, QueueError, Settle};
 
 /// One life of a connection that deliveries come over. Lives until the last of them is settled or dropped.
 #[derive(Debug)]
-pub(super) struct Epoch {
-    pub(super) link: Link,
+pub(super) struct ConnectionGeneration {
+    pub(super) link: BrokerConnection,
     pub(super) channel: Channel,
     pub(super) timeout: Duration,
     /// Cancelled when the connection is given up: from then on the broker delivers everything unsettled again.
@@ -26,8 +26,13 @@ pub(super) struct Epoch {
     requeues_dropped: bool,
 }
 
-impl Epoch {
-    pub(super) fn new(link: Link, channel: Channel, timeout: Duration, requeues_dropped: bool) -> Arc<Self> {
+impl ConnectionGeneration {
+    pub(super) fn new(
+        link: BrokerConnection,
+        channel: Channel,
+        timeout: Duration,
+        requeues_dropped: bool,
+    ) -> Arc<Self> {
         Arc::new(Self { link, channel, timeout, over: CancellationToken::new(), requeues_dropped })
     }
 
@@ -54,29 +59,29 @@ impl Epoch {
     /// Our form of a delivery.
     pub(super) fn delivery(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Delivery {
         let message = message::from_wire(delivery.data, &delivery.properties);
-        let settle = AmqpSettle { epoch: self.clone(), acker: delivery.acker };
+        let settle = AmqpSettle { generation: self.clone(), acker: delivery.acker };
         Delivery::new(message, delivery.redelivered, Box::new(settle))
     }
 }
 
 #[derive(Debug)]
 struct AmqpSettle {
-    epoch: Arc<Epoch>,
+    generation: Arc<ConnectionGeneration>,
     acker: Acker,
 }
 
 impl AmqpSettle {
     async fn settle(&self, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), QueueError> {
         let lost = || QueueError::Unavailable("the connection of this delivery is gone, it comes again".to_owned());
-        if self.epoch.over.is_cancelled() {
+        if self.generation.over.is_cancelled() {
             return Err(lost());
         }
-        let settled = within(self.epoch.timeout, answer).await;
+        let settled = within(self.generation.timeout, answer).await;
         // `false`: the channel is gone, nothing was sent.
         if let Ok(true) = settled {
             return Ok(());
         }
-        self.epoch.end();
+        self.generation.end();
         settled.and_then(|_| Err(lost()))
     }
 }
@@ -84,8 +89,8 @@ impl AmqpSettle {
 /// A task that panicked would otherwise hold its delivery until the broker's consumer timeout.
 impl Drop for AmqpSettle {
     fn drop(&mut self) {
-        let (epoch, acker) = (self.epoch.clone(), self.acker.clone());
-        if !epoch.requeues_dropped || epoch.over.is_cancelled() || !acker.usable() {
+        let (generation, acker) = (self.generation.clone(), self.acker.clone());
+        if !generation.requeues_dropped || generation.over.is_cancelled() || !acker.usable() {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -93,7 +98,7 @@ impl Drop for AmqpSettle {
                 tracing::warn!("a delivery was dropped and goes back to the queue");
                 let requeue = acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
                 // Where this fails, the end of the connection gives it back.
-                let _ = within(epoch.timeout, requeue).await;
+                let _ = within(generation.timeout, requeue).await;
             });
         }
     }

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
-use super::connection::{Link, within};
+use super::connection::{BrokerConnection, within};
 use super::{Config, message};
 use crate::queue::{Message, QueueError};
 
@@ -13,14 +13,14 @@ use crate::queue::{Message, QueueError};
 pub struct ReplyInbox {
     name: String,
     consumer: lapin::Consumer,
-    _link: Link,
+    _link: BrokerConnection,
 }
 
 impl ReplyInbox {
     /// Connects and makes the queue.
     pub async fn open(config: &Config) -> Result<Self, QueueError> {
         let timeout = config.answer_timeout();
-        let link = Link::open(config, "agentkit-worker replies").await?;
+        let link = BrokerConnection::open(config, "agentkit-worker replies").await?;
         let channel = link.channel(timeout).await?;
         let options = QueueDeclareOptions::exclusive().auto_delete();
         let queue = within(timeout, channel.queue_declare("".into(), options, FieldTable::default())).await?;

@@ -9,8 +9,8 @@ use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable, parsing};
 use lapin::uri::AMQPUri;
 
-use super::connection::{Link, address, short, within};
-use super::delivery::Epoch;
+use super::connection::{BrokerConnection, address, short, within};
+use super::delivery::ConnectionGeneration;
 use super::{Config, definitions};
 use crate::queue::{Delivery, QueueError};
 
@@ -57,7 +57,7 @@ pub enum QueueState {
 
 /// Looks at the broker. Makes no queue.
 pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
-    let link = Link::open(config, "agentkit-worker doctor").await?;
+    let link = BrokerConnection::open(config, "agentkit-worker doctor").await?;
     let timeout = config.answer_timeout();
     let (product, version) = greeting(config).await?;
     let mut queues = Vec::new();
@@ -124,7 +124,7 @@ fn server_properties(payload: &[u8]) -> Option<(String, String)> {
 /// this is dropped.
 #[derive(Debug)]
 pub struct DeadLetters {
-    epoch: Arc<Epoch>,
+    generation: Arc<ConnectionGeneration>,
     queue: String,
 }
 
@@ -132,17 +132,17 @@ impl DeadLetters {
     /// Connects; the queue must exist.
     pub async fn open(config: &Config) -> Result<Self, QueueError> {
         let timeout = config.answer_timeout();
-        let link = Link::open(config, "agentkit-worker dead letters").await?;
+        let link = BrokerConnection::open(config, "agentkit-worker dead letters").await?;
         let channel = link.channel(timeout).await?;
-        Ok(Self { epoch: Epoch::new(link, channel, timeout, false), queue: config.names().dead() })
+        Ok(Self { generation: ConnectionGeneration::new(link, channel, timeout, false), queue: config.names().dead() })
     }
 
     /// Takes the next letter, `None` where none is left. To look at all of them keep each until the last was taken: one
     /// that is put back may be the next one taken.
     pub async fn take(&self) -> Result<Option<Delivery>, QueueError> {
-        let get = self.epoch.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
-        let taken = within(self.epoch.timeout, get).await?;
-        Ok(taken.map(|message| self.epoch.delivery(message.delivery)))
+        let get = self.generation.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
+        let taken = within(self.generation.timeout, get).await?;
+        Ok(taken.map(|message| self.generation.delivery(message.delivery)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! RabbitMQ, through quorum queues, publisher confirms and two connections that are rebuilt for ever.
 //!
 //! A connection is never repaired: at the first sign of trouble it is dropped with all its channels, and a new one is built
-//! (an *epoch*). Deliveries know the epoch they came with, so that a late ack is an error and not somebody else's ack.
+//! (a *generation*). Deliveries know the generation they came with, so that a late ack is an error and not somebody else's ack.
 //! Consuming and publishing have a connection each, because a broker that is low on memory stops reading from those that
 //! publish, and acks must still get through.
 
@@ -28,7 +28,7 @@ pub use publisher::AmqpPublisher;
 pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
 
 use crate::queue::QueueError;
-use crate::retry::{Policy, Verdict, retry};
+use crate::retry::{Policy, RetryDecision, retry};
 
 /// How the broker is reached and used.
 #[derive(Debug, Clone, Deserialize)]
@@ -137,9 +137,9 @@ impl AmqpQueue {
         let config = Arc::new(config);
         let first = retry(
             policy,
-            |error| if matches!(error, QueueError::Refused(_)) { Verdict::Stop } else { Verdict::Again },
+            |error| if matches!(error, QueueError::Refused(_)) { RetryDecision::Stop } else { RetryDecision::Again },
             |error, attempt, _| tracing::warn!(%error, attempt, "broker not reached, trying again"),
-            || publisher::Epoch::open(&config),
+            || publisher::PublisherGeneration::open(&config),
         )
         .await?;
         let status = Arc::new(Status::default());

@@ -15,7 +15,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Event};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Link, Reconnect, explain, short, within};
+use super::connection::{BrokerConnection, Reconnect, explain, short, within};
 use super::{Config, Status, message, topology};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 
@@ -27,7 +27,7 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
 #[derive(Debug)]
 pub struct AmqpPublisher {
     config: Arc<Config>,
-    current: watch::Receiver<Option<Arc<Epoch>>>,
+    current: watch::Receiver<Option<Arc<PublisherGeneration>>>,
     _stop_on_drop: DropGuard,
 }
 
@@ -42,7 +42,7 @@ enum Fate {
 }
 
 impl AmqpPublisher {
-    pub(super) fn start(config: Arc<Config>, first: Epoch, status: Arc<Status>) -> Self {
+    pub(super) fn start(config: Arc<Config>, first: PublisherGeneration, status: Arc<Status>) -> Self {
         status.connected.store(true, Ordering::Relaxed);
         let first = Arc::new(first);
         let (sender, current) = watch::channel(Some(first.clone()));
@@ -60,14 +60,14 @@ impl AmqpPublisher {
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<Fate, QueueError> {
-        self.epoch().await?.send(queue, mandatory, body, properties).await
+        self.generation().await?.send(queue, mandatory, body, properties).await
     }
 
-    async fn epoch(&self) -> Result<Arc<Epoch>, QueueError> {
+    async fn generation(&self) -> Result<Arc<PublisherGeneration>, QueueError> {
         let mut current = self.current.clone();
         let waited = tokio::time::timeout(self.config.answer_timeout(), current.wait_for(Option::is_some)).await;
-        let epoch = waited.ok().and_then(|found| found.ok()?.clone());
-        epoch.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
+        let generation = waited.ok().and_then(|found| found.ok()?.clone());
+        generation.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
     /// Publishes to a queue that must exist. Where somebody deleted it, it is made again and the message is not
@@ -79,8 +79,8 @@ impl AmqpPublisher {
             Fate::Refused => return Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
         }
         let (names, timeout) = (self.config.names(), self.config.answer_timeout());
-        let epoch = self.epoch().await?;
-        topology::establish(&epoch.link, &names, self.config.topology, timeout).await?;
+        let generation = self.generation().await?;
+        topology::establish(&generation.link, &names, self.config.topology, timeout).await?;
         Err(QueueError::Unavailable(format!("queue {queue} did not exist")))
     }
 }
@@ -110,8 +110,8 @@ impl Publisher for AmqpPublisher {
 /// Keeps a connection up until `stop`, for ever.
 async fn supervise(
     config: Arc<Config>,
-    mut epoch: Arc<Epoch>,
-    current: watch::Sender<Option<Arc<Epoch>>>,
+    mut generation: Arc<PublisherGeneration>,
+    current: watch::Sender<Option<Arc<PublisherGeneration>>>,
     status: Arc<Status>,
     stop: CancellationToken,
 ) {
@@ -120,27 +120,27 @@ async fn supervise(
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => None,
-            reason = epoch.watch(&status) => Some(reason),
+            reason = generation.watch(&status) => Some(reason),
         };
         current.send_replace(None);
         status.connected.store(false, Ordering::Relaxed);
         status.blocked.store(false, Ordering::Relaxed);
         let Some(reason) = ended else { return };
-        epoch.link.cut();
+        generation.link.cut();
         tracing::warn!(reason, "publishing connection lost");
-        let Some(next) = reconnect.until_open(&stop, || Epoch::open(&config)).await else { return };
+        let Some(next) = reconnect.until_open(&stop, || PublisherGeneration::open(&config)).await else { return };
         tracing::info!("publishing connection is back");
-        epoch = Arc::new(next);
+        generation = Arc::new(next);
         status.reconnects.fetch_add(1, Ordering::Relaxed);
         status.connected.store(true, Ordering::Relaxed);
-        current.send_replace(Some(epoch.clone()));
+        current.send_replace(Some(generation.clone()));
     }
 }
 
 /// One connection's life.
 #[derive(Debug)]
-pub(super) struct Epoch {
-    link: Link,
+pub(super) struct PublisherGeneration {
+    link: BrokerConnection,
     timeout: Duration,
     permits: Semaphore,
     idle: Mutex<Vec<Channel>>,
@@ -150,10 +150,10 @@ pub(super) struct Epoch {
     stuck: CancellationToken,
 }
 
-impl Epoch {
+impl PublisherGeneration {
     /// Connects and makes sure of the queues.
     pub(super) async fn open(config: &Config) -> Result<Self, QueueError> {
-        let link = Link::open(config, "agentkit-worker publisher").await?;
+        let link = BrokerConnection::open(config, "agentkit-worker publisher").await?;
         topology::establish(&link, &config.names(), config.topology, config.answer_timeout()).await?;
         Ok(Self {
             link,

@@ -11,7 +11,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Queue};
 
-use super::connection::{Link, short, within};
+use super::connection::{BrokerConnection, short, within};
 use crate::queue::{Destination, QueueError};
 
 /// Deliveries of one job message before the broker dead-letters it. Only the net for workers that crash on a job: runs
@@ -182,7 +182,7 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
 
 /// Makes sure of the queues as `mode` says. All refusals are reported at once.
 pub(super) async fn establish(
-    link: &Link,
+    link: &BrokerConnection,
     names: &QueueNames,
     mode: TopologyMode,
     timeout: Duration,

@@ -11,7 +11,7 @@ use agentkit_worker::app::Backends;
 use agentkit_worker::clock::SystemClock;
 use agentkit_worker::config::Config;
 use agentkit_worker::job::JobId;
-use agentkit_worker::journal::{Append, Epoch, Journal, JournalError, Take, TakeMode};
+use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::queue::{Consumer, Delivery, Destination, Message, Published, Publisher, QueueError, Settle};
 use agentkit_worker::shutdown::Shutdown;
 use async_trait::async_trait;
@@ -95,9 +95,9 @@ pub(crate) struct FusedJournal(pub(crate) Arc<dyn Journal>, pub(crate) Arc<Fuse>
 
 #[async_trait]
 impl Journal for FusedJournal {
-    async fn take(&self, job: &JobId, owner: &str, lease: Duration, mode: TakeMode) -> Result<Take, JournalError> {
-        let operation = self.0.take(job, owner, lease, mode);
-        self.1.guard("take".into(), operation, || JournalError::Unavailable("fuse".into())).await
+    async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError> {
+        let operation = self.0.claim(job, owner, lease, mode);
+        self.1.guard("claim".into(), operation, || JournalError::Unavailable("fuse".into())).await
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
@@ -106,12 +106,12 @@ impl Journal for FusedJournal {
         self.1.guard(format!("append {names}"), operation, || JournalError::Unavailable("fuse".into())).await
     }
 
-    async fn renew(&self, job: &JobId, epoch: Epoch, lease: Duration) -> Result<(), JournalError> {
+    async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
         // Renewals come by the clock; only giving the lease back has its place in the run.
         if !lease.is_zero() {
-            return self.0.renew(job, epoch, lease).await;
+            return self.0.renew(job, token, lease).await;
         }
-        let operation = self.0.renew(job, epoch, lease);
+        let operation = self.0.renew(job, token, lease);
         self.1.guard("release".into(), operation, || JournalError::Unavailable("fuse".into())).await
     }
 
@@ -119,8 +119,8 @@ impl Journal for FusedJournal {
         self.0.read(job).await
     }
 
-    async fn taken_by_force(&self) -> Result<HashMap<JobId, Epoch>, JournalError> {
-        self.0.taken_by_force().await
+    async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {
+        self.0.stolen().await
     }
 }
 

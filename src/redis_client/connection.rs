@@ -1,0 +1,132 @@
+//! What the client is connected to: one Redis server, or a Redis Cluster by the `redis` crate's own cluster connection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
+    Value, from_redis_value,
+};
+
+use super::{Config, Unavailable, describe};
+
+/// How often the crate sends a command again: a node that was restarted takes three (the connection is lost, another
+/// node names it, it still loads), a slot under way two. The time that a call has ends it sooner.
+const RETRIES: u32 = 5;
+/// The least and the longest wait in milliseconds before it does, where nobody has said who is to be asked. Its own are
+/// longer than a call may last.
+const RETRY_WAIT: (u64, u64) = (20, 200);
+
+/// Where links lead to.
+pub(super) enum Target {
+    Single { client: Client, timeouts: AsyncConnectionConfig },
+    Cluster(ClusterClient),
+}
+
+/// A connection to it.
+#[derive(Clone)]
+pub(super) enum RedisConnection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Target {
+    /// # Errors
+    /// All that is wrong with the address.
+    pub(super) fn new(config: &Config) -> Result<Self, Unavailable> {
+        let mut addresses = config.addresses().map_err(|problems| Unavailable(problems.join("; ")))?;
+        let connection_timeout = Duration::from_millis(config.connection_timeout_milliseconds);
+        let response_timeout = Duration::from_millis(config.response_timeout_milliseconds);
+        if config.cluster {
+            let client = ClusterClientBuilder::new(addresses)
+                .connection_timeout(connection_timeout)
+                .response_timeout(response_timeout)
+                // A node that hangs is waited for twice while the crate reads the map of slots anew. Others that have
+                // nothing to do with it are to be answered after that.
+                .overall_response_timeout(Some(connection_timeout + 2 * response_timeout))
+                .retries(RETRIES)
+                .min_retry_wait(RETRY_WAIT.0)
+                .max_retry_wait(RETRY_WAIT.1)
+                .build();
+            return client.map(Self::Cluster).map_err(|error| describe(&error));
+        }
+        let address = addresses.pop().ok_or_else(|| Unavailable("no address".to_owned()))?;
+        let client = Client::open(address).map_err(|error| describe(&error))?;
+        let timeouts = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(connection_timeout))
+            .set_response_timeout(Some(response_timeout));
+        Ok(Self::Single { client, timeouts })
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    pub(super) async fn connect(&self) -> RedisResult<RedisConnection> {
+        Ok(match self {
+            Self::Single { client, timeouts } => {
+                RedisConnection::Single(client.get_multiplexed_async_connection_with_config(timeouts).await?)
+            }
+            Self::Cluster(client) => RedisConnection::Cluster(client.get_async_connection().await?),
+        })
+    }
+
+    /// Why it did not do it; where it is not what the configuration says, that too.
+    pub(super) fn describe(&self, error: &RedisError) -> Unavailable {
+        let cause = describe(error);
+        let elsewhere = error.is_cluster_error() || error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot);
+        if elsewhere && !self.is_cluster() {
+            return Unavailable(format!("this is a node of a redis cluster: set redis.cluster = true ({cause})"));
+        }
+        if self.is_cluster() && cause.0.contains("cluster support disabled") {
+            return Unavailable("this is no node of a redis cluster: unset redis.cluster".to_owned());
+        }
+        cause
+    }
+}
+
+impl RedisConnection {
+    /// What the server answers, under no name, or every master of a cluster that is connected, under its address.
+    pub(super) async fn ask_all(&mut self, question: &Cmd) -> RedisResult<BTreeMap<String, Vec<u8>>> {
+        match self {
+            Self::Single(connection) => Ok(BTreeMap::from([(String::new(), question.query_async(connection).await?)])),
+            Self::Cluster(connection) => {
+                let each = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::Special));
+                let answers = connection.route_command(question.clone(), RoutingInfo::MultiNode(each)).await?;
+                Ok(from_redis_value(answers)?)
+            }
+        }
+    }
+}
+
+impl ConnectionLike for RedisConnection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}

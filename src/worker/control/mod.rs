@@ -1,0 +1,4 @@
+//! What reaches runs from outside: webhooks and operators.
+
+pub mod operator;
+pub mod webhooks;

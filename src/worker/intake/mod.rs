@@ -1,0 +1,292 @@
+//! From a delivery to a run in our hands: is it due, is it a job, whose is the run, how far has it come.
+
+mod claim;
+mod decide;
+mod look;
+mod lost_journal;
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, error, error_span, field, info, warn};
+
+use self::decide::{Facts, Found, Next, decide};
+use super::message::in_flight_delivery::InFlightDelivery;
+use super::message::wake_up::{Reason, WakeUp};
+use super::rules::{Defaults, WorkerRules};
+use super::run::Executor;
+use super::run::interruption::Interruption;
+use super::run::lease::Lease;
+use super::run::leased_run::LeasedRun;
+use super::run::revocation::Revocations;
+use super::settle::disposition::{
+    Budgets, Deferral, Disposition, End, JOURNAL_WAIT, Undeliverable, after_interruption,
+};
+use super::settle::{Settler, Subject};
+use crate::agent::event::{Event, SCHEMA_VERSION};
+use crate::agent::run::{BadJournal, Run};
+use crate::clock::{SharedClock, milliseconds_between};
+use crate::digest_store::Fired;
+use crate::job::Job;
+use crate::journal::{Claim, Journal};
+use crate::metrics::Metrics;
+use crate::queue::Delivery;
+
+/// Takes deliveries and brings them to their end.
+pub(crate) struct Intake {
+    pub(crate) executor: Executor,
+    pub(crate) settler: Settler,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) clock: SharedClock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) rules: Arc<WorkerRules>,
+    pub(crate) defaults: Defaults,
+    pub(crate) revocations: Revocations,
+    pub(crate) stop: CancellationToken,
+    /// Counts the claims, so that each has a name.
+    pub(crate) claims: AtomicU64,
+}
+
+impl Intake {
+    /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
+    pub(crate) async fn handle(&self, delivery: Delivery) {
+        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
+        let now = self.clock.now();
+        let nobody = Subject { job: None, run: None };
+        if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
+            let deferral = Deferral::NotDue { remaining };
+            return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
+        }
+        let message = delivery.message();
+        match Job::from_slice(&message.body, &message.envelope(), self.rules.max_job_bytes) {
+            Ok(job) => {
+                // On the level of errors, so that it stands beside every line, however few are wanted.
+                let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
+                let handled = AssertUnwindSafe(self.handle_job(&job, delivery)).catch_unwind();
+                let handled = async {
+                    if let Err(panic) = handled.await {
+                        // Dropped unsettled, the message went back to the queue.
+                        error!(
+                            panic = panic_message(&*panic),
+                            "handling the message panicked; please report this fault"
+                        );
+                    }
+                };
+                handled.instrument(span).await;
+            }
+            Err(invalid) => {
+                let what = Undeliverable::NotAJob(invalid);
+                self.settler.settle(delivery, nobody, Disposition::DeadLetter(what)).await;
+            }
+        }
+    }
+
+    async fn handle_job(&self, job: &Job, delivery: InFlightDelivery) {
+        self.note_received(job, &delivery);
+        if let Some(disposition) = self.before_the_claim(job, &delivery).await {
+            return self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+        }
+        match self.claim(&job.id(), &delivery).await {
+            Some((asked, Claim::Granted { token, entries })) => {
+                let length = self.rules.lifetimes.lease;
+                let lease = Lease::new(self.journal.clone(), job.id(), token, length, asked);
+                tokio::select! {
+                    biased;
+                    () = self.go_on(lease.clone(), &entries, job, delivery) => {}
+                    () = lease.keep(&self.revocations) => {}
+                }
+            }
+            Some((_, Claim::Held { owner, remaining })) => {
+                info!(owner, "the run is alive elsewhere");
+                self.go_without(job, delivery, Found::LiveOwner { remaining }).await;
+            }
+            None => self.go_without(job, delivery, Found::Unreachable).await,
+        }
+    }
+
+    fn note_received(&self, job: &Job, delivery: &InFlightDelivery) {
+        if delivery.wake_up().is_some() {
+            return;
+        }
+        if let Some(published) = delivery.message().properties.timestamp {
+            #[expect(clippy::cast_precision_loss, reason = "a message does not wait for 2^53 ms")]
+            let seconds = milliseconds_between(published, self.clock.now()) as f64 / 1000.0;
+            self.metrics.queue_waited(seconds);
+        }
+        info!(redelivered = delivery.was_redelivered(), derived_id = job.has_derived_id(), "job received");
+    }
+
+    /// What becomes of a message that needs no claim, if anything.
+    async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
+        let wake_up = delivery.wake_up()?;
+        if self.is_orphaned(job, wake_up).await {
+            return Some(Disposition::Defer(self.wait_for_orphan()));
+        }
+        match wake_up.reason {
+            Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
+            _ => None,
+        }
+    }
+
+    /// The run is not ours.
+    async fn go_without(&self, job: &Job, delivery: InFlightDelivery, found: Found<'_>) {
+        let digest = job.digest();
+        if let Next::Settle(disposition) = decide(self.facts(job, &digest, delivery.wake_up()), found) {
+            self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+        }
+    }
+
+    /// Goes on with the run that `lines` tell of.
+    async fn go_on(&self, lease: Arc<Lease>, lines: &[String], job: &Job, delivery: InFlightDelivery) {
+        let replayed = Run::replay(lines);
+        let problem = replayed.as_ref().err().map(ToString::to_string);
+        let found = match (&replayed, &problem) {
+            (Ok(Some(run)), _) => Found::Run(run),
+            (Ok(None), _) => Found::NoJournal { lost: self.journal_was_lost(&delivery).await },
+            (Err(BadJournal::Newer { found }), _) => {
+                warn!(found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
+                Found::NewerJournal
+            }
+            (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
+        };
+        let digest = job.digest();
+        let next = decide(self.facts(job, &digest, delivery.wake_up()), found);
+        let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
+        let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
+        match (next, run) {
+            (Next::Begin { journal_lost, end }, _) => self.begin(lease, job, delivery, journal_lost, end).await,
+            (Next::Resume { first, end }, Some(run)) => self.resume(run, job, delivery, first, end).await,
+            (Next::Settle(disposition), run) => {
+                if run.is_none() {
+                    lease.release().await;
+                }
+                self.settler.settle(delivery, Subject { job: Some(job), run }, disposition).await;
+            }
+            (Next::Resume { .. }, None) => {
+                let disposition = Disposition::Requeue { end: None };
+                self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+            }
+        }
+    }
+
+    /// A run without a journal: a new one, or one whose journal the store lost.
+    async fn begin(
+        &self,
+        lease: Arc<Lease>,
+        job: &Job,
+        delivery: InFlightDelivery,
+        journal_lost: bool,
+        end: Option<End>,
+    ) {
+        let started = self.defaults.started(job, &self.executor.llm.config().model);
+        let started = crate::agent::event::Started { journal_lost, ..started };
+        if journal_lost {
+            self.say_journal_lost(&delivery);
+        }
+        match LeasedRun::start(lease.clone(), self.clock.clone(), self.rules.lifetimes, started).await {
+            Ok(run) => self.resume(run, job, delivery, Vec::new(), end).await,
+            Err(error) => {
+                let disposition = match error {
+                    Interruption::OwnershipLost => Disposition::Requeue { end: None },
+                    error => {
+                        warn!(%error, "the job waits for the journal");
+                        lease.release().await;
+                        Disposition::Defer(Deferral::same(JOURNAL_WAIT))
+                    }
+                };
+                self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+            }
+        }
+    }
+
+    /// A run that is ours: `first` is journalled, then it goes on, unless it has come to its `end`.
+    async fn resume(
+        &self,
+        mut run: LeasedRun,
+        job: &Job,
+        delivery: InFlightDelivery,
+        first: Vec<Event>,
+        end: Option<End>,
+    ) {
+        if first.contains(&Event::JournalLost) {
+            self.say_journal_lost(&delivery);
+        }
+        let recorded = if first.is_empty() { Ok(()) } else { run.record(first).await };
+        match (recorded, end) {
+            (Ok(()), None) => self.work(run, job, delivery).await,
+            (Ok(()), Some(end)) => {
+                let subject = Subject { job: Some(job), run: Some(run) };
+                self.settler.settle(delivery, subject, Disposition::Finish(end)).await;
+            }
+            (Err(why), _) => self.interrupted(run, job, delivery, &why).await,
+        }
+    }
+
+    /// Goes on with a run that is ours.
+    async fn work(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery) {
+        let (id, message, ended) = (job.id(), delivery.message().clone(), CancellationToken::new());
+        Span::current().record("job.attempt", run.run().attempts() + 1);
+        // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
+        let attempt = Box::pin(async {
+            run.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
+            let lease = run.lease().clone();
+            tokio::select! {
+                biased;
+                result = self.executor.execute(&mut run, &message, &self.stop) => result,
+                lost = lease.lost() => Err(lost),
+            }
+        });
+        let attempt = async {
+            // However it ends.
+            let _ended = ended.clone().drop_guard();
+            AssertUnwindSafe(attempt).catch_unwind().await
+        };
+        let (result, delivery) = tokio::join!(attempt, self.settler.hold(delivery, &id, &ended));
+        match result {
+            Ok(Ok(reply)) => {
+                let subject = Subject { job: Some(job), run: Some(run) };
+                self.settler.settle(delivery, subject, Disposition::Finish(End::Journalled(reply))).await;
+            }
+            Ok(Err(why)) => self.interrupted(run, job, delivery, &why).await,
+            Err(panic) => {
+                let why = Interruption::Panicked(panic_message(&*panic).to_owned());
+                error!(%why, "this is a fault of the worker; please report it");
+                self.interrupted(run, job, delivery, &why).await;
+            }
+        }
+    }
+
+    async fn interrupted(&self, run: LeasedRun, job: &Job, delivery: InFlightDelivery, why: &Interruption) {
+        let disposition = after_interruption(why, Budgets::of(run.run(), &self.rules));
+        info!(%why, ?disposition, "run interrupted");
+        self.settler.settle(delivery, Subject { job: Some(job), run: Some(run) }, disposition).await;
+    }
+
+    fn say_journal_lost(&self, delivery: &InFlightDelivery) {
+        let effects = delivery.wake_up().is_some_and(|wake_up| wake_up.effects);
+        self.metrics.journal_lost();
+        warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
+    }
+
+    fn facts<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>) -> Facts<'a> {
+        Facts {
+            wake_up,
+            digest,
+            is_occurrence: Fired::of(job).is_some(),
+            now: self.clock.now(),
+            stopping: self.stop.is_cancelled(),
+            crash_limit: self.rules.crash_limit,
+            after_loss: self.rules.after_loss,
+        }
+    }
+}
+
+/// What a panic says.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}

@@ -1,0 +1,84 @@
+//! A delivery that this worker has to settle: its message, and the broker's wait for our ack.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::wake_up::WakeUp;
+use crate::queue::{Delivery, Message};
+
+/// A message in this worker's hands. It leaves them once, by [`InFlightDelivery::ack`] or [`InFlightDelivery::requeue`];
+/// dropped, as by a panic, it goes back to the queue.
+#[derive(Debug)]
+pub(crate) struct InFlightDelivery {
+    message: Message,
+    wake_up: Option<WakeUp>,
+    redelivered: bool,
+    /// `None` once a wake-up in the broker stands for it: then there is nothing to ack, and nothing to requeue.
+    delivery: Option<Delivery>,
+    due: Instant,
+}
+
+impl InFlightDelivery {
+    /// A delivery that came just now and is to be held for `hold_at_most`.
+    pub(crate) fn new(delivery: Delivery, hold_at_most: Duration) -> Self {
+        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
+        let wake_up = WakeUp::of(&message);
+        Self { message, wake_up, redelivered, delivery: Some(delivery), due: Instant::now() + hold_at_most }
+    }
+
+    /// The message, as it was delivered.
+    pub(crate) fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// What its headers say; `None` for a job as its caller sent it.
+    pub(crate) fn wake_up(&self) -> Option<&WakeUp> {
+        self.wake_up.as_ref()
+    }
+
+    /// Number of the wake-up that the message is; 0 for a job as its caller sent it.
+    pub(crate) fn generation(&self) -> u32 {
+        self.wake_up.as_ref().map_or(0, |wake_up| wake_up.generation)
+    }
+
+    /// Whether the broker says that it was delivered before.
+    pub(crate) fn was_redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// When the delivery has been held for as long as it should be: whatever is waited for counts together.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether the broker still waits for our ack.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.delivery.is_some()
+    }
+
+    /// The message is dealt with.
+    pub(crate) async fn ack(self) {
+        self.replaced().await;
+    }
+
+    /// A wake-up in the broker stands for the message from now on.
+    pub(crate) async fn replaced(mut self) -> Self {
+        if let Some(delivery) = self.delivery.take()
+            && let Err(error) = delivery.ack().await
+        {
+            info!(%error, "the ack came too late; the message comes again and is recognised");
+        }
+        self
+    }
+
+    /// Another worker shall have it. A wake-up that stands for it comes by itself.
+    pub(crate) async fn requeue(self) {
+        if let Some(delivery) = self.delivery
+            && let Err(error) = delivery.requeue().await
+        {
+            info!(%error, "the message goes back by itself, as its connection is gone");
+        }
+    }
+}

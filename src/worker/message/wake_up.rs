@@ -1,0 +1,207 @@
+//! The headers by which a wake-up message differs from the job as its caller sent it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock::milliseconds_between;
+use crate::queue::Message;
+
+/// Not before this instant (RFC 3339).
+const DUE: &str = "x-agentkit-due";
+/// Number of the wake-up; a copy older than the journal knows is stale.
+const GENERATION: &str = "x-agentkit-turn";
+/// Why the run waited, for people and for the poll of parked runs.
+const REASON: &str = "x-agentkit-reason";
+
+/// Whether the run had started anything that is more than reading: if its journal gets lost, it must not start again.
+const EFFECTS: &str = "x-agentkit-effects";
+/// Whether the message saw its run alive in another worker's hands.
+const SAW_LIVE_OWNER: &str = "x-agentkit-met";
+
+/// A message is early by less than this: it counts as due. The shortest wait tier is a second.
+const TOLERANCE: Duration = Duration::from_millis(500);
+
+/// Why a message is the wake-up that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The caller's own message, deferred.
+    Unsaid,
+    /// The run waits for its user.
+    Authorization,
+    /// Somebody said that the account which the run waits for has changed.
+    Webhook,
+    /// Somebody asked to come later.
+    RateLimited,
+    /// Something failed that should pass.
+    Transient,
+    /// It stands for the delivery of a run that is under way.
+    Continue,
+    /// A worker gave the run back in good order, and could not journal that.
+    GivenBack,
+    /// The reply is out; only the journal is still to be sealed.
+    Seal,
+    /// The worker found the journal gone, or shorter than it was.
+    JournalLost,
+    /// The run was alive elsewhere and has no journal any more; its owner was given time to say so.
+    Orphaned,
+    /// A person wants the run to go on.
+    Operator,
+    /// The dead letter of a run that its workers died over, replayed.
+    Poison,
+    /// What another version says.
+    Other(String),
+}
+
+impl Reason {
+    const KNOWN: [(Self, &str); 12] = [
+        (Self::Unsaid, ""),
+        (Self::Authorization, "authorization"),
+        (Self::Webhook, "webhook"),
+        (Self::RateLimited, "rate_limited"),
+        (Self::Transient, "transient"),
+        (Self::Continue, "continue"),
+        (Self::GivenBack, "given_back"),
+        (Self::Seal, "seal"),
+        (Self::JournalLost, "journal_lost"),
+        (Self::Orphaned, "orphaned"),
+        (Self::Operator, "operator"),
+        (Self::Poison, "poison"),
+    ];
+
+    fn read(text: &str) -> Self {
+        let known = Self::KNOWN.into_iter().find(|(_, word)| *word == text);
+        known.map_or_else(|| Self::Other(text.to_owned()), |(reason, _)| reason)
+    }
+
+    /// As in the header.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(text) => text,
+            reason => Self::KNOWN.into_iter().find(|(known, _)| known == reason).map_or("", |(_, word)| word),
+        }
+    }
+}
+
+/// What the headers of a message say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WakeUp {
+    /// Number of the wake-up; 0 where no run has made one yet.
+    pub generation: u32,
+    /// Why the run waited.
+    pub reason: Reason,
+    /// Not before this instant.
+    pub due: Option<Timestamp>,
+    /// Whether the run had started anything that is more than reading.
+    pub effects: bool,
+    /// Whether the message saw its run alive in another worker's hands, so that there was a journal.
+    pub saw_live_owner: bool,
+}
+
+impl WakeUp {
+    /// The first thing that is said of a run, for this reason.
+    pub fn new(reason: Reason) -> Self {
+        Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false }
+    }
+
+    /// Reads the headers; `None` for a job as its caller sent it.
+    pub fn of(message: &Message) -> Option<Self> {
+        let headers = &message.properties.headers;
+        Some(Self {
+            generation: headers.get(GENERATION)?.parse().ok()?,
+            reason: Reason::read(headers.get(REASON).map_or("", String::as_str)),
+            due: headers.get(DUE).and_then(|due| due.parse().ok()),
+            effects: headers.contains_key(EFFECTS),
+            saw_live_owner: headers.contains_key(SAW_LIVE_OWNER),
+        })
+    }
+
+    /// `message` with fresh headers of ours: nothing that the broker added is carried along.
+    pub fn stamp(&self, message: &Message) -> Message {
+        let mut message = message.clone();
+        message.properties.headers = message.properties.trace_headers();
+        let headers = &mut message.properties.headers;
+        headers.insert(GENERATION.into(), self.generation.to_string());
+        headers.insert(REASON.into(), self.reason.as_str().to_owned());
+        headers.extend(self.due.map(|due| (DUE.into(), due.to_string())));
+        headers.extend(self.effects.then(|| (EFFECTS.into(), "1".to_owned())));
+        headers.extend(self.saw_live_owner.then(|| (SAW_LIVE_OWNER.into(), "1".to_owned())));
+        message
+    }
+
+    /// How long the message still has to wait at `now`, if it does.
+    pub fn remaining(&self, now: Timestamp) -> Option<Duration> {
+        let remaining = Duration::from_millis(milliseconds_between(now, self.due?));
+        (remaining > TOLERANCE).then_some(remaining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::clock::after;
+
+    #[test]
+    fn a_job_as_its_caller_sent_it_is_no_wake_up() {
+        assert_eq!(WakeUp::of(&Message::default()), None);
+    }
+
+    #[test]
+    fn a_wake_up_keeps_the_trace_and_drops_what_the_broker_added() {
+        let mut message = Message::default();
+        message.properties.headers.insert("traceparent".into(), "00-1-2-01".into());
+        message.properties.headers.insert("x-delivery-count".into(), "7".into());
+        let wake_up = WakeUp {
+            generation: 3,
+            reason: Reason::Authorization,
+            due: Some(after(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
+            effects: true,
+            saw_live_owner: true,
+        };
+        let stamped = wake_up.stamp(&message);
+        assert!(stamped.properties.headers.contains_key("traceparent"));
+        assert!(!stamped.properties.headers.contains_key("x-delivery-count"));
+        assert_eq!(WakeUp::of(&stamped), Some(wake_up));
+    }
+
+    #[test]
+    fn every_reason_is_read_as_it_was_written_and_a_strange_one_is_kept() {
+        for (reason, word) in Reason::KNOWN.into_iter().chain([(Reason::Other("of_tomorrow".into()), "of_tomorrow")]) {
+            let stamped = WakeUp::new(reason.clone()).stamp(&Message::default());
+            assert_eq!(stamped.properties.headers.get(REASON).map(String::as_str), Some(word));
+            assert_eq!(WakeUp::of(&stamped).map(|wake_up| wake_up.reason), Some(reason));
+        }
+    }
+
+    #[test]
+    fn any_wait_from_a_second_to_thirty_days_is_kept_within_a_second_or_a_tenth() {
+        use crate::queue::amqp::Tier;
+        let month = 30 * 86_400_000;
+        let waits = (1000..200_000).step_by(137).chain((200_000..month).step_by(7_654_321)).chain([month]);
+        for wanted in waits.map(Duration::from_millis) {
+            let due = after(Timestamp::UNIX_EPOCH, wanted);
+            let wake_up = WakeUp { due: Some(due), ..WakeUp::new(Reason::Unsaid) };
+            let (mut now, mut hops) = (Timestamp::UNIX_EPOCH, 0);
+            // As the broker and the worker do it: into the longest tier that fits, and on, until nothing is left.
+            while let Some(remaining) = wake_up.remaining(now) {
+                now += SignedDuration::try_from(Tier::for_wait(remaining).wait()).unwrap();
+                hops += 1;
+            }
+            let waited = Duration::from_millis(milliseconds_between(Timestamp::UNIX_EPOCH, now));
+            let allowed = Duration::from_secs(1).max(wanted / 10);
+            assert!(waited.abs_diff(wanted) <= allowed, "{wanted:?} became {waited:?}");
+            assert!(hops <= 30 * 24 + 20, "{wanted:?} took {hops} hops");
+        }
+    }
+
+    #[test]
+    fn a_message_waits_until_it_is_due() {
+        let wake_up =
+            WakeUp { due: Some(after(Timestamp::UNIX_EPOCH, Duration::from_secs(90))), ..WakeUp::new(Reason::Unsaid) };
+        assert_eq!(wake_up.remaining(Timestamp::UNIX_EPOCH), Some(Duration::from_secs(90)));
+        assert_eq!(wake_up.remaining(after(Timestamp::UNIX_EPOCH, Duration::from_millis(89_600))), None);
+        assert_eq!(wake_up.remaining(after(Timestamp::UNIX_EPOCH, Duration::from_secs(100))), None);
+    }
+}

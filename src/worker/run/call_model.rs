@@ -1,0 +1,142 @@
+//! Calling the model: one turn, retried in place, abandoned when the worker stops.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Attempt;
+use super::interruption::Interruption;
+use crate::agent::event::{Event, MODEL_CALL};
+use crate::agent::message::{ModelReply, ToolChoice};
+use crate::agent::plan;
+use crate::llm::{LlmError, ModelRequest};
+use crate::reply::{ErrorCode, ErrorDetail};
+use crate::retry::Backoff;
+
+/// A rate limit that does not say when to come back.
+const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
+
+/// Why there is no answer.
+enum Unanswered {
+    /// It failed, as often as it may.
+    Failed(LlmError),
+    /// The run is not ours any more.
+    Lost(Interruption),
+}
+
+impl Attempt<'_> {
+    /// One model turn. What the model said is journalled before anything follows from it.
+    pub(super) async fn call_model(&mut self) -> Result<(), Interruption> {
+        if self.offer().await?.is_none() {
+            return Ok(());
+        }
+        self.leased.record(vec![Event::ModelAsked]).await?;
+        self.progress("model", None);
+        let left = self.run().remaining(self.leased.clock().now());
+        let left = Duration::try_from(left).unwrap_or_default();
+        let stop = self.stop;
+        let asked = tokio::select! {
+            () = stop.cancelled() => return Err(Interruption::Shutdown),
+            // The deadline is the run's own: its next step says so.
+            () = tokio::time::sleep(left) => return Ok(()),
+            asked = self.ask() => asked,
+        };
+        let (reply, retries) = match asked {
+            (Ok(reply), retries) => (reply, retries),
+            (Err(Unanswered::Lost(why)), _) => return Err(why),
+            (Err(Unanswered::Failed(error)), retries) => {
+                self.leased.record(retries).await?;
+                return self.no_answer(&error).await;
+            }
+        };
+        let settings = self.run().settings();
+        let model = settings.model.as_str();
+        if let Some(usage) = reply.usage {
+            let metrics = &self.executor.metrics;
+            metrics.tokens_used(model, usage.input_tokens, usage.output_tokens, usage.cached_tokens);
+        }
+        info!(
+
+            step = self.run().steps() + 1,
+            model,
+            calls = reply.message.calls.len(),
+            finish = ?reply.finish,
+            "model answered"
+        );
+        let plans = match &self.offer {
+            Some(offer) => plan::plan(self.run(), &reply.message, &offer.toolset),
+            None => Vec::new(),
+        };
+        let mut events = retries;
+        events.push(Event::ModelReplied { reply: Box::new(reply), plans });
+        self.leased.record(events).await
+    }
+
+    /// The model's answer or last failure, and the repeats that it took. Whether the run is still ours is asked before
+    /// each request: another worker may be asking the same.
+    async fn ask(&self) -> (Result<ModelReply, Unanswered>, Vec<Event>) {
+        let run = self.run();
+        let mut retries = Vec::new();
+        let Some(offer) = &self.offer else {
+            let error = LlmError::Invalid("there are no tools to offer".to_owned());
+            return (Err(Unanswered::Failed(error)), retries);
+        };
+        let id = run.job().id();
+        let request = ModelRequest {
+            model: &run.settings().model,
+            messages: run.messages(),
+            tools: &offer.rendered,
+            tool_choice: ToolChoice::Auto,
+            output_schema: run.job().output_schema.as_ref(),
+            max_output_tokens: None,
+            run_id: id.as_str(),
+            user: run.job().identifier.as_str(),
+        };
+        let metrics = &self.executor.metrics;
+        let mut waits = Backoff::new(self.executor.rules.model_retry);
+        loop {
+            if let Err(why) = self.leased.lease().assure().await {
+                return (Err(Unanswered::Lost(why)), retries);
+            }
+            let result = self.executor.llm.complete(&request).await;
+            metrics.model_called(request.model, result.as_ref().map_or_else(LlmError::code, |_| "answered"));
+            let error = match result {
+                Ok(reply) => return (Ok(reply), retries),
+                Err(error) => error,
+            };
+            let Some(wait) = waits.next(error.retry()) else { return (Err(Unanswered::Failed(error)), retries) };
+            warn!(
+                step = run.steps() + 1,
+                attempt = waits.made(),
+                wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                %error,
+                "the model call is repeated"
+            );
+            metrics.model_retried(error.code());
+            self.progress("retry", None);
+            retries.push(Event::Retried { call: MODEL_CALL.to_owned(), reason: error.code().to_owned() });
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// What a failure that outlived its retries means for the run.
+    async fn no_answer(&mut self, error: &LlmError) -> Result<(), Interruption> {
+        let code = match error {
+            LlmError::QuotaExhausted { .. } => ErrorCode::ModelQuota,
+            LlmError::Rejected { .. } | LlmError::Invalid(_) => ErrorCode::ModelRejected,
+            LlmError::ContextTooLong { .. } => ErrorCode::TokenLimit,
+            LlmError::ContentFiltered { .. } => ErrorCode::ContentFiltered,
+            LlmError::RateLimited { retry_after, .. } => {
+                let wait = retry_after.unwrap_or(RATE_LIMIT_WAIT);
+                return Err(Interruption::RateLimited { wait, reason: error.to_string() });
+            }
+            LlmError::NotSent(_)
+            | LlmError::TimedOut
+            | LlmError::Interrupted(_)
+            | LlmError::Unavailable { .. }
+            | LlmError::Credentials { .. }
+            | LlmError::BadAnswer { .. } => return Err(Interruption::Transient { reason: error.to_string() }),
+        };
+        self.fail(ErrorDetail::new(code, error.to_string())).await
+    }
+}

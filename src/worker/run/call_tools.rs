@@ -1,0 +1,144 @@
+//! Running tool calls through Scalekit: journalled before they leave, repeated only where that is safe, in doubt reported.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::interruption::Interruption;
+use super::lease::Lease;
+use super::tool_call::{CallEnd, ToolCall};
+use super::{Attempt, Executor};
+use crate::agent::effect::{InDoubt, in_doubt};
+use crate::agent::event::{Event, Plan, ToolOutcome};
+use crate::agent::result;
+use crate::job::ConnectionName;
+use crate::retry::Backoff;
+use crate::scalekit::{Error, ExecuteRequest};
+
+impl Attempt<'_> {
+    /// Runs the calls of one batch at the same time.
+    pub(super) async fn call_tools(&mut self, call_ids: &[String]) -> Result<(), Interruption> {
+        let calls: Vec<ToolCall> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
+        let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
+        self.leased.record(started.collect()).await?;
+        for call in &calls {
+            self.progress("tool_call", Some(&call.tool.name));
+        }
+        let (executor, lease) = (self.executor, self.leased.lease().clone());
+        let mut under_way: FuturesUnordered<_> = calls
+            .iter()
+            .map(|call| {
+                let lease = &lease;
+                async move { (call, executor.call(call, lease).await) }
+            })
+            .collect();
+        let mut hindered: Vec<(ConnectionName, Error)> = Vec::new();
+        let mut out_of_time = std::pin::pin!(executor.out_of_time(self.stop));
+        loop {
+            let finished = tokio::select! {
+                finished = under_way.next() => finished,
+                // What is still out stays started in the journal: a read runs again, a write is in doubt.
+                () = &mut out_of_time => return Err(Interruption::Shutdown),
+            };
+            let Some((call, (ended, retries))) = finished else { break };
+            let call_id = call.call_id.clone();
+            let mut events = retries;
+            events.push(match ended {
+                CallEnd::Outcome(outcome) => Event::ToolFinished { call_id, outcome },
+                CallEnd::NotRun(error) => {
+                    let reason = error.code().to_owned();
+                    hindered.push((call.tool.connection.clone(), error));
+                    Event::ToolNotRun { call_id, reason }
+                }
+            });
+            self.leased.record(events).await?;
+        }
+        let troubles: Vec<_> = hindered.iter().map(|(connection, error)| (connection.clone(), error)).collect();
+        match hindered.first() {
+            None => Ok(()),
+            Some(_) if self.account_trouble(&troubles).await? => Ok(()),
+            Some((_, error)) => Err(Interruption::from(error)),
+        }
+    }
+
+    /// A write had started when its worker died. Without better knowledge its outcome is unknown.
+    pub(super) async fn settle_doubt(&mut self, call_id: &str) -> Result<(), Interruption> {
+        let settled = match self.call(call_id) {
+            Some(call) => self.executor.settled_by_logs(&call).await,
+            None => None,
+        };
+        let outcome = match settled {
+            Some(outcome) => outcome,
+            None => ToolOutcome::Unknown {
+                message: "the worker stopped while the call was under way".to_owned(),
+                execution_id: None,
+            },
+        };
+        warn!(?outcome, "a write was under way when its worker stopped");
+        self.leased.record(vec![Event::ToolFinished { call_id: call_id.to_owned(), outcome }]).await
+    }
+
+    /// The call of the open turn with this id.
+    fn call(&self, call_id: &str) -> Option<ToolCall> {
+        let run = self.run();
+        let Plan::Run { tool, arguments, .. } = &run.open_call(call_id)?.plan else { return None };
+        Some(ToolCall {
+            call_id: call_id.to_owned(),
+            tool: tool.clone(),
+            arguments: arguments.clone(),
+            identifier: run.job().identifier.clone(),
+            run_id: run.job().id(),
+            result_bytes: run.settings().result_bytes,
+            known_executions: run.known_executions(call_id),
+        })
+    }
+}
+
+impl Executor {
+    /// Calls as often as that is safe. A process that was paused for long may have lost the run: whether it is still ours
+    /// is asked before anything leaves.
+    async fn call(&self, call: &ToolCall, lease: &Lease) -> (CallEnd, Vec<Event>) {
+        let ToolCall { tool, run_id, .. } = call;
+        let effect = tool.effect;
+        let mut retries = Vec::new();
+        let mut waits = Backoff::new(self.rules.tool_retry);
+        let began = Instant::now();
+        let ended = loop {
+            let request = ExecuteRequest {
+                tool: &tool.name,
+                identifier: &call.identifier,
+                connection: &tool.connection,
+                params: &call.arguments,
+                run_id: run_id.as_str(),
+            };
+            let may_leave = || async { lease.assure().await.map_err(|why| why.to_string()) };
+            let error = match self.scalekit.execute(&request, may_leave).await {
+                Ok(answer) => {
+                    let content = result::render(&answer.data, call.result_bytes);
+                    break CallEnd::Outcome(ToolOutcome::Done { content, execution_id: answer.execution_id });
+                }
+                Err(error) => error,
+            };
+            let may_repeat = !error.is_answer() && in_doubt(effect, error.ran()) == InDoubt::RunAgain;
+            let wait = if may_repeat { waits.next(error.retry_tool()) } else { None };
+            let Some(wait) = wait else { break self.classify_failure(call, error, waits.made()).await };
+            warn!(
+                tool = tool.name,
+                effect = effect.as_str(),
+                attempt = waits.made(),
+                wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                %error,
+                "the tool call is repeated"
+            );
+            self.metrics.tool_retried(error.code());
+            retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
+            tokio::time::sleep(wait).await;
+        };
+        let outcome = ended.name();
+        self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());
+        let took_milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(tool = tool.name, effect = effect.as_str(), outcome, took_milliseconds, "tool call");
+        (ended, retries)
+    }
+}

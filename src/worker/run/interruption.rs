@@ -1,0 +1,98 @@
+//! Why a worker stops working on a run that has not come to its end.
+
+use std::time::Duration;
+
+use crate::job::ConnectionName;
+use crate::journal::JournalError;
+use crate::reply::{ErrorCode, ErrorDetail};
+use crate::scalekit;
+
+/// No answer yet. Never an answer that the caller is owed, and never a failure of the job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Interruption {
+    /// The worker shuts down: the message goes back to the queue, at no cost to the job.
+    #[error("the worker shuts down")]
+    Shutdown,
+    /// Somebody else has the run: write nothing, send nothing, execute nothing more.
+    #[error("the run belongs to another worker")]
+    OwnershipLost,
+    /// The user must authorize first; look again after the wait.
+    #[error("waiting for the user's authorization")]
+    Authorization {
+        /// Until the next look, unless something wakes the run earlier.
+        wait: Duration,
+    },
+    /// Somebody asked to come later; costs the job no attempt.
+    #[error("asked to come later: {reason}")]
+    RateLimited {
+        /// How much later.
+        wait: Duration,
+        /// Who asked.
+        reason: String,
+    },
+    /// Something failed that should pass; costs the job an attempt.
+    #[error("{reason}")]
+    Transient {
+        /// What failed, for the reply that ends the attempts.
+        reason: String,
+    },
+    /// The journal cannot be reached: nothing can be decided, nothing may be done; costs the job nothing.
+    #[error("the journal is unavailable: {0}")]
+    JournalUnavailable(String),
+    /// The journal of the run is gone.
+    #[error("the journal of the run is gone: the store lost its data")]
+    JournalLost,
+    /// The journal says what cannot be.
+    #[error("the journal of the run is damaged: {0}")]
+    Damaged(String),
+    /// The worker was about to write what cannot follow: a bug, and the journal is whole.
+    #[error("the worker wanted to journal what cannot follow: {0}")]
+    Illegal(String),
+    /// The attempt panicked: a bug. It counts as a crash of its worker.
+    #[error("the attempt panicked: {0}")]
+    Panicked(String),
+}
+
+impl From<JournalError> for Interruption {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::OwnershipLost => Self::OwnershipLost,
+            JournalError::Lost => Self::JournalLost,
+            JournalError::Unavailable(reason) => Self::JournalUnavailable(reason),
+        }
+    }
+}
+
+/// What a failed control call means for the run.
+impl From<&scalekit::Error> for Interruption {
+    fn from(error: &scalekit::Error) -> Self {
+        match error.come_back_after() {
+            Some(wait) => Self::RateLimited { wait, reason: error.to_string() },
+            None => Self::Transient { reason: error.to_string() },
+        }
+    }
+}
+
+/// What to do where Scalekit refuses a request for good and says why in its own words.
+const REFUSED_HINT: &str = "see Scalekit's words; check the job's `identifier` and `connections`, what the client id may do, \
+                            and `scalekit.user_verify_url`, then send the job again under a new id";
+
+/// An error of a call that runs no tool, which no user and no waiting can mend.
+pub(crate) fn operator_error(connection: &ConnectionName, error: &scalekit::Error) -> Option<ErrorDetail> {
+    let (code, text) = match error {
+        scalekit::Error::ConnectionNotFound { .. } => {
+            (ErrorCode::ConnectionNotFound, format!("Scalekit knows no connection `{connection}`"))
+        }
+        scalekit::Error::ConnectionDisabled { .. } => {
+            (ErrorCode::ConnectionDisabled, format!("connection `{connection}` is not enabled"))
+        }
+        error if error.is_final() => {
+            let request = error.details().request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default();
+            let text = format!("Scalekit does not take a request about connection `{connection}`: {error}{request}");
+            let detail = ErrorDetail::new(ErrorCode::Internal, text).hint(REFUSED_HINT);
+            return Some(detail.connection(connection.as_str()));
+        }
+        _ => return None,
+    };
+    Some(ErrorDetail::new(code, text).connection(connection.as_str()))
+}

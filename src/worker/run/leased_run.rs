@@ -1,0 +1,94 @@
+//! A run in a worker's hands: its state, its journal, and the right to go on with it.
+
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use super::interruption::Interruption;
+use super::lease::Lease;
+use crate::agent::event::{Entry, Event, Started};
+use crate::agent::run::Run;
+use crate::clock::SharedClock;
+use crate::journal::JournalError;
+use crate::retry::{Policy, RetryDecision, retry};
+use crate::worker::rules::Lifetimes;
+
+/// Appends that fail for want of the store are repeated for about a second; repeating the very same append is safe.
+const APPEND: Policy =
+    Policy { attempts: 5, initial_milliseconds: 100, max_milliseconds: 800, max_retry_after_milliseconds: 0 };
+
+/// A run that this worker claimed.
+pub(crate) struct LeasedRun {
+    lease: Arc<Lease>,
+    clock: SharedClock,
+    lifetimes: Lifetimes,
+    run: Run,
+}
+
+impl LeasedRun {
+    /// A run as it stands in the journal.
+    pub(crate) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, run: Run) -> Self {
+        Self { lease, clock, lifetimes, run }
+    }
+
+    /// A run that has no journal yet: the first entry is written before anything else happens.
+    pub(crate) async fn start(
+        lease: Arc<Lease>,
+        clock: SharedClock,
+        lifetimes: Lifetimes,
+        started: Started,
+    ) -> Result<Self, Interruption> {
+        let at = clock.now();
+        let leased = Self::new(lease, clock, lifetimes, Run::start(started.clone(), at));
+        leased.append(0, &[Entry::new(at, Event::Started(Box::new(started)))]).await?;
+        Ok(leased)
+    }
+
+    /// The run's state.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The right to go on with it.
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// The clock that entries are dated by.
+    pub(crate) fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    /// Proves that `events` may follow what happened before, journals them in one step, then applies them. What may not
+    /// follow never reaches the journal.
+    pub(crate) async fn record(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
+        self.run.check(&events).map_err(|error| Interruption::Illegal(error.to_string()))?;
+        let at = self.clock.now();
+        let entries: Vec<Entry> = events.into_iter().map(|event| Entry::new(at, event)).collect();
+        self.append(self.run.sequence(), &entries).await?;
+        for entry in entries {
+            debug!(event = entry.event.name(), "journalled");
+            self.run.apply(entry).map_err(|error| Interruption::Damaged(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the run free at once, so that its next message does not have to wait for the lease to run out.
+    pub(crate) async fn release(&self) {
+        self.lease.release().await;
+    }
+
+    async fn append(&self, sequence: u64, entries: &[Entry]) -> Result<(), Interruption> {
+        let lines: Vec<String> =
+            entries.iter().map(|entry| serde_json::to_string(entry).expect("entries are JSON types only")).collect();
+        let delivered = entries.iter().any(|entry| entry.event == Event::Delivered);
+        let retain = if delivered { self.lifetimes.delivered } else { self.lifetimes.unfinished };
+        let decide = |error: &JournalError| match error {
+            JournalError::Unavailable(_) => RetryDecision::Again,
+            JournalError::OwnershipLost | JournalError::Lost => RetryDecision::Stop,
+        };
+        let notice = |error: &JournalError, attempt, _| warn!(%error, attempt, "an append to the journal is repeated");
+        let append = || self.lease.append(sequence, &lines, retain);
+        retry(APPEND, decide, notice, append).await.map_err(Interruption::from)
+    }
+}

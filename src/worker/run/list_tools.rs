@@ -1,0 +1,110 @@
+//! Finding the tools that a run may use, pinning them, and offering them to the model.
+
+use tracing::{info, warn};
+
+use super::Attempt;
+use super::interruption::Interruption;
+use crate::agent::event::{Event, PinnedTool};
+use crate::agent::selection::{Selected, select};
+use crate::agent::tool::{Tool, Toolset};
+use crate::job::{ConnectionName, Identifier};
+use crate::llm::RenderedTools;
+use crate::reply::{ErrorCode, ErrorDetail};
+use crate::worker::resources::tool_catalog::{Source, ToolCatalogError};
+
+/// The pinned tools with their definitions, and as they stand in every request.
+pub(in crate::worker) struct Offer {
+    pub(super) toolset: Toolset,
+    pub(super) rendered: RenderedTools,
+}
+
+impl Attempt<'_> {
+    /// Finds the run's tools and pins them.
+    pub(super) async fn list_tools(&mut self) -> Result<(), Interruption> {
+        self.progress("tools", None);
+        let Some(listed) = self.all_tools().await? else { return Ok(()) };
+        let executor = self.executor;
+        let (job, model) = (self.run().job(), self.run().settings().model.clone());
+        let cap = executor.llm.profile(&model).tool_cap;
+        let selected = select(listed, &job.tools, &executor.tool_catalog.config().deny, &job.prompt, cap);
+        if selected.tools.is_empty() {
+            return self.fail(nothing_allowed(&selected)).await;
+        }
+        if selected.left_out > 0 {
+            warn!(tools = selected.tools.len(), left_out = selected.left_out, "more tools than the model takes");
+        }
+        info!(tools = selected.tools.len(), "tools listed");
+        let pinned = selected.tools.iter().map(Tool::pinned).collect();
+        self.leased.record(vec![Event::ToolsListed { tools: pinned, left_out: selected.left_out }]).await?;
+        self.offer = Some(self.render(selected.tools));
+        Ok(())
+    }
+
+    /// All tools of all connections, or `None` where the run has come to its end for want of them.
+    async fn all_tools(&mut self) -> Result<Option<Vec<Tool>>, Interruption> {
+        let identifier = self.run().job().identifier.clone();
+        let mut all = Vec::new();
+        for connection in self.run().job().connections.clone() {
+            match self.executor.tool_catalog.list(&identifier, &connection).await {
+                Ok((tools, source)) => {
+                    let source = Source::as_str(source);
+                    info!(%connection, tools = tools.len(), source, "tool list");
+                    all.extend(tools);
+                }
+                Err(ToolCatalogError::Empty) => {
+                    self.fail(empty_list(&connection, &identifier)).await?;
+                    return Ok(None);
+                }
+                Err(ToolCatalogError::Scalekit(error)) => match self.account_trouble(&[(connection, &error)]).await? {
+                    true => return Ok(None),
+                    false => return Err(Interruption::from(&*error)),
+                },
+            }
+        }
+        Ok(Some(all))
+    }
+
+    /// The pinned tools with their definitions; found again after a change of worker.
+    pub(super) async fn offer(&mut self) -> Result<Option<&Offer>, Interruption> {
+        if self.offer.is_none() {
+            let Some(listed) = self.all_tools().await? else { return Ok(None) };
+            let pinned = self.run().pinned();
+            let tools: Vec<Tool> = pinned.iter().filter_map(|pinned| define(pinned, &listed)).collect();
+            if tools.len() < pinned.len() {
+                warn!(missing = pinned.len() - tools.len(), "pinned tools are gone");
+            }
+            self.offer = Some(self.render(tools));
+        }
+        Ok(self.offer.as_ref())
+    }
+
+    fn render(&self, tools: Vec<Tool>) -> Offer {
+        let profile = self.executor.llm.profile(&self.run().settings().model);
+        Offer { rendered: RenderedTools::new(&profile, &tools), toolset: Toolset::new(tools) }
+    }
+}
+
+fn define(pinned: &PinnedTool, listed: &[Tool]) -> Option<Tool> {
+    let tool = listed.iter().find(|tool| tool.name == pinned.name && tool.connection == pinned.connection)?;
+    Some(Tool { model_name: pinned.model_name.clone(), effect: pinned.effect, ..tool.clone() })
+}
+
+fn empty_list(connection: &ConnectionName, identifier: &Identifier) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorCode::NoTools,
+        format!("connection `{connection}` lists no tools for `{identifier}`, although its account is ACTIVE"),
+    )
+    .hint("check under AgentKit > Connections that this connection has tools; the account itself is connected")
+    .connection(connection.as_str())
+}
+
+fn nothing_allowed(selected: &Selected) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorCode::NoTools,
+        format!(
+            "none of the user's {} tools is allowed by the job's `tools` and the operator's deny list",
+            selected.offered
+        ),
+    )
+    .hint("correct `tools.allow`, `tools.deny` and `tools.effects`; `agentkit-worker tools` lists the names")
+}

@@ -1,0 +1,157 @@
+//! Does what a run says comes next, journals what came of it, and asks again. Each step has a file of its own.
+
+mod call_model;
+mod call_tools;
+pub(crate) mod check_accounts;
+mod classify_failure;
+pub(crate) mod interruption;
+pub(crate) mod lease;
+pub(crate) mod leased_run;
+mod list_tools;
+mod progress;
+pub(crate) mod revocation;
+mod tool_call;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::interruption::Interruption;
+use self::leased_run::LeasedRun;
+use self::list_tools::Offer;
+use super::resources::magic_links::MagicLinks;
+use super::resources::parked_index::ParkedIndex;
+use super::resources::tool_catalog::ToolCatalog;
+use crate::agent::conclusion;
+use crate::agent::event::Event;
+use crate::agent::run::{Run, Step};
+use crate::agent::turn::Conclusion;
+use crate::digest_store::DigestStore;
+use crate::llm::Llm;
+use crate::metrics::Metrics;
+use crate::queue::{Message, Publisher};
+use crate::reply::{ErrorDetail, Reply};
+use crate::retry::Policy;
+use crate::scalekit::Scalekit;
+
+/// Everything that a run needs from outside.
+pub struct Executor {
+    /// Accounts, tools and their execution.
+    pub scalekit: Arc<Scalekit>,
+    /// The model.
+    pub llm: Arc<Llm>,
+    /// Tool lists.
+    pub tool_catalog: Arc<ToolCatalog>,
+    /// Magic links that were handed out.
+    pub magic_links: MagicLinks,
+    /// How the jobs of digests end, and which of them may ask their users.
+    pub digests: Arc<dyn DigestStore>,
+    /// Runs that wait for their users.
+    pub parked: Arc<ParkedIndex>,
+    /// Interim replies.
+    pub publisher: Arc<dyn Publisher>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Tasks that nothing waits for but the process's end.
+    pub tracker: TaskTracker,
+    /// Bounds and waits.
+    pub rules: RunRules,
+}
+
+/// Bounds and waits of the executor.
+#[derive(Debug, Clone, Copy)]
+pub struct RunRules {
+    /// Repeats of a model call in place.
+    pub model_retry: Policy,
+    /// Repeats of a tool call in place.
+    pub tool_retry: Policy,
+    /// A step that has started, as a tool call, may still end within this time after the worker was told to stop.
+    pub drain: Duration,
+    /// First and longest wait between two looks at an account that the user has to authorize.
+    pub poll: (Duration, Duration),
+    /// Whether an account that somebody disconnected on purpose gets a new link.
+    pub relink_disconnected: bool,
+    /// Whether Scalekit's tool-call logs (preview) are asked to settle a doubt.
+    pub settle_by_logs: bool,
+}
+
+/// What one attempt works with, besides the run itself.
+pub(super) struct Attempt<'a> {
+    pub(super) executor: &'a Executor,
+    pub(super) leased: &'a mut LeasedRun,
+    /// The message that the attempt is for: where replies go.
+    pub(super) message: &'a Message,
+    pub(super) stop: &'a CancellationToken,
+    offer: Option<Offer>,
+}
+
+impl Executor {
+    /// Goes on with the run until it has a reply to deliver, or something interrupts it.
+    pub(crate) async fn execute(
+        &self,
+        leased: &mut LeasedRun,
+        message: &Message,
+        stop: &CancellationToken,
+    ) -> Result<Box<Reply>, Interruption> {
+        let mut attempt = Attempt { executor: self, leased, message, stop, offer: None };
+        loop {
+            let now = attempt.leased.clock().now();
+            let step = attempt.leased.run().next(now);
+            if stop.is_cancelled() && !matches!(step, Step::Deliver(_) | Step::Done) {
+                return Err(Interruption::Shutdown);
+            }
+            let awaited = attempt.run().unmet_authorization().map(|awaited| awaited.connections.clone());
+            let done = match step {
+                Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await,
+                Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await,
+                Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await,
+                Step::CallTools(calls) => attempt.call_tools(&calls).await,
+                Step::SettleDoubt(call) => attempt.settle_doubt(&call).await,
+                Step::Finish(conclusion) => attempt.finish(*conclusion).await,
+                Step::Deliver(reply) => return Ok(reply),
+                Step::Done => return Err(Interruption::OwnershipLost),
+            };
+            if let Some(connections) = awaited
+                && (attempt.run().unmet_authorization().is_none() || attempt.run().reply().is_some())
+            {
+                attempt.end_wait(&connections).await;
+            }
+            done?;
+        }
+    }
+
+    /// A step that may be left in its middle where it takes too long once the worker was told to stop.
+    async fn in_time(
+        &self,
+        stop: &CancellationToken,
+        step: impl Future<Output = Result<(), Interruption>>,
+    ) -> Result<(), Interruption> {
+        tokio::select! {
+            result = step => result,
+            () = self.out_of_time(stop) => Err(Interruption::Shutdown),
+        }
+    }
+
+    /// Ready when the worker was told to stop and what is under way has had its time.
+    pub(super) async fn out_of_time(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        tokio::time::sleep(self.rules.drain).await;
+    }
+}
+
+impl Attempt<'_> {
+    pub(super) fn run(&self) -> &Run {
+        self.leased.run()
+    }
+
+    pub(super) async fn finish(&mut self, conclusion: Conclusion) -> Result<(), Interruption> {
+        let reply = conclusion::reply(self.run(), conclusion, self.leased.clock().now());
+        self.leased.record(vec![Event::Finished(Box::new(reply))]).await
+    }
+
+    pub(super) async fn fail(&mut self, error: ErrorDetail) -> Result<(), Interruption> {
+        self.finish(Conclusion::failed(error)).await
+    }
+}

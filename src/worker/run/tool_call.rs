@@ -1,0 +1,46 @@
+//! A tool call on its way, and how it ended.
+
+use serde_json::{Map, Value};
+
+use crate::agent::event::{PinnedTool, ToolOutcome};
+use crate::job::{Identifier, JobId};
+use crate::scalekit::Error;
+
+/// One call with all that it needs; borrows nothing of the run, so that several can be under way.
+#[expect(clippy::struct_field_names, reason = "`id` alone could be the run's")]
+pub(super) struct ToolCall {
+    /// The model's id of it.
+    pub(super) call_id: String,
+    /// As it was pinned.
+    pub(super) tool: PinnedTool,
+    /// Checked against the tool's schema.
+    pub(super) arguments: Map<String, Value>,
+    /// Whose account runs it.
+    pub(super) identifier: Identifier,
+    /// The run that makes it.
+    pub(super) run_id: JobId,
+    /// Bytes of its result that the model sees.
+    pub(super) result_bytes: usize,
+    /// See [`crate::agent::run::Run::known_executions`].
+    pub(super) known_executions: Option<Vec<String>>,
+}
+
+/// How a call ended that was sent as often as it may be.
+pub(super) enum CallEnd {
+    /// It has its outcome.
+    Outcome(ToolOutcome),
+    /// It did not run and can be made again, once what hinders it has passed.
+    NotRun(Error),
+}
+
+impl CallEnd {
+    /// As in logs and metrics.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Outcome(ToolOutcome::Done { .. }) => "done",
+            Self::Outcome(ToolOutcome::Failed { .. }) => "failed",
+            Self::Outcome(ToolOutcome::Unknown { .. }) => "unknown",
+            Self::NotRun(_) => "not_run",
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Dead letters: messages that are given up, each with its reason, for a person to look at.
+
+use tracing::{error, warn};
+
+use super::disposition::Undeliverable;
+use super::{Exit, Settler, release};
+use crate::agent::event::GivenUp;
+use crate::job::{InvalidJob, Job};
+use crate::queue::{Destination, Message};
+use crate::reply::{Account, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
+use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter, fresh};
+use crate::worker::message::in_flight_delivery::InFlightDelivery;
+use crate::worker::message::reply_message::answer;
+use crate::worker::message::wake_up::{Reason, WakeUp};
+use crate::worker::run::leased_run::LeasedRun;
+
+impl Settler {
+    /// Tells the caller where that is possible, and keeps the message.
+    pub(super) async fn dead_letter(
+        &self,
+        delivery: &InFlightDelivery,
+        job: Option<&Job>,
+        run: Option<LeasedRun>,
+        what: Undeliverable,
+    ) -> Exit {
+        release(run.as_ref()).await;
+        match (what, job) {
+            (Undeliverable::NotAJob(invalid), _) => self.reject(delivery, &invalid).await,
+            (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run.as_ref(), problem).await,
+            (Undeliverable::Damaged(_), None) => Exit::Requeue,
+        }
+    }
+
+    /// Makes the dead letter of a run that was given up; false where the broker did not confirm it.
+    pub(super) async fn dead_letter_of_run(&self, run: &LeasedRun, delivery: &InFlightDelivery, why: &GivenUp) -> bool {
+        let run = run.run();
+        // A letter that is replayed after its journal's time must not repeat what the run did.
+        let (generation, effects) = (run.wake_up_generation().max(1), run.has_effects());
+        let letter = WakeUp { generation, effects, ..WakeUp::new(Reason::Poison) }.stamp(delivery.message());
+        self.publish_dead_letter(delivery, letter, why, run.attempts()).await
+    }
+
+    /// The journal makes no sense, so nothing can be known of the run nor done for it.
+    async fn damaged(&self, delivery: &InFlightDelivery, job: &Job, run: Option<&LeasedRun>, problem: String) -> Exit {
+        if !delivery.is_unsettled() {
+            // The wake-up that stands for the run brings us here again, with a message to keep.
+            return Exit::Ack;
+        }
+        let text = "the journal of the run is damaged; what it had done is not known";
+        let hint = "check what the job did before sending it again under a new id; its message is a dead letter";
+        let detail = ErrorDetail::new(ErrorCode::Internal, text).hint(hint);
+        let reason = DeadLetterReason::DamagedJournal.as_str();
+        let step = run.map(|run| run.run().doing(self.clock.now())).unwrap_or_default();
+        let why = GivenUp { reason: reason.to_owned(), detail: problem, step };
+        let attempts = run.map_or(0, |run| run.run().attempts());
+        let letter = fresh(delivery.message());
+        Exit::once(
+            self.refuse(delivery, job, reason, detail).await
+                && self.publish_dead_letter(delivery, letter, &why, attempts).await,
+        )
+    }
+
+    /// The bytes are not a job.
+    async fn reject(&self, delivery: &InFlightDelivery, invalid: &InvalidJob) -> Exit {
+        warn!(problems = invalid.problems.len(), first = invalid.problems.first(), "message is not a job");
+        let detail = invalid.problems.join("; ");
+        if let Some(to) = &invalid.reply_to {
+            let error = ErrorDetail::new(ErrorCode::InvalidJob, detail.clone());
+            let account = Account { stop_reason: error.code.as_str().to_owned(), ..Account::default() };
+            let failed = Failed { error, text: None, account };
+            // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
+            let id = invalid.id.clone();
+            let id = id.map_or_else(|| crate::key::digest(&delivery.message().body, 16), |id| id.to_string());
+            let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
+            let message = answer(&reply, delivery.message(), invalid.correlation_id.clone());
+            if !self.publish_reply(&reply, delivery, message, Some(to.clone())).await {
+                return Exit::Requeue;
+            }
+        }
+        let reason = DeadLetterReason::InvalidJob.as_str().to_owned();
+        let why = GivenUp { reason, detail, step: String::new() };
+        if !self.publish_dead_letter(delivery, fresh(delivery.message()), &why, 0).await {
+            return Exit::Requeue;
+        }
+        self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
+        Exit::Ack
+    }
+
+    /// Puts a message into the dead-letter queue; false where the broker did not confirm it.
+    async fn publish_dead_letter(
+        &self,
+        delivery: &InFlightDelivery,
+        letter: Message,
+        why: &GivenUp,
+        attempts: u32,
+    ) -> bool {
+        error!(message.id = letter.properties.message_id, reason = why.reason, "message given up");
+        let letter = dead_letter(letter, why, attempts, self.clock.now());
+        match self.publish(delivery, &Destination::Dead, letter).await {
+            Ok(_) => self.metrics.dead_lettered(&why.reason),
+            Err(error) => {
+                warn!(%error, "the dead letter was not confirmed");
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,292 @@
+//! What becomes of a delivery: the one word that its handling ends in, and the table that turns an interruption of its run
+//! into that word.
+
+use std::time::Duration;
+
+use crate::agent::event::{GivenUp, Pause};
+use crate::agent::run::Run;
+use crate::agent::turn::Conclusion;
+use crate::job::InvalidJob;
+use crate::reply::{ErrorCode, ErrorDetail, Reply};
+use crate::retry::{Backoff, Policy, RetryDecision};
+use crate::worker::message::wake_up::Reason;
+use crate::worker::rules::WorkerRules;
+use crate::worker::run::interruption::Interruption;
+
+/// Whoever was told to come later waits at least so long: the shortest wait tier.
+const LEAST_RATE_LIMIT_WAIT: Duration = Duration::from_secs(1);
+/// A journal that is down is looked for again after this time.
+pub(crate) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
+/// A run that another worker has is looked at again after this time at the latest.
+pub(crate) const HELD_WAIT: Duration = Duration::from_secs(30);
+
+/// What becomes of a delivery. Nothing is done before [`super::Settler::settle`] does it.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "a delivery that is not settled is redelivered"]
+pub(crate) enum Disposition {
+    /// The run has come to its end: the reply is confirmed, then the journal sealed, then the message acked.
+    Finish(End),
+    /// The same reply as before, to a caller that asks again.
+    RepeatReply(Box<Reply>),
+    /// The caller is told that the run of its id, if there is one, does not answer this message.
+    Refuse {
+        /// Tells the event from the run's own.
+        mark: String,
+        /// What the caller is told.
+        error: ErrorDetail,
+    },
+    /// A wake-up takes the message's place.
+    Defer(Deferral),
+    /// Back to the queue at once, for another worker.
+    Requeue {
+        /// Journalled before as the end of the attempt, where the worker gives the run out of its hands in good order.
+        end: Option<String>,
+    },
+    /// Kept for a person; the caller is told.
+    DeadLetter(Undeliverable),
+    /// Acked, as something better stands for it.
+    DropStale(Stale),
+}
+
+/// How a run ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum End {
+    /// With the reply that its journal holds.
+    Journalled(Box<Reply>),
+    /// With this, which is still to be journalled; given up with a dead letter where a reason is there.
+    Concluded(Conclusion, Option<GivenUp>),
+}
+
+/// What stands for the message until it comes again.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Deferral {
+    /// The message came before its time, which it keeps.
+    NotDue {
+        /// Until it is due.
+        remaining: Duration,
+    },
+    /// The same message: nothing is known of its run beyond what it says.
+    Same {
+        /// Until it comes again.
+        wait: Duration,
+        /// Said instead of its own reason.
+        reason: Option<Reason>,
+        /// Whether it saw its run alive in another worker's hands.
+        saw_live_owner: bool,
+    },
+    /// The run's next wake-up, once the end of the attempt is journalled.
+    NextWakeUp {
+        /// Until it is due.
+        wait: Duration,
+        /// Why the attempt ended.
+        pause: Pause,
+        /// For people.
+        detail: String,
+    },
+    /// The run's message, though nothing can be journalled: it says what is known of the run, in case the journal does not
+    /// any more when it comes.
+    Unjournalled {
+        /// Until it is due.
+        wait: Duration,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// What nobody can go on with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Undeliverable {
+    /// The bytes are not a job.
+    NotAJob(Box<InvalidJob>),
+    /// The journal of its run says what cannot be.
+    Damaged(String),
+}
+
+/// Why a message is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stale {
+    /// A newer wake-up of the run is under way.
+    Superseded,
+    /// The run has ended.
+    Ended,
+    /// The reply is out, and the end of its journal was lost.
+    Sealed,
+    /// A digest's occurrence was published twice, and its definition or what it covers has changed: the first one counts.
+    OtherOccurrence,
+    /// A webhook's copy of a run that does not wait, or whose user is still waited for: never the run's only message.
+    WebhookCopy,
+}
+
+impl Deferral {
+    /// The same message again, about which nothing new is known.
+    pub(crate) fn same(wait: Duration) -> Self {
+        Self::Same { wait, reason: None, saw_live_owner: false }
+    }
+}
+
+/// The budgets that a run uses up: attempts in a row that ended for want of something, and what is allowed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budgets {
+    transient: (u32, Policy),
+    rate_limited: (u32, Policy),
+}
+
+impl Budgets {
+    /// Those of `run`.
+    pub(crate) fn of(run: &Run, rules: &WorkerRules) -> Self {
+        Self {
+            transient: (run.transient_failures(), rules.transient),
+            rate_limited: (run.rate_limited(), rules.rate_limited),
+        }
+    }
+}
+
+/// The table: what becomes of a message after its run was interrupted.
+pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Disposition {
+    let next = |pause, wait| Disposition::Defer(Deferral::NextWakeUp { wait, pause, detail: why.to_string() });
+    match why {
+        Interruption::OwnershipLost | Interruption::Panicked(_) => Disposition::Requeue { end: None },
+        Interruption::Shutdown => Disposition::Requeue { end: Some(why.to_string()) },
+        Interruption::Authorization { wait } => next(Pause::Authorization, *wait),
+        Interruption::RateLimited { wait: asked, reason } => {
+            let (failures, policy) = budgets.rate_limited;
+            let asked = (*asked).min(Duration::from_millis(policy.max_retry_after_milliseconds));
+            match own_wait(failures, policy) {
+                // On top of what was asked for: all who were told the same must not come back together, nor at once.
+                Some(own) => next(Pause::RateLimited, (asked + own).max(LEAST_RATE_LIMIT_WAIT)),
+                None => exhausted(failures + 1, reason),
+            }
+        }
+        Interruption::Transient { reason } => {
+            let (failures, policy) = budgets.transient;
+            match own_wait(failures, policy) {
+                Some(wait) => next(Pause::Transient, wait),
+                None => exhausted(failures + 1, reason),
+            }
+        }
+        Interruption::JournalUnavailable(_) => unjournalled(Reason::GivenBack),
+        Interruption::JournalLost => unjournalled(Reason::JournalLost),
+        Interruption::Damaged(problem) => Disposition::DeadLetter(Undeliverable::Damaged(problem.clone())),
+        Interruption::Illegal(_) => {
+            let error = ErrorDetail::new(ErrorCode::Internal, why.to_string())
+                .hint("this is a fault of the worker; please report it with its log lines");
+            Disposition::Finish(End::Concluded(Conclusion::failed(error), None))
+        }
+    }
+}
+
+/// The journal does not take anything, or not any more.
+pub(crate) fn unjournalled(reason: Reason) -> Disposition {
+    Disposition::Defer(Deferral::Unjournalled { wait: JOURNAL_WAIT, reason })
+}
+
+fn exhausted(attempts: u32, reason: &str) -> Disposition {
+    let text = format!("gave up after {attempts} attempts in a row that failed; the last one: {reason}");
+    let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text);
+    Disposition::Finish(End::Concluded(Conclusion::failed(error), None))
+}
+
+/// The wait after `failures` in a row and one more, unless the attempts are used up.
+fn own_wait(failures: u32, policy: Policy) -> Option<Duration> {
+    let mut backoff = Backoff::new(policy);
+    let mut wait = None;
+    for _ in 0..=failures {
+        wait = Some(backoff.next(RetryDecision::Again)?);
+    }
+    wait
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSIENT: Policy =
+        Policy { attempts: 3, initial_milliseconds: 1000, max_milliseconds: 60_000, max_retry_after_milliseconds: 0 };
+    const LIMITED: Policy = Policy {
+        attempts: 100,
+        initial_milliseconds: 1000,
+        max_milliseconds: 60_000,
+        max_retry_after_milliseconds: 3_600_000,
+    };
+
+    fn after(why: &Interruption, failures: u32) -> Disposition {
+        after_interruption(why, Budgets { transient: (failures, TRANSIENT), rate_limited: (failures, LIMITED) })
+    }
+
+    fn limited(asked: u64, failures: u32) -> Disposition {
+        let wait = Duration::from_secs(asked);
+        after(&Interruption::RateLimited { wait, reason: "busy".into() }, failures)
+    }
+
+    fn wait_of(disposition: &Disposition) -> Duration {
+        match disposition {
+            Disposition::Defer(Deferral::NextWakeUp { pause: Pause::RateLimited, wait, .. }) => *wait,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_shutdown_and_a_lost_run_put_the_message_back() {
+        assert_eq!(after(&Interruption::OwnershipLost, 9), Disposition::Requeue { end: None });
+        assert!(matches!(after(&Interruption::Shutdown, 9), Disposition::Requeue { end: Some(_) }));
+    }
+
+    #[test]
+    fn a_rate_limit_is_waited_for_as_asked_and_a_little_longer_by_chance() {
+        let waits: Vec<Duration> = (0..200).map(|_| wait_of(&limited(40, 0))).collect();
+        let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*least >= Duration::from_secs(40) && *most <= Duration::from_secs(41), "{least:?} {most:?}");
+        assert!(most.saturating_sub(*least) > Duration::from_millis(500), "they would all come back together");
+    }
+
+    #[test]
+    fn a_rate_limit_that_asks_for_no_wait_is_no_busy_loop_and_one_for_ever_is_cut() {
+        for failures in 0..50 {
+            assert!(wait_of(&limited(0, failures)) >= Duration::from_secs(1));
+        }
+        let longest = (0..200).map(|_| wait_of(&limited(0, 20))).max().unwrap();
+        assert!(longest > Duration::from_secs(30), "those who are told again and again come more rarely: {longest:?}");
+        assert!(wait_of(&limited(u64::MAX, 0)) <= Duration::from_secs(3601));
+    }
+
+    #[test]
+    fn rate_limits_have_a_budget_of_their_own() {
+        assert!(
+            matches!(limited(1, 98), Disposition::Defer(Deferral::NextWakeUp { .. })),
+            "far more than transient failures"
+        );
+        assert_eq!(limited(1, 99), exhausted(100, "busy"));
+    }
+
+    #[test]
+    fn transient_failures_are_counted_and_end() {
+        let why = Interruption::Transient { reason: "down".into() };
+        for failures in 0..2 {
+            assert!(matches!(
+                after(&why, failures),
+                Disposition::Defer(Deferral::NextWakeUp { pause: Pause::Transient, .. })
+            ));
+        }
+        assert_eq!(after(&why, 2), exhausted(3, "down"));
+    }
+
+    #[test]
+    fn without_the_journal_nothing_is_written_and_nothing_is_lost() {
+        let away = Interruption::JournalUnavailable(String::new());
+        assert_eq!(after(&away, 99), unjournalled(Reason::GivenBack));
+        assert_eq!(after(&Interruption::JournalLost, 99), unjournalled(Reason::JournalLost));
+    }
+
+    #[test]
+    fn a_bug_of_the_worker_fails_the_run_or_counts_as_a_crash_and_never_touches_the_journal() {
+        assert_eq!(after(&Interruption::Panicked(String::new()), 0), Disposition::Requeue { end: None });
+        let Disposition::Finish(End::Concluded(Conclusion::Failed(error), None)) =
+            after(&Interruption::Illegal("delivered".into()), 0)
+        else {
+            panic!("the caller is owed an answer")
+        };
+        assert_eq!(error.code, ErrorCode::Internal);
+        let damaged = after(&Interruption::Damaged("entry 3".into()), 0);
+        assert_eq!(damaged, Disposition::DeadLetter(Undeliverable::Damaged("entry 3".into())));
+    }
+}

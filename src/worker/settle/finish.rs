@@ -1,0 +1,82 @@
+//! The one way in which a run ends.
+
+use tracing::{info, warn};
+
+use super::disposition::{End, JOURNAL_WAIT};
+use super::{Exit, Settler};
+use crate::agent::conclusion;
+use crate::agent::event::Event;
+use crate::digest_store::Fired;
+use crate::job::Job;
+use crate::reply::{Reply, ReplyEvent};
+use crate::worker::message::in_flight_delivery::InFlightDelivery;
+use crate::worker::message::wake_up::Reason;
+use crate::worker::run::interruption::Interruption;
+use crate::worker::run::leased_run::LeasedRun;
+
+impl Settler {
+    /// Journals the end where that is still to be done, then delivers it.
+    pub(super) async fn finish(&self, delivery: &InFlightDelivery, job: &Job, run: &mut LeasedRun, end: End) -> Exit {
+        let (conclusion, given_up) = match end {
+            End::Journalled(reply) => return self.deliver(delivery, job, run, &reply).await,
+            End::Concluded(conclusion, given_up) => (conclusion, given_up),
+        };
+        let reply = conclusion::reply(run.run(), conclusion, self.clock.now());
+        let mut events: Vec<Event> = given_up.map(Event::GivenUp).into_iter().collect();
+        events.push(Event::Finished(Box::new(reply.clone())));
+        match run.record(events).await {
+            Ok(()) => self.deliver(delivery, job, run, &reply).await,
+            Err(error) => self.not_journalled(delivery, run, &error).await,
+        }
+    }
+
+    /// Publishes the run's reply, and its dead letter where it was given up, seals its journal, acks; in that order.
+    /// Wherever it is cut off, the next one begins here again.
+    async fn deliver(&self, delivery: &InFlightDelivery, job: &Job, run: &mut LeasedRun, reply: &Reply) -> Exit {
+        let confirmed = self.send_reply(reply, delivery, job).await
+            && match run.run().given_up() {
+                Some(why) => self.dead_letter_of_run(run, delivery, why).await,
+                None => true,
+            };
+        if !confirmed {
+            run.release().await;
+            return Exit::Requeue;
+        }
+        let outcome = match &reply.event {
+            ReplyEvent::Failed(failed) => failed.error.code.as_str(),
+            ReplyEvent::AuthorizationRequired(_) => "authorization_required",
+            ReplyEvent::Completed(_) | ReplyEvent::Progress(_) => "completed",
+        };
+        let working = run.run().working_milliseconds_at(self.clock.now());
+        if let Err(error) = run.record(vec![Event::Delivered]).await {
+            warn!(%error, "the journal could not be sealed; the same reply may be sent again");
+            match error {
+                Interruption::JournalUnavailable(_) => {
+                    return self.defer_unjournalled(delivery, run, JOURNAL_WAIT, Reason::Seal).await;
+                }
+                Interruption::OwnershipLost => return Exit::Requeue,
+                // There is nothing left to be sealed.
+                _ => {}
+            }
+        }
+        self.parked.unpark(run.run()).await;
+        self.digest_ended(job, outcome).await;
+        run.release().await;
+        self.metrics.job_ended(outcome, working);
+        info!(outcome, working_milliseconds = working, "job ended");
+        Exit::Ack
+    }
+
+    /// Notes how a digest's job ended: `since` moves with success. Best effort; without it the next one covers more.
+    async fn digest_ended(&self, job: &Job, outcome: &str) {
+        let Some(fired) = Fired::of(job) else { return };
+        match self.digests.ended(&fired, outcome == "completed").await {
+            // Once when it begins, and then ever more rarely.
+            Ok(failures @ (3 | 10 | 100 | 1000)) => {
+                warn!(digest = fired.digest, failures, outcome, "jobs of this digest fail, one after another");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(digest = fired.digest, %error, "the end of a digest's job could not be noted"),
+        }
+    }
+}

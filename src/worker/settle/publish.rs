@@ -1,0 +1,50 @@
+//! Publishing what an ack waits for. Patiently: a message that goes back to the queue instead is counted there, and after
+//! an outage of minutes the broker would take it for one that kills its workers.
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Settler;
+use crate::queue::{Destination, Message, Published, QueueError};
+use crate::retry::{Backoff, Policy, RetryDecision};
+use crate::worker::message::in_flight_delivery::InFlightDelivery;
+
+/// Waits for a broker that does not take a message.
+const PATIENT: Policy =
+    Policy { attempts: u32::MAX, initial_milliseconds: 500, max_milliseconds: 5000, max_retry_after_milliseconds: 0 };
+
+impl Settler {
+    /// Publishes, as often as it takes until the broker confirms, the worker stops, or `delivery` has been held for half as
+    /// long again as it should be; that is well below the broker's consumer timeout.
+    pub(super) async fn publish(
+        &self,
+        delivery: &InFlightDelivery,
+        destination: &Destination,
+        message: Message,
+    ) -> Result<Published, QueueError> {
+        let last = delivery.due() + self.rules.hold_at_most / 2;
+        let mut backoff = Backoff::new(PATIENT);
+        loop {
+            let error = match self.publisher.publish(destination, message.clone()).await {
+                Ok(published) => return Ok(published),
+                Err(error) => error,
+            };
+            let decision = match &error {
+                QueueError::TooLarge { .. } => RetryDecision::Stop,
+                _ if Instant::now() >= last => RetryDecision::Stop,
+                _ => RetryDecision::Again,
+            };
+            let Some(wait) = backoff.next(decision) else { return Err(error) };
+            // Said once a message: a hundred runs that wait for an hour must not fill the log.
+            if backoff.made() == 2 {
+                warn!(%error, "a message waits for the broker");
+            } else {
+                debug!(%error, "a message waits on for the broker");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return Err(error),
+            }
+        }
+    }
+}
