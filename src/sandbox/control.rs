@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::accounts::{Account, Problem};
 use super::faults::{Fault, Faults};
-use super::gate::RequestLog;
+use super::request_log::RequestLog;
 use super::shared::Shared;
 
 type Answer = Result<Json<Value>, (StatusCode, String)>;

@@ -1,6 +1,5 @@
 //! `execute_tool`: chooses the account, checks the parameters, runs the tool on the identifier's world, keeps the log.
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -9,6 +8,7 @@ use super::catalogue::Tool;
 use super::scalekit::errors::Refusal;
 use super::scalekit::{identifier, required};
 use super::shared::{Shared, State};
+use super::tool_calls::ToolCall;
 use super::world::{self, Effect, ProviderError};
 
 /// The request's body; unknown fields are dropped silently, as the real service does.
@@ -21,34 +21,6 @@ pub(super) struct Call {
     params: Option<Map<String, Value>>,
     #[serde(default)]
     agent_run_id: String,
-}
-
-/// A call that reached a tool.
-#[derive(Debug)]
-pub(super) struct ToolCall {
-    pub(super) execution_id: String,
-    pub(super) account: Account,
-    tool_name: String,
-    pub(super) agent_run_id: String,
-    /// `success` or `provider_error`.
-    pub(super) status: &'static str,
-    error: Option<ProviderError>,
-    pub(super) started_at: Timestamp,
-}
-
-impl ToolCall {
-    /// A row of the call log.
-    pub(super) fn to_json(&self) -> Value {
-        json!({
-            "id": format!("tcl_{}", self.execution_id), "connected_account_id": self.account.id,
-            "connection_id": self.account.connection_id, "connection_name": self.account.connector,
-            "provider": self.account.provider, "identifier": self.account.identifier, "source": "API",
-            "execution_id": self.execution_id, "tool_name": self.tool_name, "status": self.status, "error_tier": "",
-            "error_code": self.error.as_ref().map_or("", |error| error.code),
-            "error_message": self.error.as_ref().map_or("", |error| error.message.as_str()),
-            "duration_ms": "1", "started_at": self.started_at, "agent_run_id": self.agent_run_id,
-        })
-    }
 }
 
 /// Runs the call and answers `{data, execution_id}`.
@@ -94,8 +66,16 @@ pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
     match outcome {
         Ok(data) if data.is_array() => Ok(json!({"data": {"array": data}, "execution_id": execution_id})),
         Ok(data) => Ok(json!({"data": data, "execution_id": execution_id})),
-        Err(error) => Err(error.into_refusal(&execution_id)),
+        Err(error) => Err(tool_error(error, &execution_id)),
     }
+}
+
+fn tool_error(error: ProviderError, execution_id: &str) -> Refusal {
+    let ProviderError { status, code, message } = error;
+    let more = json!({"tool_error_info": {
+        "execution_id": execution_id, "tool_error_message": message, "tool_error_code": code,
+    }});
+    Refusal::new(status, "TOOL_ERROR", message).with(more)
 }
 
 fn unknown_tool(name: &str) -> Refusal {

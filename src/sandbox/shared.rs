@@ -10,12 +10,12 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::SandboxOptions;
 use super::accounts::Accounts;
 use super::catalogue::Catalogue;
-use super::execute::ToolCall;
 use super::faults::Faults;
-use super::gate::RequestLog;
+use super::options::SandboxOptions;
+use super::request_log::RequestLog;
+use super::tool_calls::ToolCall;
 use super::webhook::Sender;
 use super::world::World;
 

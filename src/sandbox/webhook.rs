@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::WebhookTarget;
 use super::accounts::Account;
+use super::options::WebhookTarget;
 use super::shared::Shared;
 
 /// A delivery is tried this often, as the real one is at least once.

@@ -12,8 +12,8 @@ use super::paging::{Page, Parameters};
 use super::{Answer, identifier};
 use crate::sandbox::accounts::Account;
 use crate::sandbox::catalogue::Tool;
-use crate::sandbox::execute::ToolCall;
 use crate::sandbox::shared::Shared;
+use crate::sandbox::tool_calls::ToolCall;
 
 /// Pages of the plain and the scoped list hold this many where the caller names no size.
 const DEFAULT_PAGE: usize = 10;

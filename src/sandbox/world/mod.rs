@@ -10,10 +10,9 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::catalogue::embedded;
-use super::scalekit::errors::Refusal;
+use super::data::embedded;
 
 /// Parameters of a tool.
 pub(super) type Parameters = Map<String, Value>;
@@ -49,7 +48,7 @@ pub(super) struct Effect {
 /// A refusal by the service behind a tool.
 #[derive(Debug, Clone)]
 pub(super) struct ProviderError {
-    status: u16,
+    pub(super) status: u16,
     pub(super) code: &'static str,
     pub(super) message: String,
 }
@@ -65,14 +64,6 @@ impl ProviderError {
 
     fn not_built(tool: &str) -> Self {
         Self { status: 500, code: "TOOL_EXEC_FAILED", message: format!("the sandbox has no {tool}") }
-    }
-
-    pub(super) fn into_refusal(self, execution_id: &str) -> Refusal {
-        let Self { status, code, message } = self;
-        let more = json!({"tool_error_info": {
-            "execution_id": execution_id, "tool_error_message": message, "tool_error_code": code,
-        }});
-        Refusal::new(status, "TOOL_ERROR", message).with(more)
     }
 }
 
