@@ -4,10 +4,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::accounts::Account;
+use super::authorization;
 use super::catalogue::Tool;
 use super::scalekit::errors::Refusal;
 use super::scalekit::{identifier, required};
-use super::shared::{Shared, State};
+use super::shared::Shared;
+use super::state::State;
 use super::tool_calls::ToolCall;
 use super::world::{self, Effect, ProviderError};
 
@@ -52,7 +54,7 @@ pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
         }
         Ok(data)
     });
-    shared.mark_used(&mut state, &account);
+    state.accounts.mark_used(&account, shared.now());
     let status = if outcome.is_ok() { "success" } else { "provider_error" };
     state.tool_calls.push(ToolCall {
         execution_id: execution_id.clone(),
@@ -94,7 +96,7 @@ fn chosen_account(shared: &Shared, state: &mut State, call: &Call, tool: &Tool) 
     }
     let identifier = identifier(call.identifier.as_deref())?;
     if let Some(connector) = call.connector.as_deref().filter(|connector| !connector.is_empty()) {
-        return shared.account(state, connector, identifier).ok_or_else(not_found);
+        return authorization::account(shared, state, connector, identifier).ok_or_else(not_found);
     }
     let mut fitting = state.accounts.of(identifier).filter(|account| account.provider == tool.provider);
     match (fitting.next(), fitting.next()) {

@@ -26,6 +26,7 @@
 //! | `big_answer` | the usual answer with `big_answer_bytes` of padding |
 
 mod accounts;
+mod authorization;
 mod catalogue;
 mod connection;
 mod consent_page;
@@ -41,6 +42,7 @@ mod request_log;
 mod route_group;
 mod scalekit;
 mod shared;
+mod state;
 mod tool_calls;
 mod webhook;
 mod world;

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::sandbox::accounts::Problem;
+use crate::sandbox::authorization::Problem;
 
 /// A refused request.
 #[derive(Debug)]

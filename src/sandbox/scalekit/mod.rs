@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::accounts::Account;
+use super::authorization;
 use super::execute;
 use super::shared::{self, Shared};
 use errors::Refusal;
@@ -135,7 +136,7 @@ fn asked_account(shared: &Shared, query: Option<&str>) -> Result<Account, Refusa
     } else {
         let connector = required("connector", query.first("connector"))?;
         let identifier = identifier(query.first("identifier"))?;
-        shared.account(&mut state, connector, identifier)
+        authorization::account(shared, &mut state, connector, identifier)
     };
     account.ok_or_else(|| Refusal::not_found("resource not found"))
 }
@@ -156,7 +157,7 @@ async fn create_account(
     let body = read(body)?;
     let connector = required("connector", body.connector.as_deref())?;
     let identifier = identifier(body.identifier.as_deref())?;
-    match shared.account_or_new(connector, identifier)? {
+    match authorization::account_or_new(&shared, connector, identifier)? {
         (_, false) => Err(Refusal::new(400, "RESOURCE_ALREADY_EXISTS", "connected account already exists")),
         (account, true) => Ok((StatusCode::CREATED, Json(json!({ "connected_account": account.to_json() })))),
     }
@@ -184,7 +185,7 @@ async fn magic_link(State(shared): State<Arc<Shared>>, body: Result<JsonBody<Nam
         let connector = required("connector", body.connector.as_deref())?;
         (connector.to_owned(), identifier(body.identifier.as_deref())?.to_owned())
     };
-    let (link, expiry) = shared.new_link(&connector, &identifier, verification)?;
+    let (link, expiry) = authorization::new_link(&shared, &connector, &identifier, verification)?;
     Ok(Json(json!({"link": link, "expiry": expiry})))
 }
 
@@ -209,7 +210,7 @@ async fn verify(State(shared): State<Arc<Shared>>, body: Result<JsonBody<Verific
         state.accounts.verifications.remove(request);
         account
     };
-    shared.set_status(&connector, &owner, "ACTIVE")?;
+    authorization::set_status(&shared, &connector, &owner, "ACTIVE")?;
     Ok(Json(json!({ "post_user_verify_redirect_url": format!("{}/connected", shared.base_url) })))
 }
 

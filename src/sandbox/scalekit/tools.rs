@@ -11,6 +11,7 @@ use super::errors::Refusal;
 use super::paging::{Page, Parameters};
 use super::{Answer, identifier};
 use crate::sandbox::accounts::Account;
+use crate::sandbox::authorization;
 use crate::sandbox::catalogue::Tool;
 use crate::sandbox::shared::Shared;
 use crate::sandbox::tool_calls::ToolCall;
@@ -83,7 +84,7 @@ fn named_accounts(shared: &Shared, query: &Parameters, identifier: &str) -> Resu
     let mut state = shared.lock();
     let mut accounts = Vec::new();
     for name in &connections {
-        let account = shared.account(&mut state, name, identifier);
+        let account = authorization::account(shared, &mut state, name, identifier);
         accounts.push(account.ok_or_else(|| Refusal::not_found("connected account not found"))?);
     }
     for provider in &providers {
