@@ -32,7 +32,6 @@ mod connection;
 mod consent_page;
 mod control;
 mod data;
-mod execute;
 mod fault_injection;
 mod faults;
 mod gate;

@@ -1,17 +1,21 @@
 //! `execute_tool`: chooses the account, checks the parameters, runs the tool on the identifier's world, keeps the log.
 
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::accounts::Account;
-use super::authorization;
-use super::catalogue::Tool;
-use super::scalekit::errors::Refusal;
-use super::scalekit::{identifier, required};
-use super::shared::Shared;
-use super::state::State;
-use super::tool_calls::ToolCall;
-use super::world::{self, Effect, ProviderError};
+use super::errors::{Answer, Refusal};
+use super::fields::{Body, identifier, read, required};
+use crate::sandbox::accounts::Account;
+use crate::sandbox::authorization;
+use crate::sandbox::catalogue::Tool;
+use crate::sandbox::shared::Shared;
+use crate::sandbox::state::State;
+use crate::sandbox::tool_calls::ToolCall;
+use crate::sandbox::world::{self, Effect, ProviderError};
 
 /// The request's body; unknown fields are dropped silently, as the real service does.
 #[derive(Debug, Deserialize)]
@@ -26,7 +30,11 @@ pub(super) struct Call {
 }
 
 /// Runs the call and answers `{data, execution_id}`.
-pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
+pub(super) async fn execute_tool(extract::State(shared): extract::State<Arc<Shared>>, body: Body<Call>) -> Answer {
+    run(&shared, &read(body)?).map(Json)
+}
+
+fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
     let name = required("tool_name", call.tool_name.as_deref())?;
     if call.agent_run_id.len() > 255 {
         return Err(Refusal::field("agent_run_id", "longer than 255 characters", "max_len"));
