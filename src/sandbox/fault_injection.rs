@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Cut;
 use super::faults::{Fault, FaultKind};
-use super::model::model_error;
+use super::model::errors::model_error;
 use super::route_group::RouteGroup;
 use super::scalekit::errors::error_body;
 
