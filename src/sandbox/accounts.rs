@@ -78,7 +78,7 @@ pub(super) struct Link {
 }
 
 /// Why a link cannot be followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum LinkProblem {
     Unknown,
     Used,

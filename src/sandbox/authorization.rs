@@ -11,14 +11,14 @@ use super::state::State;
 use super::webhook::StatusChange;
 
 /// Why there can be no account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Problem {
     UnknownConnection,
     DisabledConnection,
 }
 
 /// What became of a decision on the consent page.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Consent {
     Denied,
     /// The account is active, or the browser has to go on to the application's verification page.

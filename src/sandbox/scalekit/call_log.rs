@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::errors::{Answer, Refusal};
-use super::paging::{Page, Parameters};
+use super::paging::Page;
+use super::parameters::Parameters;
 use crate::sandbox::shared::Shared;
 use crate::sandbox::tool_calls::ToolCall;
 

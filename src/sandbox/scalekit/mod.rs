@@ -6,6 +6,7 @@ pub(super) mod errors;
 mod execute;
 mod fields;
 mod paging;
+mod parameters;
 mod token;
 mod tools;
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::errors::Refusal;
-use super::paging::Parameters;
+use super::parameters::Parameters;
 use crate::sandbox::shared::{self, Shared};
 
 /// Gives out a token for the client's secret.

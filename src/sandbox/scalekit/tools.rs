@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::errors::{Answer, Refusal};
 use super::fields::identifier;
-use super::paging::{Page, Parameters};
+use super::paging::Page;
+use super::parameters::Parameters;
 use crate::sandbox::accounts::Account;
 use crate::sandbox::authorization;
 use crate::sandbox::catalogue::Tool;
