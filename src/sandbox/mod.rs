@@ -24,6 +24,16 @@
 //! | `commit_then_reset` | a broken connection; it was done |
 //! | `half_answer` | half of the answer's body, then a broken connection; it was done |
 //! | `big_answer` | the usual answer with `big_answer_bytes` of padding |
+//!
+//! Each layer uses those below it:
+//!
+//! | layer | files |
+//! |---|---|
+//! | gate: what every request passes | `gate`, `fault_injection`, `connection` |
+//! | doors: the routes | `scalekit`, `model`, `consent_page`, `control` |
+//! | what makes an account active | `authorization` |
+//! | what all routes hold | `shared`, `state` |
+//! | what knows nothing of the server | `accounts`, `catalogue`, `data`, `faults`, `options`, `request_log`, `route_group`, `tool_calls`, `webhook`, `world` |
 
 mod accounts;
 mod authorization;

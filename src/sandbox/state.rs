@@ -12,7 +12,7 @@ use super::request_log::RequestLog;
 use super::tool_calls::ToolCall;
 use super::world::World;
 
-/// Everything of it, behind one lock.
+/// All of it, behind one lock.
 #[derive(Default)]
 pub(super) struct State {
     /// Access tokens and the instant each expires.
