@@ -41,10 +41,6 @@ const KEPT: [(&str, &[&str]); 5] = [
     ("jsonschema", &["schema"]),
 ];
 
-/// Files of these folders may need each other in circles. The sandbox is one small server told in parts: its doors, its
-/// faults and its world all hold the one shared state, and its routes are gathered where they are guarded.
-const ENTANGLED: [&str; 1] = ["sandbox"];
-
 const MAX_LINES: usize = 400;
 
 #[test]
@@ -99,9 +95,6 @@ fn breaches(sources: &[(String, String)]) -> Vec<String> {
                 Target::Module(target) => {
                     if let Some(text) = floor_breach(&file.module, &target) {
                         breach(line, text);
-                    }
-                    if top(&target) == top(&file.module) && ENTANGLED.contains(&top(&target)) {
-                        continue;
                     }
                     let place = format!("src/{}:{line}", file.path);
                     graph.entry(file.module.clone()).or_default().entry(target).or_insert(place);

@@ -1,15 +1,12 @@
-//! Connected accounts and the magic links that make them active.
+//! Connected accounts and the magic links that make them active, as plain data.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::catalogue::Connection;
-use super::shared::{Shared, State};
-use super::webhook::StatusChange;
 
 /// How long a provider's token is said to be good for.
 const PROVIDER_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
@@ -30,6 +27,22 @@ pub(super) struct Account {
 }
 
 impl Account {
+    pub(super) fn new(number: u64, connection: &Connection, identifier: &str, status: &str, now: Timestamp) -> Self {
+        let mut account = Self {
+            id: format!("ca_{}", 24_834_495_000_000_000 + number),
+            connector: connection.name.clone(),
+            connection_id: connection.id.clone(),
+            provider: connection.provider.clone(),
+            identifier: identifier.to_owned(),
+            status: String::new(),
+            token_expires_at: None,
+            last_used_at: None,
+            updated_at: now,
+        };
+        account.set_status(status, now);
+        account
+    }
+
     /// As the API gives it, without credentials.
     pub(super) fn to_json(&self) -> Value {
         json!({
@@ -43,6 +56,14 @@ impl Account {
     pub(super) fn is_active(&self) -> bool {
         self.status == "ACTIVE"
     }
+
+    fn set_status(&mut self, status: &str, now: Timestamp) {
+        status.clone_into(&mut self.status);
+        self.updated_at = now;
+        if self.is_active() {
+            self.token_expires_at = now.checked_add(PROVIDER_TOKEN_LIFETIME).ok();
+        }
+    }
 }
 
 /// A link that was given out.
@@ -53,7 +74,15 @@ pub(super) struct Link {
     pub(super) expiry: Timestamp,
     pub(super) used: bool,
     /// Where the browser goes after consent when the application verifies users itself, and the state to bring along.
-    verification: Option<(String, String)>,
+    pub(super) verification: Option<(String, String)>,
+}
+
+/// Why a link cannot be followed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LinkProblem {
+    Unknown,
+    Used,
+    Expired,
 }
 
 /// All accounts and links.
@@ -78,186 +107,57 @@ impl Accounts {
         self.all().filter(move |account| account.identifier == identifier)
     }
 
-    pub(super) fn link(&self, token: &str) -> Option<&Link> {
-        self.links.get(token)
+    pub(super) fn get(&self, connector: &str, identifier: &str) -> Option<&Account> {
+        self.by_name.get(&(connector.to_owned(), identifier.to_owned()))
+    }
+
+    pub(super) fn insert(&mut self, account: Account) {
+        self.by_name.insert((account.connector.clone(), account.identifier.clone()), account);
+    }
+
+    /// Gives an account another status: the account as it is now, and the status that it had. `None` where it is missing.
+    pub(super) fn set_status(
+        &mut self,
+        connector: &str,
+        identifier: &str,
+        status: &str,
+        now: Timestamp,
+    ) -> Option<(Account, String)> {
+        let account = self.get_mut(connector, identifier)?;
+        let old_status = account.status.clone();
+        account.set_status(status, now);
+        Some((account.clone(), old_status))
+    }
+
+    /// Notes that a tool ran on the account.
+    pub(super) fn mark_used(&mut self, account: &Account, now: Timestamp) {
+        if let Some(account) = self.get_mut(&account.connector, &account.identifier) {
+            account.last_used_at = Some(now);
+        }
+    }
+
+    pub(super) fn add_link(&mut self, token: String, link: Link) {
+        self.links.insert(token, link);
+    }
+
+    /// The link, if it can still be followed.
+    pub(super) fn link(&self, token: &str, now: Timestamp) -> Result<&Link, LinkProblem> {
+        match self.links.get(token) {
+            None => Err(LinkProblem::Unknown),
+            Some(link) if link.used => Err(LinkProblem::Used),
+            Some(link) if link.expiry <= now => Err(LinkProblem::Expired),
+            Some(link) => Ok(link),
+        }
+    }
+
+    /// The link, which is used up by this.
+    pub(super) fn use_link(&mut self, token: &str, now: Timestamp) -> Result<Link, LinkProblem> {
+        let link = self.link(token, now)?.clone();
+        self.links.insert(token.to_owned(), Link { used: true, ..link.clone() });
+        Ok(link)
     }
 
     fn get_mut(&mut self, connector: &str, identifier: &str) -> Option<&mut Account> {
         self.by_name.get_mut(&(connector.to_owned(), identifier.to_owned()))
-    }
-}
-
-/// Why an account cannot be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Problem {
-    UnknownConnection,
-    DisabledConnection,
-}
-
-/// What became of a decision on the consent page.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Consent {
-    Unknown,
-    Expired,
-    Used,
-    Denied,
-    /// The account is active, or the browser has to go on to the application's verification page.
-    Allowed {
-        go_to: Option<String>,
-    },
-}
-
-impl Shared {
-    /// The account, where it exists or the options say that every account does.
-    pub(super) fn account(&self, state: &mut State, connector: &str, identifier: &str) -> Option<Account> {
-        if let Some(account) = state.accounts.get_mut(connector, identifier) {
-            return Some(account.clone());
-        }
-        let status = self.options.initial_status.as_deref()?;
-        let connection = self.catalogue.connection(connector).filter(|connection| connection.enabled)?;
-        Some(self.insert(state, connection, identifier, status))
-    }
-
-    /// The account, made with `PENDING_AUTH` where it is missing; the flag says whether it was made.
-    pub(super) fn account_or_new(&self, connector: &str, identifier: &str) -> Result<(Account, bool), Problem> {
-        let connection = self.usable(connector)?;
-        let mut state = self.lock();
-        match self.account(&mut state, connector, identifier) {
-            Some(account) => Ok((account, false)),
-            None => Ok((self.insert(&mut state, connection, identifier, "PENDING_AUTH"), true)),
-        }
-    }
-
-    /// Notes that a tool ran on the account.
-    pub(super) fn mark_used(&self, state: &mut State, account: &Account) {
-        if let Some(account) = state.accounts.get_mut(&account.connector, &account.identifier) {
-            account.last_used_at = Some(self.now());
-        }
-    }
-
-    /// Sets a status; a change (not a creation) is announced by webhook.
-    pub(super) fn set_status(
-        self: &Arc<Self>,
-        connector: &str,
-        identifier: &str,
-        status: &str,
-    ) -> Result<Account, Problem> {
-        let connection = self.usable(connector)?;
-        let now = self.now();
-        let (account, change) = {
-            let mut state = self.lock();
-            let Some(account) = state.accounts.get_mut(connector, identifier) else {
-                return Ok(self.insert(&mut state, connection, identifier, status));
-            };
-            let old_status = std::mem::replace(&mut account.status, status.to_owned());
-            account.updated_at = now;
-            if account.is_active() {
-                account.token_expires_at = now.checked_add(PROVIDER_TOKEN_LIFETIME).ok();
-            }
-            let account = account.clone();
-            let change = (old_status != status).then(|| StatusChange {
-                number: state.next_number(),
-                account: account.clone(),
-                old_status,
-                at: now,
-            });
-            (account, change)
-        };
-        if let Some(change) = change {
-            self.announce(change);
-        }
-        Ok(account)
-    }
-
-    /// Gives out a link for the account, which is made where it is missing.
-    pub(super) fn new_link(
-        self: &Arc<Self>,
-        connector: &str,
-        identifier: &str,
-        verification: Option<(String, String)>,
-    ) -> Result<(String, Timestamp), Problem> {
-        self.account_or_new(connector, identifier)?;
-        let now = self.now();
-        let expiry = now.checked_add(self.options.link_lifetime).unwrap_or(Timestamp::MAX);
-        let token = {
-            let mut state = self.lock();
-            let token = state.next_word("link");
-            let (connector, identifier) = (connector.to_owned(), identifier.to_owned());
-            let link = Link { connector, identifier, expiry, used: false, verification };
-            state.accounts.links.insert(token.clone(), link);
-            token
-        };
-        if let Some(after) = self.options.consent_after {
-            let (shared, token) = (Arc::clone(self), token.clone());
-            self.spawn(async move {
-                tokio::time::sleep(after).await;
-                shared.decide(&token, true);
-            });
-        }
-        Ok((format!("{}/magicLink/{token}", self.base_url), expiry))
-    }
-
-    /// A decision by the person who opened the link, which is used up by it.
-    pub(super) fn decide(self: &Arc<Self>, token: &str, allowed: bool) -> Consent {
-        let now = self.now();
-        let (link, request) = {
-            let mut state = self.lock();
-            let request = state.next_word("verification");
-            let Some(link) = state.accounts.links.get_mut(token) else {
-                return Consent::Unknown;
-            };
-            if link.used {
-                return Consent::Used;
-            }
-            if link.expiry <= now {
-                return Consent::Expired;
-            }
-            link.used = true;
-            let link = link.clone();
-            if allowed && link.verification.is_some() {
-                let account = (link.connector.clone(), link.identifier.clone());
-                state.accounts.verifications.insert(request.clone(), account);
-            }
-            (link, request)
-        };
-        if !allowed {
-            return Consent::Denied;
-        }
-        let status = if link.verification.is_some() { "PENDING_VERIFICATION" } else { "ACTIVE" };
-        // The connection was usable when the link was made, and the catalogue does not change.
-        let _account = self.set_status(&link.connector, &link.identifier, status);
-        let go_to = link.verification.and_then(|(address, state)| {
-            let mut address = url::Url::parse(&address).ok()?;
-            address.query_pairs_mut().append_pair("auth_request_id", &request).append_pair("state", &state);
-            Some(address.to_string())
-        });
-        Consent::Allowed { go_to }
-    }
-
-    fn usable(&self, connector: &str) -> Result<&Connection, Problem> {
-        match self.catalogue.connection(connector) {
-            None => Err(Problem::UnknownConnection),
-            Some(connection) if !connection.enabled => Err(Problem::DisabledConnection),
-            Some(connection) => Ok(connection),
-        }
-    }
-
-    fn insert(&self, state: &mut State, connection: &Connection, identifier: &str, status: &str) -> Account {
-        let now = self.now();
-        let active = status == "ACTIVE";
-        let account = Account {
-            id: format!("ca_{}", 24_834_495_000_000_000 + state.next_number()),
-            connector: connection.name.clone(),
-            connection_id: connection.id.clone(),
-            provider: connection.provider.clone(),
-            identifier: identifier.to_owned(),
-            status: status.to_owned(),
-            token_expires_at: if active { now.checked_add(PROVIDER_TOKEN_LIFETIME).ok() } else { None },
-            last_used_at: None,
-            updated_at: now,
-        };
-        let key = (account.connector.clone(), account.identifier.clone());
-        state.accounts.by_name.insert(key, account.clone());
-        account
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::data::embedded;
+
 /// One connection of the workspace.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Connection {
@@ -143,11 +145,6 @@ fn entry(index: usize, provider: &str, mut definition: Value) -> Tool {
         "updated_at": "2026-07-01T10:00:00Z",
     });
     Tool { name, provider: provider.to_owned(), entry }
-}
-
-/// Parses a data file that is part of the program.
-pub(super) fn embedded<T: serde::de::DeserializeOwned>(text: &str) -> T {
-    serde_json::from_str(text).expect("the data files are part of the program and read by its tests")
 }
 
 #[cfg(test)]

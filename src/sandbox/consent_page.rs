@@ -9,7 +9,8 @@ use axum::routing::get;
 use axum::{Form, Router};
 use serde::Deserialize;
 
-use super::accounts::Consent;
+use super::accounts::LinkProblem;
+use super::authorization::{self, Consent};
 use super::shared::Shared;
 
 pub(super) fn router() -> Router<Arc<Shared>> {
@@ -17,15 +18,10 @@ pub(super) fn router() -> Router<Arc<Shared>> {
 }
 
 async fn ask(State(shared): State<Arc<Shared>>, Path(token): Path<String>) -> Response {
-    let Some(link) = shared.lock().accounts.link(&token).cloned() else {
-        return told(&Consent::Unknown);
+    let link = match shared.lock().accounts.link(&token, shared.now()) {
+        Ok(link) => link.clone(),
+        Err(problem) => return closed(problem),
     };
-    if link.used {
-        return told(&Consent::Used);
-    }
-    if link.expiry <= shared.now() {
-        return told(&Consent::Expired);
-    }
     let connection = escaped(&link.connector);
     let identifier = escaped(&link.identifier);
     page(
@@ -58,21 +54,27 @@ async fn decide(
             return page(StatusCode::BAD_REQUEST, "Unclear", "<p>The decision is allow or deny.</p>");
         }
     };
-    told(&shared.decide(&token, allowed))
-}
-
-fn told(consent: &Consent) -> Response {
-    match consent {
-        Consent::Allowed { go_to: Some(address) } => Redirect::to(address).into_response(),
-        Consent::Allowed { go_to: None } => {
+    match authorization::decide(&shared, &token, allowed) {
+        Ok(Consent::Allowed { go_to: Some(address) }) => Redirect::to(&address).into_response(),
+        Ok(Consent::Allowed { go_to: None }) => {
             page(StatusCode::OK, "Connected", "<p>The account is connected. You can close this page.</p>")
         }
-        Consent::Denied => {
+        Ok(Consent::Denied) => {
             page(StatusCode::OK, "Denied", "<p>Nothing was connected. Ask for a new link to try again.</p>")
         }
-        Consent::Used => page(StatusCode::GONE, "Link used", "<p>This link was already used. Ask for a new one.</p>"),
-        Consent::Expired => page(StatusCode::GONE, "Link expired", "<p>This link has expired. Ask for a new one.</p>"),
-        Consent::Unknown => page(StatusCode::NOT_FOUND, "Link unknown", "<p>There is no such link.</p>"),
+        Err(problem) => closed(problem),
+    }
+}
+
+fn closed(problem: LinkProblem) -> Response {
+    match problem {
+        LinkProblem::Used => {
+            page(StatusCode::GONE, "Link used", "<p>This link was already used. Ask for a new one.</p>")
+        }
+        LinkProblem::Expired => {
+            page(StatusCode::GONE, "Link expired", "<p>This link has expired. Ask for a new one.</p>")
+        }
+        LinkProblem::Unknown => page(StatusCode::NOT_FOUND, "Link unknown", "<p>There is no such link.</p>"),
     }
 }
 

@@ -9,9 +9,10 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::accounts::{Account, Problem};
+use super::accounts::Account;
+use super::authorization::{self, Problem};
 use super::faults::{Fault, Faults};
-use super::gate::RequestLog;
+use super::request_log::RequestLog;
 use super::shared::Shared;
 
 type Answer = Result<Json<Value>, (StatusCode, String)>;
@@ -35,7 +36,7 @@ struct SetAccount {
 
 async fn set_account(State(shared): State<Arc<Shared>>, Json(wanted): Json<SetAccount>) -> Answer {
     let SetAccount { connector, identifier, status } = wanted;
-    match shared.set_status(&connector, &identifier, &status) {
+    match authorization::set_status(&shared, &connector, &identifier, &status) {
         Ok(account) => Ok(Json(json!({ "connected_account": account.to_json() }))),
         Err(Problem::UnknownConnection) => Err((StatusCode::NOT_FOUND, format!("no connection is named {connector}"))),
         Err(Problem::DisabledConnection) => Err((StatusCode::BAD_REQUEST, format!("{connector} is disabled"))),

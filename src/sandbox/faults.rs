@@ -1,23 +1,11 @@
-//! Faults that a test can order, and what each does to an answer.
+//! Faults that a test can order, and which request meets which.
 
-use axum::Json;
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io;
-use std::time::Duration;
 
-use super::connection::Cut;
-use super::gate::RouteGroup;
-use super::model::model_error;
-use super::scalekit::errors::error_body;
-use super::shared::Shared;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::route_group::RouteGroup;
 
 /// One order: which requests it meets, how often, and what happens to them.
 ///
@@ -26,48 +14,48 @@ use super::shared::Shared;
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {
     /// The group of routes it applies to.
-    on: RouteGroup,
+    pub(super) on: RouteGroup,
     /// Only calls of this tool (for `execute`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tool: Option<String>,
+    pub(super) tool: Option<String>,
     /// How many fitting requests pass unharmed first.
     #[serde(default)]
-    skip: u32,
+    pub(super) skip: u32,
     /// How many fitting requests it meets, 1 if absent.
     #[serde(default = "once")]
-    times: u32,
+    pub(super) times: u32,
     /// Milliseconds to wait before anything else happens.
     #[serde(default)]
-    delay_ms: u64,
+    pub(super) delay_ms: u64,
     /// What happens.
-    kind: FaultKind,
+    pub(super) kind: FaultKind,
     /// For `status`: the HTTP status, 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
+    pub(super) status: Option<u16>,
     /// For `status`: the machine-readable code in the usual error body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    error_code: Option<String>,
+    pub(super) error_code: Option<String>,
     /// For `status`: the code that the provider of the tool gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tool_error_code: Option<String>,
+    pub(super) tool_error_code: Option<String>,
     /// For `status`: the text in the usual error body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
+    pub(super) message: Option<String>,
     /// For `status`: a body in place of the usual one; a string is sent as plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<Value>,
+    pub(super) body: Option<Value>,
     /// For `status`: an HTML page, as a load balancer gives.
     #[serde(default)]
-    html: bool,
+    pub(super) html: bool,
     /// For `status`: only the first half of the body, properly framed.
     #[serde(default)]
-    truncated: bool,
+    pub(super) truncated: bool,
     /// For `status`: further headers, such as `retry-after`.
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    pub(super) headers: BTreeMap<String, String>,
     /// For `big_answer`: bytes that the answer is padded with.
     #[serde(default)]
-    big_answer_bytes: usize,
+    pub(super) big_answer_bytes: usize,
 }
 
 /// What a fault does.
@@ -125,122 +113,4 @@ impl Faults {
         }
         None
     }
-}
-
-impl Fault {
-    /// Lets the request meet this fault.
-    pub(super) async fn apply(&self, shared: &Shared, cut: &Cut, request: Request, next: Next) -> Response {
-        if self.delay_ms > 0 {
-            let pause = tokio::time::sleep(Duration::from_millis(self.delay_ms));
-            shared.stop.run_until_cancelled(pause).await;
-        }
-        match self.kind {
-            FaultKind::Status => self.answer(),
-            FaultKind::Delay => next.run(request).await,
-            FaultKind::Reset => broken(cut),
-            FaultKind::CommitThenTimeout => {
-                let _lost = next.run(request).await;
-                shared.stop.cancelled().await;
-                broken(cut)
-            }
-            FaultKind::CommitThenReset => {
-                let _lost = next.run(request).await;
-                broken(cut)
-            }
-            FaultKind::HalfAnswer => half(next.run(request).await).await,
-            FaultKind::BigAnswer => padded(next.run(request).await, self.big_answer_bytes).await,
-        }
-    }
-
-    fn answer(&self) -> Response {
-        let status = self.status.and_then(|status| StatusCode::from_u16(status).ok());
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (content_type, text) = self.content(status.as_u16());
-        let text = if self.truncated { text.chars().take(text.chars().count() / 2).collect() } else { text };
-        let mut response = (status, [(header::CONTENT_TYPE, content_type)], text).into_response();
-        for (name, value) in &self.headers {
-            let name = HeaderName::from_bytes(name.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-                response.headers_mut().insert(name, value);
-            }
-        }
-        response
-    }
-
-    fn content(&self, status: u16) -> (&'static str, String) {
-        if self.html {
-            return ("text/html", format!("<html><head><title>{status}</title></head><body>{status}</body></html>"));
-        }
-        if let Some(Value::String(text)) = &self.body {
-            return ("text/plain", text.clone());
-        }
-        let body = self.body.clone().unwrap_or_else(|| self.usual_body(status));
-        ("application/json", body.to_string())
-    }
-
-    fn usual_body(&self, status: u16) -> Value {
-        let message = self.message.as_deref().unwrap_or("ordered by a fault");
-        let code = self.error_code.as_deref();
-        if self.on == RouteGroup::Model {
-            let mut body = model_error(message, code, None);
-            let limited = code.filter(|code| *code == "insufficient_quota").unwrap_or("requests");
-            match status {
-                429 => body["error"]["type"] = limited.into(),
-                500.. => body["error"]["type"] = "server_error".into(),
-                _ => {}
-            }
-            return body;
-        }
-        let tool_error = (code == Some("TOOL_ERROR")).then(|| {
-            let tool_error_code = self.tool_error_code.as_deref().unwrap_or("TOOL_EXEC_FAILED");
-            json!({"tool_error_info": {
-                "execution_id": "exec_fault", "tool_error_message": message, "tool_error_code": tool_error_code,
-            }})
-        });
-        error_body(status, message, code, tool_error)
-    }
-}
-
-/// An answer that never leaves, as its connection is cut.
-fn broken(cut: &Cut) -> Response {
-    cut.cut();
-    StatusCode::INTERNAL_SERVER_ERROR.into_response()
-}
-
-/// The whole length is promised, half of it is sent.
-async fn half(response: Response) -> Response {
-    let (parts, body) = response.into_parts();
-    let whole = whole(body).await;
-    let first = whole.slice(..whole.len() / 2);
-    let pieces = stream::unfold(0, move |step| {
-        let first = first.clone();
-        async move {
-            if step == 0 {
-                return Some((Ok(first), 1));
-            }
-            // Lets the first half go out before the connection breaks.
-            tokio::task::yield_now().await;
-            Some((Err(io::Error::from(io::ErrorKind::ConnectionReset)), 2))
-        }
-    });
-    let mut response = Response::from_parts(parts, Body::from_stream(pieces));
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
-    response
-}
-
-async fn padded(response: Response, bytes: usize) -> Response {
-    let (parts, body) = response.into_parts();
-    let Ok(mut answer) = serde_json::from_slice::<Value>(&whole(body).await) else {
-        return (parts.status, "x".repeat(bytes)).into_response();
-    };
-    let padding: Value = "x".repeat(bytes).into();
-    match answer.get_mut("data") {
-        Some(Value::Object(data)) => data.insert("padding".to_owned(), padding),
-        _ => answer.as_object_mut().and_then(|answer| answer.insert("padding".to_owned(), padding)),
-    };
-    (parts.status, Json(answer)).into_response()
-}
-
-async fn whole(body: Body) -> Bytes {
-    axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default()
 }

@@ -1,6 +1,5 @@
 //! What every request passes first: the log, then the faults.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,70 +8,15 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::connection::Cut;
+use super::route_group::RouteGroup;
 use super::shared::Shared;
-use super::{consent_page, control, model, scalekit};
+use super::{consent_page, control, fault_injection, model, scalekit};
 
 /// Bodies above this are refused; the real services have their limits far below.
-pub(super) const BODY_LIMIT: usize = 64 * 1024 * 1024;
-
-/// The log forgets the oldest requests above this many.
-const LOG_LIMIT: usize = 500;
-
-/// Routes that are counted, and hit by faults, together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum RouteGroup {
-    /// `POST /oauth/token`.
-    Token,
-    /// `GET …/connected_accounts/details`.
-    Details,
-    /// `POST …/connected_accounts/magic_link`.
-    MagicLink,
-    /// The other routes below `…/connected_accounts`.
-    Accounts,
-    /// `GET …/tools/scoped`.
-    Scoped,
-    /// `GET …/tools` and `…/tools/available`.
-    Tools,
-    /// `POST …/execute_tool`.
-    Execute,
-    /// `GET …/agentkit/tool_call_logs`.
-    Logs,
-    /// Everything below `/v1`.
-    Model,
-    /// The page behind a magic link.
-    Consent,
-}
-
-impl RouteGroup {
-    fn of(path: &str) -> Option<Self> {
-        let group = match path {
-            "/oauth/token" => Self::Token,
-            "/api/v1/connected_accounts/details" => Self::Details,
-            "/api/v1/connected_accounts/magic_link" => Self::MagicLink,
-            "/api/v1/tools/scoped" => Self::Scoped,
-            "/api/v1/execute_tool" => Self::Execute,
-            _ if path.starts_with("/api/v1/connected_accounts") => Self::Accounts,
-            _ if path.starts_with("/api/v1/tools") => Self::Tools,
-            _ if path.starts_with("/api/v1/agentkit/tool_call_logs") => Self::Logs,
-            _ if path.starts_with("/v1/") => Self::Model,
-            _ if path.starts_with("/magicLink/") => Self::Consent,
-            _ => return None,
-        };
-        Some(group)
-    }
-}
-
-/// The requests seen since the last clearing.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct RequestLog {
-    counts: BTreeMap<RouteGroup, u64>,
-    recent: VecDeque<Value>,
-}
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// All routes behind the gate.
 pub(super) fn router(shared: &Arc<Shared>) -> Router {
@@ -116,16 +60,6 @@ async fn pass(
     let request = Request::from_parts(parts, Body::from(bytes));
     match fault {
         None => next.run(request).await,
-        Some(fault) => fault.apply(&shared, &cut, request, next).await,
-    }
-}
-
-impl RequestLog {
-    fn note(&mut self, group: RouteGroup, request: Value) {
-        *self.counts.entry(group).or_default() += 1;
-        if self.recent.len() == LOG_LIMIT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(request);
+        Some(fault) => fault_injection::apply(&fault, &shared.stop, &cut, request, next).await,
     }
 }

@@ -1,7 +1,6 @@
 //! Signed announcements of changed accounts, in the Standard Webhooks form that Scalekit's SDKs verify.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,9 +10,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::WebhookTarget;
 use super::accounts::Account;
-use super::shared::Shared;
+use super::options::WebhookTarget;
+use crate::clock::SharedClock;
 
 /// A delivery is tried this often, as the real one is at least once.
 const TRIES: u32 = 4;
@@ -33,6 +32,7 @@ pub(super) struct StatusChange {
 }
 
 /// Where announcements go, and the key that signs them.
+#[derive(Clone)]
 pub(super) struct Sender {
     url: String,
     key: Vec<u8>,
@@ -50,41 +50,32 @@ impl Sender {
         Ok(Self { url: target.url.clone(), key, client })
     }
 
+    /// Tells the receiver, again and again until it agrees or the tries are used up.
+    pub(super) async fn deliver(&self, change: &StatusChange, clock: &SharedClock) {
+        let id = format!("msg_{}", change.number);
+        let body = body(change);
+        for attempt in 1..=TRIES {
+            let timestamp = clock.now().as_second();
+            let request = self
+                .client
+                .post(&self.url)
+                .header("content-type", "application/json")
+                .header("webhook-id", &id)
+                .header("webhook-timestamp", timestamp)
+                .header("webhook-signature", self.signature(&id, timestamp, &body))
+                .body(body.clone());
+            match request.send().await {
+                Ok(response) if response.status().is_success() => return,
+                _ if attempt == TRIES => return,
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
     fn signature(&self, id: &str, timestamp: i64, body: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("any length is a key for hmac");
         mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
         format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
-    }
-}
-
-impl Shared {
-    /// Tells the receiver, in the background.
-    pub(super) fn announce(self: &Arc<Self>, change: StatusChange) {
-        if self.sender.is_none() {
-            return;
-        }
-        let shared = Arc::clone(self);
-        self.spawn(async move {
-            let Some(sender) = &shared.sender else { return };
-            let id = format!("msg_{}", change.number);
-            let body = body(&change);
-            for attempt in 1..=TRIES {
-                let timestamp = shared.now().as_second();
-                let request = sender
-                    .client
-                    .post(&sender.url)
-                    .header("content-type", "application/json")
-                    .header("webhook-id", &id)
-                    .header("webhook-timestamp", timestamp)
-                    .header("webhook-signature", sender.signature(&id, timestamp, &body))
-                    .body(body.clone());
-                match request.send().await {
-                    Ok(response) if response.status().is_success() => return,
-                    _ if attempt == TRIES => return,
-                    _ => tokio::time::sleep(PAUSE).await,
-                }
-            }
-        });
     }
 }
 

@@ -9,8 +9,10 @@ use serde_json::{Map, Value, json};
 use super::conversation::{
     Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, text_of, tokens,
 };
-use super::validation::{Function, Profile, check_names, check_output, check_sampling, check_tools, model_of};
-use super::{ApiError, Body, FINGERPRINT, read, rules};
+use super::errors::ApiError;
+use super::models::{FINGERPRINT, Profile, model_of};
+use super::rules;
+use super::validation::{Body, Function, check_names, check_output, check_sampling, check_tools, read};
 use crate::sandbox::shared::Shared;
 
 const KNOWN: [&str; 31] = [

@@ -10,8 +10,10 @@ use serde_json::{Map, Value, json};
 use super::conversation::{
     Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, text_of, tokens,
 };
-use super::validation::{Function, Profile, check_names, check_output, check_sampling, check_tools, model_of};
-use super::{ApiError, Body, read, rules};
+use super::errors::ApiError;
+use super::models::{FINGERPRINT, Profile, model_of};
+use super::rules;
+use super::validation::{Body, Function, check_names, check_output, check_sampling, check_tools, read};
 use crate::sandbox::shared::Shared;
 
 const KNOWN: [&str; 28] = [
@@ -256,7 +258,7 @@ fn answer(
         "incomplete_details": if cut { json!({"reason": "max_output_tokens"}) } else { Value::Null },
         "model": profile.name, "output": items, "parallel_tool_calls": conversation.parallel,
         "store": body.get("store").cloned().unwrap_or(Value::Bool(true)), "service_tier": "default",
-        "metadata": {"served_by": super::FINGERPRINT},
+        "metadata": {"served_by": FINGERPRINT},
         "usage": {
             "input_tokens": input, "output_tokens": output_tokens, "total_tokens": input + output_tokens,
             "input_tokens_details": {"cached_tokens": cached(input, !conversation.steps.is_empty())},

@@ -9,73 +9,11 @@ use super::answers;
 use super::arguments;
 use super::conversation::{Choice, Conversation, Reply, ToolSpec};
 use super::fit;
+use super::intents::{Intent, intents};
+use super::words;
 
 /// Prompts with a meaning of their own.
 const SPECIAL: [&str; 3] = ["loop forever", "say nothing", "answer without tools"];
-
-/// One thing that a prompt can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Intent {
-    ReadMails,
-    ReadCalendar,
-    ReadChannel,
-    ListChannels,
-    ListIssues,
-    ListPullRequests,
-    SearchNotes,
-    ListLabels,
-    DraftMail,
-    SendDraft,
-    SendMail,
-    PostMessage,
-    CreateEvent,
-    CreateIssue,
-    CreateNote,
-    MarkRead,
-    TrashMail,
-}
-
-impl Intent {
-    fn reads(self) -> bool {
-        use Intent::{
-            ListChannels, ListIssues, ListLabels, ListPullRequests, ReadCalendar, ReadChannel, ReadMails, SearchNotes,
-        };
-        matches!(
-            self,
-            ReadMails
-                | ReadCalendar
-                | ReadChannel
-                | ListChannels
-                | ListIssues
-                | ListPullRequests
-                | SearchNotes
-                | ListLabels
-        )
-    }
-
-    /// What it does in words, and parts of the names of tools that do it, the best first.
-    fn tools(self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Self::ReadMails => ("read mails", &["fetch_mails", "fetch_emails", "search_emails", "gmail_list_threads"]),
-            Self::ReadCalendar => ("read the calendar", &["list_events", "search_events"]),
-            Self::ReadChannel => ("read a channel", &["conversation_history", "channel_history"]),
-            Self::ListChannels => ("list channels", &["list_channels"]),
-            Self::ListIssues => ("list issues", &["issues_list", "list_issues"]),
-            Self::ListPullRequests => ("list pull requests", &["pull_requests_list", "list_pull_requests"]),
-            Self::SearchNotes => ("search notes", &["notes-search", "notes_search", "notion-search"]),
-            Self::ListLabels => ("list labels", &["list_labels", "labels_list"]),
-            Self::DraftMail => ("draft a mail", &["create_draft"]),
-            Self::SendDraft => ("send a draft", &["send_draft"]),
-            Self::SendMail => ("send a mail", &["gmail_send_message", "send_email", "send_mail"]),
-            Self::PostMessage => ("post a message", &["slack_send_message", "post_message"]),
-            Self::CreateEvent => ("create an event", &["create_event"]),
-            Self::CreateIssue => ("create an issue", &["issue_create", "create_issue"]),
-            Self::CreateNote => ("create a page", &["create-page", "create_page"]),
-            Self::MarkRead => ("mark mails as read", &["batch_modify_messages", "modify_message_labels"]),
-            Self::TrashMail => ("trash a mail", &["trash_message"]),
-        }
-    }
-}
 
 /// One call that is to be made.
 #[derive(Debug, Clone)]
@@ -189,7 +127,7 @@ fn plan(prompt: &str, tools: &[ToolSpec]) -> Vec<Vec<Planned>> {
             stages.push(given);
             continue;
         }
-        let meant: Vec<Intent> = intents(&arguments::without_free_text(&segment));
+        let meant: Vec<Intent> = intents(&words::without_free_text(&segment));
         let planned = |intent: &Intent| Planned::Meant { intent: *intent, words: segment.clone() };
         let reads: Vec<Planned> = meant.iter().filter(|intent| intent.reads()).map(planned).collect();
         if !reads.is_empty() {
@@ -247,75 +185,12 @@ fn given_calls(segment: &str, tools: &[ToolSpec]) -> Vec<Planned> {
     calls
 }
 
-/// What a segment asks for, judged by its words.
-fn intents(segment: &str) -> Vec<Intent> {
-    let text = segment.to_lowercase();
-    let words: Vec<&str> =
-        text.split(|c: char| !c.is_alphanumeric() && c != '#').filter(|word| !word.is_empty()).collect();
-    let any = |wanted: &[&str]| words.iter().any(|word| wanted.contains(word));
-    let channel = words.iter().any(|word| word.len() > 1 && word.starts_with('#'));
-    let address = arguments::address(segment).is_some();
-    let makes = any(&["create", "add", "schedule", "book", "make", "open", "file"]);
-    let reads = any(&[
-        "fetch",
-        "list",
-        "show",
-        "search",
-        "find",
-        "read",
-        "summarize",
-        "summarise",
-        "summary",
-        "check",
-        "get",
-        "last",
-        "latest",
-        "unread",
-        "what",
-        "look",
-        "triage",
-        "newest",
-        "recent",
-    ]);
-    let mail = any(&["mail", "mails", "email", "emails", "inbox", "mailbox", "unread"]);
-    let chat = channel || any(&["slack", "channel"]);
-    let sends = any(&["send", "write", "forward", "reply", "email", "mail"]) && address;
-    let posts = any(&["post", "send", "tell", "announce", "write", "share"]) && chat && !address;
-    let marks = any(&["mark"]) && any(&["read"]);
-    let drafts = any(&["draft"]);
-    let calendar = any(&["calendar", "agenda", "meeting", "meetings", "event", "events", "appointments"]);
-    let mut found = Vec::new();
-    let mut note = |wanted: bool, intent| {
-        if wanted {
-            found.push(intent);
-        }
-    };
-    note(mail && reads && (!marks || any(&["fetch", "list", "unread", "last"])), Intent::ReadMails);
-    note(calendar && !(makes && any(&["event", "meeting", "appointment"])), Intent::ReadCalendar);
-    note(any(&["channels"]) && !posts, Intent::ListChannels);
-    note(chat && reads && !any(&["channels"]) && (!posts || !mail && !calendar && any(&["read"])), Intent::ReadChannel);
-    note(any(&["issues"]), Intent::ListIssues);
-    note(any(&["pull", "pulls"]), Intent::ListPullRequests);
-    note(any(&["notes", "notebook"]) && !makes, Intent::SearchNotes);
-    note(any(&["labels"]), Intent::ListLabels);
-    note(drafts && address, Intent::DraftMail);
-    note(drafts && !address && any(&["send"]), Intent::SendDraft);
-    note(sends && !drafts, Intent::SendMail);
-    note(posts, Intent::PostMessage);
-    note(makes && any(&["event", "meeting", "appointment"]), Intent::CreateEvent);
-    note(makes && any(&["issue"]), Intent::CreateIssue);
-    note(makes && any(&["page", "note"]), Intent::CreateNote);
-    note(marks, Intent::MarkRead);
-    note(any(&["trash"]), Intent::TrashMail);
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn asked(prompt: &str) -> Vec<Intent> {
-        segments(prompt).iter().flat_map(|segment| intents(&arguments::without_free_text(segment))).collect()
+        segments(prompt).iter().flat_map(|segment| intents(&words::without_free_text(segment))).collect()
     }
 
     #[test]

@@ -1,56 +1,20 @@
 //! What the real APIs refuse, refused here as well.
 
-use axum::http::StatusCode;
+use axum::extract::{Json as JsonBody, rejection::JsonRejection};
 use serde_json::{Map, Value};
 
-use super::ApiError;
-
-/// One model name and what it implies.
-#[derive(Debug)]
-pub(super) struct Profile {
-    pub(super) name: &'static str,
-    /// Thinks before it answers: takes no sampling parameters, and on Chat Completions no tools unless told not to think.
-    pub(super) reasoning: bool,
-    /// Descriptions of tools may have 1,024 characters only.
-    short_descriptions: bool,
-    pub(super) shutdown_date: Option<&'static str>,
-}
-
-const fn plain(name: &'static str, short_descriptions: bool) -> Profile {
-    Profile { name, reasoning: false, short_descriptions, shutdown_date: Some("2027-01-14") }
-}
-
-const fn reasoning(name: &'static str) -> Profile {
-    Profile { name, reasoning: true, short_descriptions: false, shutdown_date: None }
-}
-
-/// The names on offer, as of November 2026.
-pub(super) const PROFILES: [Profile; 7] = [
-    plain("gpt-4o", true),
-    plain("gpt-4o-mini", true),
-    plain("gpt-4.1", false),
-    plain("gpt-4.1-mini", false),
-    reasoning("gpt-5.6-sol"),
-    reasoning("gpt-6-luna"),
-    reasoning("gpt-6.1-sol"),
-];
+use super::errors::ApiError;
+use super::models::Profile;
 
 /// Most tools in one request.
 const TOOL_LIMIT: usize = 128;
 
-/// The profile of a name; 404 for one that is not on offer.
-pub(super) fn profile(name: &str) -> Result<&'static Profile, ApiError> {
-    let found = PROFILES.iter().find(|profile| profile.name == name);
-    found.ok_or_else(|| {
-        let error = ApiError::invalid("", format!("the model `{name}` does not exist or you have no access to it"));
-        error.code("model_not_found").status(StatusCode::NOT_FOUND)
-    })
-}
+/// A body as it comes in.
+pub(super) type Body = Result<JsonBody<Map<String, Value>>, JsonRejection>;
 
-/// The profile that the body names.
-pub(super) fn model_of(body: &Map<String, Value>) -> Result<&'static Profile, ApiError> {
-    let name = body.get("model").and_then(Value::as_str);
-    profile(name.ok_or_else(|| ApiError::invalid("model", "a model has to be named"))?)
+/// The body, if it is an object.
+pub(super) fn read(body: Body) -> Result<Map<String, Value>, ApiError> {
+    body.map(|JsonBody(body)| body).map_err(|rejection| ApiError::invalid("", rejection.body_text()))
 }
 
 /// Refuses parameters that are not known, and what this stand-in cannot do.

@@ -5,11 +5,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::sandbox::accounts::Problem;
+use crate::sandbox::authorization::Problem;
+
+/// What a route answers.
+pub(super) type Answer = Result<Json<Value>, Refusal>;
 
 /// A refused request.
 #[derive(Debug)]
-pub(in crate::sandbox) struct Refusal {
+pub(super) struct Refusal {
     status: u16,
     error_code: &'static str,
     message: String,
@@ -18,28 +21,28 @@ pub(in crate::sandbox) struct Refusal {
 }
 
 impl Refusal {
-    pub(in crate::sandbox) fn new(status: u16, error_code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: u16, error_code: &'static str, message: impl Into<String>) -> Self {
         Self { status, error_code, message: message.into(), more: None }
     }
 
     /// 400: the request itself is wrong.
-    pub(in crate::sandbox) fn invalid(message: impl Into<String>) -> Self {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, "INVALID_ARGUMENT", message)
     }
 
     /// 400 that names the field.
-    pub(in crate::sandbox) fn field(field: &str, problem: &str, constraint: &str) -> Self {
+    pub(super) fn field(field: &str, problem: &str, constraint: &str) -> Self {
         let violation = json!({"field": field, "description": problem, "constraint": constraint});
         let more = json!({"validation_error_info": {"field_violations": [violation]}});
         Self::invalid(format!("{field}: {problem}")).with(more)
     }
 
     /// 404: there is no such thing.
-    pub(in crate::sandbox) fn not_found(message: impl Into<String>) -> Self {
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(404, "RESOURCE_NOT_FOUND", message)
     }
 
-    pub(in crate::sandbox) fn with(self, more: Value) -> Self {
+    pub(super) fn with(self, more: Value) -> Self {
         Self { more: Some(more), ..self }
     }
 }

@@ -1,18 +1,18 @@
-//! Lists of tools, and the log of their calls.
+//! Lists of tools.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
-use jiff::Timestamp;
+use axum::extract::{RawQuery, State};
 use serde_json::{Value, json};
 
-use super::errors::Refusal;
-use super::paging::{Page, Parameters};
-use super::{Answer, identifier};
+use super::errors::{Answer, Refusal};
+use super::fields::identifier;
+use super::paging::Page;
+use super::parameters::Parameters;
 use crate::sandbox::accounts::Account;
+use crate::sandbox::authorization;
 use crate::sandbox::catalogue::Tool;
-use crate::sandbox::execute::ToolCall;
 use crate::sandbox::shared::Shared;
 
 /// Pages of the plain and the scoped list hold this many where the caller names no size.
@@ -73,6 +73,17 @@ pub(super) async fn list_scoped(State(shared): State<Arc<Shared>>, RawQuery(quer
     Ok(Json(page.cut("tools", tools)))
 }
 
+/// The tools of all accounts a user has, whatever their status.
+pub(super) async fn list_available(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Answer {
+    let query = Parameters::parse(query.as_deref().unwrap_or_default());
+    let identifier = identifier(query.first("identifier"))?;
+    let page = Page::read(&query, 100, shared.options.page_size_cap, false)?;
+    let state = shared.lock();
+    let providers: Vec<&str> = state.accounts.of(identifier).map(|account| account.provider.as_str()).collect();
+    let tools = shared.catalogue.tools().iter().filter(|tool| providers.contains(&tool.provider.as_str()));
+    Ok(Json(page.cut("tools", tools.map(|tool| tool.entry.clone()).collect())))
+}
+
 fn named_accounts(shared: &Shared, query: &Parameters, identifier: &str) -> Result<Vec<Account>, Refusal> {
     let connections = query.all("filter.connection_names");
     let providers = query.all("filter.providers");
@@ -83,7 +94,7 @@ fn named_accounts(shared: &Shared, query: &Parameters, identifier: &str) -> Resu
     let mut state = shared.lock();
     let mut accounts = Vec::new();
     for name in &connections {
-        let account = shared.account(&mut state, name, identifier);
+        let account = authorization::account(shared, &mut state, name, identifier);
         accounts.push(account.ok_or_else(|| Refusal::not_found("connected account not found"))?);
     }
     for provider in &providers {
@@ -99,50 +110,4 @@ fn named_accounts(shared: &Shared, query: &Parameters, identifier: &str) -> Resu
         accounts.extend(state.accounts.of(identifier).cloned());
     }
     Ok(accounts)
-}
-
-/// The tools of all accounts a user has, whatever their status.
-pub(super) async fn list_available(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Answer {
-    let query = Parameters::parse(query.as_deref().unwrap_or_default());
-    let identifier = identifier(query.first("identifier"))?;
-    let page = Page::read(&query, 100, shared.options.page_size_cap, false)?;
-    let state = shared.lock();
-    let providers: Vec<&str> = state.accounts.of(identifier).map(|account| account.provider.as_str()).collect();
-    let tools = shared.catalogue.tools().iter().filter(|tool| providers.contains(&tool.provider.as_str()));
-    Ok(Json(page.cut("tools", tools.map(|tool| tool.entry.clone()).collect())))
-}
-
-/// The calls that ran, newest first (a preview of the real service, so its shape is less sure than the rest).
-pub(super) async fn list_calls(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Answer {
-    let query = Parameters::parse(query.as_deref().unwrap_or_default());
-    let page = Page::read(&query, 20, 100, true)?;
-    let (after, before) = (instant(&query, "start_time")?, instant(&query, "end_time")?);
-    let state = shared.lock();
-    let calls = state.tool_calls.iter().rev().filter(|call| {
-        let is = |name: &str, value: &str| query.first(name).is_none_or(|wanted| wanted == value);
-        is("agent_run_id", &call.agent_run_id)
-            && is("identifier", &call.account.identifier)
-            && is("status", call.status)
-            && is("provider", &call.account.provider)
-            && is("connection_name", &call.account.connector)
-            && after.is_none_or(|after| call.started_at >= after)
-            && before.is_none_or(|before| call.started_at <= before)
-    });
-    let mut answer = page.cut("tool_call_logs", calls.map(ToolCall::to_json).collect());
-    // 64 bit integers travel as strings in this API's JSON.
-    answer["total_size"] = answer["total_size"].to_string().into();
-    Ok(Json(answer))
-}
-
-/// One call.
-pub(super) async fn show_call(State(shared): State<Arc<Shared>>, Path(execution_id): Path<String>) -> Answer {
-    let state = shared.lock();
-    let call = state.tool_calls.iter().find(|call| call.execution_id == execution_id);
-    let call = call.ok_or_else(|| Refusal::not_found("tool call not found"))?;
-    Ok(Json(json!({ "tool_call_log": call.to_json() })))
-}
-
-fn instant(query: &Parameters, name: &str) -> Result<Option<Timestamp>, Refusal> {
-    let parsed = query.first(name).map(str::parse::<Timestamp>).transpose();
-    parsed.map_err(|_| Refusal::field(name, "not an RFC 3339 instant", "format"))
 }

@@ -4,10 +4,20 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Outcome, Parameters, ProviderError, World, contains, count, midnight, text, texts};
+use super::counter::Counter;
+use super::dates::midnight;
+use super::gmail::ADDRESS;
+use super::outcome::{Outcome, ProviderError};
+use super::parameters::{Parameters, contains, count, text, texts};
+
+/// The events of one person.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Calendar {
+    events: Vec<Event>,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Event {
+struct Event {
     id: String,
     summary: String,
     description: String,
@@ -28,8 +38,14 @@ pub(super) struct SeedEvent {
     location: String,
 }
 
+impl Calendar {
+    pub(super) fn new(seed: Vec<SeedEvent>, now: Timestamp) -> Self {
+        Self { events: seed.into_iter().enumerate().map(|(index, event)| event.into_event(index, now)).collect() }
+    }
+}
+
 impl SeedEvent {
-    pub(super) fn into_event(self, index: usize, now: Timestamp) -> Event {
+    fn into_event(self, index: usize, now: Timestamp) -> Event {
         let start = later(midnight(now, self.day), self.starts_at_minute);
         Event {
             id: format!("ev{index}"),
@@ -54,62 +70,68 @@ impl Event {
     }
 }
 
-pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Timestamp) -> Outcome {
+pub(super) fn run(
+    calendar: &mut Calendar,
+    action: &str,
+    params: &Parameters,
+    counter: &mut Counter,
+    now: Timestamp,
+) -> Outcome {
     match action {
-        "list_events" | "search_events" => list(world, params),
-        "get_event_by_id" => Ok(world.events[index(world, params)?].to_json()),
-        "list_calendars" => Ok(json!({"items": [{"id": "primary", "summary": world.address, "primary": true}]})),
-        "query_freebusy" => free_busy(world, params),
-        "create_event" => create(world, params),
+        "list_events" | "search_events" => list(calendar, params),
+        "get_event_by_id" => Ok(calendar.events[index(calendar, params)?].to_json()),
+        "list_calendars" => Ok(json!({"items": [{"id": "primary", "summary": ADDRESS, "primary": true}]})),
+        "query_freebusy" => free_busy(calendar, params),
+        "create_event" => create(calendar, params, counter),
         "quick_add_event" => {
-            let event = new_event(world, text(params, "text"), later(now, 60), 60);
-            Ok(added(world, event))
+            let event = new_event(counter, text(params, "text"), later(now, 60), 60);
+            Ok(added(calendar, event))
         }
-        "update_event" => update(world, params),
+        "update_event" => update(calendar, params),
         "delete_event" => {
-            let index = index(world, params)?;
-            world.events.remove(index);
+            let index = index(calendar, params)?;
+            calendar.events.remove(index);
             Ok(json!({}))
         }
         _ => Err(ProviderError::not_built(action)),
     }
 }
 
-fn list(world: &World, params: &Parameters) -> Outcome {
-    let found = window(world, params)?.into_iter().filter(|event| contains(&event.summary, text(params, "query")));
+fn list(calendar: &Calendar, params: &Parameters) -> Outcome {
+    let found = window(calendar, params)?.into_iter().filter(|event| contains(&event.summary, text(params, "query")));
     let items: Vec<Value> = found.take(count(params, "max_results", 250)).map(Event::to_json).collect();
     Ok(json!({"kind": "calendar#events", "items": items}))
 }
 
-fn free_busy(world: &World, params: &Parameters) -> Outcome {
+fn free_busy(calendar: &Calendar, params: &Parameters) -> Outcome {
     let busy: Vec<Value> =
-        window(world, params)?.iter().map(|event| json!({"start": event.start, "end": event.end})).collect();
+        window(calendar, params)?.iter().map(|event| json!({"start": event.start, "end": event.end})).collect();
     Ok(json!({"calendars": {"primary": {"busy": busy}}}))
 }
 
-fn window<'a>(world: &'a World, params: &Parameters) -> Result<Vec<&'a Event>, ProviderError> {
+fn window<'a>(calendar: &'a Calendar, params: &Parameters) -> Result<Vec<&'a Event>, ProviderError> {
     let (from, to) = (instant(params, "time_min")?, instant(params, "time_max")?);
     let overlaps = |event: &&Event| from.is_none_or(|from| event.end > from) && to.is_none_or(|to| event.start < to);
-    let mut events: Vec<&Event> = world.events.iter().filter(overlaps).collect();
+    let mut events: Vec<&Event> = calendar.events.iter().filter(overlaps).collect();
     events.sort_by_key(|event| event.start);
     Ok(events)
 }
 
-fn create(world: &mut World, params: &Parameters) -> Outcome {
+fn create(calendar: &mut Calendar, params: &Parameters, counter: &mut Counter) -> Outcome {
     let start = instant(params, "start_datetime")?.ok_or_else(|| bad("start_datetime"))?;
     let minutes = count(params, "event_duration_hour", 0) * 60 + count(params, "event_duration_minutes", 0);
     let minutes = if minutes == 0 { 30 } else { i64::try_from(minutes).unwrap_or(30) };
-    let mut event = new_event(world, text(params, "summary"), start, minutes);
+    let mut event = new_event(counter, text(params, "summary"), start, minutes);
     event.attendees = texts(params, "attendees_emails");
     text(params, "description").clone_into(&mut event.description);
     text(params, "location").clone_into(&mut event.location);
-    Ok(added(world, event))
+    Ok(added(calendar, event))
 }
 
-fn update(world: &mut World, params: &Parameters) -> Outcome {
+fn update(calendar: &mut Calendar, params: &Parameters) -> Outcome {
     let start = instant(params, "start_datetime")?;
-    let index = index(world, params)?;
-    let event = &mut world.events[index];
+    let index = index(calendar, params)?;
+    let event = &mut calendar.events[index];
     if let Some(start) = start {
         let length = event.end.duration_since(event.start);
         event.start = start;
@@ -123,9 +145,9 @@ fn update(world: &mut World, params: &Parameters) -> Outcome {
     Ok(event.to_json())
 }
 
-fn new_event(world: &mut World, summary: &str, start: Timestamp, minutes: i64) -> Event {
+fn new_event(counter: &mut Counter, summary: &str, start: Timestamp, minutes: i64) -> Event {
     Event {
-        id: format!("ev-new{}", world.next_number()),
+        id: format!("ev-new{}", counter.next()),
         summary: summary.to_owned(),
         description: String::new(),
         location: String::new(),
@@ -136,15 +158,15 @@ fn new_event(world: &mut World, summary: &str, start: Timestamp, minutes: i64) -
     }
 }
 
-fn added(world: &mut World, event: Event) -> Value {
+fn added(calendar: &mut Calendar, event: Event) -> Value {
     let answer = event.to_json();
-    world.events.push(event);
+    calendar.events.push(event);
     answer
 }
 
-fn index(world: &World, params: &Parameters) -> Result<usize, ProviderError> {
+fn index(calendar: &Calendar, params: &Parameters) -> Result<usize, ProviderError> {
     let id = text(params, "event_id");
-    world.events.iter().position(|event| event.id == id).ok_or_else(ProviderError::not_found)
+    calendar.events.iter().position(|event| event.id == id).ok_or_else(ProviderError::not_found)
 }
 
 /// With an offset, or without one and then in UTC.

@@ -4,11 +4,27 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Outcome, Parameters, ProviderError, World, contains, count, minutes_before, text, texts};
+use super::counter::Counter;
+use super::dates::minutes_before;
+use super::outcome::{Outcome, ProviderError};
+use super::parameters::{Parameters, contains, count, text, texts};
+
+/// Whose mailbox it is.
+pub(super) const ADDRESS: &str = "you@northwind.example";
+
+/// The mails of one person.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Mailbox {
+    address: &'static str,
+    mails: Vec<Mail>,
+    drafts: Vec<Draft>,
+    /// Labels that the user made.
+    labels: Vec<String>,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Mail {
+struct Mail {
     id: String,
     thread_id: String,
     label_ids: Vec<String>,
@@ -21,7 +37,7 @@ pub(super) struct Mail {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Draft {
+struct Draft {
     id: String,
     message: Mail,
 }
@@ -35,15 +51,22 @@ pub(super) struct SeedMail {
     labels: Vec<String>,
 }
 
+impl Mailbox {
+    pub(super) fn new(seed: Vec<SeedMail>, now: Timestamp) -> Self {
+        let mails = seed.into_iter().enumerate().map(|(index, mail)| mail.into_mail(index, now)).collect();
+        Self { address: ADDRESS, mails, drafts: Vec::new(), labels: Vec::new() }
+    }
+}
+
 impl SeedMail {
-    pub(super) fn into_mail(self, index: usize, now: Timestamp) -> Mail {
+    fn into_mail(self, index: usize, now: Timestamp) -> Mail {
         let id = format!("18f2a{index:03x}");
         Mail {
             thread_id: id.clone(),
             id,
             label_ids: self.labels,
             from: self.from,
-            to: "you@northwind.example".to_owned(),
+            to: ADDRESS.to_owned(),
             cc: String::new(),
             subject: self.subject,
             body: self.body,
@@ -135,42 +158,48 @@ fn age_limit(value: &str) -> Option<i64> {
     number.checked_mul(minutes)
 }
 
-pub(super) fn run(world: &mut World, action: &str, params: &Parameters, now: Timestamp) -> Outcome {
+pub(super) fn run(
+    mailbox: &mut Mailbox,
+    action: &str,
+    params: &Parameters,
+    counter: &mut Counter,
+    now: Timestamp,
+) -> Outcome {
     match action {
-        "fetch_mails" => Ok(fetch(world, params, now)),
-        "get_message_by_id" => Ok(find(world, text(params, "message_id"))?.to_json(text(params, "format"))),
-        "list_threads" => Ok(list_threads(world, params, now)),
-        "get_thread_by_id" => get_thread(world, text(params, "thread_id")),
-        "list_labels" => Ok(list_labels(world)),
-        "list_drafts" => Ok(json!({"drafts": world.drafts, "resultSizeEstimate": world.drafts.len()})),
-        "get_draft" => Ok(json!(world.drafts[draft_index(world, params)?])),
-        "get_profile" => Ok(json!({"emailAddress": world.address, "messagesTotal": world.mails.len()})),
-        "search_people" | "get_contacts" => Ok(people(world, text(params, "query"))),
-        "create_draft" => Ok(create_draft(world, params, now)),
-        "update_draft" => update_draft(world, params, now),
-        "send_draft" => send_draft(world, params, now),
+        "fetch_mails" => Ok(fetch(mailbox, params, now)),
+        "get_message_by_id" => Ok(find(mailbox, text(params, "message_id"))?.to_json(text(params, "format"))),
+        "list_threads" => Ok(list_threads(mailbox, params, now)),
+        "get_thread_by_id" => get_thread(mailbox, text(params, "thread_id")),
+        "list_labels" => Ok(list_labels(mailbox)),
+        "list_drafts" => Ok(json!({"drafts": mailbox.drafts, "resultSizeEstimate": mailbox.drafts.len()})),
+        "get_draft" => Ok(json!(mailbox.drafts[draft_index(mailbox, params)?])),
+        "get_profile" => Ok(json!({"emailAddress": mailbox.address, "messagesTotal": mailbox.mails.len()})),
+        "search_people" | "get_contacts" => Ok(people(mailbox, text(params, "query"))),
+        "create_draft" => Ok(create_draft(mailbox, params, counter, now)),
+        "update_draft" => update_draft(mailbox, params, counter, now),
+        "send_draft" => send_draft(mailbox, params, now),
         "delete_draft" => {
-            let index = draft_index(world, params)?;
-            world.drafts.remove(index);
+            let index = draft_index(mailbox, params)?;
+            mailbox.drafts.remove(index);
             Ok(json!({}))
         }
-        "send_message" | "reply_to_thread" => Ok(send(world, params, now)),
-        "modify_message_labels" => relabel(world, &[text(params, "message_id").to_owned()], params),
-        "batch_modify_messages" => relabel(world, &texts(params, "message_ids"), params).map(|_| json!({})),
-        "trash_message" => move_mail(world, params, "TRASH", "INBOX"),
-        "untrash_message" => move_mail(world, params, "INBOX", "TRASH"),
+        "send_message" | "reply_to_thread" => Ok(send(mailbox, params, counter, now)),
+        "modify_message_labels" => relabel(mailbox, &[text(params, "message_id").to_owned()], params),
+        "batch_modify_messages" => relabel(mailbox, &texts(params, "message_ids"), params).map(|_| json!({})),
+        "trash_message" => move_mail(mailbox, params, "TRASH", "INBOX"),
+        "untrash_message" => move_mail(mailbox, params, "INBOX", "TRASH"),
         "delete_message" => {
-            let id = find(world, text(params, "message_id"))?.id.clone();
-            world.mails.retain(|mail| mail.id != id);
+            let id = find(mailbox, text(params, "message_id"))?.id.clone();
+            mailbox.mails.retain(|mail| mail.id != id);
             Ok(json!({}))
         }
-        "create_label" => Ok(create_label(world, text(params, "name"))),
+        "create_label" => Ok(create_label(mailbox, text(params, "name"))),
         _ => Err(ProviderError::not_built(action)),
     }
 }
 
-fn fetch(world: &World, params: &Parameters, now: Timestamp) -> Value {
-    let found = search(world, params, now);
+fn fetch(mailbox: &Mailbox, params: &Parameters, now: Timestamp) -> Value {
+    let found = search(mailbox, params, now);
     let start: usize = text(params, "page_token").parse().unwrap_or(0);
     let size = count(params, "max_results", 10);
     let page: Vec<Value> =
@@ -183,12 +212,12 @@ fn fetch(world: &World, params: &Parameters, now: Timestamp) -> Value {
 }
 
 /// Newest first; spam and trash only where they are asked for.
-fn search<'a>(world: &'a World, params: &Parameters, now: Timestamp) -> Vec<&'a Mail> {
+fn search<'a>(mailbox: &'a Mailbox, params: &Parameters, now: Timestamp) -> Vec<&'a Mail> {
     let query = text(params, "query");
     let labels = texts(params, "label_ids");
     let everywhere = params.get("include_spam_trash").and_then(Value::as_bool).unwrap_or(false)
         || ["in:spam", "in:trash", "in:anywhere"].iter().any(|term| query.contains(term));
-    let mut found: Vec<&Mail> = world
+    let mut found: Vec<&Mail> = mailbox
         .mails
         .iter()
         .filter(|mail| everywhere || !(mail.has("SPAM") || mail.has("TRASH")))
@@ -198,13 +227,13 @@ fn search<'a>(world: &'a World, params: &Parameters, now: Timestamp) -> Vec<&'a 
     found
 }
 
-fn find<'a>(world: &'a World, id: &str) -> Result<&'a Mail, ProviderError> {
-    world.mails.iter().find(|mail| mail.id == id).ok_or_else(ProviderError::not_found)
+fn find<'a>(mailbox: &'a Mailbox, id: &str) -> Result<&'a Mail, ProviderError> {
+    mailbox.mails.iter().find(|mail| mail.id == id).ok_or_else(ProviderError::not_found)
 }
 
-fn list_threads(world: &World, params: &Parameters, now: Timestamp) -> Value {
+fn list_threads(mailbox: &Mailbox, params: &Parameters, now: Timestamp) -> Value {
     let mut threads: Vec<Value> = Vec::new();
-    for mail in search(world, params, now) {
+    for mail in search(mailbox, params, now) {
         if !threads.iter().any(|thread| thread["id"] == mail.thread_id.as_str()) {
             threads.push(json!({"id": mail.thread_id, "snippet": mail.to_json("")["snippet"]}));
         }
@@ -213,38 +242,38 @@ fn list_threads(world: &World, params: &Parameters, now: Timestamp) -> Value {
     json!({ "threads": threads })
 }
 
-fn get_thread(world: &World, id: &str) -> Outcome {
+fn get_thread(mailbox: &Mailbox, id: &str) -> Outcome {
     let mails: Vec<Value> =
-        world.mails.iter().filter(|mail| mail.thread_id == id).map(|mail| mail.to_json("")).collect();
+        mailbox.mails.iter().filter(|mail| mail.thread_id == id).map(|mail| mail.to_json("")).collect();
     if mails.is_empty() {
         return Err(ProviderError::not_found());
     }
     Ok(json!({"id": id, "messages": mails}))
 }
 
-fn list_labels(world: &World) -> Value {
+fn list_labels(mailbox: &Mailbox) -> Value {
     let system = ["INBOX", "UNREAD", "SENT", "DRAFT", "SPAM", "TRASH", "STARRED", "IMPORTANT"];
     let system = system.iter().map(|name| json!({"id": name, "name": name, "type": "system"}));
-    let own = world.labels.iter().map(|name| json!({"id": name, "name": name, "type": "user"}));
+    let own = mailbox.labels.iter().map(|name| json!({"id": name, "name": name, "type": "user"}));
     json!({ "labels": system.chain(own).collect::<Vec<_>>() })
 }
 
-fn people(world: &World, query: &str) -> Value {
-    let mut people: Vec<&str> = world.mails.iter().map(|mail| mail.from.as_str()).collect();
+fn people(mailbox: &Mailbox, query: &str) -> Value {
+    let mut people: Vec<&str> = mailbox.mails.iter().map(|mail| mail.from.as_str()).collect();
     people.sort_unstable();
     people.dedup();
     let people = people.into_iter().filter(|person| contains(person, query)).map(|person| json!({ "person": person }));
     Value::Array(people.collect())
 }
 
-fn compose(world: &mut World, params: &Parameters, label: &str, now: Timestamp) -> Mail {
-    let id = format!("18f2b{:03x}", world.next_number());
+fn compose(mailbox: &Mailbox, params: &Parameters, counter: &mut Counter, label: &str, now: Timestamp) -> Mail {
+    let id = format!("18f2b{:03x}", counter.next());
     let thread = text(params, "thread_id");
     Mail {
         thread_id: if thread.is_empty() { id.clone() } else { thread.to_owned() },
         id,
         label_ids: vec![label.to_owned()],
-        from: world.address.clone(),
+        from: mailbox.address.to_owned(),
         to: text(params, "to").to_owned(),
         cc: text(params, "cc").to_owned(),
         subject: text(params, "subject").to_owned(),
@@ -257,67 +286,67 @@ fn receipt(mail: &Mail) -> Value {
     json!({"id": mail.id, "threadId": mail.thread_id, "labelIds": mail.label_ids})
 }
 
-fn send(world: &mut World, params: &Parameters, now: Timestamp) -> Value {
-    let mail = compose(world, params, "SENT", now);
+fn send(mailbox: &mut Mailbox, params: &Parameters, counter: &mut Counter, now: Timestamp) -> Value {
+    let mail = compose(mailbox, params, counter, "SENT", now);
     let receipt = receipt(&mail);
-    world.mails.push(mail);
+    mailbox.mails.push(mail);
     receipt
 }
 
-fn create_draft(world: &mut World, params: &Parameters, now: Timestamp) -> Value {
-    let message = compose(world, params, "DRAFT", now);
+fn create_draft(mailbox: &mut Mailbox, params: &Parameters, counter: &mut Counter, now: Timestamp) -> Value {
+    let message = compose(mailbox, params, counter, "DRAFT", now);
     let id = format!("r-{}", message.id);
     let answer = json!({"id": id, "message": receipt(&message)});
-    world.drafts.push(Draft { id, message });
+    mailbox.drafts.push(Draft { id, message });
     answer
 }
 
-fn draft_index(world: &World, params: &Parameters) -> Result<usize, ProviderError> {
+fn draft_index(mailbox: &Mailbox, params: &Parameters) -> Result<usize, ProviderError> {
     let id = text(params, "draft_id");
-    world.drafts.iter().position(|draft| draft.id == id).ok_or_else(ProviderError::not_found)
+    mailbox.drafts.iter().position(|draft| draft.id == id).ok_or_else(ProviderError::not_found)
 }
 
-fn update_draft(world: &mut World, params: &Parameters, now: Timestamp) -> Outcome {
-    let index = draft_index(world, params)?;
-    let message = compose(world, params, "DRAFT", now);
-    let answer = json!({"id": world.drafts[index].id, "message": receipt(&message)});
-    world.drafts[index].message = message;
+fn update_draft(mailbox: &mut Mailbox, params: &Parameters, counter: &mut Counter, now: Timestamp) -> Outcome {
+    let index = draft_index(mailbox, params)?;
+    let message = compose(mailbox, params, counter, "DRAFT", now);
+    let answer = json!({"id": mailbox.drafts[index].id, "message": receipt(&message)});
+    mailbox.drafts[index].message = message;
     Ok(answer)
 }
 
-fn send_draft(world: &mut World, params: &Parameters, now: Timestamp) -> Outcome {
-    let index = draft_index(world, params)?;
-    let mut mail = world.drafts.remove(index).message;
+fn send_draft(mailbox: &mut Mailbox, params: &Parameters, now: Timestamp) -> Outcome {
+    let index = draft_index(mailbox, params)?;
+    let mut mail = mailbox.drafts.remove(index).message;
     mail.label_ids = vec!["SENT".to_owned()];
     mail.date = now;
     let receipt = receipt(&mail);
-    world.mails.push(mail);
+    mailbox.mails.push(mail);
     Ok(receipt)
 }
 
-fn relabel(world: &mut World, ids: &[String], params: &Parameters) -> Outcome {
+fn relabel(mailbox: &mut Mailbox, ids: &[String], params: &Parameters) -> Outcome {
     for id in ids {
-        find(world, id)?;
+        find(mailbox, id)?;
     }
     let (add, remove) = (texts(params, "add_label_ids"), texts(params, "remove_label_ids"));
     let mut last = json!({});
-    for mail in world.mails.iter_mut().filter(|mail| ids.contains(&mail.id)) {
+    for mail in mailbox.mails.iter_mut().filter(|mail| ids.contains(&mail.id)) {
         mail.relabel(&add, &remove);
         last = receipt(mail);
     }
     Ok(last)
 }
 
-fn move_mail(world: &mut World, params: &Parameters, to: &str, from: &str) -> Outcome {
-    let id = find(world, text(params, "message_id"))?.id.clone();
-    let mail = world.mails.iter_mut().find(|mail| mail.id == id).ok_or_else(ProviderError::not_found)?;
+fn move_mail(mailbox: &mut Mailbox, params: &Parameters, to: &str, from: &str) -> Outcome {
+    let id = find(mailbox, text(params, "message_id"))?.id.clone();
+    let mail = mailbox.mails.iter_mut().find(|mail| mail.id == id).ok_or_else(ProviderError::not_found)?;
     mail.relabel(&[to.to_owned()], &[from.to_owned()]);
     Ok(receipt(mail))
 }
 
-fn create_label(world: &mut World, name: &str) -> Value {
-    if !world.labels.iter().any(|label| label == name) {
-        world.labels.push(name.to_owned());
+fn create_label(mailbox: &mut Mailbox, name: &str) -> Value {
+    if !mailbox.labels.iter().any(|label| label == name) {
+        mailbox.labels.push(name.to_owned());
     }
     json!({"id": name, "name": name, "type": "user"})
 }
@@ -325,11 +354,18 @@ fn create_label(world: &mut World, name: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::data::embedded;
+
+    #[derive(Deserialize)]
+    struct Seed {
+        mails: Vec<SeedMail>,
+    }
 
     fn found(query: &str) -> usize {
         let now = "2026-11-22T08:00:00Z".parse().unwrap();
+        let seed: Seed = embedded(include_str!("../data/seed.json"));
         let params = json!({"query": query, "max_results": 100});
-        search(&World::new(now), params.as_object().unwrap(), now).len()
+        search(&Mailbox::new(seed.mails, now), params.as_object().unwrap(), now).len()
     }
 
     #[test]

@@ -1,40 +1,44 @@
 //! What an identifier owns: mails, drafts, events, channels, notes and repository records, and what tools did to them.
 
 mod calendar;
+mod counter;
+mod dates;
 mod gmail;
 mod notes;
+mod outcome;
+mod parameters;
 mod records;
 mod slack;
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp, ToSpan as _};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::catalogue::embedded;
-use super::scalekit::errors::Refusal;
+pub(super) use outcome::ProviderError;
 
-/// Parameters of a tool.
-pub(super) type Parameters = Map<String, Value>;
+use super::data::embedded;
+use counter::Counter;
+use outcome::Outcome;
+use parameters::Parameters;
 
 /// Everything that belongs to one identifier.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct World {
-    address: String,
-    mails: Vec<gmail::Mail>,
-    drafts: Vec<gmail::Draft>,
-    /// Labels that the user made.
-    labels: Vec<String>,
-    events: Vec<calendar::Event>,
-    channels: Vec<slack::Channel>,
-    users: Vec<Value>,
-    notes: Vec<notes::Note>,
-    /// Repository records by kind.
-    records: BTreeMap<String, Vec<Value>>,
+    #[serde(flatten)]
+    mailbox: gmail::Mailbox,
+    #[serde(flatten)]
+    calendar: calendar::Calendar,
+    #[serde(flatten)]
+    workspace: slack::Workspace,
+    #[serde(flatten)]
+    notebook: notes::Notebook,
+    #[serde(flatten)]
+    repository: records::Repository,
     /// Every call that changed something, in order.
     pub(super) effects: Vec<Effect>,
-    counter: u64,
+    counter: Counter,
 }
 
 /// One change that a tool made.
@@ -46,47 +50,32 @@ pub(super) struct Effect {
     pub(super) at: Timestamp,
 }
 
-/// A refusal by the service behind a tool.
-#[derive(Debug, Clone)]
-pub(super) struct ProviderError {
-    status: u16,
-    pub(super) code: &'static str,
-    pub(super) message: String,
-}
-
-impl ProviderError {
-    pub(super) fn bad_parameters(message: String) -> Self {
-        Self { status: 400, code: "TOOL_EXEC_FAILED", message }
-    }
-
-    fn not_found() -> Self {
-        Self { status: 404, code: "NOT_FOUND", message: "the requested entity was not found".to_owned() }
-    }
-
-    fn not_built(tool: &str) -> Self {
-        Self { status: 500, code: "TOOL_EXEC_FAILED", message: format!("the sandbox has no {tool}") }
-    }
-
-    pub(super) fn into_refusal(self, execution_id: &str) -> Refusal {
-        let Self { status, code, message } = self;
-        let more = json!({"tool_error_info": {
-            "execution_id": execution_id, "tool_error_message": message, "tool_error_code": code,
-        }});
-        Refusal::new(status, "TOOL_ERROR", message).with(more)
+impl World {
+    /// A fresh world whose dates lie around `now`.
+    pub(super) fn new(now: Timestamp) -> Self {
+        let seed: Seed = embedded(include_str!("../data/seed.json"));
+        Self {
+            mailbox: gmail::Mailbox::new(seed.mails, now),
+            calendar: calendar::Calendar::new(seed.events, now),
+            workspace: slack::Workspace::new(seed.channels, seed.users, now),
+            notebook: notes::Notebook::new(seed.notes),
+            repository: records::Repository::new(seed.records),
+            effects: Vec::new(),
+            counter: Counter::default(),
+        }
     }
 }
-
-type Outcome = Result<Value, ProviderError>;
 
 /// Runs a tool. Lists at the top level come back as arrays.
 pub(super) fn run(world: &mut World, tool: &str, params: &Parameters, now: Timestamp) -> Outcome {
     let (provider, action) = tool.split_once('_').unwrap_or((tool, ""));
+    let World { mailbox, calendar, workspace, notebook, repository, counter, .. } = world;
     match provider {
-        "gmail" => gmail::run(world, action, params, now),
-        "googlecalendar" => calendar::run(world, action, params, now),
-        "slack" => Ok(slack::run(world, action, params, now)),
-        "notesmcp" => Ok(notes::run(world, action, params)),
-        "github" => records::run(world, action, params),
+        "gmail" => gmail::run(mailbox, action, params, counter, now),
+        "googlecalendar" => calendar::run(calendar, action, params, counter, now),
+        "slack" => Ok(slack::run(workspace, action, params, counter, now)),
+        "notesmcp" => Ok(notes::run(notebook, action, params, counter)),
+        "github" => records::run(repository, action, params, counter),
         _ => Err(ProviderError::not_built(tool)),
     }
 }
@@ -100,63 +89,4 @@ struct Seed {
     users: Vec<Value>,
     notes: Vec<notes::Note>,
     records: BTreeMap<String, Vec<Value>>,
-}
-
-impl World {
-    /// A fresh world whose dates lie around `now`.
-    pub(super) fn new(now: Timestamp) -> Self {
-        let seed: Seed = embedded(include_str!("../data/seed.json"));
-        let mails = seed.mails.into_iter().enumerate().map(|(index, mail)| mail.into_mail(index, now)).collect();
-        let events = seed.events.into_iter().enumerate().map(|(index, event)| event.into_event(index, now)).collect();
-        Self {
-            address: "you@northwind.example".to_owned(),
-            mails,
-            drafts: Vec::new(),
-            labels: Vec::new(),
-            events,
-            channels: seed.channels.into_iter().map(|channel| channel.into_channel(now)).collect(),
-            users: seed.users,
-            notes: seed.notes,
-            records: seed.records,
-            effects: Vec::new(),
-            counter: 0,
-        }
-    }
-
-    /// A number for a new thing; using it counts as a change.
-    fn next_number(&mut self) -> u64 {
-        self.counter += 1;
-        self.counter
-    }
-}
-
-fn minutes_before(now: Timestamp, minutes: i64) -> Timestamp {
-    now.checked_sub(SignedDuration::from_mins(minutes)).unwrap_or(now)
-}
-
-/// Midnight in UTC of the day of `now`, plus whole days.
-fn midnight(now: Timestamp, days: i64) -> Timestamp {
-    let day = now.to_zoned(jiff::tz::TimeZone::UTC).start_of_day();
-    day.and_then(|day| day.checked_add(days.days())).map_or(now, |day| day.timestamp())
-}
-
-/// A text parameter, empty where it is absent.
-fn text<'a>(params: &'a Parameters, name: &str) -> &'a str {
-    params.get(name).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// A count parameter. Numbers pass through floating point on their way, so `5.0` is 5.
-fn count(params: &Parameters, name: &str, default: usize) -> usize {
-    let number = params.get(name).and_then(Value::as_f64).filter(|number| (0.0..=10_000.0).contains(number));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie between 0 and 10,000")]
-    number.map_or(default, |number| number as usize)
-}
-
-fn texts(params: &Parameters, name: &str) -> Vec<String> {
-    let values = params.get(name).and_then(Value::as_array).into_iter().flatten();
-    values.filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-fn contains(text: &str, words: &str) -> bool {
-    text.to_lowercase().contains(&words.to_lowercase())
 }

@@ -3,7 +3,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Parameters, World, contains, count, text};
+use super::counter::Counter;
+use super::parameters::{Parameters, contains, count, text};
+
+/// All pages.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Notebook {
+    notes: Vec<Note>,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Note {
@@ -12,24 +19,30 @@ pub(super) struct Note {
     content: String,
 }
 
-pub(super) fn run(world: &mut World, action: &str, params: &Parameters) -> Value {
+impl Notebook {
+    pub(super) fn new(notes: Vec<Note>) -> Self {
+        Self { notes }
+    }
+}
+
+pub(super) fn run(notebook: &mut Notebook, action: &str, params: &Parameters, counter: &mut Counter) -> Value {
     match action {
         "notes-search" => {
             let query = text(params, "query");
             let found =
-                world.notes.iter().filter(|note| contains(&note.title, query) || contains(&note.content, query));
+                notebook.notes.iter().filter(|note| contains(&note.title, query) || contains(&note.content, query));
             let found =
                 found.take(count(params, "page_size", 10)).map(|note| json!({"id": note.id, "title": note.title}));
             envelope(false, &json!({ "results": found.collect::<Vec<_>>() }).to_string())
         }
-        "notes-fetch" => match world.notes.iter().find(|note| note.id == text(params, "id")) {
+        "notes-fetch" => match notebook.notes.iter().find(|note| note.id == text(params, "id")) {
             Some(note) => envelope(false, &json!(note).to_string()),
             None => envelope(true, "there is no page with this id"),
         },
         "notes-create-page" => {
-            let id = format!("p-new{}", world.next_number());
+            let id = format!("p-new{}", counter.next());
             let (title, content) = (text(params, "title").to_owned(), text(params, "content").to_owned());
-            world.notes.push(Note { id: id.clone(), title, content });
+            notebook.notes.push(Note { id: id.clone(), title, content });
             envelope(false, &json!({ "id": id }).to_string())
         }
         "ping" => envelope(false, "pong"),

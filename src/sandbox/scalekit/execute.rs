@@ -1,15 +1,21 @@
 //! `execute_tool`: chooses the account, checks the parameters, runs the tool on the identifier's world, keeps the log.
 
-use jiff::Timestamp;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::accounts::Account;
-use super::catalogue::Tool;
-use super::scalekit::errors::Refusal;
-use super::scalekit::{identifier, required};
-use super::shared::{Shared, State};
-use super::world::{self, Effect, ProviderError};
+use super::errors::{Answer, Refusal};
+use super::fields::{Body, identifier, read, required};
+use crate::sandbox::accounts::Account;
+use crate::sandbox::authorization;
+use crate::sandbox::catalogue::Tool;
+use crate::sandbox::shared::Shared;
+use crate::sandbox::state::State;
+use crate::sandbox::tool_calls::ToolCall;
+use crate::sandbox::world::{self, Effect, ProviderError};
 
 /// The request's body; unknown fields are dropped silently, as the real service does.
 #[derive(Debug, Deserialize)]
@@ -23,36 +29,12 @@ pub(super) struct Call {
     agent_run_id: String,
 }
 
-/// A call that reached a tool.
-#[derive(Debug)]
-pub(super) struct ToolCall {
-    pub(super) execution_id: String,
-    pub(super) account: Account,
-    tool_name: String,
-    pub(super) agent_run_id: String,
-    /// `success` or `provider_error`.
-    pub(super) status: &'static str,
-    error: Option<ProviderError>,
-    pub(super) started_at: Timestamp,
-}
-
-impl ToolCall {
-    /// A row of the call log.
-    pub(super) fn to_json(&self) -> Value {
-        json!({
-            "id": format!("tcl_{}", self.execution_id), "connected_account_id": self.account.id,
-            "connection_id": self.account.connection_id, "connection_name": self.account.connector,
-            "provider": self.account.provider, "identifier": self.account.identifier, "source": "API",
-            "execution_id": self.execution_id, "tool_name": self.tool_name, "status": self.status, "error_tier": "",
-            "error_code": self.error.as_ref().map_or("", |error| error.code),
-            "error_message": self.error.as_ref().map_or("", |error| error.message.as_str()),
-            "duration_ms": "1", "started_at": self.started_at, "agent_run_id": self.agent_run_id,
-        })
-    }
-}
-
 /// Runs the call and answers `{data, execution_id}`.
-pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
+pub(super) async fn execute_tool(extract::State(shared): extract::State<Arc<Shared>>, body: Body<Call>) -> Answer {
+    run(&shared, &read(body)?).map(Json)
+}
+
+fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
     let name = required("tool_name", call.tool_name.as_deref())?;
     if call.agent_run_id.len() > 255 {
         return Err(Refusal::field("agent_run_id", "longer than 255 characters", "max_len"));
@@ -80,7 +62,7 @@ pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
         }
         Ok(data)
     });
-    shared.mark_used(&mut state, &account);
+    state.accounts.mark_used(&account, shared.now());
     let status = if outcome.is_ok() { "success" } else { "provider_error" };
     state.tool_calls.push(ToolCall {
         execution_id: execution_id.clone(),
@@ -94,8 +76,16 @@ pub(super) fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
     match outcome {
         Ok(data) if data.is_array() => Ok(json!({"data": {"array": data}, "execution_id": execution_id})),
         Ok(data) => Ok(json!({"data": data, "execution_id": execution_id})),
-        Err(error) => Err(error.into_refusal(&execution_id)),
+        Err(error) => Err(tool_error(error, &execution_id)),
     }
+}
+
+fn tool_error(error: ProviderError, execution_id: &str) -> Refusal {
+    let ProviderError { status, code, message } = error;
+    let more = json!({"tool_error_info": {
+        "execution_id": execution_id, "tool_error_message": message, "tool_error_code": code,
+    }});
+    Refusal::new(status, "TOOL_ERROR", message).with(more)
 }
 
 fn unknown_tool(name: &str) -> Refusal {
@@ -114,7 +104,7 @@ fn chosen_account(shared: &Shared, state: &mut State, call: &Call, tool: &Tool) 
     }
     let identifier = identifier(call.identifier.as_deref())?;
     if let Some(connector) = call.connector.as_deref().filter(|connector| !connector.is_empty()) {
-        return shared.account(state, connector, identifier).ok_or_else(not_found);
+        return authorization::account(shared, state, connector, identifier).ok_or_else(not_found);
     }
     let mut fitting = state.accounts.of(identifier).filter(|account| account.provider == tool.provider);
     match (fitting.next(), fitting.next()) {

@@ -1,0 +1,49 @@
+//! Which routes belong together.
+
+use serde::{Deserialize, Serialize};
+
+/// Routes that are counted, and hit by faults, together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RouteGroup {
+    /// `POST /oauth/token`.
+    Token,
+    /// `GET …/connected_accounts/details`.
+    Details,
+    /// `POST …/connected_accounts/magic_link`.
+    MagicLink,
+    /// The other routes below `…/connected_accounts`.
+    Accounts,
+    /// `GET …/tools/scoped`.
+    Scoped,
+    /// `GET …/tools` and `…/tools/available`.
+    Tools,
+    /// `POST …/execute_tool`.
+    Execute,
+    /// `GET …/agentkit/tool_call_logs`.
+    Logs,
+    /// Everything below `/v1`.
+    Model,
+    /// The page behind a magic link.
+    Consent,
+}
+
+impl RouteGroup {
+    /// The group of a path; the routes that steer the stand-ins have none.
+    pub(super) fn of(path: &str) -> Option<Self> {
+        let group = match path {
+            "/oauth/token" => Self::Token,
+            "/api/v1/connected_accounts/details" => Self::Details,
+            "/api/v1/connected_accounts/magic_link" => Self::MagicLink,
+            "/api/v1/tools/scoped" => Self::Scoped,
+            "/api/v1/execute_tool" => Self::Execute,
+            _ if path.starts_with("/api/v1/connected_accounts") => Self::Accounts,
+            _ if path.starts_with("/api/v1/tools") => Self::Tools,
+            _ if path.starts_with("/api/v1/agentkit/tool_call_logs") => Self::Logs,
+            _ if path.starts_with("/v1/") => Self::Model,
+            _ if path.starts_with("/magicLink/") => Self::Consent,
+            _ => return None,
+        };
+        Some(group)
+    }
+}
