@@ -1,0 +1,67 @@
+//! The floors of the house hold: reads `src/**/*.rs` and names every breach with its file and line.
+//!
+//! The rules are those of the floor map in `src/lib.rs`. Each has a test on small made-up sources (`bites/`), so that it is
+//! known to bite. Code under `#[cfg(test)]` is free.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod bites;
+mod circles;
+mod map;
+mod reader;
+mod source;
+mod tokens;
+mod uses;
+
+use std::collections::BTreeSet;
+
+use circles::{Graph, Use};
+use map::{ENTANGLED, MAX_LINES, top};
+use uses::{File, Target};
+
+#[test]
+fn the_floors_hold() {
+    let breaches = breaches(&source::read_all());
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+/// All breaches in `sources`, each a path under `src` and its text.
+fn breaches(sources: &[(String, String)]) -> Vec<String> {
+    let (sources, mut found) = source::parse(sources);
+    let files: Vec<File> = sources.iter().map(reader::read).collect();
+    let modules: BTreeSet<String> = files.iter().map(|file| file.module.clone()).collect();
+    let mut graph = Graph::default();
+    for file in &files {
+        let mut breach = |line: usize, text: String| found.push(format!("src/{}:{line}: {text}", file.path));
+        if !map::has_floor(&file.module) {
+            breach(1, format!("`{}` has no floor: give it a floor in tests/floors/map.rs", top(&file.module)));
+            continue;
+        }
+        if file.lines > MAX_LINES {
+            breach(MAX_LINES, format!("{} lines without tests, {MAX_LINES} are allowed", file.lines));
+        }
+        file.forbidden.iter().for_each(|(line, text)| breach(*line, text.clone()));
+        let mut add = |line: usize, to: &str| {
+            if top(to) != top(&file.module) || !ENTANGLED.contains(&top(to)) {
+                graph.add(&file.module, to, Use { path: file.path.clone(), line });
+            }
+        };
+        for (line, target) in file.targets(&modules) {
+            let text = match &target {
+                Target::Crate(name) => map::crate_breach(&file.module, name),
+                Target::Module(to) => map::floor_breach(&file.module, to),
+            };
+            if let Some(text) = text {
+                breach(line, text);
+            }
+            if let Target::Module(to) = target {
+                add(line, &to);
+            }
+        }
+    }
+    found.extend(graph.circles());
+    found.extend(graph.by_top().circles());
+    let mut seen = BTreeSet::new();
+    found.retain(|breach| seen.insert(breach.clone()));
+    found
+}
