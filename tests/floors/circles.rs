@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::map::{top, within};
 
-/// Where a use stands.
+/// Where a use stands, and the method that it is if it is no path.
 #[derive(Clone)]
 pub struct Use {
     pub path: String,
     pub line: usize,
+    pub by: Option<String>,
 }
 
 /// Who uses whom; of several uses in one file the first.
@@ -50,8 +51,9 @@ impl Graph {
         let closes = |(from, to, _): &(&str, &str, &Use)| {
             !related(from, to) && self.reached_from(to, |one, other| !related(one, other)).contains(from)
         };
-        let say = |(from, to, Use { path, line }): (&str, &str, &Use)| {
-            format!("src/{path}:{line}: `{from}` uses `{to}`, which comes back to it: a cycle")
+        let say = |(from, to, Use { path, line, by }): (&str, &str, &Use)| {
+            let by = by.as_ref().map_or_else(String::new, |by| format!(" (by `{by}`)"));
+            format!("src/{path}:{line}: `{from}` uses `{to}`{by}, which comes back to it: a cycle")
         };
         self.all().filter(closes).map(say).collect()
     }

@@ -3,16 +3,16 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Expr, ImplItem, Item, TraitItem, UseTree};
+use syn::{Expr, ImplItem, Item, TraitItem, Type, UseTree};
 
 use crate::source::{Source, are_for_tests};
 use crate::tokens::{line, names};
-use crate::uses::{File, Found};
+use crate::uses::{Call, Defined, File, Found, Inherent, Receiver};
 
 pub fn read(source: &Source) -> File {
     let Source { path, module, lines, syntax } = source;
     let file = File { path: path.clone(), module: module.clone(), lines: *lines, ..File::default() };
-    let mut reader = Reader { file, inside: Vec::new() };
+    let mut reader = Reader { file, inside: Vec::new(), this: Vec::new() };
     reader.visit_file(syntax);
     reader.file
 }
@@ -20,6 +20,8 @@ pub fn read(source: &Source) -> File {
 pub struct Reader {
     file: File,
     inside: Vec<String>,
+    /// The types that `Self` stands for, the innermost last.
+    this: Vec<Option<Vec<String>>>,
 }
 
 /// The attributes of an item or expression, whichever it is.
@@ -52,6 +54,16 @@ impl<'ast> Visit<'ast> for Reader {
             self.file.lines -= span.end().line - span.start().line + 1;
             return;
         }
+        let name = match item {
+            Item::Struct(item) => Some(&item.ident),
+            Item::Enum(item) => Some(&item.ident),
+            Item::Union(item) => Some(&item.ident),
+            Item::Trait(item) => Some(&item.ident),
+            Item::TraitAlias(item) => Some(&item.ident),
+            Item::Type(item) => Some(&item.ident),
+            _ => None,
+        };
+        self.file.types.extend(name.map(|name| Defined { name: name.to_string() }));
         visit::visit_item(self, item);
     }
 
@@ -91,6 +103,35 @@ impl<'ast> Visit<'ast> for Reader {
         self.inside.pop();
     }
 
+    fn visit_item_impl(&mut self, block: &'ast syn::ItemImpl) {
+        let of = match &*block.self_ty {
+            Type::Path(of) => Some(words(&of.path)),
+            _ => None,
+        };
+        if let (Some(of), None) = (&of, &block.trait_) {
+            let names = block.items.iter().filter_map(|item| match item {
+                ImplItem::Fn(item) if !are_for_tests(&item.attrs) => Some(&item.sig.ident),
+                ImplItem::Const(item) if !are_for_tests(&item.attrs) => Some(&item.ident),
+                _ => None,
+            });
+            self.file.inherent.extend(names.map(|name| Inherent { of: of.clone(), name: name.to_string() }));
+        }
+        self.this.push(of);
+        visit::visit_item_impl(self, block);
+        self.this.pop();
+    }
+
+    fn visit_item_trait(&mut self, block: &'ast syn::ItemTrait) {
+        self.this.push(None);
+        visit::visit_item_trait(self, block);
+        self.this.pop();
+    }
+
+    fn visit_trait_item_fn(&mut self, method: &'ast syn::TraitItemFn) {
+        self.file.of_traits.push(method.sig.ident.to_string());
+        visit::visit_trait_item_fn(self, method);
+    }
+
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         self.tree(&item.tree, &[]);
     }
@@ -117,7 +158,8 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
-        self.forbid_unwrap(&call.method);
+        let of_self = matches!(&*call.receiver, Expr::Path(path) if path.path.is_ident("self"));
+        self.call(&call.method, of_self);
         visit::visit_expr_method_call(self, call);
     }
 
@@ -156,8 +198,11 @@ impl Reader {
     }
 
     /// A path in code; one word alone leads nowhere that a `use` does not tell.
-    pub fn named(&mut self, at: Span, words: Vec<String>) {
+    pub fn named(&mut self, at: Span, mut words: Vec<String>) {
         if words.len() > 1 {
+            if let (true, Some(Some(this))) = (words[0] == "Self", self.this.last()) {
+                words.splice(..1, this.clone());
+            }
             self.found(at, words, None);
         }
     }
@@ -166,10 +211,13 @@ impl Reader {
         self.file.paths.push(Found { line: line(at), words, imported, inside: self.inside.clone() });
     }
 
-    pub fn forbid_unwrap(&mut self, name: &Ident) {
+    pub fn call(&mut self, name: &Ident, of_self: bool) {
         if name == "unwrap" {
             self.file.forbidden.push((line(name.span()), "`unwrap` outside tests".to_owned()));
         }
+        let this = || Receiver::This(self.this.last().cloned().flatten());
+        let receiver = if of_self { this() } else { Receiver::Other };
+        self.file.calls.push(Call { line: line(name.span()), name: name.to_string(), receiver });
     }
 
     pub fn forbid_unfinished(&mut self, name: &Ident) {

@@ -30,7 +30,7 @@ impl Reader {
                 }
                 [TokenTree::Group(group), ..] => self.scan(group.stream()),
                 [TokenTree::Ident(name), rest @ ..] if is_member(before) && is_called(rest) => {
-                    self.forbid_unwrap(name);
+                    self.call(name, is_of_self(before));
                 }
                 [TokenTree::Ident(name), bang, TokenTree::Group(_), ..] if is_sign(bang, '!') => {
                     self.forbid_unfinished(name);
@@ -54,6 +54,16 @@ fn is_sign(token: &TokenTree, wanted: char) -> bool {
 fn is_member(before: &[TokenTree]) -> bool {
     match before {
         [.., one, two] => is_sign(two, '.') && !is_sign(one, '.'),
+        _ => false,
+    }
+}
+
+/// Whether `before` ends with `self.`, and that is no word in the middle.
+fn is_of_self(before: &[TokenTree]) -> bool {
+    match before {
+        [others @ .., TokenTree::Ident(word), _] => {
+            word == "self" && !others.last().is_some_and(|last| is_sign(last, '.'))
+        }
         _ => false,
     }
 }

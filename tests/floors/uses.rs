@@ -14,6 +14,13 @@ pub struct File {
     /// Without tests.
     pub lines: usize,
     pub paths: Vec<Found>,
+    pub calls: Vec<Call>,
+    /// Structs, enums, traits and the like.
+    pub types: Vec<Defined>,
+    /// What it implements for types without a trait.
+    pub inherent: Vec<Inherent>,
+    /// The methods of the traits that it declares.
+    pub of_traits: Vec<String>,
     /// What the style forbids, and where.
     pub forbidden: Vec<(usize, String)>,
 }
@@ -26,6 +33,29 @@ pub struct Found {
     pub imported: Option<String>,
     /// The modules in braces that it stands in.
     pub inside: Vec<String>,
+}
+
+/// A call of a method: `receiver.name(…)`.
+pub struct Call {
+    pub line: usize,
+    pub name: String,
+    pub receiver: Receiver,
+}
+
+pub enum Receiver {
+    /// `self`, and the type that it stands for; none in a trait.
+    This(Option<Vec<String>>),
+    Other,
+}
+
+pub struct Defined {
+    pub name: String,
+}
+
+pub struct Inherent {
+    /// The path of the type.
+    pub of: Vec<String>,
+    pub name: String,
 }
 
 /// Where a path leads.

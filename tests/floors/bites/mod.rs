@@ -2,6 +2,7 @@
 
 mod circles;
 mod floors;
+mod methods;
 mod style;
 
 /// The breaches in made-up sources, `path` and text each, beside a small legal house.
