@@ -40,7 +40,7 @@ impl Graph {
         self.0.keys().flat_map(|from| self.uses(from).map(move |(to, at)| (from.as_str(), to, at)))
     }
 
-    fn uses(&self, from: &str) -> impl Iterator<Item = (&str, &Use)> {
+    pub fn uses(&self, from: &str) -> impl Iterator<Item = (&str, &Use)> {
         let uses = self.0.get(from).into_iter().flatten();
         uses.flat_map(|(to, uses)| uses.iter().map(|at| (to.as_str(), at)))
     }
@@ -59,7 +59,7 @@ impl Graph {
     }
 
     /// All that `from` reaches by uses that `counts` lets pass, itself too.
-    fn reached_from<'a>(&'a self, from: &'a str, counts: impl Fn(&str, &str) -> bool) -> BTreeSet<&'a str> {
+    pub fn reached_from<'a>(&'a self, from: &'a str, counts: impl Fn(&str, &str) -> bool) -> BTreeSet<&'a str> {
         let mut reached = BTreeSet::from([from]);
         let mut open = vec![from];
         while let Some(module) = open.pop() {

@@ -11,6 +11,7 @@ mod common;
 mod map;
 mod methods;
 mod reader;
+mod rooms;
 mod source;
 mod tokens;
 mod uses;
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 use circles::{Graph, Use};
 use map::{ENTANGLED, MAX_LINES, TIED, top};
 use methods::Methods;
+use rooms::Rooms;
 use uses::{File, Target};
 
 #[test]
@@ -44,6 +46,7 @@ fn breaches(sources: &[(String, String)]) -> Vec<String> {
     let files: Vec<File> = sources.iter().map(reader::read).collect();
     let modules: BTreeSet<String> = files.iter().map(|file| file.module.clone()).collect();
     let methods = Methods::new(&files, &modules);
+    let rooms = Rooms::new(&files);
     let mut graph = Graph::default();
     for file in &files {
         let mut breach = |line: usize, text: String| found.push(format!("src/{}:{line}: {text}", file.path));
@@ -55,9 +58,14 @@ fn breaches(sources: &[(String, String)]) -> Vec<String> {
             breach(MAX_LINES, format!("{} lines without tests, {MAX_LINES} are allowed", file.lines));
         }
         file.forbidden.iter().for_each(|(line, text)| breach(*line, text.clone()));
+        for (line, name) in file.called() {
+            if let Some(text) = rooms.settling_breach(&file.module, name) {
+                breach(line, text);
+            }
+        }
         let mut add = |line: usize, to: &str, by: Option<String>| {
             if top(to) != top(&file.module) || !ENTANGLED.contains(&top(to)) {
-                graph.add(&file.module, to, Use { path: file.path.clone(), line, by });
+                graph.add(rooms.of(&file.module), rooms.of(to), Use { path: file.path.clone(), line, by });
             }
         };
         for (line, target) in file.targets(&modules) {
@@ -83,6 +91,7 @@ fn breaches(sources: &[(String, String)]) -> Vec<String> {
     }
     found.extend(graph.circles());
     found.extend(graph.by_top().circles());
+    found.extend(rooms.reach_up(&graph));
     let mut seen = BTreeSet::new();
     found.retain(|breach| seen.insert(breach.clone()));
     found

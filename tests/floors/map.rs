@@ -52,6 +52,13 @@ pub const TIED: &[&str] = &[
     "worker::settlement",
 ];
 
+/// The module whose folders are rooms: see `rooms.rs`.
+pub const ROOMED: &str = "worker";
+
+/// Who may settle a delivery, once the first of these rooms exists.
+pub const SETTLERS: [&str; 2] = ["worker::settle", "worker::message"];
+pub const SETTLES: [&str; 2] = ["ack", "requeue"];
+
 pub const MAX_LINES: usize = 400;
 
 pub fn top(module: &str) -> &str {

@@ -65,6 +65,13 @@ pub enum Target {
 }
 
 impl File {
+    /// The names of all that is called, and where: `receiver.name(…)` and `Type::name`.
+    pub fn called(&self) -> impl Iterator<Item = (usize, &str)> {
+        let paths = self.paths.iter().filter(|path| path.imported.is_none());
+        let paths = paths.filter_map(|path| Some((path.line, path.words.last()?.as_str())));
+        self.calls.iter().map(|call| (call.line, call.name.as_str())).chain(paths)
+    }
+
     /// All that the file names, and where.
     pub fn targets(&self, modules: &BTreeSet<String>) -> Vec<(usize, Target)> {
         // A name that was imported from this crate is no crate of that name.
