@@ -12,6 +12,7 @@ mod map;
 mod methods;
 mod reader;
 mod rooms;
+mod same_names;
 mod source;
 mod tokens;
 mod uses;
@@ -19,7 +20,7 @@ mod uses;
 use std::collections::BTreeSet;
 
 use circles::{Graph, Use};
-use map::{ENTANGLED, MAX_LINES, TIED, top};
+use map::{ENTANGLED, MAX_LINES, SAME_NAME, TIED, top};
 use methods::Methods;
 use rooms::Rooms;
 use uses::{File, Target};
@@ -34,6 +35,10 @@ fn the_floors_hold() {
 fn every_exception_is_still_needed() {
     let (sources, _) = source::parse(&source::read_all());
     let files: Vec<File> = sources.iter().map(reader::read).collect();
+    let shared = same_names::shared(&files);
+    for (name, _) in SAME_NAME {
+        assert!(shared.contains_key(name), "only one type is called `{name}` now: take it out of `SAME_NAME`");
+    }
     for module in TIED {
         let exists = files.iter().any(|file| file.module == *module && !file.path.ends_with("/mod.rs"));
         assert!(exists, "there is no file `{module}` any more: take it out of `TIED`");
@@ -92,6 +97,7 @@ fn breaches(sources: &[(String, String)]) -> Vec<String> {
     found.extend(graph.circles());
     found.extend(graph.by_top().circles());
     found.extend(rooms.reach_up(&graph));
+    found.extend(same_names::breaches(&files));
     let mut seen = BTreeSet::new();
     found.retain(|breach| seen.insert(breach.clone()));
     found

@@ -52,6 +52,33 @@ pub const TIED: &[&str] = &[
     "worker::settlement",
 ];
 
+/// Names that more than one public type has, and why. The list only shrinks: a name that is of one type again leaves it.
+pub const SAME_NAME: &[(&str, &str)] = &[
+    ("Account", SANDBOX),
+    ("Call", SANDBOX),
+    ("Client", "ours to send jobs, and the one that all HTTP goes through"),
+    ("Config", "every edge reads its own"),
+    ("Effect", SANDBOX),
+    ("Ended", TO_BE_TOLD_APART),
+    ("Epoch", TO_BE_TOLD_APART),
+    ("Event", SANDBOX),
+    ("Facts", TO_BE_TOLD_APART),
+    ("Hold", TO_BE_TOLD_APART),
+    ("Link", TO_BE_TOLD_APART),
+    ("Message", "the model's and the broker's own word"),
+    ("Parameters", SANDBOX),
+    ("Profile", SANDBOX),
+    ("Reply", SANDBOX),
+    ("Rules", "every part of the logic has its bounds"),
+    ("Source", TO_BE_TOLD_APART),
+    ("Status", "a reply's, and what every edge says of its health"),
+    ("Tokens", TO_BE_TOLD_APART),
+    ("Tool", SANDBOX),
+    ("ToolCall", SANDBOX),
+];
+const SANDBOX: &str = "the sandbox has the other side of it";
+const TO_BE_TOLD_APART: &str = "no reason: one of them should be called otherwise";
+
 /// The module whose folders are rooms: see `rooms.rs`.
 pub const ROOMED: &str = "worker";
 

@@ -3,7 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Expr, ImplItem, Item, TraitItem, Type, UseTree};
+use syn::{Expr, ImplItem, Item, TraitItem, Type, UseTree, Visibility};
 
 use crate::source::{Source, are_for_tests};
 use crate::tokens::{line, names};
@@ -54,16 +54,19 @@ impl<'ast> Visit<'ast> for Reader {
             self.file.lines -= span.end().line - span.start().line + 1;
             return;
         }
-        let name = match item {
-            Item::Struct(item) => Some(&item.ident),
-            Item::Enum(item) => Some(&item.ident),
-            Item::Union(item) => Some(&item.ident),
-            Item::Trait(item) => Some(&item.ident),
-            Item::TraitAlias(item) => Some(&item.ident),
-            Item::Type(item) => Some(&item.ident),
+        let defined = match item {
+            Item::Struct(item) => Some((&item.ident, &item.vis)),
+            Item::Enum(item) => Some((&item.ident, &item.vis)),
+            Item::Union(item) => Some((&item.ident, &item.vis)),
+            Item::Trait(item) => Some((&item.ident, &item.vis)),
+            Item::TraitAlias(item) => Some((&item.ident, &item.vis)),
+            Item::Type(item) => Some((&item.ident, &item.vis)),
             _ => None,
         };
-        self.file.types.extend(name.map(|name| Defined { name: name.to_string() }));
+        if let Some((name, seen_by)) = defined {
+            let is_public = !matches!(seen_by, Visibility::Inherited);
+            self.file.types.push(Defined { line: line(name.span()), name: name.to_string(), is_public });
+        }
         visit::visit_item(self, item);
     }
 

@@ -49,7 +49,10 @@ pub enum Receiver {
 }
 
 pub struct Defined {
+    pub line: usize,
     pub name: String,
+    /// `pub` or `pub(…)`.
+    pub is_public: bool,
 }
 
 pub struct Inherent {

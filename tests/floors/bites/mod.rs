@@ -4,6 +4,7 @@ mod circles;
 mod floors;
 mod methods;
 mod rooms;
+mod same_names;
 mod style;
 
 /// The breaches in made-up sources, `path` and text each, beside a small legal house.
