@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cache::Cache;
@@ -17,7 +18,7 @@ use crate::digest_store::DigestStore;
 use crate::digest_store::memory::MemoryDigestStore;
 use crate::digest_store::redis::RedisDigestStore;
 use crate::http;
-use crate::http_server::{self, Check, Facts};
+use crate::http_server::{self, Check, Endpoints};
 use crate::journal::Journal;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::redis::RedisJournal;
@@ -64,18 +65,21 @@ pub struct Backends {
     pub alive: Check,
     /// Whether everything that jobs need can be reached.
     pub ready: Check,
+    /// Cancelled when a task that keeps the connections has crashed.
+    pub broken: CancellationToken,
 }
 
 /// A worker with all its parts, not yet running.
 pub struct App {
     worker: Arc<Worker>,
     consumer: Box<dyn Consumer>,
-    facts: Facts,
+    facts: Endpoints,
     config: Config,
     shutdown: Shutdown,
     digests: Option<Arc<Digests>>,
     scheduler: Scheduler,
     tool_catalog: Arc<ToolCatalog>,
+    broken: CancellationToken,
 }
 
 impl Backends {
@@ -88,6 +92,7 @@ impl Backends {
         }
         let prefetch = u16::try_from(config.worker.concurrency).unwrap_or(u16::MAX);
         let status = queue.status();
+        let broken = status.broken();
         let consuming = status.clone();
         let alive: Check =
             Arc::new(move || if consuming.consuming() { Ok(()) } else { Err("not consuming jobs".to_owned()) });
@@ -113,6 +118,7 @@ impl Backends {
             parking: Arc::new(RedisParking::new(redis)),
             alive,
             ready,
+            broken,
         })
     }
 
@@ -128,6 +134,7 @@ impl Backends {
             parking: Arc::new(MemoryParking::new(clock.clone())),
             alive: fine.clone(),
             ready: fine,
+            broken: CancellationToken::new(),
         }
     }
 }
@@ -142,7 +149,7 @@ impl App {
         {
             warn!("{warning}");
         }
-        let Backends { consumer, publisher, journal, cache, digests, parking, alive, ready } = backends;
+        let Backends { consumer, publisher, journal, cache, digests, parking, alive, ready, broken } = backends;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
         let parked = Arc::new(ParkedIndex::new(parking.clone()));
@@ -197,8 +204,18 @@ impl App {
         let stopping = shutdown.soft();
         let ready: Check =
             Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
-        let facts = Facts { alive, ready, metrics, parking, webhooks: Arc::new(webhooks) };
-        Ok(Self { worker: Arc::new(worker), consumer, facts, config, shutdown, digests: None, scheduler, tool_catalog })
+        let facts = Endpoints { alive, ready, metrics, parking, webhooks: Arc::new(webhooks) };
+        Ok(Self {
+            worker: Arc::new(worker),
+            consumer,
+            facts,
+            config,
+            shutdown,
+            digests: None,
+            scheduler,
+            tool_catalog,
+            broken,
+        })
     }
 
     /// What the worker counts.
@@ -218,7 +235,7 @@ impl App {
 
     /// A scheduler on this worker's queue and store, with a clock of its own.
     pub fn scheduler(&self, digests: Arc<Digests>, clock: SharedClock) -> Scheduler {
-        Scheduler { digests, clock, ..self.scheduler.clone() }
+        Scheduler { clock, digests, ..self.scheduler.clone() }
     }
 
     /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
@@ -228,10 +245,9 @@ impl App {
             http_server::listen(bind).await.with_context(|| format!("http.bind: cannot listen on {bind}"))?;
         info!(%address, "HTTP: /livez, /readyz, /metrics, /webhooks/scalekit");
         let facts = self.facts.clone();
-        // Not tracked and never told to stop: health must be told up to the end, which is the process's.
-        tokio::spawn(async move {
-            if let Err(problem) = http_server::serve(listener, facts, tokio_util::sync::CancellationToken::new()).await
-            {
+        // Never told to stop: health must be told up to the end, which is the process's.
+        self.shutdown.spawn_detached("HTTP server", async move {
+            if let Err(problem) = http_server::serve(listener, facts, CancellationToken::new()).await {
                 error!(%problem, "the HTTP server ended");
             }
         });
@@ -240,12 +256,15 @@ impl App {
 
     /// Works until the shutdown is said and everything under way has ended, or was cut off.
     pub async fn run(self) -> Ended {
-        let tracker = self.shutdown.tracker();
         if let Some(digests) = self.digests.clone() {
             let scheduler = Scheduler { digests, ..self.scheduler.clone() };
-            tracker.spawn(async move { scheduler.run().await });
+            self.shutdown.spawn("scheduler", async move { scheduler.run().await });
         }
-        tracker.spawn(self.worker.run(self.consumer));
+        self.shutdown.spawn("worker", self.worker.run(self.consumer));
+        let (broken, stop) = (self.broken, self.shutdown.soft());
+        self.shutdown.spawn("connections", async move {
+            tokio::select! { () = broken.cancelled() => {}, () = stop.cancelled() => {} }
+        });
         self.shutdown.wait(self.config.worker.grace()).await
     }
 }
@@ -274,8 +293,8 @@ fn executor_rules(config: &Config) -> RunRules {
         tool_retry: config.scalekit.tool_retry,
         drain: Duration::from_secs(config.worker.drain_tool_seconds),
         poll: (
-            Duration::from_secs(authorization.poll_seconds.max(1)),
-            Duration::from_secs(authorization.poll_seconds_at_most.max(1)),
+            Duration::from_secs(authorization.poll_seconds),
+            Duration::from_secs(authorization.poll_seconds_at_most),
         ),
         relink_disconnected: authorization.relink_disconnected,
         settle_by_logs: config.tools.settle_by_logs,

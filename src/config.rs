@@ -45,32 +45,21 @@ const WELL_KNOWN: [(&str, &str); 10] = [
     ("RUST_LOG", "log.filter"),
 ];
 
-/// Everything that can be configured.
+/// Everything that can be configured, each section as its component declares it; see `config/default.toml`.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the sections are explained in config/default.toml")]
 pub struct Config {
-    /// The worker's bounds.
     pub worker: WorkerConfig,
-    /// What jobs leave open.
     pub job: Defaults,
-    /// Waiting for users.
     pub authorization: AuthorizationConfig,
-    /// Tool lists and rules.
     pub tools: tool_catalog::Config,
-    /// Scheduled jobs.
     pub digests: DigestsConfig,
-    /// The broker.
     pub amqp: queue::amqp::Config,
-    /// Journal and cache.
     pub redis: redis_client::Config,
-    /// Accounts and tools.
     pub scalekit: scalekit::Config,
-    /// The model.
     pub model: llm::Config,
-    /// Calls that go out.
     pub http_client: http::Config,
-    /// Calls that come in.
     pub http: HttpConfig,
-    /// What is logged, and how.
     pub log: LogConfig,
 }
 
@@ -246,6 +235,13 @@ impl Config {
         problems.extend(named("scalekit", self.scalekit.problems()));
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("worker", self.worker.problems()));
+        let positive: [(&str, u64); 4] = [
+            ("job.parallel_reads", self.job.parallel_reads as u64),
+            ("authorization.poll_seconds", self.authorization.poll_seconds),
+            ("authorization.poll_seconds_at_most", self.authorization.poll_seconds_at_most),
+            ("digests.lease_seconds", self.digests.lease_seconds),
+        ];
+        problems.extend(zeros(&positive));
         problems
     }
 
@@ -255,9 +251,6 @@ impl Config {
         problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
         problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
-        if self.digests.lease_seconds == 0 {
-            problems.push("digests.lease_seconds: must be at least 1".into());
-        }
         problems
     }
 }
@@ -271,17 +264,14 @@ impl HttpConfig {
 
 impl WorkerConfig {
     fn problems(&self) -> Vec<String> {
-        let positive: [(&str, u64); 7] = [
+        let positive: [(&str, u64); 5] = [
             ("concurrency", self.concurrency as u64),
             ("lease_seconds", self.lease_seconds),
             ("max_job_bytes", self.max_job_bytes as u64),
             ("hold_delivery_seconds", self.hold_delivery_seconds),
             ("strikes", self.strikes.into()),
-            ("transient.attempts", self.transient.attempts.into()),
-            ("rate_limited.attempts", self.rate_limited.attempts.into()),
         ];
-        let zero = positive.iter().filter(|(_, value)| *value == 0);
-        let mut problems: Vec<String> = zero.map(|(name, _)| format!("{name}: must be at least 1")).collect();
+        let mut problems: Vec<String> = zeros(&positive).collect();
         if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
             problems.push(format!(
                 "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
@@ -299,6 +289,11 @@ impl WorkerConfig {
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds)
     }
+}
+
+/// One line for each of these that is zero and must not be.
+fn zeros<'a>(values: &'a [(&'a str, u64)]) -> impl Iterator<Item = String> + 'a {
+    values.iter().filter(|(_, value)| *value == 0).map(|(name, _)| format!("{name}: must be at least 1"))
 }
 
 fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {

@@ -27,7 +27,7 @@ pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// What the server tells of, and whom it tells.
 #[derive(Clone)]
-pub struct Facts {
+pub struct Endpoints {
     /// Whether the worker does its work: a worker that is connected but does not consume is not alive.
     pub alive: Check,
     /// Whether it may be given work.
@@ -48,10 +48,10 @@ pub async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, facts: Facts, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, facts: Endpoints, stop: CancellationToken) -> std::io::Result<()> {
     let router = Router::new()
-        .route("/livez", get(|State(facts): State<Facts>| async move { answer((facts.alive)()) }))
-        .route("/readyz", get(|State(facts): State<Facts>| async move { answer((facts.ready)()) }))
+        .route("/livez", get(|State(facts): State<Endpoints>| async move { answer((facts.alive)()) }))
+        .route("/readyz", get(|State(facts): State<Endpoints>| async move { answer((facts.ready)()) }))
         .route("/metrics", get(metrics))
         .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
         .with_state(facts);
@@ -66,7 +66,7 @@ fn answer(result: Result<(), String>) -> impl IntoResponse {
 }
 
 /// A webhook is answered once what follows from it is safe: Scalekit sends nothing twice that was taken.
-async fn webhook(State(facts): State<Facts>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+async fn webhook(State(facts): State<Endpoints>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let signed = Signed {
         id: header("webhook-id"),
@@ -86,7 +86,7 @@ async fn webhook(State(facts): State<Facts>, headers: HeaderMap, body: Bytes) ->
     }
 }
 
-async fn metrics(State(facts): State<Facts>) -> impl IntoResponse {
+async fn metrics(State(facts): State<Endpoints>) -> impl IntoResponse {
     match facts.parking.count().await {
         Ok(count) => facts.metrics.parked(count),
         Err(error) => debug!(%error, "the last count of parked runs is shown"),

@@ -17,13 +17,13 @@ const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.
 
 /// One label called `outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
+pub struct OutcomeLabel {
     outcome: String,
 }
 
 /// One label called `reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
+pub struct ReasonLabel {
     reason: String,
 }
 
@@ -41,7 +41,7 @@ pub struct Kind {
 
 /// Labels of a tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ToolCall {
+pub struct ToolCallLabels {
     tool: String,
     effect: &'static str,
     outcome: &'static str,
@@ -49,14 +49,14 @@ pub struct ToolCall {
 
 /// Labels of a model call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ModelCall {
+pub struct ModelCallLabels {
     model: String,
     outcome: &'static str,
 }
 
 /// Labels of model tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Tokens {
+pub struct TokenLabels {
     model: String,
     kind: &'static str,
 }
@@ -77,19 +77,19 @@ pub struct DigestName {
 /// All metrics of one process (or of one embedded worker: nothing is global).
 pub struct Metrics {
     registry: Registry,
-    jobs: Family<Outcome, Counter>,
+    jobs: Family<OutcomeLabel, Counter>,
     jobs_in_flight: Gauge<i64, AtomicI64>,
     job_duration: Histogram,
     queue_wait: Histogram,
-    tool_calls: Family<ToolCall, Counter>,
+    tool_calls: Family<ToolCallLabels, Counter>,
     tool_call_duration: Histogram,
-    tool_retries: Family<Reason, Counter>,
+    tool_retries: Family<ReasonLabel, Counter>,
     tool_cache: Family<CacheResult, Counter>,
-    model_calls: Family<ModelCall, Counter>,
-    model_retries: Family<Reason, Counter>,
-    model_tokens: Family<Tokens, Counter>,
-    parked_jobs: Family<Reason, Gauge>,
-    dead_letters: Family<Reason, Counter>,
+    model_calls: Family<ModelCallLabels, Counter>,
+    model_retries: Family<ReasonLabel, Counter>,
+    model_tokens: Family<TokenLabels, Counter>,
+    parked_jobs: Family<ReasonLabel, Gauge>,
+    dead_letters: Family<ReasonLabel, Counter>,
     replies: Family<Kind, Counter>,
     replies_fell_back: Counter,
     digest_fires: Family<Fire, Counter>,
@@ -134,7 +134,7 @@ impl Default for Metrics {
             tool_cache: add(all, "tool_cache", "Look-ups of tool lists, by where they were found", Family::default()),
             model_calls: add(all, "model_calls", "Model calls, by model and outcome", Family::default()),
             model_retries: add(all, "model_retries", "Repeated model calls, by reason", Family::default()),
-            model_tokens: add(all, "model_tokens", "Tokens, by model and kind", Family::default()),
+            model_tokens: add(all, "model_tokens", "TokenLabels, by model and kind", Family::default()),
             parked_jobs: add(
                 all,
                 "parked_jobs",
@@ -196,7 +196,7 @@ impl Metrics {
 
     /// A job ended: `completed`, or the error's code.
     pub fn job_ended(&self, outcome: &str, working_milliseconds: u64) {
-        self.jobs.get_or_create(&Outcome { outcome: outcome.to_owned() }).inc();
+        self.jobs.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).inc();
         #[expect(clippy::cast_precision_loss, reason = "a job does not work for 2^53 ms")]
         self.job_duration.observe(working_milliseconds as f64 / 1000.0);
     }
@@ -208,13 +208,13 @@ impl Metrics {
 
     /// A tool call has its outcome: `done`, `failed`, `unknown`, `not_run`.
     pub fn tool_called(&self, tool: &str, effect: &'static str, outcome: &'static str, seconds: f64) {
-        self.tool_calls.get_or_create(&ToolCall { tool: tool.to_owned(), effect, outcome }).inc();
+        self.tool_calls.get_or_create(&ToolCallLabels { tool: tool.to_owned(), effect, outcome }).inc();
         self.tool_call_duration.observe(seconds);
     }
 
     /// A call to Scalekit is tried again.
     pub fn tool_retried(&self, reason: &str) {
-        self.tool_retries.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+        self.tool_retries.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
     /// A tool list was found in `process`, `redis` or `scalekit`.
@@ -229,31 +229,31 @@ impl Metrics {
 
     /// A model call ended: `answered`, or the error's name.
     pub fn model_called(&self, model: &str, outcome: &'static str) {
-        self.model_calls.get_or_create(&ModelCall { model: model.to_owned(), outcome }).inc();
+        self.model_calls.get_or_create(&ModelCallLabels { model: model.to_owned(), outcome }).inc();
     }
 
     /// A model call is tried again.
     pub fn model_retried(&self, reason: &str) {
-        self.model_retries.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+        self.model_retries.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
-    /// Tokens of an answered model call.
+    /// TokenLabels of an answered model call.
     pub fn tokens_used(&self, model: &str, input: u64, output: u64, cached: u64) {
         for (kind, count) in [("input", input), ("output", output), ("cached", cached)] {
-            self.model_tokens.get_or_create(&Tokens { model: model.to_owned(), kind }).inc_by(count);
+            self.model_tokens.get_or_create(&TokenLabels { model: model.to_owned(), kind }).inc_by(count);
         }
     }
 
     /// So many runs wait for their users, of all workers: one process parks a run and another takes it up, so no
     /// process can keep the count by itself.
     pub fn parked(&self, count: u64) {
-        let reason = Reason { reason: "authorization".to_owned() };
+        let reason = ReasonLabel { reason: "authorization".to_owned() };
         self.parked_jobs.get_or_create(&reason).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A message was given up.
     pub fn dead_lettered(&self, reason: &str) {
-        self.dead_letters.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+        self.dead_letters.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
     /// The broker confirmed a reply.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// What a failure means for the call that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,8 @@ pub enum RetryDecision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// Attempts in all, the first included; at least 1.
+    /// Attempts in all, the first included; at least 1: a policy of none is refused where it is read.
+    #[serde(deserialize_with = "at_least_one")]
     pub attempts: u32,
     /// Nominal wait before the second attempt, in milliseconds; doubled for each further one.
     pub initial_milliseconds: u64,
@@ -34,6 +36,13 @@ pub struct Policy {
     /// Longest wait a peer may ask for in milliseconds; a longer `Retry-After` ends the retries, as the job should
     /// rather give its place to others than sleep.
     pub max_retry_after_milliseconds: u64,
+}
+
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(D::Error::custom("must be at least 1")),
+        attempts => Ok(attempts),
+    }
 }
 
 impl Policy {
@@ -47,7 +56,7 @@ impl Policy {
 pub struct Backoff {
     policy: Policy,
     made: u32,
-    backoff: ExponentialBackoff,
+    inner: ExponentialBackoff,
 }
 
 impl Backoff {
@@ -55,14 +64,14 @@ impl Backoff {
     pub fn new(policy: Policy) -> Self {
         // `backoff` draws from [interval × (1 − factor), interval × (1 + factor)]: half the nominal wait with a factor
         // of 1 is full jitter over the nominal wait.
-        let backoff = ExponentialBackoffBuilder::new()
+        let inner = ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(policy.initial_milliseconds / 2))
             .with_max_interval(Duration::from_millis(policy.max_milliseconds / 2))
             .with_multiplier(2.0)
             .with_randomization_factor(1.0)
             .with_max_elapsed_time(None)
             .build();
-        Self { policy, made: 1, backoff }
+        Self { policy, made: 1, inner }
     }
 
     /// Attempts made so far.
@@ -84,33 +93,52 @@ impl Backoff {
             return None;
         }
         self.made += 1;
-        let own = self.backoff.next_backoff().unwrap_or_default();
+        let own = self.inner.next_backoff().unwrap_or_default();
         Some(own.max(asked))
     }
 }
 
 /// Runs `operation` until it succeeds, its failure says stop, or the policy is used up; then the last failure is
-/// returned. `notice` hears of every repeat before its wait: a retry is never silent.
+/// returned. `notice` hears of every repeat, its attempt and its wait beforehand: a retry is never silent.
 pub async fn retry<T, E, F>(
     policy: Policy,
-    verdict: impl Fn(&E) -> RetryDecision,
+    decide: impl Fn(&E) -> RetryDecision,
+    notice: impl FnMut(&E, u32, Duration),
+    operation: impl FnMut() -> F,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    retry_until(std::future::pending(), policy, decide, notice, operation).await
+}
+
+/// The same, but no repeat begins once `end` is there. An operation that is under way then is not cut off.
+pub async fn retry_until<T, E, F>(
+    end: impl Future<Output = ()>,
+    policy: Policy,
+    decide: impl Fn(&E) -> RetryDecision,
     mut notice: impl FnMut(&E, u32, Duration),
     mut operation: impl FnMut() -> F,
 ) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
 {
+    let mut end = std::pin::pin!(end);
     let mut backoff = Backoff::new(policy);
     loop {
         let error = match operation().await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let Some(wait) = backoff.next(verdict(&error)) else {
+        let Some(wait) = backoff.next(decide(&error)) else {
             return Err(error);
         };
         notice(&error, backoff.made(), wait);
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            biased;
+            () = &mut end => return Err(error),
+            () = tokio::time::sleep(wait) => {}
+        }
     }
 }
 
@@ -173,5 +201,30 @@ mod tests {
     #[test]
     fn a_stop_verdict_ends_at_once() {
         assert_eq!(Backoff::new(POLICY).next(RetryDecision::Stop), None);
+    }
+
+    #[test]
+    fn a_policy_without_an_attempt_is_refused() {
+        let read = |attempts: u32| {
+            serde_json::from_value::<Policy>(serde_json::json!({
+                "attempts": attempts, "initial_milliseconds": 0, "max_milliseconds": 0, "max_retry_after_milliseconds": 0,
+            }))
+        };
+        assert!(read(0).unwrap_err().to_string().contains("must be at least 1"));
+        assert_eq!(read(1).unwrap(), Policy::ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_repeat_begins_after_the_end_and_what_is_under_way_is_not_cut_off() {
+        let policy = Policy { attempts: u32::MAX, initial_milliseconds: 1000, max_milliseconds: 1000, ..Policy::ONCE };
+        let made = Cell::new(0);
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            made.set(made.get() + 1);
+            Err::<(), _>("down")
+        };
+        let end = tokio::time::sleep(Duration::from_secs(90));
+        let result = retry_until(end, policy, |_| RetryDecision::Again, |_, _, _| {}, slow).await;
+        assert_eq!((result, made.get()), (Err("down"), 2));
     }
 }

@@ -1,11 +1,15 @@
 //! Stopping in two steps: softly first (take nothing new, end the step under way), hard when the grace has run out or a
 //! second signal comes. Whatever was not finished goes back to the queue.
 
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// The word to stop, and everybody who has to hear it.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +17,7 @@ pub struct Shutdown {
     soft: CancellationToken,
     hard: CancellationToken,
     tracker: TaskTracker,
+    crashed: Arc<AtomicBool>,
 }
 
 /// How the end came.
@@ -22,6 +27,8 @@ pub enum Ended {
     InOrder,
     /// The grace ran out or a second signal came; messages not settled come again by themselves.
     CutOff,
+    /// A task that the process cannot do without had crashed; all others ended by themselves.
+    Crashed,
 }
 
 impl Shutdown {
@@ -48,14 +55,33 @@ impl Shutdown {
         self.soft.cancel();
     }
 
+    /// Starts a task that must go on until the process stops, and end then. Should it end before, or panic, the process
+    /// stops in good order: nobody would notice otherwise that a part of it is missing.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(self.clone().supervise(name, task));
+    }
+
+    /// The same for a task that goes on up to the end of the process and is not waited for.
+    pub fn spawn_detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.clone().supervise(name, task));
+    }
+
+    async fn supervise(self, name: &'static str, task: impl Future<Output = ()> + Send) {
+        let ended = AssertUnwindSafe(task).catch_unwind().await;
+        if ended.is_err() || !self.soft.is_cancelled() {
+            error!(task = name, panicked = ended.is_err(), "a task that is always needed has ended: the process stops");
+            self.crashed.store(true, Ordering::Relaxed);
+            self.soft.cancel();
+        }
+    }
+
     /// Says stop at SIGTERM or SIGINT, each signal once.
     pub fn on_signals(&self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let shutdown = self.clone();
-        // Not tracked: it ends with the process, and nothing depends on it.
-        tokio::spawn(async move {
+        self.spawn_detached("signals", async move {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => info!("SIGTERM: the worker stops"),
@@ -72,7 +98,9 @@ impl Shutdown {
         self.soft.cancelled().await;
         self.tracker.close();
         tokio::select! {
-            () = self.tracker.wait() => Ended::InOrder,
+            () = self.tracker.wait() => {
+                if self.crashed.load(Ordering::Relaxed) { Ended::Crashed } else { Ended::InOrder }
+            }
             () = tokio::time::sleep(grace) => {
                 warn!(tasks = self.tracker.len(), "the grace has run out; unfinished jobs come again");
                 Ended::CutOff
@@ -93,6 +121,29 @@ mod tests {
     async fn tasks_that_end_by_themselves_are_waited_for() {
         let shutdown = Shutdown::new();
         shutdown.tracker().spawn(tokio::time::sleep(Duration::from_secs(5)));
+        shutdown.stop();
+        assert_eq!(shutdown.wait(Duration::from_secs(10)).await, Ended::InOrder);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_crashes_or_ends_too_early_stops_the_process_in_good_order() {
+        for crash in [true, false] {
+            let shutdown = Shutdown::new();
+            let stop = shutdown.soft();
+            shutdown.spawn("obedient", async move { stop.cancelled().await });
+            shutdown.spawn("faulty", async move { assert!(!crash, "a bug") });
+            assert_eq!(shutdown.wait(Duration::from_secs(10)).await, Ended::Crashed, "{crash}");
+        }
+        let shutdown = Shutdown::new();
+        shutdown.spawn_detached("faulty", async { panic!("a bug") });
+        assert_eq!(shutdown.wait(Duration::from_secs(10)).await, Ended::Crashed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_ends_when_told_to_is_no_crash() {
+        let shutdown = Shutdown::new();
+        let stop = shutdown.soft();
+        shutdown.spawn("obedient", async move { stop.cancelled().await });
         shutdown.stop();
         assert_eq!(shutdown.wait(Duration::from_secs(10)).await, Ended::InOrder);
     }

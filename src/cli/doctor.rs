@@ -12,7 +12,7 @@ use crate::job::ConnectionName;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
 use crate::queue::amqp::{QueueState, inspect};
-use crate::redis_client::{Facts, RedisClient};
+use crate::redis_client::{RedisClient, ServerFacts};
 use crate::scalekit::{Error, Scalekit};
 
 /// Arguments of `doctor`.
@@ -171,7 +171,7 @@ async fn redis(context: &Context, report: &mut Report) {
     }
 }
 
-fn redis_server(name: &str, facts: &Facts, report: &mut Report) {
+fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {
     report.good(name, &format!("{} ({})", facts.version, facts.role));
     if facts.role != "master" {
         report.bad(&format!("{name} role"), &facts.role, "point REDIS_URL to the master: a replica refuses writes");

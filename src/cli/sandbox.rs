@@ -34,6 +34,9 @@ pub async fn sandbox(context: Context, arguments: SandboxArguments) -> Result<Ex
     options.consent_after = arguments.consent_after.map(std::time::Duration::from_secs);
     options.webhook =
         arguments.webhook_url.zip(arguments.webhook_secret).map(|(url, secret)| WebhookTarget { url, secret });
+    // Before anything is printed: whoever has read that may say stop.
+    let shutdown = crate::shutdown::Shutdown::new();
+    shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
     let sandbox = Sandbox::start(options)
         .await
         .map_err(|error| CommandError::Unavailable(format!("cannot listen on port {}: {error}", arguments.port)))?;
@@ -45,8 +48,6 @@ pub async fn sandbox(context: Context, arguments: SandboxArguments) -> Result<Ex
     println!("OPENAI_API_KEY={}", sandbox.api_key());
     println!("# connections: {}", sandbox.connection_names().join(", "));
     println!("# inspect and steer it: {}", sandbox.control_url());
-    let shutdown = crate::shutdown::Shutdown::new();
-    shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
     shutdown.soft().cancelled().await;
     sandbox.stop().await;
     Ok(ExitCode::SUCCESS)

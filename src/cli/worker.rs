@@ -29,9 +29,9 @@ pub async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
     let backends = Backends::service(&context.config).await.map_err(refused)?;
-    let mut app = App::build(context.config, backends, context.clock, shutdown)?;
+    let mut app = App::build(context.config, backends, context.clock, shutdown.clone())?;
     if let Some(digests) = digests {
-        reload_on_signal(digests.clone()).map_err(|error| CommandError::Other(error.into()))?;
+        reload_on_signal(&shutdown, digests.clone()).map_err(|error| CommandError::Other(error.into()))?;
         app = app.with_digests(digests);
     }
     app.serve_http().await?;
@@ -41,10 +41,9 @@ pub async fn worker(context: Context) -> Result<ExitCode, CommandError> {
 }
 
 /// Reads the digests again at each SIGHUP; a bad file keeps the old set.
-fn reload_on_signal(digests: Arc<Digests>) -> std::io::Result<()> {
+fn reload_on_signal(shutdown: &Shutdown, digests: Arc<Digests>) -> std::io::Result<()> {
     let mut hang_up = signal(SignalKind::hangup())?;
-    // Not tracked: it ends with the process, and nothing depends on it.
-    tokio::spawn(async move {
+    shutdown.spawn_detached("SIGHUP", async move {
         while hang_up.recv().await.is_some() {
             match digests.reload() {
                 Ok(count) => info!(digests = count, "SIGHUP: the digests are read again"),

@@ -9,8 +9,8 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ABSENT, Claim, DigestStore, Fired, Firing, Hold, Holder, KEEP_MARKS, Marks, Members, Memory, Reminder, Standing,
-    StoreError,
+    ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, Holder, KEEP_MARKS, Marks, Members, Memory, Reminder,
+    Standing, StoreError,
 };
 use crate::clock::SharedClock;
 
@@ -110,9 +110,9 @@ impl DigestStore for MemoryDigestStore {
         most: usize,
         owner: &str,
         lease: Duration,
-    ) -> Result<Claim, StoreError> {
+    ) -> Result<ClaimedPortions, StoreError> {
         self.with(firing.digest, |state, now| {
-            let mut claim = Claim { portions: Vec::new(), held_for: None, born: state.standing.born };
+            let mut claim = ClaimedPortions { portions: Vec::new(), held_for: None, born: state.standing.born };
             if state.standing.done.contains(&mark(firing)) {
                 return claim;
             }

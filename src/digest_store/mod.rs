@@ -122,7 +122,7 @@ pub struct Standing {
 
 /// Parts of a firing that are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClaimedPortions {
     /// The parts.
     pub portions: Vec<u32>,
     /// Where others hold due parts: when the first of them is free again unless it is done by then.
@@ -208,7 +208,7 @@ pub trait DigestStore: Send + Sync {
         most: usize,
         owner: &str,
         lease: Duration,
-    ) -> Result<Claim, StoreError>;
+    ) -> Result<ClaimedPortions, StoreError>;
     /// What is remembered of each of `recipients`, in their order.
     async fn recall(&self, digest: &str, recipients: &[&str]) -> Result<Vec<Memory>, StoreError>;
     /// Notes that jobs of `published` are with the broker and that `skipped` get none, and renews the holder's leases, also

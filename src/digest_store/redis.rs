@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use super::scripts::{CLAIM, ENDED, LOOK, MAY_ASK, NOTE, REMIND, SETTLE};
 use super::{
-    ABSENT, Claim, DigestStore, Fired, Firing, Hold, Holder, KEEP_FIRING, KEEP_MARKS, Marks, Members, Memory, Reminder,
-    Standing, StoreError,
+    ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, Holder, KEEP_FIRING, KEEP_MARKS, Marks, Members, Memory,
+    Reminder, Standing, StoreError,
 };
 use crate::key::encode;
 use crate::redis_client::{RedisClient, Unavailable};
@@ -137,14 +137,14 @@ impl DigestStore for RedisDigestStore {
         most: usize,
         owner: &str,
         lease: Duration,
-    ) -> Result<Claim, StoreError> {
+    ) -> Result<ClaimedPortions, StoreError> {
         let mut script = self.claim.key(self.firing_key(firing));
         script.key(self.key(firing.digest, "done")).key(self.key(firing.digest, "state"));
         script.arg(mark(firing)).arg(due).arg(most).arg(owner).arg(milliseconds(lease)).arg(milliseconds(KEEP_FIRING));
         let answer: Value = self.run(&script).await?;
         let (portions, held, born): (Vec<u32>, i64, String) = read_as(answer)?;
         let held_for = u64::try_from(held).ok().map(Duration::from_millis);
-        Ok(Claim { portions, held_for, born: birth(&born) })
+        Ok(ClaimedPortions { portions, held_for, born: birth(&born) })
     }
 
     async fn recall(&self, digest: &str, recipients: &[&str]) -> Result<Vec<Memory>, StoreError> {

@@ -101,9 +101,6 @@ impl Config {
         if self.timeout_seconds == 0 {
             problems.push("timeout_seconds: must be at least 1".to_owned());
         }
-        if self.retry.attempts == 0 {
-            problems.push("retry.attempts: must be at least 1".to_owned());
-        }
         if self.max_output_tokens == Some(0) {
             problems.push("max_output_tokens: must be at least 1".to_owned());
         }
@@ -263,12 +260,12 @@ mod tests {
         assert_eq!(Config::default().problems(), Vec::<String>::new());
         let config: Config = serde_json::from_str(
             r#"{"base_url": "ftp://x", "model": " ", "timeout_seconds": 0, "max_output_tokens": 0, "temperature": 3.0,
-                "retry": {"attempts": 0, "initial_milliseconds": 0, "max_milliseconds": 0,
+                "retry": {"attempts": 1, "initial_milliseconds": 0, "max_milliseconds": 0,
                           "max_retry_after_milliseconds": 0}}"#,
         )
         .unwrap();
         let problems = config.problems();
-        for key in ["base_url", "model", "timeout_seconds", "retry.attempts", "max_output_tokens", "temperature"] {
+        for key in ["base_url", "model", "timeout_seconds", "max_output_tokens", "temperature"] {
             assert!(problems.iter().any(|problem| problem.starts_with(&format!("{key}: "))), "{key}: {problems:?}");
         }
         for address in ["", "api.openai.com/v1", "https://", "http://user:pass@localhost/v1", "mailto:x@example.com"] {

@@ -2,7 +2,7 @@
 
 /// What an operator must know about a Redis server, from its `INFO` and `CLUSTER INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct ServerFacts {
     /// `host:port` of a master of a cluster; empty where there is but one server.
     pub server: String,
     /// `redis_version`.
@@ -17,7 +17,7 @@ pub struct Facts {
     pub cluster: Option<String>,
 }
 
-impl Facts {
+impl ServerFacts {
     /// Reads the answer to `INFO`.
     pub(super) fn new(server: &str, info: &[u8]) -> Self {
         let info = String::from_utf8_lossy(info);
@@ -54,12 +54,12 @@ mod tests {
     fn facts_are_read_from_any_answer() {
         let info =
             "# Server\r\nredis_version:7.0.15\r\nrole:slave\r\naof_enabled:1\r\nmaxmemory_policy:allkeys-lru\r\n";
-        let mut facts = Facts::new("", info.as_bytes());
+        let mut facts = ServerFacts::new("", info.as_bytes());
         assert_eq!((facts.version.as_str(), facts.role.as_str()), ("7.0.15", "slave"));
         assert!(facts.append_only);
         assert_eq!(facts.eviction_policy, "allkeys-lru");
         for broken in ["", ":", "redis_version", "redis_versions:7", "\0\n\r:::"] {
-            assert_eq!(Facts::new("", broken.as_bytes()).version, "unknown", "{broken:?}");
+            assert_eq!(ServerFacts::new("", broken.as_bytes()).version, "unknown", "{broken:?}");
         }
         assert_eq!(facts.cluster, None);
         assert_eq!(facts.of_cluster(b"cluster_state:fail\r\ncluster_size:3\r\n"), 3);

@@ -27,7 +27,7 @@ use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd}
 use tokio::time::Instant;
 
 pub use config::Config;
-pub use facts::Facts;
+pub use facts::ServerFacts;
 
 use crate::key::Key;
 use breaker::Breaker;
@@ -113,9 +113,9 @@ impl RedisClient {
     }
 
     /// What an operator must know about the server, or about every master of a cluster.
-    pub async fn facts(&self) -> Result<Vec<Facts>, Unavailable> {
+    pub async fn facts(&self) -> Result<Vec<ServerFacts>, Unavailable> {
         let infos = self.ask_all(&cmd("INFO")).await?;
-        let mut all: Vec<Facts> = infos.iter().map(|(server, info)| Facts::new(server, info)).collect();
+        let mut all: Vec<ServerFacts> = infos.iter().map(|(server, info)| ServerFacts::new(server, info)).collect();
         if all.iter().all(|facts| facts.cluster.is_none()) {
             return Ok(all);
         }

@@ -105,8 +105,6 @@ impl Config {
         check(!self.client_secret.expose_secret().is_empty(), "client_secret: missing");
         check(self.control_timeout_milliseconds > 0, "control_timeout_milliseconds: must be more than 0");
         check(self.tool_timeout_milliseconds > 0, "tool_timeout_milliseconds: must be more than 0");
-        check(self.control_retry.attempts > 0, "control_retry.attempts: must be at least 1");
-        check(self.tool_retry.attempts > 0, "tool_retry.attempts: must be at least 1");
         check((1..=100).contains(&self.page_size), "page_size: must be 1 to 100");
         check(self.max_pages > 0, "max_pages: must be at least 1");
         if let Some(url) = &self.user_verify_url {
@@ -132,7 +130,7 @@ pub struct Scalekit {
     base: Url,
     http: http::Client,
     clock: SharedClock,
-    tokens: token::Tokens,
+    tokens: token::AccessTokens,
     on_retry: Option<OnRetry>,
 }
 
@@ -174,7 +172,7 @@ impl Scalekit {
         let problems = config.problems();
         match base(&config.environment_url) {
             Ok(base) if problems.is_empty() => {
-                Ok(Self { config, base, http, clock, tokens: token::Tokens::default(), on_retry: None })
+                Ok(Self { config, base, http, clock, tokens: token::AccessTokens::default(), on_retry: None })
             }
             _ => Err(problems),
         }

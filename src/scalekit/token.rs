@@ -16,7 +16,7 @@ const UNSAID_SECONDS: u64 = 300;
 
 /// The token in use. Its lock is held while a new one is fetched, so there is never a second fetch beside it.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Mutex<State>);
+pub(super) struct AccessTokens(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {

@@ -74,16 +74,21 @@ impl Worker {
 
     /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker.
     pub(crate) async fn run(self: Arc<Self>, mut consumer: Box<dyn Consumer>) {
-        let Intake { rules, stop, metrics, .. } = &self.intake;
-        let places = Arc::new(Semaphore::new(rules.concurrency.max(1)));
+        let rules = &self.intake.rules;
         // Made before the first job: a job that is older than the data lost its journal.
         self.intake.data_began().await;
         info!(worker = rules.name, concurrency = rules.concurrency, "worker takes jobs");
-        let watching = self.clone();
-        self.tracker.spawn(async move {
-            let Intake { stop, revocations, journal, .. } = &watching.intake;
-            stop.run_until_cancelled(revocations.watch(&**journal)).await;
-        });
+        tokio::select! {
+            () = self.consume(&mut *consumer) => {}
+            () = self.intake.revocations.watch(&*self.intake.journal) => {}
+        }
+        info!(worker = rules.name, "worker takes no more jobs");
+        consumer.stop().await;
+    }
+
+    async fn consume(self: &Arc<Self>, consumer: &mut dyn Consumer) {
+        let Intake { rules, stop, metrics, .. } = &self.intake;
+        let places = Arc::new(Semaphore::new(rules.concurrency.max(1)));
         loop {
             let place = tokio::select! {
                 biased;
@@ -99,12 +104,9 @@ impl Worker {
             let worker = self.clone();
             let in_flight = metrics.job_in_flight();
             self.tracker.spawn(async move {
-                // Boxed: a future of 16 KB is moved about otherwise, once for each of thousands of jobs.
-                Box::pin(worker.intake.handle(delivery)).await;
+                worker.intake.handle(delivery).await;
                 drop((place, in_flight));
             });
         }
-        info!(worker = rules.name, "worker takes no more jobs");
-        consumer.stop().await;
     }
 }

@@ -157,10 +157,10 @@ async fn a_journal_of_a_newer_worker_is_left_untouched_and_the_job_waits() {
     let line = r#"{"at":"2027-01-01T00:00:00Z","event":{"started":{"schema":99,"shape":"unknown"}}}"#;
     write(&bench.journal(), line).await;
     let untouched = bench.redis.command(&["DBSIZE"]);
-    let token = || bench.redis.command(&["HGET", "agentkit:run:{job-1}", "token"]);
+    let token = || bench.redis.command(&["HGET", "agentkit:run:{job-1}", "epoch"]);
     let before = token();
     bench.publish().await;
-    // The take leaves its mark in the token; the lease is given back afterwards.
+    // The take leaves its mark in the epoch; the lease is given back afterwards.
     let id = JobId::new("job-1").unwrap();
     eventually("the job was looked at and put off", || async {
         (token() != before && bench.queue.waiting() == 1).then_some(())

@@ -30,7 +30,7 @@ impl AmqpConsumer {
     pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>) -> Self {
         let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(1);
-        let task = tokio::spawn(supervise(config, prefetch, sender, status, stop.clone()));
+        let task = status.keep(supervise(config, prefetch, sender, status.clone(), stop.clone()));
         Self { deliveries, stop: stop.clone(), task: Some(task), _stop_on_drop: stop.drop_guard() }
     }
 }

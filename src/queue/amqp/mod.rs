@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub use consumer::AmqpConsumer;
 pub use inbox::ReplyInbox;
@@ -171,6 +173,7 @@ pub struct Status {
     consuming: AtomicBool,
     blocked: AtomicBool,
     reconnects: AtomicU64,
+    broken: CancellationToken,
 }
 
 impl Status {
@@ -187,6 +190,20 @@ impl Status {
     /// Whether the broker takes no publishes for lack of memory or disk.
     pub fn blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Cancelled when a task that keeps a connection has crashed: nobody builds it anew then.
+    pub fn broken(&self) -> CancellationToken {
+        self.broken.clone()
+    }
+
+    /// Starts a task that keeps a connection.
+    fn keep(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let crashed = self.broken.clone().drop_guard();
+        tokio::spawn(async move {
+            task.await;
+            crashed.disarm();
+        })
     }
 
     /// How often a connection was built anew.

@@ -47,7 +47,7 @@ impl AmqpPublisher {
         let first = Arc::new(first);
         let (sender, current) = watch::channel(Some(first.clone()));
         let stop = CancellationToken::new();
-        tokio::spawn(supervise(config.clone(), first, sender, status, stop.clone()));
+        status.keep(supervise(config.clone(), first, sender, status.clone(), stop.clone()));
         Self { config, current, _stop_on_drop: stop.drop_guard() }
     }
 

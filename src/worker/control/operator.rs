@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{instrument, warn};
 
 use crate::agent::conclusion;
 use crate::agent::event::Event;
@@ -113,6 +113,7 @@ impl Operator {
     /// Ends a run with `failed/cancelled`. The end is journalled here; the caller is told by the worker that gets the run's
     /// next message. A run that is under way needs none: its worker puts back the one it has, or a wake-up of at most half a
     /// minute stands for it already.
+    #[instrument(level = "error", name = "job", skip_all, fields(job.id = %id))]
     pub async fn cancel(&self, id: &JobId) -> Result<Cancel, OperatorError> {
         let run = self.run(id).await?;
         if run.reply().is_some() {
@@ -136,6 +137,7 @@ impl Operator {
 
     /// Publishes a wake-up now, unless the run has ended. Too much is harmless: a copy of a run that is alive elsewhere
     /// waits, and one that comes after the end is dropped. Returns the run as it was.
+    #[instrument(level = "error", name = "job", skip_all, fields(job.id = %id))]
     pub async fn resume(&self, id: &JobId) -> Result<Run, OperatorError> {
         let run = self.run(id).await?;
         if !run.is_delivered() {
@@ -146,6 +148,7 @@ impl Operator {
 
     /// Takes back the end of a run that was given up (`attempts_exhausted`), so that the next message of the same id goes
     /// on with it where it had stopped: nothing that was done is done again, and what is in doubt stays fenced off.
+    #[instrument(level = "error", name = "job", skip_all, fields(job.id = %id))]
     pub async fn reopen(&self, id: &JobId) -> Result<Reopen, OperatorError> {
         let run = match self.run(id).await {
             Ok(run) => run,

@@ -7,8 +7,8 @@ use tracing::{debug, warn};
 
 use super::Intake;
 use crate::job::JobId;
-use crate::journal::{Claim, ClaimMode};
-use crate::retry::{Backoff, Policy, RetryDecision};
+use crate::journal::{Claim, ClaimMode, JournalError};
+use crate::retry::{Policy, RetryDecision, retry_until};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 
 /// Waits for a journal that is away. The delivery and its place are kept meanwhile, so a journal that is down slows the
@@ -23,23 +23,25 @@ impl Intake {
         // Each attempt is an owner of its own: a redelivery to the very process that still works on the run must find it
         // taken, too.
         let owner = format!("{}/{}", self.rules.name, self.claims.fetch_add(1, Ordering::Relaxed));
-        let trying = async {
-            let mut backoff = Backoff::new(PATIENT);
-            loop {
-                let asked = Instant::now();
-                match self.journal.claim(job, &owner, self.rules.lifetimes.lease, ClaimMode::IfFree).await {
-                    Ok(claim) => return (asked, claim),
-                    // Said once a job: a hundred jobs that wait for an hour must not fill the log.
-                    Err(error) if backoff.made() == 1 => warn!(%error, "the job waits for the journal"),
-                    Err(error) => debug!(%error, "the job waits on for the journal"),
-                }
-                tokio::time::sleep(backoff.next(RetryDecision::Again).unwrap_or_default()).await;
+        let end = async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep_until(delivery.due()) => {}
             }
         };
-        tokio::select! {
-            claim = trying => Some(claim),
-            () = self.stop.cancelled() => None,
-            () = tokio::time::sleep_until(delivery.due()) => None,
-        }
+        let notice = |error: &JournalError, attempt, _| {
+            // Said once a job: a hundred jobs that wait for an hour must not fill the log.
+            if attempt == 2 {
+                warn!(%error, "the job waits for the journal");
+            } else {
+                debug!(%error, "the job waits on for the journal");
+            }
+        };
+        let claim = || async {
+            let asked = Instant::now();
+            let claim = self.journal.claim(job, &owner, self.rules.lifetimes.lease, ClaimMode::IfFree).await?;
+            Ok((asked, claim))
+        };
+        retry_until(end, PATIENT, |_| RetryDecision::Again, notice, claim).await.ok()
     }
 }

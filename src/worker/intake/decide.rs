@@ -21,7 +21,7 @@ pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 
 /// What the worker knows of a message, besides what the claim found.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts<'a> {
+pub(super) struct Situation<'a> {
     /// What its headers say; `None` for a job as its caller sent it.
     pub(super) wake_up: Option<&'a WakeUp>,
     /// The digest of its job.
@@ -83,44 +83,44 @@ pub(super) enum Next {
 }
 
 /// The table.
-pub(super) fn decide(facts: Facts<'_>, found: Found<'_>) -> Next {
-    let reason = facts.wake_up.map(|wake_up| &wake_up.reason);
+pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
+    let reason = situation.wake_up.map(|wake_up| &wake_up.reason);
     let settle = |disposition| Next::Settle(disposition);
     match found {
-        Found::Unreachable if facts.stopping => settle(Disposition::Requeue { end: None }),
+        Found::Unreachable if situation.stopping => settle(Disposition::Requeue { end: None }),
         Found::Unreachable => settle(Disposition::Defer(Deferral::same(JOURNAL_WAIT))),
         Found::LiveOwner { .. } if reason == Some(&Reason::Webhook) => {
             settle(Disposition::Defer(Deferral::same(WEBHOOK_BUSY)))
         }
         Found::LiveOwner { remaining } => {
-            let seen_before = facts.wake_up.is_some_and(|wake_up| wake_up.saw_live_owner);
+            let seen_before = situation.wake_up.is_some_and(|wake_up| wake_up.saw_live_owner);
             settle(live_elsewhere(if seen_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST }))
         }
         Found::NewerJournal => settle(live_elsewhere(HELD_WAIT)),
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
         Found::NoJournal { lost } => {
-            Next::Begin { journal_lost: lost, end: lost.then(|| end_after_loss(facts)).flatten() }
+            Next::Begin { journal_lost: lost, end: lost.then(|| end_after_loss(situation)).flatten() }
         }
-        Found::Run(run) => decide_run(facts, run),
+        Found::Run(run) => decide_run(situation, run),
     }
 }
 
-fn decide_run(facts: Facts<'_>, run: &Run) -> Next {
+fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
     // Generation 0: the caller's own message, deferred while the run was alive elsewhere; it is owed a reply.
-    let wake_up = facts.wake_up.filter(|wake_up| wake_up.generation > 0);
-    let reason = facts.wake_up.map_or(&Reason::Unsaid, |wake_up| &wake_up.reason);
-    if run.digest() != facts.digest {
-        return Next::Settle(if facts.is_occurrence {
+    let wake_up = situation.wake_up.filter(|wake_up| wake_up.generation > 0);
+    let reason = situation.wake_up.map_or(&Reason::Unsaid, |wake_up| &wake_up.reason);
+    if run.digest() != situation.digest {
+        return Next::Settle(if situation.is_occurrence {
             Disposition::DropStale(Stale::OtherOccurrence)
         } else {
-            conflict(facts.digest, run)
+            conflict(situation.digest, run)
         });
     }
     if wake_up.is_some_and(|wake_up| wake_up.generation < run.wake_up_generation()) {
         return Next::Settle(Disposition::DropStale(Stale::Superseded));
     }
-    match (run.next(facts.now), reason) {
+    match (run.next(situation.now), reason) {
         // A copy of ours that comes after the end, or the caller asking again: the same reply, nothing is run.
         (Step::Done, _) => Next::Settle(match run.reply() {
             Some(reply) if wake_up.is_none() => Disposition::RepeatReply(Box::new(reply.clone())),
@@ -128,14 +128,14 @@ fn decide_run(facts: Facts<'_>, run: &Run) -> Next {
         }),
         (Step::Deliver(reply), _) => Next::Settle(Disposition::Finish(End::Journalled(reply))),
         (_, Reason::Seal) => Next::Settle(Disposition::DropStale(Stale::Sealed)),
-        (_, Reason::JournalLost) => Next::Resume { first: vec![Event::JournalLost], end: end_after_loss(facts) },
+        (_, Reason::JournalLost) => Next::Resume { first: vec![Event::JournalLost], end: end_after_loss(situation) },
         // Its last worker did not die with it.
         (_, Reason::GivenBack) if run.is_under_way() => {
             let detail = "the journal could not be reached".to_owned();
             Next::Resume { first: vec![Event::AttemptEnded { cause: Pause::JournalAway, detail }], end: None }
         }
-        _ if run.is_under_way() && run.crash_count() + 1 >= facts.crash_limit => {
-            Next::Settle(Disposition::Finish(give_up(run, facts.now)))
+        _ if run.is_under_way() && run.crash_count() + 1 >= situation.crash_limit => {
+            Next::Settle(Disposition::Finish(give_up(run, situation.now)))
         }
         _ => Next::Resume { first: Vec::new(), end: None },
     }
@@ -147,9 +147,9 @@ fn live_elsewhere(wait: Duration) -> Disposition {
 }
 
 /// How a run ends whose journal is gone, where it must not start again.
-fn end_after_loss(facts: Facts<'_>) -> Option<End> {
-    let effects = facts.wake_up.is_some_and(|wake_up| wake_up.effects);
-    if facts.after_loss == AfterLoss::Restart && !effects {
+fn end_after_loss(situation: Situation<'_>) -> Option<End> {
+    let effects = situation.wake_up.is_some_and(|wake_up| wake_up.effects);
+    if situation.after_loss == AfterLoss::Restart && !effects {
         return None;
     }
     let text = "the store lost how far this run was; what it had done is not known";
@@ -171,4 +171,241 @@ fn give_up(run: &Run, now: Timestamp) -> End {
         .hint("the job was put aside as a dead letter; look at it with `agentkit-worker dead show`");
     let why = GivenUp { reason: DeadLetterReason::Poison.as_str().to_owned(), detail: text, step: run.doing(now) };
     End::Concluded(Conclusion::failed(error), Some(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::agent::event::Entry;
+    use crate::job::{Envelope, Job};
+    use crate::reply::{Reply, ReplyEvent};
+    use crate::worker::rules::Defaults;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn job(prompt: &str) -> Job {
+        let body = format!(r#"{{"id": "a", "prompt": "{prompt}", "identifier": "u", "connections": ["gmail"]}}"#);
+        Job::from_slice(body.as_bytes(), &Envelope::default(), 1000).unwrap()
+    }
+
+    /// A run of `job("x")` to which `events` happened.
+    fn run(events: Vec<Event>) -> Run {
+        let mut run = Run::start(Defaults::default().started(&job("x"), "m"), NOW);
+        for event in events {
+            run.apply(Entry::new(NOW, event)).unwrap();
+        }
+        run
+    }
+
+    fn attempt() -> Event {
+        Event::AttemptStarted { worker: "w".into() }
+    }
+
+    fn reply() -> Reply {
+        let error = ErrorDetail::new(ErrorCode::Cancelled, "cancelled");
+        crate::agent::conclusion::reply(&run(Vec::new()), Conclusion::failed(error), NOW)
+    }
+
+    fn finished() -> Event {
+        Event::Finished(Box::new(reply()))
+    }
+
+    fn wake_up(reason: Reason, generation: u32) -> WakeUp {
+        WakeUp { generation, ..WakeUp::new(reason) }
+    }
+
+    fn decided(wake_up: Option<&WakeUp>, found: Found<'_>) -> Next {
+        let digest = job("x").digest();
+        decide(situation(wake_up, &digest), found)
+    }
+
+    fn situation<'a>(wake_up: Option<&'a WakeUp>, digest: &'a str) -> Situation<'a> {
+        Situation {
+            wake_up,
+            digest,
+            is_occurrence: false,
+            now: NOW,
+            stopping: false,
+            crash_limit: 3,
+            after_loss: AfterLoss::Restart,
+        }
+    }
+
+    fn settled(disposition: Disposition) -> Next {
+        Next::Settle(disposition)
+    }
+
+    fn resumed(first: Vec<Event>) -> Next {
+        Next::Resume { first, end: None }
+    }
+
+    fn all_reasons() -> Vec<Reason> {
+        let mut reasons = vec![
+            Reason::Unsaid,
+            Reason::Authorization,
+            Reason::Webhook,
+            Reason::RateLimited,
+            Reason::Transient,
+            Reason::Continue,
+            Reason::GivenBack,
+            Reason::Seal,
+            Reason::JournalLost,
+            Reason::Orphaned,
+            Reason::Operator,
+            Reason::Poison,
+        ];
+        reasons.push(Reason::Other("of_tomorrow".into()));
+        reasons
+    }
+
+    #[test]
+    fn without_the_run_the_message_waits_or_goes_to_another_worker() {
+        let live = Found::LiveOwner { remaining: Duration::from_secs(12) };
+        let seen = WakeUp { saw_live_owner: true, ..wake_up(Reason::Continue, 1) };
+        let same = |wait| settled(Disposition::Defer(Deferral::same(wait)));
+        let table = [
+            (None, Found::Unreachable, same(JOURNAL_WAIT)),
+            (None, live, settled(live_elsewhere(HELD_FIRST))),
+            (Some(wake_up(Reason::Continue, 1)), live, settled(live_elsewhere(HELD_FIRST))),
+            (Some(seen.clone()), live, settled(live_elsewhere(Duration::from_secs(12)))),
+            (Some(seen.clone()), Found::LiveOwner { remaining: Duration::MAX }, settled(live_elsewhere(HELD_WAIT))),
+            (Some(seen), Found::LiveOwner { remaining: Duration::ZERO }, settled(live_elsewhere(HELD_FIRST))),
+            (Some(wake_up(Reason::Webhook, 1)), live, same(WEBHOOK_BUSY)),
+            (None, Found::NewerJournal, settled(live_elsewhere(HELD_WAIT))),
+        ];
+        for (wake_up, found, expected) in table {
+            assert_eq!(decided(wake_up.as_ref(), found), expected, "{wake_up:?} {found:?}");
+        }
+        let digest = job("x").digest();
+        let stopping = Situation { stopping: true, ..situation(None, &digest) };
+        assert_eq!(decide(stopping, Found::Unreachable), settled(Disposition::Requeue { end: None }));
+    }
+
+    #[test]
+    fn a_run_without_a_journal_begins_and_one_that_lost_it_begins_anew_only_where_it_wrote_nothing() {
+        assert_eq!(decided(None, Found::NoJournal { lost: false }), Next::Begin { journal_lost: false, end: None });
+        let clean = wake_up(Reason::Transient, 2);
+        let lost = Found::NoJournal { lost: true };
+        assert_eq!(decided(Some(&clean), lost), Next::Begin { journal_lost: true, end: None });
+        let wrote = WakeUp { effects: true, ..clean.clone() };
+        let Next::Begin { journal_lost: true, end: Some(End::Concluded(Conclusion::Failed(error), None)) } =
+            decided(Some(&wrote), lost)
+        else {
+            panic!("it may have written")
+        };
+        assert_eq!(error.code, ErrorCode::Internal);
+        let digest = job("x").digest();
+        let strict = Situation { after_loss: AfterLoss::Fail, ..situation(Some(&clean), &digest) };
+        assert!(matches!(decide(strict, lost), Next::Begin { journal_lost: true, end: Some(_) }));
+        let seal = wake_up(Reason::Seal, 1);
+        for lost in [true, false] {
+            let sealed = settled(Disposition::DropStale(Stale::Sealed));
+            assert_eq!(decided(Some(&seal), Found::NoJournal { lost }), sealed, "the reply is out");
+        }
+    }
+
+    #[test]
+    fn a_run_that_waits_goes_on_whatever_woke_it() {
+        let paused = run(vec![attempt(), Event::AttemptEnded { cause: Pause::RateLimited, detail: String::new() }]);
+        for reason in all_reasons() {
+            let expected = match reason {
+                Reason::Seal => settled(Disposition::DropStale(Stale::Sealed)),
+                Reason::JournalLost => resumed(vec![Event::JournalLost]),
+                _ => resumed(Vec::new()),
+            };
+            let wake_up = wake_up(reason, 1);
+            assert_eq!(decided(Some(&wake_up), Found::Run(&paused)), expected, "{wake_up:?}");
+        }
+        assert_eq!(decided(None, Found::Run(&paused)), resumed(Vec::new()));
+    }
+
+    #[test]
+    fn a_run_whose_worker_gave_it_back_is_not_taken_for_a_crash() {
+        let under_way = run(vec![attempt(), attempt(), attempt()]);
+        assert_eq!(under_way.crash_count(), 2);
+        let Next::Resume { first, end: None } = decided(Some(&wake_up(Reason::GivenBack, 1)), Found::Run(&under_way))
+        else {
+            panic!("it goes on")
+        };
+        assert!(matches!(first[..], [Event::AttemptEnded { cause: Pause::JournalAway, .. }]));
+    }
+
+    #[test]
+    fn a_run_that_workers_died_over_is_given_up_with_a_dead_letter() {
+        let twice = run(vec![attempt(), attempt()]);
+        assert_eq!(decided(None, Found::Run(&twice)), resumed(Vec::new()), "one more may try");
+        let thrice = run(vec![attempt(), attempt(), attempt()]);
+        let Next::Settle(Disposition::Finish(End::Concluded(Conclusion::Failed(error), Some(why)))) =
+            decided(None, Found::Run(&thrice))
+        else {
+            panic!("it is given up")
+        };
+        assert_eq!((error.code, why.reason.as_str()), (ErrorCode::AttemptsExhausted, "poison"));
+        assert_eq!(why.step, "checking the accounts");
+    }
+
+    #[test]
+    fn an_end_that_was_journalled_is_delivered_whoever_brings_the_message() {
+        let ended = run(vec![attempt(), finished()]);
+        for reason in all_reasons() {
+            let wake_up = wake_up(reason, 1);
+            let expected = settled(Disposition::Finish(End::Journalled(Box::new(reply()))));
+            assert_eq!(decided(Some(&wake_up), Found::Run(&ended)), expected, "{wake_up:?}");
+        }
+    }
+
+    #[test]
+    fn after_the_end_a_caller_gets_the_same_reply_again_and_a_copy_of_ours_vanishes() {
+        let delivered = run(vec![attempt(), finished(), Event::Delivered]);
+        let again = settled(Disposition::RepeatReply(Box::new(reply())));
+        assert_eq!(decided(None, Found::Run(&delivered)), again);
+        assert_eq!(
+            decided(Some(&wake_up(Reason::Unsaid, 0)), Found::Run(&delivered)),
+            again,
+            "put off before it ended"
+        );
+        for reason in all_reasons() {
+            let wake_up = wake_up(reason, 1);
+            let stale = settled(Disposition::DropStale(Stale::Ended));
+            assert_eq!(decided(Some(&wake_up), Found::Run(&delivered)), stale, "{wake_up:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_older_than_the_journal_knows_vanishes_whatever_it_says() {
+        let third = run(vec![attempt(), Event::WakeUpPublished { generation: 3 }]);
+        for reason in all_reasons() {
+            let stale = settled(Disposition::DropStale(Stale::Superseded));
+            assert_eq!(decided(Some(&wake_up(reason.clone(), 2)), Found::Run(&third)), stale, "{reason:?}");
+            let present = decided(Some(&wake_up(reason.clone(), 3)), Found::Run(&third));
+            assert_ne!(present, stale, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn another_job_of_the_same_id_is_refused_and_another_form_of_an_occurrence_dropped() {
+        let digest = job("y").digest();
+        let mut marks = BTreeSet::new();
+        for run in [run(Vec::new()), run(vec![attempt(), finished(), Event::Delivered])] {
+            let Next::Settle(Disposition::Refuse { mark, error }) = decide(situation(None, &digest), Found::Run(&run))
+            else {
+                panic!("it is refused")
+            };
+            assert_eq!(error.code, ErrorCode::IdConflict);
+            marks.insert(mark);
+            let occurrence = Situation { is_occurrence: true, ..situation(None, &digest) };
+            let dropped = settled(Disposition::DropStale(Stale::OtherOccurrence));
+            assert_eq!(decide(occurrence, Found::Run(&run)), dropped);
+        }
+        assert_eq!(marks.len(), 1, "the same refusal has the same event id");
+    }
+
+    #[test]
+    fn a_damaged_journal_makes_a_dead_letter() {
+        let damaged = settled(Disposition::DeadLetter(Undeliverable::Damaged("entry 3".into())));
+        assert_eq!(decided(None, Found::Damaged("entry 3")), damaged);
+        assert!(matches!(reply().event, ReplyEvent::Failed(_)));
+    }
 }

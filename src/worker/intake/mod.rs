@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, error_span, field, info, warn};
 
-use self::decide::{Facts, Found, Next, decide};
+use self::decide::{Found, Next, Situation, decide};
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::wake_up::{Reason, WakeUp};
 use super::rules::{Defaults, WorkerRules};
@@ -66,7 +66,8 @@ impl Intake {
             Ok(job) => {
                 // On the level of errors, so that it stands beside every line, however few are wanted.
                 let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
-                let handled = AssertUnwindSafe(self.handle_job(&job, delivery)).catch_unwind();
+                // Boxed: a large future is moved about otherwise, once for each of thousands of jobs.
+                let handled = AssertUnwindSafe(Box::pin(self.handle_job(&job, delivery))).catch_unwind();
                 let handled = async {
                     if let Err(panic) = handled.await {
                         // Dropped unsettled, the message went back to the queue.
@@ -135,7 +136,7 @@ impl Intake {
     /// The run is not ours.
     async fn go_without(&self, job: &Job, delivery: InFlightDelivery, found: Found<'_>) {
         let digest = job.digest();
-        if let Next::Settle(disposition) = decide(self.facts(job, &digest, delivery.wake_up()), found) {
+        if let Next::Settle(disposition) = decide(self.situation(job, &digest, delivery.wake_up()), found) {
             self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
         }
     }
@@ -154,7 +155,7 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let digest = job.digest();
-        let next = decide(self.facts(job, &digest, delivery.wake_up()), found);
+        let next = decide(self.situation(job, &digest, delivery.wake_up()), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
@@ -272,8 +273,8 @@ impl Intake {
         warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
     }
 
-    fn facts<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>) -> Facts<'a> {
-        Facts {
+    fn situation<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>) -> Situation<'a> {
+        Situation {
             wake_up,
             digest,
             is_occurrence: Fired::of(job).is_some(),

@@ -53,7 +53,7 @@ impl Default for Config {
 
 /// Where a list was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum FoundIn {
     /// In this process.
     Process,
     /// In the cache that all workers share.
@@ -62,7 +62,7 @@ pub enum Source {
     Scalekit,
 }
 
-impl Source {
+impl FoundIn {
     /// As in metrics and listings.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -120,9 +120,9 @@ impl ToolCatalog {
         &self,
         identifier: &Identifier,
         connection: &ConnectionName,
-    ) -> Result<(Vec<Tool>, Source), ToolCatalogError> {
+    ) -> Result<(Vec<Tool>, FoundIn), ToolCatalogError> {
         let key = key(identifier, connection);
-        let mut source = Source::Process;
+        let mut source = FoundIn::Process;
         let load = async {
             let (tools, found) = self.load(&key, identifier, connection).await?;
             source = found;
@@ -157,10 +157,10 @@ impl ToolCatalog {
         key: &Key,
         identifier: &Identifier,
         connection: &ConnectionName,
-    ) -> Result<(Vec<Tool>, Source), ToolCatalogError> {
+    ) -> Result<(Vec<Tool>, FoundIn), ToolCatalogError> {
         let cached = self.cached(key).await;
         if let Ok(Some(tools)) = cached {
-            return Ok((tools, Source::Shared));
+            return Ok((tools, FoundIn::Shared));
         }
         // Without the cache there is nobody to agree with.
         let flight = match cached {
@@ -168,7 +168,7 @@ impl ToolCatalog {
             Err(_) => SingleFlight::Leader(None),
         };
         if let SingleFlight::Follower(tools) = flight {
-            return Ok((tools, Source::Shared));
+            return Ok((tools, FoundIn::Shared));
         }
         let definitions = self.scalekit.scoped_tools(identifier, connection).await;
         let tools = definitions.map(|definitions| {
@@ -185,7 +185,7 @@ impl ToolCatalog {
         flight.finish(&*self.cache).await;
         match tools {
             Ok(tools) if tools.is_empty() => Err(ToolCatalogError::Empty),
-            Ok(tools) => Ok((tools, Source::Scalekit)),
+            Ok(tools) => Ok((tools, FoundIn::Scalekit)),
             Err(error) => Err(ToolCatalogError::Scalekit(Arc::new(error))),
         }
     }

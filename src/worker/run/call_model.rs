@@ -11,7 +11,7 @@ use crate::agent::message::{ModelReply, ToolChoice};
 use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
 use crate::reply::{ErrorCode, ErrorDetail};
-use crate::retry::Backoff;
+use crate::retry::{RetryDecision, retry};
 
 /// A rate limit that does not say when to come back.
 const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
@@ -93,30 +93,26 @@ impl Attempt<'_> {
             user: run.job().identifier.as_str(),
         };
         let metrics = &self.executor.metrics;
-        let mut waits = Backoff::new(self.executor.rules.model_retry);
-        loop {
-            if let Err(why) = self.leased.lease().assure().await {
-                return (Err(Unanswered::Lost(why)), retries);
-            }
+        let complete = || async {
+            self.leased.lease().assure().await.map_err(Unanswered::Lost)?;
             let result = self.executor.llm.complete(&request).await;
             metrics.model_called(request.model, result.as_ref().map_or_else(LlmError::code, |_| "answered"));
-            let error = match result {
-                Ok(reply) => return (Ok(reply), retries),
-                Err(error) => error,
-            };
-            let Some(wait) = waits.next(error.retry()) else { return (Err(Unanswered::Failed(error)), retries) };
-            warn!(
-                step = run.steps() + 1,
-                attempt = waits.made(),
-                wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                %error,
-                "the model call is repeated"
-            );
+            result.map_err(Unanswered::Failed)
+        };
+        let decide = |unanswered: &Unanswered| match unanswered {
+            Unanswered::Failed(error) => error.retry(),
+            Unanswered::Lost(_) => RetryDecision::Stop,
+        };
+        let notice = |unanswered: &Unanswered, attempt: u32, wait: Duration| {
+            let Unanswered::Failed(error) = unanswered else { return };
+            let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            warn!(step = run.steps() + 1, attempt, wait_milliseconds, %error, "the model call is repeated");
             metrics.model_retried(error.code());
             self.progress("retry", None);
             retries.push(Event::Retried { call: MODEL_CALL.to_owned(), reason: error.code().to_owned() });
-            tokio::time::sleep(wait).await;
-        }
+        };
+        let answer = retry(self.executor.rules.model_retry, decide, notice, complete).await;
+        (answer, retries)
     }
 
     /// What a failure that outlived its retries means for the run.

@@ -1,5 +1,7 @@
 //! Running tool calls through Scalekit: journalled before they leave, repeated only where that is safe, in doubt reported.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
@@ -7,19 +9,19 @@ use tracing::{info, warn};
 
 use super::interruption::Interruption;
 use super::lease::Lease;
-use super::tool_call::{CallEnd, ToolCall};
+use super::outbound_call::{CallEnd, OutboundCall};
 use super::{Attempt, Executor};
 use crate::agent::effect::{InDoubt, in_doubt};
 use crate::agent::event::{Event, Plan, ToolOutcome};
 use crate::agent::result;
 use crate::job::ConnectionName;
-use crate::retry::Backoff;
+use crate::retry::{RetryDecision, retry};
 use crate::scalekit::{Error, ExecuteRequest};
 
 impl Attempt<'_> {
     /// Runs the calls of one batch at the same time.
     pub(super) async fn call_tools(&mut self, call_ids: &[String]) -> Result<(), Interruption> {
-        let calls: Vec<ToolCall> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
+        let calls: Vec<OutboundCall> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
         let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
         self.leased.record(started.collect()).await?;
         for call in &calls {
@@ -80,10 +82,10 @@ impl Attempt<'_> {
     }
 
     /// The call of the open turn with this id.
-    fn call(&self, call_id: &str) -> Option<ToolCall> {
+    fn call(&self, call_id: &str) -> Option<OutboundCall> {
         let run = self.run();
         let Plan::Run { tool, arguments, .. } = &run.open_call(call_id)?.plan else { return None };
-        Some(ToolCall {
+        Some(OutboundCall {
             call_id: call_id.to_owned(),
             tool: tool.clone(),
             arguments: arguments.clone(),
@@ -98,42 +100,41 @@ impl Attempt<'_> {
 impl Executor {
     /// Calls as often as that is safe. A process that was paused for long may have lost the run: whether it is still ours
     /// is asked before anything leaves.
-    async fn call(&self, call: &ToolCall, lease: &Lease) -> (CallEnd, Vec<Event>) {
-        let ToolCall { tool, run_id, .. } = call;
+    async fn call(&self, call: &OutboundCall, lease: &Lease) -> (CallEnd, Vec<Event>) {
+        let OutboundCall { tool, run_id, .. } = call;
         let effect = tool.effect;
-        let mut retries = Vec::new();
-        let mut waits = Backoff::new(self.rules.tool_retry);
-        let began = Instant::now();
-        let ended = loop {
-            let request = ExecuteRequest {
-                tool: &tool.name,
-                identifier: &call.identifier,
-                connection: &tool.connection,
-                params: &call.arguments,
-                run_id: run_id.as_str(),
-            };
+        let (mut retries, began) = (Vec::new(), Instant::now());
+        let request = ExecuteRequest {
+            tool: &tool.name,
+            identifier: &call.identifier,
+            connection: &tool.connection,
+            params: &call.arguments,
+            run_id: run_id.as_str(),
+        };
+        let execute = || {
             let may_leave = || async { lease.assure().await.map_err(|why| why.to_string()) };
-            let error = match self.scalekit.execute(&request, may_leave).await {
-                Ok(answer) => {
-                    let content = result::render(&answer.data, call.result_bytes);
-                    break CallEnd::Outcome(ToolOutcome::Done { content, execution_id: answer.execution_id });
-                }
-                Err(error) => error,
-            };
+            self.scalekit.execute(&request, may_leave)
+        };
+        let decide = |error: &Error| {
             let may_repeat = !error.is_answer() && in_doubt(effect, error.ran()) == InDoubt::RunAgain;
-            let wait = if may_repeat { waits.next(error.retry_tool()) } else { None };
-            let Some(wait) = wait else { break self.classify_failure(call, error, waits.made()).await };
-            warn!(
-                tool = tool.name,
-                effect = effect.as_str(),
-                attempt = waits.made(),
-                wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                %error,
-                "the tool call is repeated"
-            );
+            if may_repeat { error.retry_tool() } else { RetryDecision::Stop }
+        };
+        let notice = |error: &Error, attempt: u32, wait: Duration| {
+            let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            let effect = effect.as_str();
+            warn!(tool = tool.name, effect, attempt, wait_milliseconds, %error, "the tool call is repeated");
             self.metrics.tool_retried(error.code());
             retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
-            tokio::time::sleep(wait).await;
+        };
+        let executed = retry(self.rules.tool_retry, decide, notice, execute).await;
+        let ended = match executed {
+            Ok(answer) => {
+                let content = result::render(&answer.data, call.result_bytes);
+                CallEnd::Outcome(ToolOutcome::Done { content, execution_id: answer.execution_id })
+            }
+            Err(error) => {
+                self.classify_failure(call, error, 1 + u32::try_from(retries.len()).unwrap_or(u32::MAX - 1)).await
+            }
         };
         let outcome = ended.name();
         self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());

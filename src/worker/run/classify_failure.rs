@@ -2,14 +2,14 @@
 //! or a doubt. Two failures are looked into before they are believed.
 
 use super::Executor;
-use super::tool_call::{CallEnd, ToolCall};
+use super::outbound_call::{CallEnd, OutboundCall};
 use crate::agent::effect::{Effect, InDoubt, in_doubt};
 use crate::agent::event::ToolOutcome;
 use crate::scalekit::{Error, LogStatus};
 
 impl Executor {
     /// What a failure means for a call that is not repeated any more.
-    pub(super) async fn classify_failure(&self, call: &ToolCall, error: Error, attempts: u32) -> CallEnd {
+    pub(super) async fn classify_failure(&self, call: &OutboundCall, error: Error, attempts: u32) -> CallEnd {
         let ended = classify(call.tool.effect, self.looked_into(call, error).await, attempts);
         if matches!(ended, CallEnd::Outcome(ToolOutcome::Unknown { .. }))
             && let Some(settled) = self.settled_by_logs(call).await
@@ -20,7 +20,7 @@ impl Executor {
     }
 
     /// A provider says "forbidden" to whom a scope is missing, and to some whose authorization is gone: the account tells.
-    async fn looked_into(&self, call: &ToolCall, error: Error) -> Error {
+    async fn looked_into(&self, call: &OutboundCall, error: Error) -> Error {
         let Error::Forbidden(details) = error else { return error };
         match self.lost_status(&call.identifier, &call.tool.connection).await {
             Some(status) => Error::AuthorizationLost { code: status.to_string(), details },
@@ -29,7 +29,7 @@ impl Executor {
     }
 
     /// What Scalekit's own log of tool calls (preview) says of a call in doubt. A missing row proves nothing.
-    pub(super) async fn settled_by_logs(&self, call: &ToolCall) -> Option<ToolOutcome> {
+    pub(super) async fn settled_by_logs(&self, call: &OutboundCall) -> Option<ToolOutcome> {
         if !self.rules.settle_by_logs {
             return None;
         }

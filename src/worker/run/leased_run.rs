@@ -22,13 +22,14 @@ pub(crate) struct LeasedRun {
     lease: Arc<Lease>,
     clock: SharedClock,
     lifetimes: Lifetimes,
-    run: Run,
+    /// Boxed: it is moved from hand to hand.
+    run: Box<Run>,
 }
 
 impl LeasedRun {
     /// A run as it stands in the journal.
     pub(crate) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, run: Run) -> Self {
-        Self { lease, clock, lifetimes, run }
+        Self { lease, clock, lifetimes, run: Box::new(run) }
     }
 
     /// A run that has no journal yet: the first entry is written before anything else happens.

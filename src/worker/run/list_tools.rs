@@ -10,7 +10,7 @@ use crate::agent::tool::{Tool, Toolset};
 use crate::job::{ConnectionName, Identifier};
 use crate::llm::RenderedTools;
 use crate::reply::{ErrorCode, ErrorDetail};
-use crate::worker::resources::tool_catalog::{Source, ToolCatalogError};
+use crate::worker::resources::tool_catalog::{FoundIn, ToolCatalogError};
 
 /// The pinned tools with their definitions, and as they stand in every request.
 pub(in crate::worker) struct Offer {
@@ -47,7 +47,7 @@ impl Attempt<'_> {
         for connection in self.run().job().connections.clone() {
             match self.executor.tool_catalog.list(&identifier, &connection).await {
                 Ok((tools, source)) => {
-                    let source = Source::as_str(source);
+                    let source = FoundIn::as_str(source);
                     info!(%connection, tools = tools.len(), source, "tool list");
                     all.extend(tools);
                 }

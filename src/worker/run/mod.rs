@@ -8,9 +8,9 @@ pub(crate) mod interruption;
 pub(crate) mod lease;
 pub(crate) mod leased_run;
 mod list_tools;
+mod outbound_call;
 mod progress;
 pub(crate) mod revocation;
-mod tool_call;
 
 use std::sync::Arc;
 use std::time::Duration;

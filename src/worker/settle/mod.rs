@@ -67,7 +67,8 @@ impl Exit {
 impl Settler {
     /// Does what `disposition` says, and then acks or requeues: no delivery leaves by any other way.
     pub(crate) async fn settle(&self, delivery: InFlightDelivery, subject: Subject<'_>, disposition: Disposition) {
-        match self.carry_out(&delivery, subject, disposition).await {
+        // Boxed: its future is large, and everything that ends here would carry it along.
+        match Box::pin(self.carry_out(&delivery, subject, disposition)).await {
             Exit::Ack => delivery.ack().await,
             Exit::Requeue => delivery.requeue().await,
         }

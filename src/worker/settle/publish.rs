@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use super::Settler;
 use crate::queue::{Destination, Message, Published, QueueError};
-use crate::retry::{Backoff, Policy, RetryDecision};
+use crate::retry::{Policy, RetryDecision, retry_until};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 
 /// Waits for a broker that does not take a message.
@@ -23,28 +23,20 @@ impl Settler {
         message: Message,
     ) -> Result<Published, QueueError> {
         let last = delivery.due() + self.rules.hold_at_most / 2;
-        let mut backoff = Backoff::new(PATIENT);
-        loop {
-            let error = match self.publisher.publish(destination, message.clone()).await {
-                Ok(published) => return Ok(published),
-                Err(error) => error,
-            };
-            let decision = match &error {
-                QueueError::TooLarge { .. } => RetryDecision::Stop,
-                _ if Instant::now() >= last => RetryDecision::Stop,
-                _ => RetryDecision::Again,
-            };
-            let Some(wait) = backoff.next(decision) else { return Err(error) };
+        let decide = |error: &QueueError| match error {
+            QueueError::TooLarge { .. } => RetryDecision::Stop,
+            _ if Instant::now() >= last => RetryDecision::Stop,
+            _ => RetryDecision::Again,
+        };
+        let notice = |error: &QueueError, attempt, _| {
             // Said once a message: a hundred runs that wait for an hour must not fill the log.
-            if backoff.made() == 2 {
+            if attempt == 2 {
                 warn!(%error, "a message waits for the broker");
             } else {
                 debug!(%error, "a message waits on for the broker");
             }
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.stop.cancelled() => return Err(error),
-            }
-        }
+        };
+        let publish = || self.publisher.publish(destination, message.clone());
+        retry_until(self.stop.cancelled(), PATIENT, decide, notice, publish).await
     }
 }

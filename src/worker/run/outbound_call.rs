@@ -7,8 +7,7 @@ use crate::job::{Identifier, JobId};
 use crate::scalekit::Error;
 
 /// One call with all that it needs; borrows nothing of the run, so that several can be under way.
-#[expect(clippy::struct_field_names, reason = "`id` alone could be the run's")]
-pub(super) struct ToolCall {
+pub(super) struct OutboundCall {
     /// The model's id of it.
     pub(super) call_id: String,
     /// As it was pinned.
