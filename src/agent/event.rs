@@ -16,15 +16,18 @@ use crate::reply::Reply;
 /// | 1 | all but the following |
 /// | 2 | [`Entry::schema`], [`Event::GivenUp`], [`Event::JournalLost`], [`Pause::JournalAway`] |
 /// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`] |
-pub const SCHEMA_VERSION: u32 = 2;
+/// | 3 | [`Event::EndLost`] |
+pub const SCHEMA_VERSION: u32 = 3;
+/// What all events but the newest are written as: an older worker goes on with a run that has none of these.
+pub const COMMON_VERSION: u32 = 2;
 /// Lines without a version are of this one.
 const FIRST_VERSION: u32 = 1;
 
 /// One line of a journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// [`SCHEMA_VERSION`] of the worker that wrote it: while workers of two versions are at work, a run that an old one
-    /// began may hold lines of a new one.
+    /// The version that the line needs, up to [`SCHEMA_VERSION`]: while workers of two versions are at work, a run that an
+    /// old one began may hold lines of a new one.
     #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
     pub schema: u32,
     /// When it happened, by the clock of the worker that wrote it.
@@ -34,9 +37,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A line of this version.
+    /// A line of the oldest version that knows the event.
     pub fn new(at: Timestamp, event: Event) -> Self {
-        Self { schema: SCHEMA_VERSION, at, event }
+        let schema = if matches!(event, Event::EndLost { .. }) { SCHEMA_VERSION } else { COMMON_VERSION };
+        Self { schema, at, event }
     }
 }
 
@@ -136,6 +140,14 @@ pub enum Event {
     },
     /// The store lost the last lines of the journal, or all of them and the run was begun anew. What they said is not known.
     JournalLost,
+    /// The store lost the last lines of the journal: the broker was witness to the start of this call, and the journal does
+    /// not know it.
+    EndLost {
+        /// The model's id of the call.
+        call_id: String,
+        /// Its tool.
+        tool: String,
+    },
     /// The run is given up for good: its end is followed by a dead letter with these words, before it counts as delivered.
     #[serde(rename = "put_aside")]
     GivenUp(GivenUp),
@@ -151,7 +163,7 @@ pub enum Event {
 /// What a run starts with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Started {
-    /// [`SCHEMA_VERSION`] of the writer.
+    /// The version that the entry needs, as [`Entry::schema`].
     pub schema: u32,
     /// The whole job.
     pub job: Job,
@@ -305,6 +317,7 @@ impl Event {
             Self::ToolNotRun { .. } => "tool_not_run",
             Self::ToolFinished { .. } => "tool_finished",
             Self::JournalLost => "journal_lost",
+            Self::EndLost { .. } => "end_lost",
             Self::GivenUp(_) => "put_aside",
             Self::Finished(_) => "finished",
             Self::Delivered => "delivered",

@@ -191,6 +191,10 @@ impl Run {
                 turn::finish_call(self, &call_id, &outcome);
             }
             Event::JournalLost => self.journal_lost = true,
+            Event::EndLost { call_id, tool } => {
+                self.journal_lost = true;
+                turn::lose_end(self, &call_id, &tool);
+            }
             Event::GivenUp(why) => self.given_up = Some(why),
             Event::Finished(reply) => self.finished = Some(reply),
             Event::Delivered => self.delivered = true,

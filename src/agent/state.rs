@@ -254,6 +254,22 @@ impl Run {
         self.ledger.iter().any(|entry| entry.tool.effect != Effect::Read)
     }
 
+    /// The last call that was started and is more than reading: its id, and its tool.
+    pub fn last_effect(&self) -> Option<(&str, &str)> {
+        let last = self.ledger.iter().rev().find(|entry| entry.tool.effect != Effect::Read)?;
+        Some((&last.call_id, &last.tool.name))
+    }
+
+    /// Whether the journal knows this call: it is one of the open turn, or was started.
+    pub fn knows_call(&self, call_id: &str) -> bool {
+        self.open_call(call_id).is_some() || self.ledger.iter().any(|entry| entry.call_id == call_id)
+    }
+
+    /// Whether the run is known to have lost entries of its journal.
+    pub fn has_lost_entries(&self) -> bool {
+        self.journal_lost
+    }
+
     /// Whether the run may start something that is more than reading, or has: as far as its tools are known, else by what
     /// its job allows.
     pub fn may_have_effects(&self) -> bool {

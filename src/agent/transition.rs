@@ -55,6 +55,7 @@ impl Run {
             | Event::AuthorizationRequested { .. }
             | Event::Retried { .. }
             | Event::JournalLost
+            | Event::EndLost { .. }
             | Event::GivenUp(_)
             | Event::Finished(_) => true,
             Event::ToolsListed { .. } => self.tools.is_none(),
@@ -74,7 +75,7 @@ impl Event {
     /// Whether `later`, in the same append, may become illegal by this event, or legal.
     fn decides_about(&self, later: &Self) -> bool {
         match (self, later) {
-            (Self::Retried { .. }, _) | (Self::GivenUp(_), Self::Finished(_)) => false,
+            (Self::Retried { .. } | Self::WakeUpPublished { .. }, _) | (Self::GivenUp(_), Self::Finished(_)) => false,
             (Self::ToolStarted { call_id: one }, Self::ToolStarted { call_id: other }) => one == other,
             _ => true,
         }

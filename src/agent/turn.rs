@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::effect::Effect;
 use super::event::{Plan, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply};
 pub use super::state::Conclusion;
@@ -176,6 +177,39 @@ pub(super) fn record_start(run: &mut Run, call_id: &str) {
     run.ledger.push(entry);
 }
 
+/// The journal lost its end, in which this call had started: it and what stood before it in the open turn count as started.
+/// A call of a turn that is lost, too, is in the ledger from now on, with an outcome that nobody will know.
+pub(super) fn lose_end(run: &mut Run, call_id: &str, tool: &str) {
+    let Some(last) = run.turn.iter().position(|open| open.call.id == call_id) else {
+        let known = run.ledger.iter().any(|entry| entry.call_id == call_id);
+        let pinned = run.pinned().iter().find(|pinned| pinned.name == tool).cloned();
+        if let Some(tool) = pinned.filter(|_| !known) {
+            run.calls_made += 1;
+            run.ledger.push(LedgerEntry {
+                call_id: call_id.to_owned(),
+                tool,
+                summary: String::new(),
+                state: EffectState::Unknown,
+                execution_id: None,
+                open: false,
+            });
+        }
+        return;
+    };
+    let changes = |open: &OpenCall| match &open.plan {
+        Plan::Run { tool, .. } => tool.effect != Effect::Read && open.state == CallState::Planned,
+        Plan::Refuse { .. } => false,
+    };
+    let started: Vec<String> =
+        run.turn[..=last].iter().filter(|open| changes(open)).map(|open| open.call.id.clone()).collect();
+    for call_id in started {
+        for open in run.turn.iter_mut().filter(|open| open.call.id == call_id) {
+            open.state = CallState::Started;
+        }
+        record_start(run, &call_id);
+    }
+}
+
 /// The call proved not to have run.
 pub(super) fn forget_start(run: &mut Run, call_id: &str) {
     let before = run.ledger.len();
@@ -325,6 +359,50 @@ mod tests {
     const READ: &str = "gmail_fetch_mails";
     const WRITE: &str = "gmail_send_message";
     const TO: &str = r#"{"to": "a"}"#;
+
+    fn end_lost(call_id: &str) -> Event {
+        Event::EndLost { call_id: call_id.to_owned(), tool: WRITE.to_owned() }
+    }
+
+    #[test]
+    fn a_call_whose_start_the_journal_lost_is_in_doubt_with_all_writes_before_it_and_reads_are_made_again() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[
+            ("w1", WRITE, TO),
+            ("r1", READ, "{}"),
+            ("w2", WRITE, r#"{"to": "b"}"#),
+            ("w3", WRITE, r#"{"to": "c"}"#),
+        ]));
+        script.event(end_lost("w2"));
+        assert_eq!(script.next(), Step::SettleDoubt("w1".into()));
+        script.unknown("w1");
+        assert_eq!(script.next(), Step::SettleDoubt("w2".into()));
+        script.unknown("w2");
+        script.model(says("done"));
+        let account = script.account();
+        assert!(account.notices.iter().any(|notice| notice.code == "journal_lost"));
+        let unknown = account.effects.iter().filter(|effect| effect.state == EffectState::Unknown).count();
+        assert_eq!((unknown, account.effects.len()), (2, 2), "{:?}", account.effects);
+    }
+
+    #[test]
+    fn a_call_whose_turn_the_journal_lost_is_reported_as_unknown_once() {
+        let mut script = Script::ready(|_| {});
+        script.event(end_lost("w9")).event(end_lost("w9")).model(says("done"));
+        let account = script.account();
+        let effects: Vec<_> = account.effects.iter().map(|effect| (effect.tool.as_str(), effect.state)).collect();
+        assert_eq!(effects, [(WRITE, EffectState::Unknown)]);
+    }
+
+    #[test]
+    fn an_idempotent_call_whose_start_was_lost_is_made_again() {
+        let mut script = Script::ready(|_| {});
+        script.model(wants(&[("c1", "gmail_mark_read", "{}")]));
+        script.event(end_lost("c1"));
+        assert_eq!(script.next(), Step::CallTools(vec!["c1".into()]));
+        script.start("c1").done("c1", "ok").model(says("done"));
+        assert_eq!(script.account().tool_calls, 1);
+    }
 
     fn with_schema() -> Script {
         let schema = json!({"type": "object", "required": ["count"], "properties": {"count": {"type": "integer"}}});

@@ -17,9 +17,8 @@ use crate::journal::Journal;
 use crate::queue::amqp::DeadLetters;
 use crate::queue::{Delivery, Destination, Message, Publisher};
 use crate::worker::control::operator::{Operator, OperatorError, Reopen};
-use crate::worker::message::dead_letter::{
-    DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, as_sent, fresh,
-};
+use crate::worker::message::dead_letter::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP};
+use crate::worker::message::fresh::{as_sent, fresh};
 
 /// Arguments of `dead`.
 #[derive(Debug, Args)]

@@ -170,6 +170,7 @@ impl Row {
                 let id = execution_id.as_deref().map(|id| format!(" (execution {id})")).unwrap_or_default();
                 format!("{}: {word}{id}", tool(call_id))
             }
+            Event::EndLost { call_id, tool } => format!("{tool} ({call_id}) may have been carried out"),
             Event::GivenUp(given_up) => {
                 format!("{}: {}; it was at: {}", given_up.reason, given_up.detail, given_up.step)
             }

@@ -160,6 +160,10 @@ pub struct Delivery {
 pub trait Settle: Send + Sync + std::fmt::Debug {
     /// Acknowledges.
     async fn ack(&self) -> Result<(), QueueError>;
+    /// Acknowledges, and makes sure that it has arrived.
+    async fn ack_for_certain(&self) -> Result<(), QueueError> {
+        self.ack().await
+    }
     /// Gives the message back to the queue.
     async fn requeue(&self) -> Result<(), QueueError>;
 }
@@ -175,6 +179,14 @@ impl Delivery {
     pub async fn ack(mut self) -> Result<(), QueueError> {
         match self.settle.take() {
             Some(settle) => settle.ack().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same, and the broker has taken the message out of its queue at the return. With an error it may come again.
+    pub async fn ack_for_certain(mut self) -> Result<(), QueueError> {
+        match self.settle.take() {
+            Some(settle) => settle.ack_for_certain().await,
             None => Ok(()),
         }
     }

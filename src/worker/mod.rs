@@ -12,7 +12,7 @@ pub(crate) mod settle;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -24,7 +24,7 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, Publisher};
+use crate::queue::{Consumer, Delivery, Publisher};
 
 /// Takes jobs and brings them to their end.
 pub struct Worker {
@@ -66,6 +66,7 @@ impl Worker {
             metrics: metrics.clone(),
             rules: rules.clone(),
             stop: stop.clone(),
+            without_delivery: watch::Sender::new(0),
         };
         let (revocations, claims) = (Revocations::default(), AtomicU64::new(0));
         let intake = Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, stop, claims };
@@ -86,6 +87,13 @@ impl Worker {
         consumer.stop().await;
     }
 
+    /// A delivery that comes although no place is free: runs that go on without their deliveries have the places, and
+    /// another worker may have one.
+    async fn surplus(&self, consumer: &mut dyn Consumer) -> Option<Delivery> {
+        self.intake.settler.has_runs_without_delivery().await;
+        consumer.next().await
+    }
+
     async fn consume(self: &Arc<Self>, consumer: &mut dyn Consumer) {
         let Intake { rules, stop, metrics, .. } = &self.intake;
         let places = Arc::new(Semaphore::new(rules.concurrency.max(1)));
@@ -94,6 +102,12 @@ impl Worker {
                 biased;
                 () = stop.cancelled() => break,
                 place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+                delivery = self.surplus(consumer) => {
+                    let Some(delivery) = delivery else { break };
+                    let worker = self.clone();
+                    self.tracker.spawn(async move { worker.intake.hand_on(delivery).await });
+                    continue;
+                }
             };
             let delivery = tokio::select! {
                 biased;

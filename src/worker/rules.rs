@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::agent::event::{SCHEMA_VERSION, Settings, Started};
+use crate::agent::event::{COMMON_VERSION, Settings, Started};
 use crate::job::Job;
 use crate::retry::Policy;
 
@@ -75,7 +75,7 @@ impl Defaults {
             result_bytes: self.result_bytes,
             authorization_seconds: job.authorization.wait_seconds.unwrap_or(self.authorization_wait_seconds),
         };
-        Started { schema: SCHEMA_VERSION, job: job.clone(), digest: job.digest(), settings, journal_lost: false }
+        Started { schema: COMMON_VERSION, job: job.clone(), digest: job.digest(), settings, journal_lost: false }
     }
 }
 

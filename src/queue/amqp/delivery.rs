@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions, ConfirmSelectOptions};
 use lapin::{Acker, Channel, Event};
 use tokio_util::sync::CancellationToken;
 
@@ -108,6 +108,18 @@ impl Drop for AmqpSettle {
 impl Settle for AmqpSettle {
     async fn ack(&self) -> Result<(), QueueError> {
         self.settle(self.acker.ack(BasicAckOptions::default())).await
+    }
+
+    /// An ack has no answer of its own. A channel answers in order, so the answer to anything that is asked after it says
+    /// that it has arrived; a channel that confirms already loses nothing by being asked to.
+    async fn ack_for_certain(&self) -> Result<(), QueueError> {
+        self.ack().await?;
+        let asked = self.generation.channel.confirm_select(ConfirmSelectOptions { nowait: false });
+        let answered = within(self.generation.timeout, asked).await;
+        if answered.is_err() {
+            self.generation.end();
+        }
+        answered
     }
 
     async fn requeue(&self) -> Result<(), QueueError> {

@@ -175,7 +175,7 @@ impl Operator {
     async fn claim(&self, id: &JobId, mode: ClaimMode) -> Result<LeasedRun, OperatorError> {
         let asked = Instant::now();
         let (token, lines) = match self.journal.claim(id, NAME, LEASE, mode).await? {
-            Claim::Granted { token, entries } => (token, entries),
+            Claim::Granted { token, entries, .. } => (token, entries),
             Claim::Held { .. } => return Err(OperatorError::Busy),
         };
         let replayed = Run::replay(&lines);
@@ -190,8 +190,7 @@ impl Operator {
     }
 
     async fn wake_up(&self, run: &Run) -> Result<(), QueueError> {
-        let (generation, effects) = (run.wake_up_generation().max(1), run.has_effects());
-        let wake_up = WakeUp { generation, effects, ..WakeUp::new(Reason::Operator) };
+        let wake_up = WakeUp::of_run(run, run.wake_up_generation().max(1), Reason::Operator);
         let message = Message::of_job(run.job(), None);
         self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await.map(drop)
     }

@@ -19,6 +19,9 @@ const HELD_FIRST: Duration = Duration::from_secs(1);
 /// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
 pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 
+/// Copies of a run's wake-ups come within [`HELD_WAIT`], which its wait tier keeps to within a tenth.
+const SETTLING: Duration = Duration::from_secs(40);
+
 /// What the worker knows of a message, besides what the claim found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation<'a> {
@@ -36,6 +39,10 @@ pub(super) struct Situation<'a> {
     pub(super) crash_limit: u32,
     /// What becomes of a run whose journal the store lost.
     pub(super) after_loss: AfterLoss,
+    /// Whether the store is not the server any more that took the run's last entries: it may have lost some.
+    pub(super) store_changed: bool,
+    /// How long an owner is given to say what it did.
+    pub(super) orphan_wait: Duration,
 }
 
 /// What the claim of the run found.
@@ -99,6 +106,14 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         Found::NewerJournal => settle(live_elsewhere(HELD_WAIT)),
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
+        // Whoever had it when the store lost its data may still be at work.
+        Found::NoJournal { lost: true } if generation(situation) == 0 && reason != Some(&Reason::Orphaned) => {
+            settle(Disposition::Defer(Deferral::Same {
+                wait: situation.orphan_wait,
+                reason: Some(Reason::Orphaned),
+                saw_live_owner: true,
+            }))
+        }
         Found::NoJournal { lost } => {
             Next::Begin { journal_lost: lost, end: lost.then(|| end_after_loss(situation)).flatten() }
         }
@@ -128,6 +143,15 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
         }),
         (Step::Deliver(reply), _) => Next::Settle(Disposition::Finish(End::Journalled(reply))),
         (_, Reason::Seal) => Next::Settle(Disposition::DropStale(Stale::Sealed)),
+        _ if let Some(next) = lost_end(situation, run) => next,
+        // A wake-up that knows of a later call may be on its way, and comes before this one does again.
+        (_, Reason::Continue) if situation.store_changed && wake_up.is_some_and(|wake_up| wake_up.effects) => {
+            Next::Settle(Disposition::Defer(Deferral::Same {
+                wait: SETTLING,
+                reason: Some(Reason::Orphaned),
+                saw_live_owner: false,
+            }))
+        }
         (_, Reason::JournalLost) => Next::Resume { first: vec![Event::JournalLost], end: end_after_loss(situation) },
         // Its last worker did not die with it.
         (_, Reason::GivenBack) if run.is_under_way() => {
@@ -141,6 +165,26 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
     }
 }
 
+/// A journal that is shorter than the broker was told has lost its end: the call that it was told of is not made again.
+fn lost_end(situation: Situation<'_>, run: &Run) -> Option<Next> {
+    let wake_up = situation.wake_up?;
+    let known = run.has_lost_entries() && wake_up.generation <= run.wake_up_generation();
+    if known || wake_up.entries? <= run.sequence() {
+        return None;
+    }
+    let generation = Event::WakeUpPublished { generation: wake_up.generation };
+    let Some(call) = &wake_up.call else {
+        return Some(Next::Resume { first: vec![generation, Event::JournalLost], end: end_after_loss(situation) });
+    };
+    let lost = Event::EndLost { call_id: call.id.clone(), tool: call.tool.clone() };
+    let end = if run.knows_call(&call.id) { None } else { end_after_loss(situation) };
+    Some(Next::Resume { first: vec![generation, lost], end })
+}
+
+fn generation(situation: Situation<'_>) -> u32 {
+    situation.wake_up.map_or(0, |wake_up| wake_up.generation)
+}
+
 /// The message saw a run of its job that is not ours to go on with.
 fn live_elsewhere(wait: Duration) -> Disposition {
     Disposition::Defer(Deferral::Same { wait, reason: None, saw_live_owner: true })
@@ -152,7 +196,12 @@ fn end_after_loss(situation: Situation<'_>) -> Option<End> {
     if situation.after_loss == AfterLoss::Restart && !effects {
         return None;
     }
-    let text = "the store lost how far this run was; what it had done is not known";
+    let text = match situation.wake_up.and_then(|wake_up| wake_up.call.as_ref()) {
+        Some(call) => {
+            format!("the store lost how far this run was; the outcome of its call of `{}` is unknown", call.tool)
+        }
+        None => "the store lost how far this run was; what it had done is not known".to_owned(),
+    };
     let error = ErrorDetail::new(ErrorCode::Internal, text)
         .hint("check what the job did before sending it again under a new id; Redis needs an append-only file");
     Some(End::Concluded(Conclusion::failed(error), None))
@@ -181,6 +230,7 @@ mod tests {
     use crate::agent::event::Entry;
     use crate::job::{Envelope, Job};
     use crate::reply::{Reply, ReplyEvent};
+    use crate::worker::message::wake_up::WitnessedCall;
     use crate::worker::rules::Defaults;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -230,6 +280,8 @@ mod tests {
             stopping: false,
             crash_limit: 3,
             after_loss: AfterLoss::Restart,
+            store_changed: false,
+            orphan_wait: Duration::from_secs(40),
         }
     }
 
@@ -407,5 +459,71 @@ mod tests {
         let damaged = settled(Disposition::DeadLetter(Undeliverable::Damaged("entry 3".into())));
         assert_eq!(decided(None, Found::Damaged("entry 3")), damaged);
         assert!(matches!(reply().event, ReplyEvent::Failed(_)));
+    }
+
+    fn witnessed(generation: u32, entries: u64) -> WakeUp {
+        let call = Some(WitnessedCall { id: "c1".into(), tool: "gmail_send_message".into() });
+        WakeUp { effects: true, entries: Some(entries), call, ..wake_up(Reason::Continue, generation) }
+    }
+
+    #[test]
+    fn a_journal_that_is_shorter_than_the_broker_was_told_has_lost_its_end_and_the_call_is_not_made_again() {
+        let run = run(vec![attempt(), Event::AccountsReady]);
+        assert_eq!(run.sequence(), 3);
+        for entries in [0, 3] {
+            assert_eq!(decided(Some(&witnessed(1, entries)), Found::Run(&run)), resumed(Vec::new()), "{entries}");
+        }
+        let Next::Resume { first, end: Some(End::Concluded(Conclusion::Failed(error), None)) } =
+            decided(Some(&witnessed(1, 4)), Found::Run(&run))
+        else {
+            panic!("the turn of the call is lost, too: nobody can go on")
+        };
+        let lost = Event::EndLost { call_id: "c1".into(), tool: "gmail_send_message".into() };
+        assert_eq!(first, [Event::WakeUpPublished { generation: 1 }, lost.clone()]);
+        assert!(error.message.contains("`gmail_send_message` is unknown"), "{}", error.message);
+        assert_eq!(run.check(&first), Ok(()));
+    }
+
+    #[test]
+    fn a_loss_that_is_known_is_not_found_again_by_an_older_copy_but_a_second_loss_is() {
+        let lost = Event::EndLost { call_id: "c1".into(), tool: "gmail_send_message".into() };
+        let run = run(vec![attempt(), lost, Event::WakeUpPublished { generation: 2 }]);
+        assert_eq!(decided(Some(&witnessed(2, 9)), Found::Run(&run)), resumed(Vec::new()));
+        assert!(
+            matches!(decided(Some(&witnessed(3, 9)), Found::Run(&run)), Next::Resume { first, .. } if first.len() == 2)
+        );
+    }
+
+    #[test]
+    fn after_a_restart_of_the_store_a_copy_lets_those_come_first_that_may_know_of_later_calls() {
+        let run = run(vec![attempt()]);
+        let digest = job("x").digest();
+        let changed = |wake_up| Situation { store_changed: true, ..situation(wake_up, &digest) };
+        let copy = witnessed(1, 2);
+        let waits = Deferral::Same { wait: SETTLING, reason: Some(Reason::Orphaned), saw_live_owner: false };
+        assert_eq!(decide(changed(Some(&copy)), Found::Run(&run)), settled(Disposition::Defer(waits)));
+        let again = WakeUp { reason: Reason::Orphaned, ..copy.clone() };
+        assert_eq!(decide(changed(Some(&again)), Found::Run(&run)), resumed(Vec::new()), "once");
+        let reads = WakeUp { effects: false, ..copy.clone() };
+        assert_eq!(
+            decide(changed(Some(&reads)), Found::Run(&run)),
+            resumed(Vec::new()),
+            "a run that reads pays nothing"
+        );
+        assert_eq!(
+            decide(changed(None), Found::Run(&run)),
+            resumed(Vec::new()),
+            "its caller's message: nothing has left"
+        );
+    }
+
+    #[test]
+    fn a_message_that_was_delivered_before_the_store_lost_its_data_waits_for_its_owner_and_then_begins_anew() {
+        let lost = Found::NoJournal { lost: true };
+        let wait = Duration::from_secs(40);
+        let waits = Deferral::Same { wait, reason: Some(Reason::Orphaned), saw_live_owner: true };
+        assert_eq!(decided(None, lost), settled(Disposition::Defer(waits)));
+        let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
+        assert_eq!(decided(Some(&again), lost), Next::Begin { journal_lost: true, end: None });
     }
 }

@@ -9,14 +9,17 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, error_span, field, info, warn};
 
 use self::decide::{Found, Next, Situation, decide};
+use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::wake_up::{Reason, WakeUp};
+use super::message::witness::witness;
 use super::rules::{Defaults, WorkerRules};
 use super::run::Executor;
 use super::run::interruption::Interruption;
@@ -35,6 +38,9 @@ use crate::job::Job;
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::Delivery;
+
+/// A message that no worker had a place for is handed on again after this time.
+const HAND_ON_WAIT: Duration = Duration::from_secs(1);
 
 /// Takes deliveries and brings them to their end.
 pub(crate) struct Intake {
@@ -57,7 +63,8 @@ impl Intake {
         let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
         let now = self.clock.now();
         let nobody = Subject { job: None, run: None };
-        if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
+        let early = delivery.wake_up().filter(|wake_up| wake_up.entries.is_none());
+        if let Some(remaining) = early.and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
@@ -86,18 +93,30 @@ impl Intake {
         }
     }
 
+    /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new
+    /// message, which the broker does not count towards its delivery limit.
+    pub(crate) async fn hand_on(&self, delivery: Delivery) {
+        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
+        let again = was_handed_on(delivery.message());
+        let deferral = match delivery.wake_up().and_then(|wake_up| wake_up.remaining(self.clock.now())) {
+            Some(remaining) => Deferral::NotDue { remaining },
+            None => Deferral::HandedOn { wait: if again { HAND_ON_WAIT } else { Duration::ZERO } },
+        };
+        self.settler.settle(delivery, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
+    }
+
     async fn handle_job(&self, job: &Job, delivery: InFlightDelivery) {
         self.note_received(job, &delivery);
         if let Some(disposition) = self.before_the_claim(job, &delivery).await {
             return self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
         }
         match self.claim(&job.id(), &delivery).await {
-            Some((asked, Claim::Granted { token, entries })) => {
+            Some((asked, Claim::Granted { token, entries, store_changed })) => {
                 let length = self.rules.lifetimes.lease;
                 let lease = Lease::new(self.journal.clone(), job.id(), token, length, asked);
                 tokio::select! {
                     biased;
-                    () = self.go_on(lease.clone(), &entries, job, delivery) => {}
+                    () = self.go_on(lease.clone(), &entries, store_changed, job, delivery) => {}
                     () = lease.keep(&self.revocations) => {}
                 }
             }
@@ -124,8 +143,13 @@ impl Intake {
     /// What becomes of a message that needs no claim, if anything.
     async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
         let wake_up = delivery.wake_up()?;
-        if self.is_orphaned(job, wake_up).await {
-            return Some(Disposition::Defer(self.wait_for_orphan()));
+        if let Some(remaining) = wake_up.remaining(self.clock.now())
+            && !self.has_lost_its_end(job, wake_up).await
+        {
+            return Some(Disposition::Defer(Deferral::NotDue { remaining }));
+        }
+        if let Some(disposition) = self.without_an_owner(job, wake_up).await {
+            return Some(disposition);
         }
         match wake_up.reason {
             Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
@@ -142,7 +166,14 @@ impl Intake {
     }
 
     /// Goes on with the run that `lines` tell of.
-    async fn go_on(&self, lease: Arc<Lease>, lines: &[String], job: &Job, delivery: InFlightDelivery) {
+    async fn go_on(
+        &self,
+        lease: Arc<Lease>,
+        lines: &[String],
+        store_changed: bool,
+        job: &Job,
+        delivery: InFlightDelivery,
+    ) {
         let replayed = Run::replay(lines);
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
@@ -155,7 +186,8 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let digest = job.digest();
-        let next = decide(self.situation(job, &digest, delivery.wake_up()), found);
+        let situation = Situation { store_changed, ..self.situation(job, &digest, delivery.wake_up()) };
+        let next = decide(situation, found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
@@ -213,7 +245,7 @@ impl Intake {
         first: Vec<Event>,
         end: Option<End>,
     ) {
-        if first.contains(&Event::JournalLost) {
+        if first.iter().any(|event| matches!(event, Event::JournalLost | Event::EndLost { .. })) {
             self.say_journal_lost(&delivery);
         }
         let recorded = if first.is_empty() { Ok(()) } else { run.record(first).await };
@@ -230,6 +262,7 @@ impl Intake {
     /// Goes on with a run that is ours.
     async fn work(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery) {
         let (id, message, ended) = (job.id(), delivery.message().clone(), CancellationToken::new());
+        let (witness, testimonies) = witness();
         Span::current().record("job.attempt", run.run().attempts() + 1);
         // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
         let attempt = Box::pin(async {
@@ -237,7 +270,7 @@ impl Intake {
             let lease = run.lease().clone();
             tokio::select! {
                 biased;
-                result = self.executor.execute(&mut run, &message, &self.stop) => result,
+                result = self.executor.execute(&mut run, &message, &witness, &self.stop) => result,
                 lost = lease.lost() => Err(lost),
             }
         });
@@ -246,7 +279,7 @@ impl Intake {
             let _ended = ended.clone().drop_guard();
             AssertUnwindSafe(attempt).catch_unwind().await
         };
-        let (result, delivery) = tokio::join!(attempt, self.settler.hold(delivery, &id, &ended));
+        let (result, delivery) = tokio::join!(attempt, self.settler.hold(delivery, &id, testimonies, &ended));
         match result {
             Ok(Ok(reply)) => {
                 let subject = Subject { job: Some(job), run: Some(run) };
@@ -282,6 +315,8 @@ impl Intake {
             stopping: self.stop.is_cancelled(),
             crash_limit: self.rules.crash_limit,
             after_loss: self.rules.after_loss,
+            store_changed: false,
+            orphan_wait: self.orphan_wait(),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 
-use super::wake_up::WakeUp;
 use crate::agent::event::GivenUp;
 use crate::queue::Message;
 
@@ -53,20 +52,4 @@ pub(crate) fn dead_letter(mut letter: Message, why: &GivenUp, attempts: u32, now
         (DEAD_AT.to_owned(), now.to_string()),
     ]);
     letter
-}
-
-/// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
-/// caller sent it.
-pub fn fresh(message: &Message) -> Message {
-    if let Some(wake_up) = WakeUp::of(message) {
-        return WakeUp { due: None, ..wake_up }.stamp(message);
-    }
-    as_sent(message)
-}
-
-/// `message` as its caller sent it.
-pub fn as_sent(message: &Message) -> Message {
-    let mut message = message.clone();
-    message.properties.headers = message.properties.trace_headers();
-    message
 }

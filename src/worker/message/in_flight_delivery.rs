@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::wake_up::WakeUp;
-use crate::queue::{Delivery, Message};
+use crate::queue::{Delivery, Message, QueueError};
 
 /// A message in this worker's hands. It leaves them once, by [`InFlightDelivery::ack`] or [`InFlightDelivery::requeue`];
 /// dropped, as by a panic, it goes back to the queue.
@@ -60,17 +60,21 @@ impl InFlightDelivery {
 
     /// The message is dealt with.
     pub(crate) async fn ack(self) {
-        self.replaced().await;
-    }
-
-    /// A wake-up in the broker stands for the message from now on.
-    pub(crate) async fn replaced(mut self) -> Self {
-        if let Some(delivery) = self.delivery.take()
+        if let Some(delivery) = self.delivery
             && let Err(error) = delivery.ack().await
         {
             info!(%error, "the ack came too late; the message comes again and is recognised");
         }
-        self
+    }
+
+    /// A wake-up in the broker stands for the message from now on: the old one is gone at the return. With an error that is
+    /// not certain, and it may come again beside the wake-up.
+    pub(crate) async fn replace(&mut self, wake_up: WakeUp) -> Result<(), QueueError> {
+        self.wake_up = Some(wake_up);
+        match self.delivery.take() {
+            Some(delivery) => delivery.ack_for_certain().await,
+            None => Ok(()),
+        }
     }
 
     /// Another worker shall have it. A wake-up that stands for it comes by itself.

@@ -1,6 +1,8 @@
 //! The messages of a run: the one in a worker's hands, the wake-ups that follow it, its replies and dead letters.
 
 pub(crate) mod dead_letter;
+pub(crate) mod fresh;
 pub(crate) mod in_flight_delivery;
 pub(crate) mod reply_message;
 pub(crate) mod wake_up;
+pub(crate) mod witness;

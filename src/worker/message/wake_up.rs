@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::agent::run::Run;
 use crate::clock::milliseconds_between;
 use crate::queue::Message;
 
@@ -18,6 +19,13 @@ const REASON: &str = "x-agentkit-reason";
 const EFFECTS: &str = "x-agentkit-effects";
 /// Whether the message saw its run alive in another worker's hands.
 const SAW_LIVE_OWNER: &str = "x-agentkit-met";
+
+/// How many entries the run's journal had when the message was published.
+const ENTRIES: &str = "x-agentkit-entries";
+/// The model's id of the call that was about to leave then.
+const CALL: &str = "x-agentkit-call";
+/// The tool of that call.
+const TOOL: &str = "x-agentkit-tool";
 
 /// A message is early by less than this: it counts as due. The shortest wait tier is a second.
 const TOLERANCE: Duration = Duration::from_millis(500);
@@ -96,12 +104,33 @@ pub struct WakeUp {
     pub effects: bool,
     /// Whether the message saw its run alive in another worker's hands, so that there was a journal.
     pub saw_live_owner: bool,
+    /// How many entries the journal had when the message was published, where the run had effects: with fewer than these
+    /// it has lost its end.
+    pub entries: Option<u64>,
+    /// The call that was about to leave then, where there was one.
+    pub call: Option<WitnessedCall>,
+}
+
+/// A call that is more than reading, as the broker knows of it before it leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WitnessedCall {
+    /// The model's id of it.
+    pub id: String,
+    /// Its tool at Scalekit.
+    pub tool: String,
 }
 
 impl WakeUp {
     /// The first thing that is said of a run, for this reason.
     pub fn new(reason: Reason) -> Self {
-        Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false }
+        Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false, entries: None, call: None }
+    }
+
+    /// What is known of `run`: if its journal gets lost, or loses its end, this message tells.
+    pub(crate) fn of_run(run: &Run, generation: u32, reason: Reason) -> Self {
+        let effects = run.has_effects();
+        let call = run.last_effect().map(|(id, tool)| WitnessedCall { id: id.to_owned(), tool: tool.to_owned() });
+        Self { generation, effects, entries: effects.then(|| run.sequence()), call, ..Self::new(reason) }
     }
 
     /// Reads the headers; `None` for a job as its caller sent it.
@@ -113,6 +142,11 @@ impl WakeUp {
             due: headers.get(DUE).and_then(|due| due.parse().ok()),
             effects: headers.contains_key(EFFECTS),
             saw_live_owner: headers.contains_key(SAW_LIVE_OWNER),
+            entries: headers.get(ENTRIES).and_then(|entries| entries.parse().ok()),
+            call: headers
+                .get(CALL)
+                .zip(headers.get(TOOL))
+                .map(|(id, tool)| WitnessedCall { id: id.clone(), tool: tool.clone() }),
         })
     }
 
@@ -126,6 +160,10 @@ impl WakeUp {
         headers.extend(self.due.map(|due| (DUE.into(), due.to_string())));
         headers.extend(self.effects.then(|| (EFFECTS.into(), "1".to_owned())));
         headers.extend(self.saw_live_owner.then(|| (SAW_LIVE_OWNER.into(), "1".to_owned())));
+        headers.extend(self.entries.map(|entries| (ENTRIES.into(), entries.to_string())));
+        if let Some(call) = &self.call {
+            headers.extend([(CALL.into(), call.id.clone()), (TOOL.into(), call.tool.clone())]);
+        }
         message
     }
 
@@ -159,6 +197,8 @@ mod tests {
             due: Some(after(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
             effects: true,
             saw_live_owner: true,
+            entries: Some(17),
+            call: Some(WitnessedCall { id: "call_ü".into(), tool: "gmail_send_message".into() }),
         };
         let stamped = wake_up.stamp(&message);
         assert!(stamped.properties.headers.contains_key("traceparent"));

@@ -11,12 +11,13 @@ use super::interruption::Interruption;
 use super::lease::Lease;
 use super::outbound_call::{CallEnd, OutboundCall};
 use super::{Attempt, Executor};
-use crate::agent::effect::{InDoubt, in_doubt};
+use crate::agent::effect::{Effect, InDoubt, in_doubt};
 use crate::agent::event::{Event, Plan, ToolOutcome};
 use crate::agent::result;
 use crate::job::ConnectionName;
 use crate::retry::{RetryDecision, retry};
 use crate::scalekit::{Error, ExecuteRequest};
+use crate::worker::message::wake_up::WitnessedCall;
 
 impl Attempt<'_> {
     /// Runs the calls of one batch at the same time.
@@ -24,6 +25,7 @@ impl Attempt<'_> {
         let calls: Vec<OutboundCall> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
         let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
         self.leased.record(started.collect()).await?;
+        let mut witnessed = self.witness(&calls).await?;
         for call in &calls {
             self.progress("tool_call", Some(&call.tool.name));
         }
@@ -45,7 +47,7 @@ impl Attempt<'_> {
             };
             let Some((call, (ended, retries))) = finished else { break };
             let call_id = call.call_id.clone();
-            let mut events = retries;
+            let mut events: Vec<Event> = witnessed.take().into_iter().chain(retries).collect();
             events.push(match ended {
                 CallEnd::Outcome(outcome) => Event::ToolFinished { call_id, outcome },
                 CallEnd::NotRun(error) => {
@@ -61,6 +63,22 @@ impl Attempt<'_> {
             None => Ok(()),
             Some(_) if self.account_trouble(&troubles).await? => Ok(()),
             Some((_, error)) => Err(Interruption::from(error)),
+        }
+    }
+
+    /// Has the broker know of a call that is more than reading before it leaves; such a call is alone in its batch. Returns
+    /// the wake-up that tells of it, to be journalled with what follows.
+    async fn witness(&mut self, calls: &[OutboundCall]) -> Result<Option<Event>, Interruption> {
+        let Some(call) = calls.iter().find(|call| call.tool.effect != Effect::Read) else { return Ok(None) };
+        let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
+        let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
+        match self.witness.testify(entries, generation, witnessed).await {
+            Ok(generation) => Ok(Some(Event::WakeUpPublished { generation })),
+            Err(error) => {
+                let reason = "not_witnessed".to_owned();
+                self.leased.record(vec![Event::ToolNotRun { call_id: call.call_id.clone(), reason }]).await?;
+                Err(Interruption::Unwitnessed(error.to_string()))
+            }
         }
     }
 

@@ -42,6 +42,9 @@ pub enum Interruption {
     /// The journal of the run is gone.
     #[error("the journal of the run is gone: the store lost its data")]
     JournalLost,
+    /// The broker did not become the witness of a call that is more than reading, so the call was not made.
+    #[error("the call waits for the broker: {0}")]
+    Unwitnessed(String),
     /// The journal says what cannot be.
     #[error("the journal of the run is damaged: {0}")]
     Damaged(String),

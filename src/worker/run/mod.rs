@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
 use self::list_tools::Offer;
+use super::message::witness::Witness;
 use super::resources::magic_links::MagicLinks;
 use super::resources::parked_index::ParkedIndex;
 use super::resources::tool_catalog::ToolCatalog;
@@ -83,6 +84,8 @@ pub(super) struct Attempt<'a> {
     pub(super) leased: &'a mut LeasedRun,
     /// The message that the attempt is for: where replies go.
     pub(super) message: &'a Message,
+    /// Knows of calls that are more than reading before they leave.
+    pub(super) witness: &'a Witness,
     pub(super) stop: &'a CancellationToken,
     offer: Option<Offer>,
 }
@@ -93,9 +96,10 @@ impl Executor {
         &self,
         leased: &mut LeasedRun,
         message: &Message,
+        witness: &Witness,
         stop: &CancellationToken,
     ) -> Result<Box<Reply>, Interruption> {
-        let mut attempt = Attempt { executor: self, leased, message, stop, offer: None };
+        let mut attempt = Attempt { executor: self, leased, message, witness, stop, offer: None };
         loop {
             let now = attempt.leased.clock().now();
             let step = attempt.leased.run().next(now);

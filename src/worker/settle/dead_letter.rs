@@ -8,7 +8,8 @@ use crate::agent::event::GivenUp;
 use crate::job::{InvalidJob, Job};
 use crate::queue::{Destination, Message};
 use crate::reply::{Account, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
-use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter, fresh};
+use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter};
+use crate::worker::message::fresh::fresh;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::reply_message::answer;
 use crate::worker::message::wake_up::{Reason, WakeUp};
@@ -35,8 +36,8 @@ impl Settler {
     pub(super) async fn dead_letter_of_run(&self, run: &LeasedRun, delivery: &InFlightDelivery, why: &GivenUp) -> bool {
         let run = run.run();
         // A letter that is replayed after its journal's time must not repeat what the run did.
-        let (generation, effects) = (run.wake_up_generation().max(1), run.has_effects());
-        let letter = WakeUp { generation, effects, ..WakeUp::new(Reason::Poison) }.stamp(delivery.message());
+        let generation = run.wake_up_generation().max(1);
+        let letter = WakeUp::of_run(run, generation, Reason::Poison).stamp(delivery.message());
         self.publish_dead_letter(delivery, letter, why, run.attempts()).await
     }
 
@@ -56,6 +57,7 @@ impl Settler {
         let letter = fresh(delivery.message());
         Exit::once(
             self.refuse(delivery, job, reason, detail).await
+                && self.note_digest_ended(job, ErrorCode::Internal.as_str()).await
                 && self.publish_dead_letter(delivery, letter, &why, attempts).await,
         )
     }

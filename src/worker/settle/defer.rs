@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::disposition::Deferral;
+use super::disposition::{Deferral, HELD_WAIT};
 use super::{Exit, Settler, release};
 use crate::agent::event::{Event, Pause};
 use crate::clock::after;
 use crate::queue::{Destination, QueueError};
+use crate::worker::message::fresh::handed_on;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::run::leased_run::LeasedRun;
@@ -39,6 +40,11 @@ impl Settler {
                 let reason = reason.unwrap_or_else(|| said.reason.clone());
                 self.replace(delivery, WakeUp { reason, saw_live_owner, due: None, ..said }, wait).await
             }
+            (Deferral::HandedOn { wait }, _) => {
+                let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
+                let published = self.publish(delivery, &destination, handed_on(delivery.message())).await;
+                Exit::once(published.is_ok())
+            }
             (Deferral::NotDue { remaining: wait }, _)
             | (Deferral::NextWakeUp { wait, .. } | Deferral::Unjournalled { wait, .. }, None) => {
                 self.replace(delivery, said(), wait).await
@@ -62,8 +68,11 @@ impl Settler {
             Pause::Transient => Reason::Transient,
             Pause::ContinueAsNew | Pause::Shutdown | Pause::JournalAway => Reason::Continue,
         };
-        let wake_up = WakeUp { generation, effects: run.run().has_effects(), ..WakeUp::new(reason) };
-        if let Err(error) = self.publish_wake_up(delivery, wake_up, wait).await {
+        let due = Some(after(self.clock.now(), wait));
+        let wake_up = WakeUp { due, ..WakeUp::of_run(run.run(), generation, reason) };
+        // What knows the length of a journal comes soon for the first time: before older copies of it, which know less.
+        let hop = if wake_up.entries.is_some() { wait.min(HELD_WAIT) } else { wait };
+        if let Err(error) = self.publish_wake_up(delivery, wake_up, hop).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             run.release().await;
             return Exit::Requeue;
@@ -85,7 +94,7 @@ impl Settler {
     ) -> Exit {
         let generation = run.run().wake_up_generation().max(delivery.generation()).max(1);
         run.release().await;
-        let wake_up = WakeUp { generation, effects: run.run().has_effects(), ..WakeUp::new(reason) };
+        let wake_up = WakeUp::of_run(run.run(), generation, reason);
         self.replace(delivery, wake_up, wait).await
     }
 

@@ -65,6 +65,11 @@ pub(crate) enum Deferral {
         /// Until it is due.
         remaining: Duration,
     },
+    /// The same message, for a worker that has a place for it.
+    HandedOn {
+        /// Until it comes again.
+        wait: Duration,
+    },
     /// The same message: nothing is known of its run beyond what it says.
     Same {
         /// Until it comes again.
@@ -146,7 +151,8 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
     let next = |pause, wait| Disposition::Defer(Deferral::NextWakeUp { wait, pause, detail: why.to_string() });
     match why {
         Interruption::OwnershipLost | Interruption::Panicked(_) => Disposition::Requeue { end: None },
-        Interruption::Shutdown => Disposition::Requeue { end: Some(why.to_string()) },
+        // Whatever stands for the run in the broker comes again; the broker's trouble costs the job nothing.
+        Interruption::Shutdown | Interruption::Unwitnessed(_) => Disposition::Requeue { end: Some(why.to_string()) },
         Interruption::Authorization { wait } => next(Pause::Authorization, *wait),
         Interruption::RateLimited { wait: asked, reason } => {
             let (failures, policy) = budgets.rate_limited;

@@ -48,6 +48,10 @@ impl Settler {
             ReplyEvent::Completed(_) | ReplyEvent::Progress(_) => "completed",
         };
         let working = run.run().working_milliseconds_at(self.clock.now());
+        // Before the journal is sealed: whoever comes after this one would not note it any more.
+        if !self.note_digest_ended(job, outcome).await {
+            return self.defer_unjournalled(delivery, run, JOURNAL_WAIT, Reason::GivenBack).await;
+        }
         if let Err(error) = run.record(vec![Event::Delivered]).await {
             warn!(%error, "the journal could not be sealed; the same reply may be sent again");
             match error {
@@ -60,23 +64,27 @@ impl Settler {
             }
         }
         self.parked.unpark(run.run()).await;
-        self.digest_ended(job, outcome).await;
         run.release().await;
         self.metrics.job_ended(outcome, working);
         info!(outcome, working_milliseconds = working, "job ended");
         Exit::Ack
     }
 
-    /// Notes how a digest's job ended: `since` moves with success. Best effort; without it the next one covers more.
-    async fn digest_ended(&self, job: &Job, outcome: &str) {
-        let Some(fired) = Fired::of(job) else { return };
+    /// Notes how a digest's job ended: `since` moves with success, and the next occurrence may be fired. Once for each
+    /// occurrence, however often it is asked for; false where the store did not take it.
+    pub(super) async fn note_digest_ended(&self, job: &Job, outcome: &str) -> bool {
+        let Some(fired) = Fired::of(job) else { return true };
         match self.digests.ended(&fired, outcome == "completed").await {
             // Once when it begins, and then ever more rarely.
             Ok(failures @ (3 | 10 | 100 | 1000)) => {
                 warn!(digest = fired.digest, failures, outcome, "jobs of this digest fail, one after another");
             }
             Ok(_) => {}
-            Err(error) => warn!(digest = fired.digest, %error, "the end of a digest's job could not be noted"),
+            Err(error) => {
+                warn!(digest = fired.digest, %error, "the end of a digest's job waits to be noted");
+                return false;
+            }
         }
+        true
     }
 }

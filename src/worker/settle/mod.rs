@@ -11,6 +11,7 @@ mod refuse;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -39,6 +40,8 @@ pub(crate) struct Settler {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rules: Arc<WorkerRules>,
     pub(crate) stop: CancellationToken,
+    /// Runs under way whose deliveries were exchanged for wake-ups.
+    pub(crate) without_delivery: watch::Sender<usize>,
 }
 
 /// Whom a delivery is about.

@@ -1,0 +1,35 @@
+//! A message as it is published again: without what the broker and others added to it.
+
+use super::wake_up::WakeUp;
+use crate::queue::Message;
+
+/// Header of a message that a worker had no place for.
+const HANDED_ON: &str = "x-agentkit-handed-on";
+
+/// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
+/// caller sent it.
+pub fn fresh(message: &Message) -> Message {
+    if let Some(wake_up) = WakeUp::of(message) {
+        return WakeUp { due: None, ..wake_up }.stamp(message);
+    }
+    as_sent(message)
+}
+
+/// Whether the worker that had the message before had no place for it.
+pub(crate) fn was_handed_on(message: &Message) -> bool {
+    message.properties.headers.contains_key(HANDED_ON)
+}
+
+/// `message` for a worker that has a place for it.
+pub(crate) fn handed_on(message: &Message) -> Message {
+    let mut message = fresh(message);
+    message.properties.headers.insert(HANDED_ON.to_owned(), "1".to_owned());
+    message
+}
+
+/// `message` as its caller sent it.
+pub fn as_sent(message: &Message) -> Message {
+    let mut message = message.clone();
+    message.properties.headers = message.properties.trace_headers();
+    message
+}
