@@ -16,9 +16,9 @@ use agentkit_worker::shutdown::Shutdown;
 use secrecy::SecretString;
 use tokio::process::Command;
 
-use super::support::broker::Broker;
-use super::support::redis::Redis;
-use super::support::soon;
+use crate::support::broker::Broker;
+use crate::support::redis::Redis;
+use crate::support::soon;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_agentkit-worker");
@@ -212,7 +212,7 @@ async fn call(name: &str, url: &str, connection: &str) -> Output {
         _ => Command::new(source(name)),
     };
     let folder = Path::new(PROGRAM).parent().unwrap().display();
-    command.env("PATH", format!("{folder}:{}", super::support::setting("PATH").unwrap()));
+    command.env("PATH", format!("{folder}:{}", crate::support::setting("PATH").unwrap()));
     command.env("AMQP_URL", url).env("USER_IDENTIFIER", name).env("CONNECTION_NAME", connection);
     // No `.env` and no `config/local.toml` of whoever runs the tests.
     command.current_dir(&libraries).stdin(Stdio::null()).kill_on_drop(true);

@@ -10,7 +10,7 @@ use crate::support::sandbox_client::Peer;
 
 /// The published document, without its prose.
 static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(include_str!("../data/scalekit-openapi.json")).unwrap());
+    LazyLock::new(|| serde_json::from_str(include_str!("../../data/scalekit-openapi.json")).unwrap());
 
 /// Statuses that SDKs and live tests have seen, though the document does not list them.
 const SEEN_ELSEWHERE: [(&str, u16); 3] = [
@@ -124,7 +124,7 @@ async fn every_route_answers_as_the_published_document_says() {
 
 /// The routes that the sandbox's own source registers as Scalekit's.
 fn claimed_routes() -> Vec<(String, String)> {
-    let source = include_str!("../../src/sandbox/scalekit/mod.rs");
+    let source = include_str!("../../../src/sandbox/scalekit/mod.rs");
     let mut routes = Vec::new();
     for registered in source.split(".route(\"").skip(1) {
         let (path, rest) = registered.split_once('"').unwrap();

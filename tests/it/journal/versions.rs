@@ -11,9 +11,9 @@ use agentkit_worker::reply::ReplyEvent;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-const FINISHED: &str = include_str!("../data/journal/v1-finished.ndjson");
-const CUT: &str = include_str!("../data/journal/v1-cut.ndjson");
-const PUT_ASIDE: &str = include_str!("../data/journal/v2-put-aside.ndjson");
+const FINISHED: &str = include_str!("../../data/journal/v1-finished.ndjson");
+const CUT: &str = include_str!("../../data/journal/v1-cut.ndjson");
+const PUT_ASIDE: &str = include_str!("../../data/journal/v2-put-aside.ndjson");
 
 fn lines(journal: &str) -> Vec<String> {
     journal.lines().map(str::to_owned).collect()

@@ -109,7 +109,7 @@ async fn a_change_of_status_is_announced_with_a_signature() {
     mac.update(format!("{}.{}.{body}", header("webhook-id"), header("webhook-timestamp")).as_bytes());
     assert_eq!(header("webhook-signature"), format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
     let event: Value = serde_json::from_str(&body).unwrap();
-    let document: Value = serde_json::from_str(include_str!("../data/scalekit-openapi.json")).unwrap();
+    let document: Value = serde_json::from_str(include_str!("../../data/scalekit-openapi.json")).unwrap();
     let schema = json!({
         "$ref": "#/components/schemas/ConnectedAccountStatusUpdatedEvent", "components": document["components"],
     });

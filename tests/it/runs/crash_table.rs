@@ -20,11 +20,11 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::support::broker::Broker;
-use super::support::fuse::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, Point, Process, event_name};
-use super::support::redis::Redis;
-use super::support::sandbox_client::Peer;
-use super::support::{eventually, soon, unique};
+use crate::support::broker::Broker;
+use crate::support::fuse::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, Point, Process, event_name};
+use crate::support::redis::Redis;
+use crate::support::sandbox_client::Peer;
+use crate::support::{eventually, soon, unique};
 
 /// So many cases at the same time.
 const AT_ONCE: usize = 10;

@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::parking::{Still, links};
+use super::waiting::{Still, links};
+use super::webhooks::{event, tell};
 use crate::support::sandbox_client::plain_client;
 use crate::support::soon;
 use crate::support::time::eventually;
 use crate::support::waiting::{A_SECOND, Bed, job, outcome};
-use crate::webhooks::{event, tell};
 
 /// A job that sends one mail.
 fn mail(id: &str) -> Value {

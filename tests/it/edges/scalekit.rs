@@ -447,7 +447,7 @@ impl Row {
 
 #[tokio::test]
 async fn every_row_of_the_error_table_is_understood() {
-    let rows: Vec<Row> = serde_json::from_str(include_str!("../data/scalekit-errors.json")).unwrap();
+    let rows: Vec<Row> = serde_json::from_str(include_str!("../../data/scalekit-errors.json")).unwrap();
     assert!(rows.len() > 50);
     for row in rows {
         let row = Arc::new(row);

@@ -4,7 +4,7 @@ use agentkit_worker::agent::effect::Effect;
 use agentkit_worker::config::{Config, Sources};
 use serde_json::{Value, json};
 
-use crate::runs::{Bench, fetch_mails, job, results, send_mail, with};
+use super::outcomes::{Bench, fetch_mails, job, results, send_mail, with};
 use crate::support::scripted_model::{ScriptedModel, turn};
 
 /// The write is done and its answer lost; what the caller hears, and how often the logs were asked.
