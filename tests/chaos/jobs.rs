@@ -9,7 +9,7 @@ use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
 use serde_json::{Value, json};
 
 use crate::random::Random;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 
 /// A job that the broker has accepted.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub(crate) struct Accepted {
 /// Hands jobs over.
 pub(crate) struct Sender {
     pub(crate) publisher: Arc<AmqpPublisher>,
-    pub(crate) peer: Arc<Peer>,
+    pub(crate) peer: Arc<SandboxPeer>,
     /// Where the replies shall go.
     pub(crate) reply_to: String,
 }
@@ -94,7 +94,7 @@ impl Sender {
     }
 }
 
-async fn set_account(peer: &Peer, identifier: &str, status: &str) {
+async fn set_account(peer: &SandboxPeer, identifier: &str, status: &str) {
     let account = json!({"connector": "gmail", "identifier": identifier, "status": status});
     assert_eq!(peer.post("/_sandbox/accounts", account).await.0, 200);
 }

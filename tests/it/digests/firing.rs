@@ -21,12 +21,12 @@ use agentkit_worker::schedule::{Digests, Scheduler};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
-use crate::support::bench::Used;
 use crate::support::broker::Broker;
-use crate::support::digests::{Counting, digest, instant, scheduler};
+use crate::support::proxied_service::ProcessUsage;
 use crate::support::redis::Redis;
-use crate::support::replica::{Orders, Replica, length};
-use crate::support::sandbox_client::Peer;
+use crate::support::replica::{Replica, ReplicaOrders, length};
+use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::schedulers::{CountingPublisher, digest, instant, scheduler};
 use crate::support::{eventually, soon};
 
 fn definition(options: &str) -> String {
@@ -35,19 +35,19 @@ fn definition(options: &str) -> String {
     )
 }
 
-struct Scene {
+struct DigestClockwork {
     clock: Arc<ManualClock>,
     store: Arc<dyn DigestStore>,
-    publisher: Arc<Counting>,
+    publisher: Arc<CountingPublisher>,
     scheduler: Scheduler,
 }
 
-impl Scene {
+impl DigestClockwork {
     /// It is 08:00 on the first day, and the digest is known.
     async fn new(options: &str) -> Self {
         let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
         let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));
-        let publisher = Arc::new(Counting::default());
+        let publisher = Arc::new(CountingPublisher::default());
         let scheduler = scheduler(&store, &publisher, &clock, "one", vec![digest(&definition(options))]);
         scheduler.step().await;
         Self { clock, store, publisher, scheduler }
@@ -85,89 +85,99 @@ impl Scene {
 #[tokio::test]
 async fn with_the_broker_away_at_the_due_time_digests_are_fired_when_it_is_back() {
     for policy in ["skip", "once", "all"] {
-        let scene = Scene::new(&format!("missed = \"{policy}\"\noverlap = \"queue\"\nmissed_window = \"72h\"")).await;
-        scene.publisher.away.store(true, Ordering::Relaxed);
-        let again = scene.at("2026-05-01T09:00:01Z").await;
+        let clockwork =
+            DigestClockwork::new(&format!("missed = \"{policy}\"\noverlap = \"queue\"\nmissed_window = \"72h\"")).await;
+        clockwork.publisher.away.store(true, Ordering::Relaxed);
+        let again = clockwork.at("2026-05-01T09:00:01Z").await;
         assert!(again <= instant("2026-05-01T09:00:10Z"), "tried again soon, not at {again}");
-        scene.publisher.away.store(false, Ordering::Relaxed);
-        scene.at("2026-05-01T09:03:00Z").await;
-        assert_eq!(scene.days(), ["01"], "{policy}: back within minutes, nothing was missed");
+        clockwork.publisher.away.store(false, Ordering::Relaxed);
+        clockwork.at("2026-05-01T09:03:00Z").await;
+        assert_eq!(clockwork.days(), ["01"], "{policy}: back within minutes, nothing was missed");
 
-        scene.publisher.away.store(true, Ordering::Relaxed);
+        clockwork.publisher.away.store(true, Ordering::Relaxed);
         for day in ["02T09:00:01Z", "02T18:00:00Z", "03T09:00:01Z"] {
-            scene.at(&format!("2026-05-{day}")).await;
+            clockwork.at(&format!("2026-05-{day}")).await;
         }
-        scene.publisher.away.store(false, Ordering::Relaxed);
-        scene.at("2026-05-03T12:00:00Z").await;
-        scene.at("2026-05-03T12:00:30Z").await;
+        clockwork.publisher.away.store(false, Ordering::Relaxed);
+        clockwork.at("2026-05-03T12:00:00Z").await;
+        clockwork.at("2026-05-03T12:00:30Z").await;
         let expected: &[&str] = match policy {
             "skip" => &["01"],
             "once" => &["01", "03"],
             _ => &["01", "02", "03"],
         };
-        assert_eq!(scene.days(), expected, "{policy}");
-        scene.at("2026-05-04T09:00:00Z").await;
-        assert_eq!(scene.days().last().unwrap(), "04", "{policy}");
+        assert_eq!(clockwork.days(), expected, "{policy}");
+        clockwork.at("2026-05-04T09:00:00Z").await;
+        assert_eq!(clockwork.days().last().unwrap(), "04", "{policy}");
     }
 }
 
 #[tokio::test]
 async fn nothing_older_than_the_window_is_fired() {
-    let scene = Scene::new("missed = \"all\"\noverlap = \"queue\"\nmissed_window = \"30h\"").await;
-    scene.at("2026-05-05T10:00:00Z").await;
-    assert_eq!(scene.days(), ["04", "05"]);
+    let clockwork = DigestClockwork::new("missed = \"all\"\noverlap = \"queue\"\nmissed_window = \"30h\"").await;
+    clockwork.at("2026-05-05T10:00:00Z").await;
+    assert_eq!(clockwork.days(), ["04", "05"]);
 }
 
 #[tokio::test]
 async fn since_is_the_last_occurrence_whose_job_completed() {
-    let scene = Scene::new("").await;
-    scene.at("2026-05-04T09:00:00Z").await;
-    assert_eq!(scene.prompt("a", "04"), "since 2026-05-03T09:00:00+00:00", "before any success: the occurrence before");
-    scene.ended("a", "04", true).await;
-    scene.ended("b", "04", false).await;
-    scene.at("2026-05-05T09:00:00Z").await;
-    scene.ended("a", "05", false).await;
-    scene.ended("b", "05", true).await;
-    scene.at("2026-05-06T09:00:00Z").await;
-    assert_eq!(scene.prompt("a", "06"), "since 2026-05-04T09:00:00+00:00", "two days, as the fifth failed");
-    assert_eq!(scene.prompt("b", "06"), "since 2026-05-05T09:00:00+00:00");
+    let clockwork = DigestClockwork::new("").await;
+    clockwork.at("2026-05-04T09:00:00Z").await;
+    assert_eq!(
+        clockwork.prompt("a", "04"),
+        "since 2026-05-03T09:00:00+00:00",
+        "before any success: the occurrence before"
+    );
+    clockwork.ended("a", "04", true).await;
+    clockwork.ended("b", "04", false).await;
+    clockwork.at("2026-05-05T09:00:00Z").await;
+    clockwork.ended("a", "05", false).await;
+    clockwork.ended("b", "05", true).await;
+    clockwork.at("2026-05-06T09:00:00Z").await;
+    assert_eq!(clockwork.prompt("a", "06"), "since 2026-05-04T09:00:00+00:00", "two days, as the fifth failed");
+    assert_eq!(clockwork.prompt("b", "06"), "since 2026-05-05T09:00:00+00:00");
 }
 
 #[tokio::test]
 async fn where_the_last_job_still_runs_the_next_is_skipped_or_queued() {
     for (overlap, expected) in [("skip", 2), ("queue", 4)] {
-        let scene = Scene::new(&format!("overlap = \"{overlap}\"")).await;
-        scene.at("2026-05-01T09:00:00Z").await;
-        scene.at("2026-05-02T09:00:00Z").await;
-        assert_eq!(scene.publisher.ids().len(), expected, "{overlap}");
-        scene.ended("a", "01", true).await;
-        scene.at("2026-05-03T09:00:00Z").await;
-        assert!(scene.publisher.ids().contains(&"digest:morning:a:2026-05-03T09:00:00".to_owned()), "{overlap}");
-        let b = scene.publisher.ids().contains(&"digest:morning:b:2026-05-03T09:00:00".to_owned());
+        let clockwork = DigestClockwork::new(&format!("overlap = \"{overlap}\"")).await;
+        clockwork.at("2026-05-01T09:00:00Z").await;
+        clockwork.at("2026-05-02T09:00:00Z").await;
+        assert_eq!(clockwork.publisher.ids().len(), expected, "{overlap}");
+        clockwork.ended("a", "01", true).await;
+        clockwork.at("2026-05-03T09:00:00Z").await;
+        assert!(clockwork.publisher.ids().contains(&"digest:morning:a:2026-05-03T09:00:00".to_owned()), "{overlap}");
+        let b = clockwork.publisher.ids().contains(&"digest:morning:b:2026-05-03T09:00:00".to_owned());
         assert_eq!(b, overlap == "queue", "{overlap}");
-        scene.at("2026-05-04T09:00:00Z").await;
-        let b = scene.publisher.ids().contains(&"digest:morning:b:2026-05-04T09:00:00".to_owned());
+        clockwork.at("2026-05-04T09:00:00Z").await;
+        let b = clockwork.publisher.ids().contains(&"digest:morning:b:2026-05-04T09:00:00".to_owned());
         assert!(b, "{overlap}: an end that was never noted does not stop a digest for ever");
     }
 }
 
 #[tokio::test]
 async fn a_pause_is_seen_by_all_and_what_was_due_meanwhile_stays_away() {
-    let scene = Scene::new("missed = \"all\"").await;
-    scene.store.hold("morning", Hold::Pause, scene.clock_now()).await.unwrap();
-    scene.at("2026-05-01T09:00:00Z").await;
-    scene.clock.set(instant("2026-05-01T10:00:00Z"));
-    scene.store.hold("morning", Hold::Resume, scene.clock_now()).await.unwrap();
-    let fresh =
-        scheduler(&scene.store, &scene.publisher, &scene.clock, "two", vec![digest(&definition("missed = \"all\""))]);
+    let clockwork = DigestClockwork::new("missed = \"all\"").await;
+    clockwork.store.hold("morning", Hold::Pause, clockwork.clock_now()).await.unwrap();
+    clockwork.at("2026-05-01T09:00:00Z").await;
+    clockwork.clock.set(instant("2026-05-01T10:00:00Z"));
+    clockwork.store.hold("morning", Hold::Resume, clockwork.clock_now()).await.unwrap();
+    let fresh = scheduler(
+        &clockwork.store,
+        &clockwork.publisher,
+        &clockwork.clock,
+        "two",
+        vec![digest(&definition("missed = \"all\""))],
+    );
     fresh.step().await;
-    scene.at("2026-05-01T10:01:00Z").await;
-    assert_eq!(scene.days(), Vec::<String>::new());
-    scene.at("2026-05-02T09:00:00Z").await;
-    assert_eq!(scene.days(), ["02"]);
+    clockwork.at("2026-05-01T10:01:00Z").await;
+    assert_eq!(clockwork.days(), Vec::<String>::new());
+    clockwork.at("2026-05-02T09:00:00Z").await;
+    assert_eq!(clockwork.days(), ["02"]);
 }
 
-impl Scene {
+impl DigestClockwork {
     fn clock_now(&self) -> Timestamp {
         use agentkit_worker::clock::Clock;
         self.clock.now()
@@ -181,7 +191,7 @@ async fn a_window_spreads_recipients_evenly_and_each_stays_at_its_place() {
     let text = format!("{text}[recipients]\nlist = [{}]", list.join(","));
     let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
     let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));
-    let publisher = Arc::new(Counting::default());
+    let publisher = Arc::new(CountingPublisher::default());
     let scheduler = scheduler(&store, &publisher, &clock, "one", vec![digest(&text)]);
     scheduler.step().await;
     let mut halves = Vec::new();
@@ -206,7 +216,7 @@ async fn a_recipient_who_joins_later_is_not_sent_what_was_due_before() {
     let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
     let memory = Arc::new(MemoryDigestStore::new(clock.clone()));
     let store: Arc<dyn DigestStore> = memory.clone();
-    let publisher = Arc::new(Counting::default());
+    let publisher = Arc::new(CountingPublisher::default());
     let text = definition("overlap = \"queue\"").split("[recipients]").next().unwrap().to_owned()
         + "[recipients]\nredis_set = \"users\"";
     let scheduler = scheduler(&store, &publisher, &clock, "one", vec![digest(&text)]);
@@ -258,7 +268,7 @@ async fn the_running_scheduler_fires_at_the_time_and_takes_over_a_new_set() {
     std::fs::write(folder.path().join("a.toml"), every_second("first")).unwrap();
     let clock = Arc::new(SystemClock);
     let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));
-    let publisher = Arc::new(Counting::default());
+    let publisher = Arc::new(CountingPublisher::default());
     let manual = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
     let digests = Arc::new(Digests::of_directory(folder.path().to_owned()).unwrap());
     let mut scheduler = scheduler(&store, &publisher, &manual, "one", Vec::new());
@@ -288,7 +298,7 @@ async fn a_new_set_and_a_stop_in_mid_firing_cost_nobody_a_job_and_nobody_a_secon
     std::fs::write(folder.path().join("morning.toml"), text).unwrap();
     let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
     let store: Arc<dyn DigestStore> = Arc::new(MemoryDigestStore::new(clock.clone()));
-    let publisher = Arc::new(Counting::default());
+    let publisher = Arc::new(CountingPublisher::default());
     let replica = |owner: &str| {
         let digests = Arc::new(Digests::of_directory(folder.path().to_owned()).unwrap());
         Scheduler { digests, ..scheduler(&store, &publisher, &clock, owner, Vec::new()) }
@@ -331,21 +341,21 @@ async fn a_real_broker_that_is_away_at_the_due_time_gets_each_job_once() {
         ..broker.config()
     };
     let queue = AmqpQueue::connect(config).await.unwrap();
-    let scene = Scene::new("").await;
-    let mut scheduler = scene.scheduler.clone();
+    let clockwork = DigestClockwork::new("").await;
+    let mut scheduler = clockwork.scheduler.clone();
     scheduler.publisher = queue.publisher();
     // A queue younger than a second does not survive the death of its only node.
     tokio::time::sleep(Duration::from_secs(3)).await;
     broker.kill();
-    scene.clock.set(instant("2026-05-01T09:00:00Z"));
+    clockwork.clock.set(instant("2026-05-01T09:00:00Z"));
     scheduler.step().await;
     broker.start().await;
     let mut consumer = queue.consumer(10);
     let mut ids = Vec::new();
     eventually("both jobs are there", || {
-        scene.clock.advance(SignedDuration::from_secs(5));
+        clockwork.clock.advance(SignedDuration::from_secs(5));
         let scheduler = &scheduler;
-        let store = &scene.store;
+        let store = &clockwork.store;
         async move {
             scheduler.step().await;
             let now = instant("2026-05-01T10:00:00Z");
@@ -383,7 +393,7 @@ async fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_
     let jobs = folder.path().join("jobs");
     File::create(&jobs).unwrap();
     let redis = Redis::start().await;
-    let orders = |owner: &str| Orders {
+    let orders = |owner: &str| ReplicaOrders {
         owner: owner.to_owned(),
         redis: redis.url(),
         digests: folder.path().to_owned(),
@@ -396,7 +406,7 @@ async fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_
     for replica in [&mut first, &mut second] {
         assert!(replica.look(eight, pending()).await.is_some());
     }
-    let before = [Used::by(first.process()).memory, Used::by(second.process()).memory];
+    let before = [ProcessUsage::by(first.process()).memory, ProcessUsage::by(second.process()).memory];
     // Killed when about two fifths are out, wherever it is then.
     let began = Instant::now();
     let two_fifths = async {
@@ -405,13 +415,13 @@ async fn a_hundred_thousand_recipients_are_fired_with_flat_memory_and_a_kill_in_
         }
     };
     assert_eq!(first.look(nine, two_fifths).await, None, "it was to be killed");
-    let peak_of_first = Used::peak(first.process());
+    let peak_of_first = ProcessUsage::peak(first.process());
     first.kill().await;
     let text = std::fs::read_to_string(&jobs).unwrap();
     let of_first = text.lines().count();
     while second.look(nine, pending()).await.unwrap() < 60 {}
     let took = began.elapsed();
-    let grown = [peak_of_first - before[0], Used::peak(second.process()) - before[1]];
+    let grown = [peak_of_first - before[0], ProcessUsage::peak(second.process()) - before[1]];
     let text = std::fs::read_to_string(&jobs).unwrap();
     let ids: BTreeSet<&str> = text.lines().map(|line| line.split_once(' ').unwrap().0).collect();
     let again = text.lines().count() - ids.len();
@@ -435,10 +445,10 @@ async fn ten_replicas_share_the_work_of_one_occurrence() {
     let text = format!("{text}[recipients]\nlist = [{}]", list.join(","));
     let redis = Redis::start().await;
     let clock = Arc::new(ManualClock::new(instant("2026-05-01T08:00:00Z")));
-    let replicas: Vec<(Scheduler, Arc<Counting>)> = (0..10)
+    let replicas: Vec<(Scheduler, Arc<CountingPublisher>)> = (0..10)
         .map(|number| {
             let store: Arc<dyn DigestStore> = Arc::new(RedisDigestStore::new(redis.client()));
-            let publisher = Arc::new(Counting::default());
+            let publisher = Arc::new(CountingPublisher::default());
             (scheduler(&store, &publisher, &clock, &number.to_string(), vec![digest(&text)]), publisher)
         })
         .collect();
@@ -456,7 +466,7 @@ async fn ten_replicas_share_the_work_of_one_occurrence() {
 
 #[tokio::test]
 async fn a_user_who_must_authorize_is_asked_once_a_day_and_stops_nobody_else() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "connected").await;
     let mut config = Config::built_in();
     peer.sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);

@@ -14,8 +14,8 @@ use agentkit_worker::schedule::{Digests, Scheduler};
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
-use crate::support::digests::{Counting, instant, scheduler};
 use crate::support::redis::Redis;
+use crate::support::schedulers::{CountingPublisher, instant, scheduler};
 
 const MANY: usize = 320;
 const EARLY: usize = 10;
@@ -32,16 +32,16 @@ fn definition(options: &str) -> String {
 }
 
 /// Two schedulers, each with a memory of its own, and the store that they share.
-struct Scene {
+struct LossyClockwork {
     clock: Arc<ManualClock>,
-    publisher: Arc<Counting>,
+    publisher: Arc<CountingPublisher>,
     schedulers: [Scheduler; 2],
     /// `None` for the store in memory.
     redis: Option<Arc<Redis>>,
     folder: TempDir,
 }
 
-impl Scene {
+impl LossyClockwork {
     /// It is shortly before eight.
     async fn new(redis: Option<Arc<Redis>>, options: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ impl Scene {
             Some(redis) => Arc::new(RedisDigestStore::new(redis.client())),
             None => Arc::new(MemoryDigestStore::new(clock.clone())),
         };
-        let publisher = Arc::new(Counting::default());
+        let publisher = Arc::new(CountingPublisher::default());
         let schedulers = ["one", "two"].map(|name| {
             let digests = Arc::new(Digests::of_directory(folder.path().to_owned()).unwrap());
             Scheduler { digests, ..scheduler(&store, &publisher, &clock, name, Vec::new()) }
@@ -102,32 +102,32 @@ impl Scene {
 }
 
 async fn the_rest_is_fired(redis: Option<Arc<Redis>>) {
-    let mut scene = Scene::new(redis, "spread = \"64m\"").await;
-    scene.until("09:32").await;
-    scene.clock.advance(SignedDuration::from_mins(1));
-    scene.schedulers[0].step().await;
-    let before = scene.publisher.ids().len();
+    let mut clockwork = LossyClockwork::new(redis, "spread = \"64m\"").await;
+    clockwork.until("09:32").await;
+    clockwork.clock.advance(SignedDuration::from_mins(1));
+    clockwork.schedulers[0].step().await;
+    let before = clockwork.publisher.ids().len();
     assert!((EARLY + MANY / 3..EARLY + MANY * 2 / 3).contains(&before), "{before} in the middle");
-    scene.lose();
+    clockwork.lose();
     // Read again, as at SIGHUP: what is remembered stays. A third process starts; it remembers nothing and does no harm.
-    for scheduler in &scene.schedulers {
+    for scheduler in &clockwork.schedulers {
         assert_eq!(scheduler.digests.reload().unwrap(), 1);
     }
-    let digests = Arc::new(Digests::of_directory(scene.folder.path().to_owned()).unwrap());
-    let mut third = Scheduler { digests, ..scene.schedulers[0].clone() };
+    let digests = Arc::new(Digests::of_directory(clockwork.folder.path().to_owned()).unwrap());
+    let mut third = Scheduler { digests, ..clockwork.schedulers[0].clone() };
     "three".clone_into(&mut third.rules.owner);
     third.step().await;
-    scene.schedulers[1].step().await;
-    assert_eq!(scene.publisher.ids().len(), before, "nothing is fired before all have told what they know");
+    clockwork.schedulers[1].step().await;
+    assert_eq!(clockwork.publisher.ids().len(), before, "nothing is fired before all have told what they know");
     for _ in 0..40 {
-        scene.minute().await;
+        clockwork.minute().await;
         third.step().await;
     }
-    scene.everybody_got_one();
+    clockwork.everybody_got_one();
     // And the next day, from the new store alone.
-    scene.clock.set(instant("2040-05-02T10:30:00Z"));
-    scene.schedulers[0].step().await;
-    assert_eq!(scene.counts().len(), 2 * (MANY + EARLY));
+    clockwork.clock.set(instant("2040-05-02T10:30:00Z"));
+    clockwork.schedulers[0].step().await;
+    assert_eq!(clockwork.counts().len(), 2 * (MANY + EARLY));
 }
 
 #[tokio::test]
@@ -141,21 +141,21 @@ async fn of_a_half_done_window_the_rest_is_fired_though_redis_was_flushed() {
 }
 
 async fn one_is_enough(redis: Option<Arc<Redis>>) {
-    let mut scene = Scene::new(redis, "spread = \"64m\"").await;
-    scene.until("09:20").await;
-    scene.clock.advance(SignedDuration::from_mins(1));
-    let before = scene.counts();
+    let mut clockwork = LossyClockwork::new(redis, "spread = \"64m\"").await;
+    clockwork.until("09:20").await;
+    clockwork.clock.advance(SignedDuration::from_mins(1));
+    let before = clockwork.counts();
     // Its last work is known to nobody else.
-    scene.schedulers[0].step().await;
-    let last: Vec<String> = scene.counts().into_keys().filter(|id| !before.contains_key(id)).collect();
+    clockwork.schedulers[0].step().await;
+    let last: Vec<String> = clockwork.counts().into_keys().filter(|id| !before.contains_key(id)).collect();
     assert!((1..20).contains(&last.len()), "{last:?}");
-    scene.lose();
-    let survivor = &scene.schedulers[1];
+    clockwork.lose();
+    let survivor = &clockwork.schedulers[1];
     for _ in 0..60 {
         survivor.step().await;
-        scene.clock.advance(SignedDuration::from_mins(1));
+        clockwork.clock.advance(SignedDuration::from_mins(1));
     }
-    let counts = scene.counts();
+    let counts = clockwork.counts();
     assert_eq!(counts.len(), MANY + EARLY);
     let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).map(|(id, _)| id).collect();
     assert_eq!(twice, last.iter().collect::<Vec<_>>(), "only what the dead did after the survivor's last look");
@@ -172,22 +172,22 @@ async fn one_scheduler_that_lives_knows_enough_for_a_flushed_redis() {
 }
 
 async fn a_pause_is_remembered(redis: Option<Arc<Redis>>) {
-    let mut scene = Scene::new(redis, "").await;
-    scene.until("08:30").await;
-    assert_eq!(scene.counts().len(), EARLY);
-    let store = scene.schedulers[0].store.clone();
-    store.hold("morning", Hold::Pause, scene.clock.now()).await.unwrap();
-    scene.minute().await;
-    scene.lose();
-    scene.until("09:30").await;
-    assert_eq!(scene.counts().len(), EARLY, "still paused");
-    let store = scene.schedulers[0].store.clone();
-    store.hold("morning", Hold::Resume, scene.clock.now()).await.unwrap();
-    scene.minute().await;
-    assert_eq!(scene.counts().len(), EARLY, "what was due meanwhile stays away");
-    scene.clock.set(instant("2040-05-02T09:00:00Z"));
-    scene.minute().await;
-    assert_eq!(scene.counts().len(), 2 * EARLY + MANY);
+    let mut clockwork = LossyClockwork::new(redis, "").await;
+    clockwork.until("08:30").await;
+    assert_eq!(clockwork.counts().len(), EARLY);
+    let store = clockwork.schedulers[0].store.clone();
+    store.hold("morning", Hold::Pause, clockwork.clock.now()).await.unwrap();
+    clockwork.minute().await;
+    clockwork.lose();
+    clockwork.until("09:30").await;
+    assert_eq!(clockwork.counts().len(), EARLY, "still paused");
+    let store = clockwork.schedulers[0].store.clone();
+    store.hold("morning", Hold::Resume, clockwork.clock.now()).await.unwrap();
+    clockwork.minute().await;
+    assert_eq!(clockwork.counts().len(), EARLY, "what was due meanwhile stays away");
+    clockwork.clock.set(instant("2040-05-02T09:00:00Z"));
+    clockwork.minute().await;
+    assert_eq!(clockwork.counts().len(), 2 * EARLY + MANY);
 }
 
 #[tokio::test]
@@ -201,15 +201,15 @@ async fn a_pause_is_remembered_though_redis_was_flushed() {
 }
 
 /// Flushes Redis when so many jobs are out.
-struct Flushing {
-    to: Arc<Counting>,
+struct FlushingPublisher {
+    to: Arc<CountingPublisher>,
     redis: Arc<Redis>,
     at: u64,
     flushed: AtomicBool,
 }
 
 #[async_trait::async_trait]
-impl Publisher for Flushing {
+impl Publisher for FlushingPublisher {
     async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
         let published = self.to.publish(destination, message).await;
         if self.to.total.load(Ordering::Relaxed) >= self.at && !self.flushed.swap(true, Ordering::Relaxed) {
@@ -222,23 +222,24 @@ impl Publisher for Flushing {
 #[tokio::test]
 async fn a_look_that_loses_redis_under_its_hands_stops_and_the_rest_comes_without_repetition() {
     let redis = Arc::new(Redis::start().await);
-    let mut scene = Scene::new(Some(redis.clone()), "").await;
-    scene.until("08:59").await;
+    let mut clockwork = LossyClockwork::new(Some(redis.clone()), "").await;
+    clockwork.until("08:59").await;
     let at = (EARLY + MANY / 3) as u64;
-    let publisher = Arc::new(Flushing { to: scene.publisher.clone(), redis, at, flushed: AtomicBool::new(false) });
-    for scheduler in &mut scene.schedulers {
+    let publisher =
+        Arc::new(FlushingPublisher { to: clockwork.publisher.clone(), redis, at, flushed: AtomicBool::new(false) });
+    for scheduler in &mut clockwork.schedulers {
         scheduler.publisher = publisher.clone();
     }
-    scene.clock.advance(SignedDuration::from_mins(1));
-    let again = scene.schedulers[0].step().await;
-    assert_eq!(again, scene.clock.now(), "it looks again at once");
-    let out = scene.counts().len();
+    clockwork.clock.advance(SignedDuration::from_mins(1));
+    let again = clockwork.schedulers[0].step().await;
+    assert_eq!(again, clockwork.clock.now(), "it looks again at once");
+    let out = clockwork.counts().len();
     assert!(
         (EARLY + MANY / 3..EARLY + MANY / 2).contains(&out),
         "{out}: no more than what was claimed before the loss"
     );
     for _ in 0..3 {
-        scene.minute().await;
+        clockwork.minute().await;
     }
-    scene.everybody_got_one();
+    clockwork.everybody_got_one();
 }

@@ -4,10 +4,10 @@ use agentkit_worker::clock::{Clock, SystemClock};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::support::bench::Bench;
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::program::{Program, Worker};
+use crate::support::program::{Program, WorkerProcess};
+use crate::support::proxied_service::ProxiedService;
 
 const PROMPT: &str = "Fetch my last 5 unread emails and summarize them.";
 
@@ -25,12 +25,12 @@ fn write(program: &Program, file: &str, text: &str) {
     std::fs::write(folder.join(file), text).unwrap();
 }
 
-async fn fired(worker: &Worker, digest: &str) -> f64 {
+async fn fired(worker: &WorkerProcess, digest: &str) -> f64 {
     let name = format!("agentkit_digest_fires_total{{digest=\"{digest}\",result=\"published\"}}");
     worker.metric(&name).await.unwrap_or(0.0)
 }
 
-async fn fires_again(worker: &Worker, digest: &str) {
+async fn fires_again(worker: &WorkerProcess, digest: &str) {
     let before = fired(worker, digest).await;
     eventually(&format!("{digest} fires"), || async { (fired(worker, digest).await > before).then_some(()) }).await;
 }
@@ -43,8 +43,8 @@ async fn pass(seconds: i64) {
 
 #[tokio::test]
 async fn at_sighup_a_worker_takes_the_new_set_over_and_a_bad_file_keeps_the_old_one() {
-    let bench = Bench::new(Broker::shared().await).await;
-    let program = bench.program(&[]);
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let program = service.program(&[]);
     write(&program, "digest.toml", &ticking("first", "gmail"));
     let worker = program.worker().await;
     fires_again(&worker, "first").await;
@@ -78,12 +78,12 @@ async fn at_sighup_a_worker_takes_the_new_set_over_and_a_bad_file_keeps_the_old_
 
 #[tokio::test]
 async fn a_pause_is_seen_by_all_workers_and_outlives_them() {
-    let bench = Bench::new(Broker::shared().await).await;
-    let program = bench.program(&[]);
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let program = service.program(&[]);
     write(&program, "tick.toml", &ticking("tick", "gmail"));
-    let key = format!("{}:digest:{{tick}}:state", bench.amqp.prefix);
+    let key = format!("{}:digest:{{tick}}:state", service.amqp.prefix);
     let last_fire = || {
-        let seconds = bench.redis.command(&["HGET", &key, "last_fire"]);
+        let seconds = service.redis.command(&["HGET", &key, "last_fire"]);
         Timestamp::from_second(seconds.parse().unwrap()).unwrap()
     };
     let (one, two) = (program.worker().await, program.worker().await);
@@ -115,8 +115,8 @@ async fn a_pause_is_seen_by_all_workers_and_outlives_them() {
 
 #[tokio::test]
 async fn a_digest_whose_every_job_fails_is_warned_of_and_one_whose_jobs_complete_says_when() {
-    let bench = Bench::new(Broker::shared().await).await;
-    let program = bench.program(&[]);
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let program = service.program(&[]);
     write(&program, "good.toml", &ticking("good", "gmail"));
     write(&program, "bad.toml", &ticking("bad", "unheard-of"));
     let worker = program.worker().await;
@@ -151,9 +151,9 @@ async fn a_digest_whose_every_job_fails_is_warned_of_and_one_whose_jobs_complete
 
 #[tokio::test]
 async fn the_commands_about_digests_do_what_they_say() {
-    let bench = Bench::new(Broker::shared().await).await;
+    let service = ProxiedService::new(Broker::shared().await).await;
     // Zones come from the program itself.
-    let program = bench.program(&[]).set("TZDIR", "/nowhere").set("TZ", "Mars/Olympus");
+    let program = service.program(&[]).set("TZDIR", "/nowhere").set("TZ", "Mars/Olympus");
     let ran = async |arguments: &[&str], code: i32| {
         let arguments: Vec<&str> = ["digests"].iter().chain(arguments).copied().collect();
         let output = program.run(&arguments).await;
@@ -206,7 +206,7 @@ file = "users.ndjson"
     let all = ran(&["run", "morning"], 0).await;
     assert!(all.contains("morning: 2 jobs published, 1 recipients left out"), "{all}");
     let mut jobs = Vec::new();
-    while let Some((body, properties)) = bench.broker.take(&bench.amqp.names().jobs()).await {
+    while let Some((body, properties)) = service.broker.take(&service.amqp.names().jobs()).await {
         let job: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(properties.message_id().as_ref().unwrap().as_str(), job["id"].as_str().unwrap());
         assert_eq!(job["tools"]["effects"], "read");
@@ -249,15 +249,15 @@ file = "users.ndjson"
 async fn the_ready_digest_is_off_and_does_what_it_says_once_it_is_on() {
     let text = std::fs::read_to_string("config/digests/daily-email-summary.toml").unwrap();
     assert!(text.contains("\nenabled = false "));
-    let bench = Bench::new(Broker::shared().await).await;
-    let program = bench.program(&[("DIGESTS__DIR", "elsewhere")]);
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let program = service.program(&[("DIGESTS__DIR", "elsewhere")]);
     let folder = program.folder().join("elsewhere");
     std::fs::create_dir(&folder).unwrap();
     // Due now instead of in the morning; one of the two has a time of the day of his own.
     let on = text.replace("enabled = false", "enabled = true").replace("0 8 * * mon-fri", "* * * * * *");
     std::fs::write(folder.join("daily-email-summary.toml"), on.replace("spread = \"15m\"", "spread = \"0s\"")).unwrap();
     let worker = program.worker().await;
-    let reply = bench.reply().await;
+    let reply = service.reply().await;
     assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
     assert_eq!(reply["data"]["metadata"]["kind"], "daily-email-summary");
     assert!(reply["subject"].as_str().unwrap().starts_with("digest:daily-email-summary:user_123:"), "{reply:#}");

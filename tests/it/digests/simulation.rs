@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
-use crate::support::digests::{Chance, daily, instant, oracle};
 use crate::support::redis::Redis;
-use crate::support::replica::{Orders, Replica, at, length};
+use crate::support::replica::{Replica, ReplicaOrders, at, length};
+use crate::support::schedulers::{Chance, daily, instant, oracle};
 use crate::support::soon;
 
 const MORNING: &str = r#"
@@ -81,7 +81,7 @@ const LEASE: Duration = Duration::from_millis(60);
 /// One that wants to look again within this time (in seconds, by its clock) has unfinished work before it.
 const AT_ONCE: i64 = 6;
 
-struct Scheduler {
+struct ScheduledReplica {
     process: Replica,
     wrong_by: i64,
     asleep_until: i64,
@@ -89,10 +89,10 @@ struct Scheduler {
     unfinished: bool,
 }
 
-struct World {
+struct ReplicaSimulation {
     redis: Redis,
     folder: TempDir,
-    schedulers: Vec<Scheduler>,
+    schedulers: Vec<ScheduledReplica>,
     chance: Chance,
     starts: u32,
     restarts: u32,
@@ -102,7 +102,7 @@ struct World {
     disturbed: Vec<Range<u64>>,
 }
 
-impl World {
+impl ReplicaSimulation {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         File::create(folder.path().join("jobs")).unwrap();
@@ -115,12 +115,12 @@ impl World {
         let chance = Chance(0x5eed_0000_0000_0001);
         let (killed, disturbed) = (BTreeMap::new(), Vec::new());
         let schedulers = Vec::new();
-        let mut world = Self { redis, folder, schedulers, chance, starts: 0, restarts: 0, killed, disturbed };
+        let mut simulation = Self { redis, folder, schedulers, chance, starts: 0, restarts: 0, killed, disturbed };
         for _ in 0..3 {
-            let process = world.start().await;
-            world.schedulers.push(Scheduler { process, wrong_by: 0, asleep_until: 0, unfinished: false });
+            let process = simulation.start().await;
+            simulation.schedulers.push(ScheduledReplica { process, wrong_by: 0, asleep_until: 0, unfinished: false });
         }
-        world
+        simulation
     }
 
     fn jobs(&self) -> PathBuf {
@@ -131,7 +131,8 @@ impl World {
         self.starts += 1;
         let owner = format!("start-{}", self.starts);
         let digests = self.folder.path().to_owned();
-        Replica::start(&Orders { owner, redis: self.redis.url(), digests, jobs: self.jobs(), lease: LEASE }).await
+        Replica::start(&ReplicaOrders { owner, redis: self.redis.url(), digests, jobs: self.jobs(), lease: LEASE })
+            .await
     }
 
     /// What befalls the schedulers between two looks.
@@ -289,31 +290,31 @@ async fn each_recipient_gets_each_of_a_thousand_days_once() {
     // They begin before Redis's own clock and end after it (while that shows 2026 or 2027), as marks are aged by both.
     let start = instant("2025-09-01T12:00:00Z");
     let end = start + SignedDuration::from_hours(24 * 1000);
-    let mut world = World::new().await;
+    let mut simulation = ReplicaSimulation::new().await;
     let mut now = start.as_second();
     let (mut looks, mut unfinished) = (0_u32, false);
     while now < end.as_second() {
-        unfinished = world.go(now, !unfinished).await;
+        unfinished = simulation.go(now, !unfinished).await;
         looks += 1;
         now += match unfinished {
             true => 1,
             false => {
-                world.disturb(now);
-                1200 + i64::try_from(world.chance.below(60_000)).unwrap()
+                simulation.disturb(now);
+                1200 + i64::try_from(simulation.chance.below(60_000)).unwrap()
             }
         };
     }
     // Clocks are right again, the last window is over, and everybody looks until nobody finds anything.
-    for scheduler in &mut world.schedulers {
+    for scheduler in &mut simulation.schedulers {
         (scheduler.wrong_by, scheduler.asleep_until) = (0, 0);
     }
     let mut now = end.as_second() + 8 * 3600;
     soon("nothing is left to do", async {
-        while world.go(now, true).await {
+        while simulation.go(now, true).await {
             now += 1;
         }
     })
     .await;
     println!("{looks} looks of three in {:?}", began.elapsed());
-    world.judge(start, end);
+    simulation.judge(start, end);
 }

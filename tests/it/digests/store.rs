@@ -11,19 +11,19 @@ use agentkit_worker::digest_store::redis::RedisDigestStore;
 use agentkit_worker::digest_store::{DigestStore, Fired, Firing, Hold, Holder, Marks, Memory, Reminder};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::support::digests::instant;
 use crate::support::redis::{AnyRedis, Redis};
+use crate::support::schedulers::instant;
 use crate::support::time::eventually;
 
 const LEASE: Duration = Duration::from_secs(60);
 
-struct Subject {
+struct DigestStoreUnderTest {
     store: Arc<dyn DigestStore>,
     clock: Option<Arc<ManualClock>>,
     _redis: Option<AnyRedis>,
 }
 
-impl Subject {
+impl DigestStoreUnderTest {
     fn memory() -> Self {
         let clock = Arc::new(ManualClock::new(instant("2039-12-31T00:00:00Z")));
         Self { store: Arc::new(MemoryDigestStore::new(clock.clone())), clock: Some(clock), _redis: None }
@@ -64,7 +64,7 @@ fn fired(recipient: &str, hour: i64) -> Fired {
     }
 }
 
-async fn parts_are_shared_out_and_the_last_one_finishes(subject: &Subject) {
+async fn parts_are_shared_out_and_the_last_one_finishes(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     let claim = |owner, due, most| store.claim(firing(9), due, most, owner, LEASE);
     assert_eq!(claim("one", 3, 2).await.unwrap().portions, [0, 1]);
@@ -89,7 +89,7 @@ async fn parts_are_shared_out_and_the_last_one_finishes(subject: &Subject) {
     assert!(late.done.is_empty(), "marks before the time asked for are left out");
 }
 
-async fn parts_of_the_dead_are_free_after_their_lease(subject: &Subject) {
+async fn parts_of_the_dead_are_free_after_their_lease(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     let short = Duration::from_millis(100);
     assert_eq!(store.claim(firing(9), 4, 9, "dead", short).await.unwrap().portions.len(), 4);
@@ -109,7 +109,7 @@ async fn parts_of_the_dead_are_free_after_their_lease(subject: &Subject) {
     );
 }
 
-async fn success_moves_and_failures_are_counted_once(subject: &Subject) {
+async fn success_moves_and_failures_are_counted_once(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     store.note(firing(9), &["a", "b:\n{}\""], &["c"], holder("one", &[0])).await.unwrap();
     let nine = Memory { fired: Some(at(9)), success: None, running: Some(at(9)) };
@@ -136,7 +136,7 @@ async fn success_moves_and_failures_are_counted_once(subject: &Subject) {
     assert_eq!(store.recall("other", &[]).await.unwrap(), []);
 }
 
-async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &Subject) {
+async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     let groups = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let look = async |names: &[&str], hour| store.look("morning", &groups(names), at(hour), at(0)).await.unwrap();
@@ -157,7 +157,7 @@ async fn groups_count_from_when_they_are_known_and_pauses_pass_over(subject: &Su
     assert!(!store.look("other", &[], at(21), at(0)).await.unwrap().paused);
 }
 
-async fn what_the_store_has_lost_it_is_told(subject: &Subject) {
+async fn what_the_store_has_lost_it_is_told(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     let mark = |hour: i64| ("g".to_owned(), at(hour));
     let (begun, done): (Marks, Marks) = ([mark(7), mark(8)].into(), [mark(5), mark(6)].into());
@@ -189,7 +189,7 @@ async fn what_the_store_has_lost_it_is_told(subject: &Subject) {
     store.remind("other", nothing, at(11)).await.unwrap();
 }
 
-async fn who_notes_claims_again_what_the_store_has_lost(subject: &Subject) {
+async fn who_notes_claims_again_what_the_store_has_lost(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     store.note(firing(9), &["a"], &[], holder("one", &[0, 1])).await.unwrap();
     let claim = store.claim(firing(9), 4, 9, "two", LEASE).await.unwrap();
@@ -203,7 +203,7 @@ async fn who_notes_claims_again_what_the_store_has_lost(subject: &Subject) {
     );
 }
 
-async fn parts_of_another_division_do_not_count(subject: &Subject) {
+async fn parts_of_another_division_do_not_count(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     store.claim(firing(9), 2, 9, "one", LEASE).await.unwrap();
     store.settle(firing(9), holder("one", &[0, 1]), true).await.unwrap();
@@ -215,7 +215,7 @@ async fn parts_of_another_division_do_not_count(subject: &Subject) {
     assert!(store.claim(firing(9), 4, 9, "one", LEASE).await.unwrap().portions.is_empty(), "done is done");
 }
 
-async fn no_look_forgets_what_another_still_looks_at(subject: &Subject) {
+async fn no_look_forgets_what_another_still_looks_at(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     let group = vec!["g".to_owned()];
     let window = SignedDuration::from_hours(24);
@@ -255,7 +255,7 @@ async fn no_look_forgets_what_another_still_looks_at(subject: &Subject) {
     }
 }
 
-async fn one_job_a_day_may_ask(subject: &Subject) {
+async fn one_job_a_day_may_ask(subject: &DigestStoreUnderTest) {
     let store = &subject.store;
     let day = |day: i8| jiff::civil::date(2040, 1, day);
     for (recipient, hour, of, may) in [
@@ -273,108 +273,108 @@ async fn one_job_a_day_may_ask(subject: &Subject) {
 
 #[tokio::test]
 async fn all_of_it_holds_on_a_cluster() {
-    parts_are_shared_out_and_the_last_one_finishes(&Subject::cluster().await).await;
-    parts_of_the_dead_are_free_after_their_lease(&Subject::cluster().await).await;
-    success_moves_and_failures_are_counted_once(&Subject::cluster().await).await;
-    groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::cluster().await).await;
-    one_job_a_day_may_ask(&Subject::cluster().await).await;
+    parts_are_shared_out_and_the_last_one_finishes(&DigestStoreUnderTest::cluster().await).await;
+    parts_of_the_dead_are_free_after_their_lease(&DigestStoreUnderTest::cluster().await).await;
+    success_moves_and_failures_are_counted_once(&DigestStoreUnderTest::cluster().await).await;
+    groups_count_from_when_they_are_known_and_pauses_pass_over(&DigestStoreUnderTest::cluster().await).await;
+    one_job_a_day_may_ask(&DigestStoreUnderTest::cluster().await).await;
 }
 
 mod memory {
-    use super::Subject;
+    use super::DigestStoreUnderTest;
 
     #[tokio::test]
     async fn parts_are_shared_out_and_the_last_one_finishes() {
-        super::parts_are_shared_out_and_the_last_one_finishes(&Subject::memory()).await;
+        super::parts_are_shared_out_and_the_last_one_finishes(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn parts_of_the_dead_are_free_after_their_lease() {
-        super::parts_of_the_dead_are_free_after_their_lease(&Subject::memory()).await;
+        super::parts_of_the_dead_are_free_after_their_lease(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn success_moves_and_failures_are_counted_once() {
-        super::success_moves_and_failures_are_counted_once(&Subject::memory()).await;
+        super::success_moves_and_failures_are_counted_once(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn groups_count_from_when_they_are_known_and_pauses_pass_over() {
-        super::groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::memory()).await;
+        super::groups_count_from_when_they_are_known_and_pauses_pass_over(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn what_the_store_has_lost_it_is_told() {
-        super::what_the_store_has_lost_it_is_told(&Subject::memory()).await;
+        super::what_the_store_has_lost_it_is_told(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn who_notes_claims_again_what_the_store_has_lost() {
-        super::who_notes_claims_again_what_the_store_has_lost(&Subject::memory()).await;
+        super::who_notes_claims_again_what_the_store_has_lost(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn parts_of_another_division_do_not_count() {
-        super::parts_of_another_division_do_not_count(&Subject::memory()).await;
+        super::parts_of_another_division_do_not_count(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn no_look_forgets_what_another_still_looks_at() {
-        super::no_look_forgets_what_another_still_looks_at(&Subject::memory()).await;
+        super::no_look_forgets_what_another_still_looks_at(&DigestStoreUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn one_job_a_day_may_ask() {
-        super::one_job_a_day_may_ask(&Subject::memory()).await;
+        super::one_job_a_day_may_ask(&DigestStoreUnderTest::memory()).await;
     }
 }
 
 mod redis {
-    use super::Subject;
+    use super::DigestStoreUnderTest;
 
     #[tokio::test]
     async fn parts_are_shared_out_and_the_last_one_finishes() {
-        super::parts_are_shared_out_and_the_last_one_finishes(&Subject::redis().await).await;
+        super::parts_are_shared_out_and_the_last_one_finishes(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn parts_of_the_dead_are_free_after_their_lease() {
-        super::parts_of_the_dead_are_free_after_their_lease(&Subject::redis().await).await;
+        super::parts_of_the_dead_are_free_after_their_lease(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn success_moves_and_failures_are_counted_once() {
-        super::success_moves_and_failures_are_counted_once(&Subject::redis().await).await;
+        super::success_moves_and_failures_are_counted_once(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn groups_count_from_when_they_are_known_and_pauses_pass_over() {
-        super::groups_count_from_when_they_are_known_and_pauses_pass_over(&Subject::redis().await).await;
+        super::groups_count_from_when_they_are_known_and_pauses_pass_over(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn what_the_store_has_lost_it_is_told() {
-        super::what_the_store_has_lost_it_is_told(&Subject::redis().await).await;
+        super::what_the_store_has_lost_it_is_told(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn who_notes_claims_again_what_the_store_has_lost() {
-        super::who_notes_claims_again_what_the_store_has_lost(&Subject::redis().await).await;
+        super::who_notes_claims_again_what_the_store_has_lost(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn parts_of_another_division_do_not_count() {
-        super::parts_of_another_division_do_not_count(&Subject::redis().await).await;
+        super::parts_of_another_division_do_not_count(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn no_look_forgets_what_another_still_looks_at() {
-        super::no_look_forgets_what_another_still_looks_at(&Subject::redis().await).await;
+        super::no_look_forgets_what_another_still_looks_at(&DigestStoreUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn one_job_a_day_may_ask() {
-        super::one_job_a_day_may_ask(&Subject::redis().await).await;
+        super::one_job_a_day_may_ask(&DigestStoreUnderTest::redis().await).await;
     }
 }
 

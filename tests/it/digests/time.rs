@@ -3,7 +3,7 @@
 use agentkit_worker::schedule::occurrence::Schedule;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::support::digests::{daily, instant, oracle};
+use crate::support::schedulers::{daily, instant, oracle};
 
 /// Zone, expression, a time before the change, and what comes then: the instant, and what the wall shows.
 type Case = (&'static str, &'static str, &'static str, [(&'static str, &'static str); 2]);

@@ -19,13 +19,13 @@ const TTL: Duration = Duration::from_mins(1);
 const BRIEF: Duration = Duration::from_millis(150);
 
 /// A cache under test, and how its time passes.
-struct Subject {
+struct CacheUnderTest {
     cache: Arc<dyn Cache>,
     clock: Option<Arc<ManualClock>>,
     _redis: Option<AnyRedis>,
 }
 
-impl Subject {
+impl CacheUnderTest {
     fn memory() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
         Self { cache: Arc::new(MemoryCache::new(clock.clone(), 16 << 20)), clock: Some(clock), _redis: None }
@@ -58,7 +58,7 @@ impl Subject {
     }
 }
 
-async fn a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(subject: &Subject) {
+async fn a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(subject: &CacheUnderTest) {
     let key = Key::new(&["tools", "a"]);
     assert_eq!(subject.get(&key).await, None);
     let large = Bytes::from((0..=255).cycle().take(1 << 20).collect::<Vec<u8>>());
@@ -71,7 +71,7 @@ async fn a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(subjec
     assert_eq!(subject.get(&key).await, None);
 }
 
-async fn a_value_vanishes_after_its_time(subject: &Subject) {
+async fn a_value_vanishes_after_its_time(subject: &CacheUnderTest) {
     let (brief, lasting) = (Key::new(&["brief"]), Key::new(&["lasting"]));
     subject.cache.put(&lasting, "old".into(), BRIEF).await.unwrap();
     subject.cache.put(&lasting, "new".into(), Duration::MAX).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_value_vanishes_after_its_time(subject: &Subject) {
     subject.until_gone(&lasting).await;
 }
 
-async fn of_many_who_put_where_there_is_none_exactly_one_does(subject: &Subject) {
+async fn of_many_who_put_where_there_is_none_exactly_one_does(subject: &CacheUnderTest) {
     let key = Key::new(&["lock"]);
     let start = Arc::new(Barrier::new(20));
     let tasks: Vec<_> = (0..20)
@@ -103,7 +103,7 @@ async fn of_many_who_put_where_there_is_none_exactly_one_does(subject: &Subject)
     assert_eq!(subject.get(&key).await.as_ref(), winners.first());
 }
 
-async fn a_lock_is_free_again_after_its_time_or_its_removal(subject: &Subject) {
+async fn a_lock_is_free_again_after_its_time_or_its_removal(subject: &CacheUnderTest) {
     let key = Key::new(&["lock"]);
     assert!(subject.cache.put_if_absent(&key, "one".into(), BRIEF).await.unwrap());
     assert!(!subject.cache.put_if_absent(&key, "two".into(), TTL).await.unwrap());
@@ -114,7 +114,7 @@ async fn a_lock_is_free_again_after_its_time_or_its_removal(subject: &Subject) {
     assert_eq!(subject.get(&key).await, Some("four".into()));
 }
 
-async fn hostile_key_parts_never_share_a_value(subject: &Subject) {
+async fn hostile_key_parts_never_share_a_value(subject: &CacheUnderTest) {
     let long = "é".repeat(100);
     let parts = ["a:b", "a%3Ab", "../x", "x", "a\r\nb", "a\0b", "{x}", "*", " ", "a", "b", &long];
     let keys: Vec<Key> =
@@ -129,67 +129,67 @@ async fn hostile_key_parts_never_share_a_value(subject: &Subject) {
 
 #[tokio::test]
 async fn all_of_it_holds_on_a_cluster() {
-    a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&Subject::cluster().await).await;
-    a_value_vanishes_after_its_time(&Subject::cluster().await).await;
-    of_many_who_put_where_there_is_none_exactly_one_does(&Subject::cluster().await).await;
-    a_lock_is_free_again_after_its_time_or_its_removal(&Subject::cluster().await).await;
-    hostile_key_parts_never_share_a_value(&Subject::cluster().await).await;
+    a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&CacheUnderTest::cluster().await).await;
+    a_value_vanishes_after_its_time(&CacheUnderTest::cluster().await).await;
+    of_many_who_put_where_there_is_none_exactly_one_does(&CacheUnderTest::cluster().await).await;
+    a_lock_is_free_again_after_its_time_or_its_removal(&CacheUnderTest::cluster().await).await;
+    hostile_key_parts_never_share_a_value(&CacheUnderTest::cluster().await).await;
 }
 
 mod memory {
-    use super::Subject;
+    use super::CacheUnderTest;
 
     #[tokio::test]
     async fn a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed() {
-        super::a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&Subject::memory()).await;
+        super::a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&CacheUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_value_vanishes_after_its_time() {
-        super::a_value_vanishes_after_its_time(&Subject::memory()).await;
+        super::a_value_vanishes_after_its_time(&CacheUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn of_many_who_put_where_there_is_none_exactly_one_does() {
-        super::of_many_who_put_where_there_is_none_exactly_one_does(&Subject::memory()).await;
+        super::of_many_who_put_where_there_is_none_exactly_one_does(&CacheUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_lock_is_free_again_after_its_time_or_its_removal() {
-        super::a_lock_is_free_again_after_its_time_or_its_removal(&Subject::memory()).await;
+        super::a_lock_is_free_again_after_its_time_or_its_removal(&CacheUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn hostile_key_parts_never_share_a_value() {
-        super::hostile_key_parts_never_share_a_value(&Subject::memory()).await;
+        super::hostile_key_parts_never_share_a_value(&CacheUnderTest::memory()).await;
     }
 }
 
 mod redis {
-    use super::Subject;
+    use super::CacheUnderTest;
 
     #[tokio::test]
     async fn a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed() {
-        super::a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&Subject::redis().await).await;
+        super::a_value_comes_back_byte_for_byte_until_it_is_replaced_or_removed(&CacheUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_value_vanishes_after_its_time() {
-        super::a_value_vanishes_after_its_time(&Subject::redis().await).await;
+        super::a_value_vanishes_after_its_time(&CacheUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn of_many_who_put_where_there_is_none_exactly_one_does() {
-        super::of_many_who_put_where_there_is_none_exactly_one_does(&Subject::redis().await).await;
+        super::of_many_who_put_where_there_is_none_exactly_one_does(&CacheUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_lock_is_free_again_after_its_time_or_its_removal() {
-        super::a_lock_is_free_again_after_its_time_or_its_removal(&Subject::redis().await).await;
+        super::a_lock_is_free_again_after_its_time_or_its_removal(&CacheUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn hostile_key_parts_never_share_a_value() {
-        super::hostile_key_parts_never_share_a_value(&Subject::redis().await).await;
+        super::hostile_key_parts_never_share_a_value(&CacheUnderTest::redis().await).await;
     }
 }

@@ -14,7 +14,7 @@ use agentkit_worker::retry::RetryDecision;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::scripted_model::{ScriptedModel, Turn, http as http_answer, turn};
 
 const CHAT_MODEL: &str = "gpt-4o";
@@ -126,7 +126,7 @@ async fn a_conversation_may_change_from_one_api_to_the_other_and_back() {
 
 #[tokio::test]
 async fn the_sandboxs_models_are_understood_and_understand() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let llm = client(peer.sandbox.model_url(), 5);
     for name in [CHAT_MODEL, REASONING_MODEL] {
         let mut messages = prompt();

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use crate::support::http_peer::{Answer, Peer, Received};
+use crate::support::http_peer::{Answer, HttpPeer, Received};
 
 const TOKEN: &str = "/oauth/token";
 const EXECUTE: &str = "/execute_tool";
@@ -94,9 +94,9 @@ fn unauthenticated() -> Answer {
 }
 
 /// Numbers the tokens it gives out; everything else is for `answer`.
-async fn peer(answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Peer {
+async fn peer(answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> HttpPeer {
     let tokens = AtomicUsize::new(0);
-    Peer::start(move |request| match request.path() {
+    HttpPeer::start(move |request| match request.path() {
         TOKEN => token(&format!("token-{}", tokens.fetch_add(1, Ordering::SeqCst) + 1)),
         _ => answer(request),
     })
@@ -107,7 +107,7 @@ async fn peer(answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> P
 async fn a_hundred_callers_fetch_one_token() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
-    let peer = Peer::start(move |request| match request.path() {
+    let peer = HttpPeer::start(move |request| match request.path() {
         TOKEN => Answer::After(Arc::clone(&opened), Box::new(token("token-1"))),
         _ => active(),
     })
@@ -130,7 +130,7 @@ async fn whoever_waited_for_a_failed_fetch_shares_its_failure() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
     let refusal = || Answer::json(401, &json!({"error": "invalid_client"}));
-    let peer = Peer::start(move |_| Answer::After(Arc::clone(&opened), Box::new(refusal()))).await;
+    let peer = HttpPeer::start(move |_| Answer::After(Arc::clone(&opened), Box::new(refusal()))).await;
     let scalekit = scalekit(&peer.url);
     let calls = futures_util::future::join_all((0..20).map(|_| execute(&scalekit)));
     let open = async {
@@ -452,7 +452,7 @@ async fn every_row_of_the_error_table_is_understood() {
     for row in rows {
         let row = Arc::new(row);
         let scripted = Arc::clone(&row);
-        let peer = Peer::start(move |request| match request.path() {
+        let peer = HttpPeer::start(move |request| match request.path() {
             TOKEN if scripted.call != "token" => token("token-1"),
             _ => scripted.answer(),
         })
@@ -519,15 +519,15 @@ async fn nothing_secret_is_shown_of_any_failure() {
 
 #[tokio::test]
 async fn nobody_listening_proves_that_nothing_was_sent() {
-    let error = execute(&scalekit(&Peer::nobody().await)).await.unwrap_err();
+    let error = execute(&scalekit(&HttpPeer::nobody().await)).await.unwrap_err();
     assert_eq!((error.code(), error.ran()), ("no_token", Ran::No));
-    let no_tls = Peer::resetting().await;
+    let no_tls = HttpPeer::resetting().await;
     let error = execute(&scalekit(&no_tls.url.replace("http://", "https://"))).await.unwrap_err();
     assert_eq!((error.code(), error.ran()), ("no_token", Ran::No), "{error}");
 }
 
 /// The edge with a token in hand, so that the next thing on the wire is the call itself.
-async fn with_token(peer: &Peer, timeout_milliseconds: u64) -> Scalekit {
+async fn with_token(peer: &HttpPeer, timeout_milliseconds: u64) -> Scalekit {
     let clock: SharedClock = Arc::new(ManualClock::new(start()));
     let scalekit = scalekit_with(&peer.url, &clock, |config| config.tool_timeout_milliseconds = timeout_milliseconds);
     scalekit.account(&user(), &gmail()).await.unwrap();
@@ -569,11 +569,11 @@ async fn a_connection_that_dies_after_the_call_left_is_not_tried_again_underneat
 
 #[tokio::test]
 async fn a_reset_before_anything_was_read_is_no_proof() {
-    let error = http_get(&Peer::resetting().await.url).await.unwrap_err();
+    let error = http_get(&HttpPeer::resetting().await.url).await.unwrap_err();
     assert_eq!(error.ran(), Ran::Perhaps, "{error}");
-    let error = http_get(&Peer::nobody().await).await.unwrap_err();
+    let error = http_get(&HttpPeer::nobody().await).await.unwrap_err();
     assert!(matches!(error, http::HttpError::NotSent { .. }), "{error}");
-    let no_tls = Peer::resetting().await;
+    let no_tls = HttpPeer::resetting().await;
     let error = http_get(&no_tls.url.replace("http://", "https://")).await.unwrap_err();
     assert_eq!(error.ran(), Ran::No, "the request comes after the TLS session: {error}");
 }
@@ -585,8 +585,8 @@ async fn http_get(url: &str) -> Result<http::Response, http::HttpError> {
 
 #[tokio::test]
 async fn a_proxy_is_used_for_all_but_loopback() {
-    let proxy = Peer::start(|_| Answer::of(200, "text/plain", "by proxy")).await;
-    let direct = Peer::start(|_| Answer::of(200, "text/plain", "directly")).await;
+    let proxy = HttpPeer::start(|_| Answer::of(200, "text/plain", "by proxy")).await;
+    let direct = HttpPeer::start(|_| Answer::of(200, "text/plain", "directly")).await;
     let with_password = proxy.url.replace("http://", "http://user:hush@");
     let config = http::Config { proxy: Some(with_password.into()), ..http::Config::default() };
     assert!(!format!("{config:?}").contains("hush"));
@@ -607,7 +607,7 @@ async fn large_answers_pass_up_to_the_limit() {
 
 #[tokio::test]
 async fn the_headers_that_matter_are_read() {
-    let peer = Peer::start(|_| {
+    let peer = HttpPeer::start(|_| {
         Answer::of(429, "application/json; charset=utf-8", "{}")
             .header("retry-after", "Sun, 22 Nov 2026 08:00:40 GMT")
             .header("x-request-id", "r-1")

@@ -19,13 +19,13 @@ const LEASE: Duration = Duration::from_secs(30);
 const RETAIN: Duration = Duration::from_hours(1);
 
 /// A journal under test, and how its time passes.
-struct Subject {
+struct JournalUnderTest {
     journal: Arc<dyn Journal>,
     clock: Option<Arc<ManualClock>>,
     _redis: Option<AnyRedis>,
 }
 
-impl Subject {
+impl JournalUnderTest {
     fn memory() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
         Self { journal: Arc::new(MemoryJournal::new(clock.clone(), 1000)), clock: Some(clock), _redis: None }
@@ -85,7 +85,7 @@ fn job(name: &str) -> JobId {
     JobId::new(name).unwrap()
 }
 
-async fn a_run_is_empty_at_first_and_held_by_one_owner(subject: &Subject) {
+async fn a_run_is_empty_at_first_and_held_by_one_owner(subject: &JournalUnderTest) {
     let job = job("a");
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
     let (_, entries) = subject.claim(&job, "one", ClaimMode::IfFree).await;
@@ -99,7 +99,7 @@ async fn a_run_is_empty_at_first_and_held_by_one_owner(subject: &Subject) {
     }
 }
 
-async fn an_owner_takes_its_own_run_again_at_once(subject: &Subject) {
+async fn an_owner_takes_its_own_run_again_at_once(subject: &JournalUnderTest) {
     let job = job("a");
     let (first, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     subject.append(&job, first, 0, &["x"]).await.unwrap();
@@ -109,7 +109,7 @@ async fn an_owner_takes_its_own_run_again_at_once(subject: &Subject) {
     assert!(matches!(subject.append(&job, first, 1, &["y"]).await, Err(JournalError::OwnershipLost)));
 }
 
-async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(subject: &Subject) {
+async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(subject: &JournalUnderTest) {
     let job = job("a");
     let short = Duration::from_millis(150);
     let (old, _) = taken(subject.journal.claim(&job, "one", short, ClaimMode::IfFree).await).unwrap();
@@ -131,7 +131,7 @@ async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(
     assert_eq!(subject.entries(&job).await, ["x", "z"]);
 }
 
-async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(subject: &Subject) {
+async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = taken(subject.journal.claim(&job, "one", Duration::ZERO, ClaimMode::IfFree).await).unwrap();
     subject.append(&job, token, 0, &["x"]).await.unwrap();
@@ -139,7 +139,7 @@ async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(subject:
     assert!(matches!(held, Ok(Claim::Held { .. })), "an append renews the lease: {held:?}");
 }
 
-async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &Subject) {
+async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = taken(subject.journal.claim(&job, "one", Duration::ZERO, ClaimMode::IfFree).await).unwrap();
     subject.journal.renew(&job, token, LEASE).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &S
     subject.claim(&job, "two", ClaimMode::IfFree).await;
 }
 
-async fn force_takes_a_held_run_away(subject: &Subject) {
+async fn force_takes_a_held_run_away(subject: &JournalUnderTest) {
     let job = job("a");
     let (old, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     let (new, _) = subject.claim(&job, "two", ClaimMode::Steal).await;
@@ -158,7 +158,7 @@ async fn force_takes_a_held_run_away(subject: &Subject) {
     subject.append(&job, new, 0, &["y"]).await.unwrap();
 }
 
-async fn who_was_taken_by_force_is_told_of_and_nobody_else(subject: &Subject) {
+async fn who_was_taken_by_force_is_told_of_and_nobody_else(subject: &JournalUnderTest) {
     let hostile = JobId::new("{a}:b\n*").unwrap();
     assert_eq!(subject.journal.stolen().await.unwrap(), HashMap::new());
     subject.claim(&job("polite"), "one", ClaimMode::IfFree).await;
@@ -171,7 +171,7 @@ async fn who_was_taken_by_force_is_told_of_and_nobody_else(subject: &Subject) {
     assert_eq!(forced, HashMap::from([(hostile, again), (job("b"), other)]));
 }
 
-async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused(subject: &Subject) {
+async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     subject.append(&job, token, 0, &["x"]).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused(subj
     assert_eq!(subject.entries(&job).await, ["x", "y", "z"]);
 }
 
-async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost(subject: &Subject) {
+async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost(subject: &JournalUnderTest) {
     let job = job("a");
     assert!(matches!(subject.append(&job, FencingToken(7), 0, &["x"]).await, Err(JournalError::Lost)));
     assert!(matches!(subject.journal.renew(&job, FencingToken(7), LEASE).await, Err(JournalError::Lost)));
@@ -202,7 +202,7 @@ async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost(subject: &Subje
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
 }
 
-async fn of_many_takers_exactly_one_wins(subject: &Subject) {
+async fn of_many_takers_exactly_one_wins(subject: &JournalUnderTest) {
     let job = job("a");
     let start = Arc::new(Barrier::new(20));
     let takers: Vec<_> = (0..20)
@@ -221,7 +221,7 @@ async fn of_many_takers_exactly_one_wins(subject: &Subject) {
     assert_eq!(winners, 1);
 }
 
-async fn of_many_appends_at_one_place_exactly_one_wins(subject: &Subject) {
+async fn of_many_appends_at_one_place_exactly_one_wins(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     let start = Arc::new(Barrier::new(20));
@@ -244,7 +244,7 @@ async fn of_many_appends_at_one_place_exactly_one_wins(subject: &Subject) {
     assert_eq!(subject.entries(&job).await, winners[0]);
 }
 
-async fn entries_come_back_byte_for_byte_and_in_order(subject: &Subject) {
+async fn entries_come_back_byte_for_byte_and_in_order(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     let large = "é\u{0}\r\n".repeat(1024 * 1024 / 5);
@@ -262,7 +262,7 @@ async fn entries_come_back_byte_for_byte_and_in_order(subject: &Subject) {
     assert!(entries == expected);
 }
 
-async fn hostile_job_ids_and_owners_never_share_a_run(subject: &Subject) {
+async fn hostile_job_ids_and_owners_never_share_a_run(subject: &JournalUnderTest) {
     let long = "é".repeat(100);
     let names = ["a:b", "a%3Ab", "a%253Ab", "../x", "x", "a\nb", "{x}", "{", "}", "*", " ", "A", "a", &long];
     for name in names {
@@ -278,7 +278,7 @@ async fn hostile_job_ids_and_owners_never_share_a_run(subject: &Subject) {
     }
 }
 
-async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Subject) {
+async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &JournalUnderTest) {
     let (short, leased) = (job("short"), job("leased"));
     let (token, _) = subject.claim(&short, "one", ClaimMode::IfFree).await;
     let (leased_epoch, _) = subject.claim(&leased, "one", ClaimMode::IfFree).await;
@@ -299,7 +299,7 @@ async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Su
     assert_eq!(subject.entries(&leased).await, ["x"]);
 }
 
-async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subject: &Subject) {
+async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = taken(subject.journal.claim(&job, "one", Duration::MAX, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
@@ -316,177 +316,180 @@ async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subjec
 
 #[tokio::test]
 async fn all_of_it_holds_on_a_cluster() {
-    a_run_is_empty_at_first_and_held_by_one_owner(&Subject::cluster().await).await;
-    an_owner_takes_its_own_run_again_at_once(&Subject::cluster().await).await;
-    a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&Subject::cluster().await).await;
-    an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&Subject::cluster().await).await;
-    a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&Subject::cluster().await).await;
-    force_takes_a_held_run_away(&Subject::cluster().await).await;
-    who_was_taken_by_force_is_told_of_and_nobody_else(&Subject::cluster().await).await;
-    a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::cluster().await).await;
-    a_journal_that_is_shorter_than_known_or_unknown_is_lost(&Subject::cluster().await).await;
-    of_many_takers_exactly_one_wins(&Subject::cluster().await).await;
-    of_many_appends_at_one_place_exactly_one_wins(&Subject::cluster().await).await;
-    entries_come_back_byte_for_byte_and_in_order(&Subject::cluster().await).await;
-    hostile_job_ids_and_owners_never_share_a_run(&Subject::cluster().await).await;
-    a_run_is_forgotten_after_its_time_and_not_before_its_lease(&Subject::cluster().await).await;
-    times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::cluster().await).await;
+    a_run_is_empty_at_first_and_held_by_one_owner(&JournalUnderTest::cluster().await).await;
+    an_owner_takes_its_own_run_again_at_once(&JournalUnderTest::cluster().await).await;
+    a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&JournalUnderTest::cluster().await).await;
+    an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&JournalUnderTest::cluster().await).await;
+    a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&JournalUnderTest::cluster().await).await;
+    force_takes_a_held_run_away(&JournalUnderTest::cluster().await).await;
+    who_was_taken_by_force_is_told_of_and_nobody_else(&JournalUnderTest::cluster().await).await;
+    a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&JournalUnderTest::cluster().await).await;
+    a_journal_that_is_shorter_than_known_or_unknown_is_lost(&JournalUnderTest::cluster().await).await;
+    of_many_takers_exactly_one_wins(&JournalUnderTest::cluster().await).await;
+    of_many_appends_at_one_place_exactly_one_wins(&JournalUnderTest::cluster().await).await;
+    entries_come_back_byte_for_byte_and_in_order(&JournalUnderTest::cluster().await).await;
+    hostile_job_ids_and_owners_never_share_a_run(&JournalUnderTest::cluster().await).await;
+    a_run_is_forgotten_after_its_time_and_not_before_its_lease(&JournalUnderTest::cluster().await).await;
+    times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&JournalUnderTest::cluster().await).await;
 }
 
 mod memory {
-    use super::Subject;
+    use super::JournalUnderTest;
 
     #[tokio::test]
     async fn a_run_is_empty_at_first_and_held_by_one_owner() {
-        super::a_run_is_empty_at_first_and_held_by_one_owner(&Subject::memory()).await;
+        super::a_run_is_empty_at_first_and_held_by_one_owner(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn an_owner_takes_its_own_run_again_at_once() {
-        super::an_owner_takes_its_own_run_again_at_once(&Subject::memory()).await;
+        super::an_owner_takes_its_own_run_again_at_once(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused() {
-        super::a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&Subject::memory()).await;
+        super::a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&JournalUnderTest::memory())
+            .await;
     }
 
     #[tokio::test]
     async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run() {
-        super::an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&Subject::memory()).await;
+        super::an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once() {
-        super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&Subject::memory()).await;
+        super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn force_takes_a_held_run_away() {
-        super::force_takes_a_held_run_away(&Subject::memory()).await;
+        super::force_takes_a_held_run_away(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn who_was_taken_by_force_is_told_of_and_nobody_else() {
-        super::who_was_taken_by_force_is_told_of_and_nobody_else(&Subject::memory()).await;
+        super::who_was_taken_by_force_is_told_of_and_nobody_else(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused() {
-        super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::memory()).await;
+        super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost() {
-        super::a_journal_that_is_shorter_than_known_or_unknown_is_lost(&Subject::memory()).await;
+        super::a_journal_that_is_shorter_than_known_or_unknown_is_lost(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn of_many_takers_exactly_one_wins() {
-        super::of_many_takers_exactly_one_wins(&Subject::memory()).await;
+        super::of_many_takers_exactly_one_wins(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn of_many_appends_at_one_place_exactly_one_wins() {
-        super::of_many_appends_at_one_place_exactly_one_wins(&Subject::memory()).await;
+        super::of_many_appends_at_one_place_exactly_one_wins(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn entries_come_back_byte_for_byte_and_in_order() {
-        super::entries_come_back_byte_for_byte_and_in_order(&Subject::memory()).await;
+        super::entries_come_back_byte_for_byte_and_in_order(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn hostile_job_ids_and_owners_never_share_a_run() {
-        super::hostile_job_ids_and_owners_never_share_a_run(&Subject::memory()).await;
+        super::hostile_job_ids_and_owners_never_share_a_run(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease() {
-        super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&Subject::memory()).await;
+        super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once() {
-        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::memory()).await;
+        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&JournalUnderTest::memory()).await;
     }
 }
 
 mod redis {
-    use super::Subject;
+    use super::JournalUnderTest;
 
     #[tokio::test]
     async fn a_run_is_empty_at_first_and_held_by_one_owner() {
-        super::a_run_is_empty_at_first_and_held_by_one_owner(&Subject::redis().await).await;
+        super::a_run_is_empty_at_first_and_held_by_one_owner(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn an_owner_takes_its_own_run_again_at_once() {
-        super::an_owner_takes_its_own_run_again_at_once(&Subject::redis().await).await;
+        super::an_owner_takes_its_own_run_again_at_once(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused() {
-        super::a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&Subject::redis().await).await;
+        super::a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&JournalUnderTest::redis().await)
+            .await;
     }
 
     #[tokio::test]
     async fn an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run() {
-        super::an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&Subject::redis().await).await;
+        super::an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once() {
-        super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&Subject::redis().await).await;
+        super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn force_takes_a_held_run_away() {
-        super::force_takes_a_held_run_away(&Subject::redis().await).await;
+        super::force_takes_a_held_run_away(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn who_was_taken_by_force_is_told_of_and_nobody_else() {
-        super::who_was_taken_by_force_is_told_of_and_nobody_else(&Subject::redis().await).await;
+        super::who_was_taken_by_force_is_told_of_and_nobody_else(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_repeated_append_is_recognised_and_any_other_at_its_place_refused() {
-        super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&Subject::redis().await).await;
+        super::a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&JournalUnderTest::redis().await)
+            .await;
     }
 
     #[tokio::test]
     async fn a_journal_that_is_shorter_than_known_or_unknown_is_lost() {
-        super::a_journal_that_is_shorter_than_known_or_unknown_is_lost(&Subject::redis().await).await;
+        super::a_journal_that_is_shorter_than_known_or_unknown_is_lost(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn of_many_takers_exactly_one_wins() {
-        super::of_many_takers_exactly_one_wins(&Subject::redis().await).await;
+        super::of_many_takers_exactly_one_wins(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn of_many_appends_at_one_place_exactly_one_wins() {
-        super::of_many_appends_at_one_place_exactly_one_wins(&Subject::redis().await).await;
+        super::of_many_appends_at_one_place_exactly_one_wins(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn entries_come_back_byte_for_byte_and_in_order() {
-        super::entries_come_back_byte_for_byte_and_in_order(&Subject::redis().await).await;
+        super::entries_come_back_byte_for_byte_and_in_order(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn hostile_job_ids_and_owners_never_share_a_run() {
-        super::hostile_job_ids_and_owners_never_share_a_run(&Subject::redis().await).await;
+        super::hostile_job_ids_and_owners_never_share_a_run(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease() {
-        super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&Subject::redis().await).await;
+        super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once() {
-        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&Subject::redis().await).await;
+        super::times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&JournalUnderTest::redis().await).await;
     }
 }

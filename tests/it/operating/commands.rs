@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::broker::Broker;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 
 const COMMANDS: [&str; 9] = ["demo", "run", "worker", "enqueue", "digests", "tools", "doctor", "sandbox", "schema"];
 
@@ -219,7 +219,7 @@ async fn a_broker_that_is_away_ends_with_69() {
 #[tokio::test]
 async fn tools_shows_effects_and_where_the_list_came_from() {
     let redis = Redis::start().await;
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     let program = Program::new().pointed_to(&peer.sandbox).set("REDIS_URL", &redis.url());
     let arguments = ["tools", "user_123", "--connection", "gmail"];
@@ -242,7 +242,7 @@ async fn tools_shows_effects_and_where_the_list_came_from() {
 #[tokio::test]
 async fn the_doctor_finds_what_is_broken_and_nothing_else() {
     let redis = Redis::start().await;
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     let amqp = Broker::shared().await.config();
     let program = Program::of_service(&peer.sandbox, &amqp, &redis.url()).set("CONNECTION_NAME", "gmail");
@@ -309,7 +309,7 @@ async fn the_help_of_every_command_has_an_example() {
 
 #[tokio::test]
 async fn the_dot_env_of_the_original_script_is_read_and_the_environment_wins() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("slack", "from_file").await;
     let program = Program::new().set("OPENAI_BASE_URL", &peer.sandbox.model_url());
     let lines = format!(

@@ -24,9 +24,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
-use crate::support::http_peer::{Answer, Peer, Received};
+use crate::support::http_peer::{Answer, HttpPeer, Received};
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::plain_client;
+use crate::support::sandbox_peer::plain_client;
 use crate::support::{eventually, soon};
 
 /// Everything that a worker needs, and the program.
@@ -34,7 +34,7 @@ struct System {
     amqp: Config,
     redis: Redis,
     sandbox: Sandbox,
-    model: Peer,
+    model: HttpPeer,
     program: PathBuf,
     folder: TempDir,
     client: Client,
@@ -65,7 +65,7 @@ impl System {
         let client = Client::connect(amqp.clone(), clock).await.unwrap();
         let inbox = ReplyInbox::open(&amqp).await.unwrap();
         let reply_to = inbox.name().to_owned();
-        let (redis, model) = (Redis::start().await, Peer::start(model).await);
+        let (redis, model) = (Redis::start().await, HttpPeer::start(model).await);
         let inbox = Mutex::new(Some(inbox));
         Self { amqp, redis, sandbox, model, program, folder, client, inbox, reply_to, lease: "2" }
     }
@@ -457,7 +457,7 @@ async fn what_is_not_known_or_not_there_is_said_in_words_and_by_the_exit_code() 
     system.redis.kill();
     assert_eq!(system.run(&["jobs", "show", "nobody"]).await.code, 69);
     let mut command = system.command(system.program.to_str().unwrap());
-    let nobody = Peer::nobody().await.replace("http://", "amqp://");
+    let nobody = HttpPeer::nobody().await.replace("http://", "amqp://");
     command.env("AMQP_URL", nobody).env("AGENTKIT_WORKER__AMQP__CONNECT_ATTEMPTS", "1").args(["dead", "list"]);
     assert_eq!(command.output().await.unwrap().status.code(), Some(69));
 }

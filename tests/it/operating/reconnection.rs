@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::support::bench::{Bench, Used, page};
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::program::Worker;
+use crate::support::program::WorkerProcess;
+use crate::support::proxied_service::{ProcessUsage, ProxiedService, page};
 use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 
 /// A first turn that sends a mail once it is released, and a last one.
@@ -27,18 +27,18 @@ fn assert_completed(reply: &Value) {
 }
 
 /// How many lines of the worker's log contain `text`.
-fn lines(worker: &Worker, text: &str) -> usize {
+fn lines(worker: &WorkerProcess, text: &str) -> usize {
     worker.running.log().iter().filter(|line| line.contains(text)).count()
 }
 
 #[tokio::test]
 async fn a_run_goes_on_while_the_broker_is_restarted() {
     let broker = Broker::exclusive().await;
-    let bench = Bench::new(&broker).await;
+    let service = ProxiedService::new(&broker).await;
     let go = Arc::new(Notify::new());
     let model = ScriptedModel::start(a_mail(&go)).await;
-    let worker = bench.worker(&model, &[]).await;
-    bench.send("job-1", "send it").await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
     model.wait_for_requests(1).await;
     assert_eq!(worker.get("/livez").await.0, 200);
     // A queue younger than a second does not survive the death of its only node.
@@ -50,69 +50,69 @@ async fn a_run_goes_on_while_the_broker_is_restarted() {
     broker.start().await;
     page(&worker, "/livez", 200).await;
     page(&worker, "/readyz", 200).await;
-    assert_completed(&bench.only_reply().await);
-    assert_eq!(bench.mails().await, 1);
+    assert_completed(&service.only_reply().await);
+    assert_eq!(service.mails().await, 1);
     model.finish();
 }
 
 #[tokio::test]
 async fn connections_that_the_administrator_closes_are_made_again() {
     let broker = Broker::exclusive().await;
-    let bench = Bench::new(&broker).await;
+    let service = ProxiedService::new(&broker).await;
     let go = Arc::new(Notify::new());
     let model = ScriptedModel::start(a_mail(&go)).await;
-    let worker = bench.worker(&model, &[]).await;
-    bench.send("job-1", "send it").await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
     model.wait_for_requests(1).await;
     broker.control(&["close_all_connections", "maintenance"]).await;
     worker.running.line("consuming connection lost").await;
     worker.running.line("publishing connection is back").await;
     page(&worker, "/readyz", 200).await;
     go.notify_one();
-    assert_completed(&bench.only_reply().await);
-    assert_eq!(bench.mails().await, 1);
+    assert_completed(&service.only_reply().await);
+    assert_eq!(service.mails().await, 1);
     model.finish();
 }
 
 #[tokio::test]
 async fn a_broker_that_falls_silent_is_noticed_and_left() {
-    let bench = Bench::new(Broker::shared().await).await;
-    let worker = bench.program(&[]).worker().await;
-    bench.to_broker.freeze(true);
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let worker = service.program(&[]).worker().await;
+    service.to_broker.freeze(true);
     assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
-    bench.to_broker.freeze(false);
+    service.to_broker.freeze(false);
     page(&worker, "/readyz", 200).await;
-    bench.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
-    assert_completed(&bench.only_reply().await);
+    service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    assert_completed(&service.only_reply().await);
 }
 
 #[tokio::test]
 async fn a_worker_whose_queue_is_deleted_is_not_alive_until_there_is_a_queue_again() {
     let broker = Broker::shared().await;
-    let bench = Bench::new(broker).await;
+    let service = ProxiedService::new(broker).await;
     let model = ScriptedModel::start([turn::text("done")]).await;
     // It must not make the queue itself.
-    let worker = bench.worker(&model, &[("AMQP__TOPOLOGY", "verify")]).await;
+    let worker = service.worker(&model, &[("AMQP__TOPOLOGY", "verify")]).await;
     let connection = broker.connect().await;
     let channel = connection.create_channel().await.unwrap();
-    channel.queue_delete(bench.amqp.names().jobs().into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_delete(service.amqp.names().jobs().into(), QueueDeleteOptions::default()).await.unwrap();
     assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
 
-    drop(AmqpQueue::connect(bench.amqp.clone()).await.unwrap());
+    drop(AmqpQueue::connect(service.amqp.clone()).await.unwrap());
     page(&worker, "/livez", 200).await;
-    bench.send("job-1", "say it").await;
-    assert_completed(&bench.only_reply().await);
+    service.send("job-1", "say it").await;
+    assert_completed(&service.only_reply().await);
     model.finish();
 }
 
 #[tokio::test]
 async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_only() {
     let broker = Broker::exclusive().await;
-    let bench = Bench::new(&broker).await;
+    let service = ProxiedService::new(&broker).await;
     let go = Arc::new(Notify::new());
     let model = ScriptedModel::start(a_mail(&go)).await;
-    let worker = bench.worker(&model, &[("AMQP__PUBLISH_TIMEOUT_MILLISECONDS", "300")]).await;
-    bench.send("job-1", "send it").await;
+    let worker = service.worker(&model, &[("AMQP__PUBLISH_TIMEOUT_MILLISECONDS", "300")]).await;
+    service.send("job-1", "send it").await;
     model.wait_for_requests(1).await;
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
     // The broker blocks a connection when it publishes: that is the reply.
@@ -121,78 +121,78 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     assert_eq!(worker.get("/livez").await.0, 200, "it still consumes");
     // For longer than one publish waits: a message that went back each time would be taken for a killer of workers.
     worker.running.line("a message waits for the broker").await;
-    let before = Used::by(worker.running.process());
+    let before = ProcessUsage::by(worker.running.process());
     sleep(Duration::from_secs(4)).await;
     assert!(before.processor_since(worker.running.process()) < Duration::from_millis(500), "it waits busily");
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
     page(&worker, "/readyz", 200).await;
-    assert_completed(&bench.only_reply().await);
+    assert_completed(&service.only_reply().await);
     assert_eq!((lines(&worker, "job received"), lines(&worker, "was not confirmed")), (1, 0), "it was delivered once");
-    assert_eq!(bench.mails().await, 1);
+    assert_eq!(service.mails().await, 1);
     model.finish();
 }
 
 #[tokio::test]
 async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_flood_of_lines() {
-    let bench = Bench::new(Broker::shared().await).await;
-    let worker = bench.program(&[]).worker().await;
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let worker = service.program(&[]).worker().await;
     let cut = async |times: usize| {
         for _ in 0..times {
             let known = lines(&worker, "consuming\"");
-            bench.to_broker.cut();
+            service.to_broker.cut();
             eventually("it consumes again", || async { (lines(&worker, "consuming\"") > known).then_some(()) }).await;
             page(&worker, "/readyz", 200).await;
         }
     };
     cut(5).await;
-    let (before, lines_before) = (Used::by(worker.running.process()), lines(&worker, ""));
+    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
     // A leak grows with every cut; the allocator takes a larger piece now and then.
     let mut least_growth = u64::MAX;
     for _ in 0..3 {
-        let memory = Used::by(worker.running.process()).memory;
+        let memory = ProcessUsage::by(worker.running.process()).memory;
         cut(7).await;
-        least_growth = least_growth.min(Used::by(worker.running.process()).memory.saturating_sub(memory));
+        least_growth = least_growth.min(ProcessUsage::by(worker.running.process()).memory.saturating_sub(memory));
     }
-    let (after, lines_after) = (Used::by(worker.running.process()), lines(&worker, ""));
+    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
     assert!(least_growth < 1024, "{least_growth} KiB more after each 7 cuts: {before:?} {after:?}");
     assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
     assert!(lines_after - lines_before <= 21 * 8, "{:#?}", worker.running.log());
-    bench.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
-    assert_completed(&bench.only_reply().await);
+    service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    assert_completed(&service.only_reply().await);
 }
 
 #[tokio::test]
 async fn a_run_survives_a_restart_of_redis() {
-    let mut bench = Bench::new(Broker::shared().await).await;
+    let mut service = ProxiedService::new(Broker::shared().await).await;
     let go = Arc::new(Notify::new());
     let model = ScriptedModel::start(a_mail(&go)).await;
-    let worker = bench.worker(&model, &[]).await;
-    bench.send("job-1", "send it").await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
     model.wait_for_requests(1).await;
-    bench.redis.kill();
-    bench.redis.restart().await;
+    service.redis.kill();
+    service.redis.restart().await;
     go.notify_one();
-    assert_completed(&bench.only_reply().await);
+    assert_completed(&service.only_reply().await);
     assert_eq!(worker.get("/livez").await.0, 200);
-    assert_eq!(bench.mails().await, 1);
+    assert_eq!(service.mails().await, 1);
     model.finish();
 }
 
 #[tokio::test]
 async fn jobs_wait_quietly_for_a_redis_that_takes_no_writes() {
-    let bench = Bench::new(Broker::shared().await).await;
-    let worker = bench.program(&[("WORKER__CONCURRENCY", "8")]).worker().await;
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let worker = service.program(&[("WORKER__CONCURRENCY", "8")]).worker().await;
     worker.running.line("worker takes jobs").await;
     // Nobody is there to follow: a replica refuses writes, and keeps its data.
-    bench.redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    service.redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
     for number in 0..20 {
-        bench.send(&format!("job-{number}"), "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+        service.send(&format!("job-{number}"), "Call gmail_fetch_mails with {\"max_results\": 1}").await;
     }
     let wait = "the job waits for the journal";
     eventually("all it can hold wait", || async { (lines(&worker, wait) == 8).then_some(()) }).await;
-    let (before, lines_before) = (Used::by(worker.running.process()), lines(&worker, ""));
+    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
     sleep(Duration::from_secs(5)).await;
-    let (after, lines_after) = (Used::by(worker.running.process()), lines(&worker, ""));
+    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
     assert!(
         after.processor.checked_sub(before.processor).unwrap() < Duration::from_millis(500),
         "{before:?} {after:?}"
@@ -200,10 +200,10 @@ async fn jobs_wait_quietly_for_a_redis_that_takes_no_writes() {
     assert!(lines_after - lines_before < 8, "a flood: {:#?}", worker.running.log());
     assert_eq!(worker.get("/livez").await.0, 200);
 
-    bench.redis.command(&["REPLICAOF", "NO", "ONE"]);
+    service.redis.command(&["REPLICAOF", "NO", "ONE"]);
     let mut subjects = Vec::new();
     for _ in 0..20 {
-        let reply = bench.reply().await;
+        let reply = service.reply().await;
         assert_completed(&reply);
         subjects.push(reply["subject"].as_str().unwrap().to_owned());
     }
@@ -214,31 +214,31 @@ async fn jobs_wait_quietly_for_a_redis_that_takes_no_writes() {
 
 #[tokio::test]
 async fn a_run_goes_on_where_it_was_when_scalekit_and_the_model_come_back() {
-    let bench = Bench::new(Broker::shared().await).await;
+    let service = ProxiedService::new(Broker::shared().await).await;
     let settings = [
         ("SCALEKIT__TOOL_RETRY__MAX_MILLISECONDS", "500"),
         ("MODEL__RETRY__MAX_MILLISECONDS", "500"),
         ("WORKER__TRANSIENT__ATTEMPTS", "100"),
     ];
-    let worker = bench.program(&settings).worker().await;
-    bench.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "delay", "delay_ms": 3000})).await;
+    let worker = service.program(&settings).worker().await;
+    service.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "delay", "delay_ms": 3000})).await;
     let mail = json!({"to": "bob@example.com", "subject": "hello", "body": "hello"});
-    bench
+    service
         .send(
             "job-1",
             &format!("Call gmail_send_message with {mail}, then call gmail_fetch_mails with {{\"max_results\": 1}}"),
         )
         .await;
     // The mail is sent, the reading call is under way.
-    eventually("the second call", || async { (bench.peer.count("execute").await == 2).then_some(()) }).await;
-    let asked = bench.peer.count("model").await;
-    bench.to_upstream.shut(true);
+    eventually("the second call", || async { (service.peer.count("execute").await == 2).then_some(()) }).await;
+    let asked = service.peer.count("model").await;
+    service.to_upstream.shut(true);
     worker.running.line("run interrupted").await;
     assert_eq!(worker.get("/livez").await.0, 200, "it consumes, whatever happens upstream");
     sleep(Duration::from_secs(3)).await;
-    bench.to_upstream.shut(false);
-    let reply = bench.only_reply().await;
+    service.to_upstream.shut(false);
+    let reply = service.only_reply().await;
     assert_completed(&reply);
-    assert_eq!(bench.mails().await, 1);
-    assert_eq!(bench.peer.count("model").await, asked + 1, "no turn that is journalled is asked again");
+    assert_eq!(service.mails().await, 1);
+    assert_eq!(service.peer.count("model").await, asked + 1, "no turn that is journalled is asked again");
 }

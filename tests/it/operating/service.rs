@@ -16,28 +16,28 @@ use serde_json::{Value, json};
 use crate::support::broker::Broker;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::{eventually, soon};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Everything around a worker.
-struct Bench {
+struct Service {
     broker: &'static Broker,
     amqp: Amqp,
-    peer: Peer,
+    peer: SandboxPeer,
     program: Program,
     publisher: Arc<AmqpPublisher>,
     _redis: Redis,
 }
 
-impl Bench {
+impl Service {
     /// Every account is active.
     async fn new() -> Self {
         let broker = Broker::shared().await;
         let amqp = broker.config();
         let redis = Redis::start().await;
-        let peer = Peer::start_with(|options| {
+        let peer = SandboxPeer::start_with(|options| {
             options.initial_status = Some("ACTIVE".to_owned());
             options.clock = Arc::new(SystemClock);
         })
@@ -47,8 +47,8 @@ impl Bench {
         Self { broker, amqp, peer, program, publisher, _redis: redis }
     }
 
-    async fn inbox(&self) -> Inbox {
-        Inbox(ReplyInbox::open(&self.amqp).await.unwrap())
+    async fn inbox(&self) -> CheckedInbox {
+        CheckedInbox(ReplyInbox::open(&self.amqp).await.unwrap())
     }
 
     /// Publishes bytes as any program would.
@@ -66,9 +66,9 @@ impl Bench {
 }
 
 /// Replies to the test.
-struct Inbox(ReplyInbox);
+struct CheckedInbox(ReplyInbox);
 
-impl Inbox {
+impl CheckedInbox {
     fn to(&self) -> Properties {
         Properties { reply_to: Some(self.0.name().to_owned()), ..Properties::default() }
     }
@@ -106,35 +106,35 @@ fn job(identifier: &str, prompt: &str) -> Value {
 
 #[tokio::test]
 async fn enqueue_with_wait_prints_the_answer() {
-    let bench = Bench::new().await;
-    let _worker = bench.program.worker().await;
+    let service = Service::new().await;
+    let _worker = service.program.worker().await;
     let arguments = ["enqueue", "Fetch my last 3 unread emails", "--identifier", "user_123", "--connection", "gmail"];
-    let waited = bench.program.run(&[&arguments[..], &["--wait"]].concat()).await;
+    let waited = service.program.run(&[&arguments[..], &["--wait"]].concat()).await;
     assert_eq!(waited.code, Some(0), "{}", waited.all());
     assert!(waited.stdout.contains("3 emails"), "{}", waited.stdout);
     assert!(waited.stderr.contains("asking the model"), "live progress: {}", waited.stderr);
 
-    let lines = bench.program.run(&[&arguments[..], &["--wait", "--json"]].concat()).await;
+    let lines = service.program.run(&[&arguments[..], &["--wait", "--json"]].concat()).await;
     assert_eq!(lines.code, Some(0), "{}", lines.all());
     let kinds: Vec<String> =
         lines.stdout.lines().map(|line| valid(line.as_bytes())["type"].as_str().unwrap().to_owned()).collect();
     assert_eq!(kinds.last().map(String::as_str), Some("agentkit.job.completed"), "{kinds:?}");
 
-    let sent = bench.program.run(&[&arguments[..], &["--id", "order-1"]].concat()).await;
+    let sent = service.program.run(&[&arguments[..], &["--id", "order-1"]].concat()).await;
     assert_eq!((sent.code, sent.stdout.as_str()), (Some(0), "order-1\n"), "{}", sent.all());
-    assert_eq!(bench.common_reply().await["subject"], "order-1");
+    assert_eq!(service.common_reply().await["subject"], "order-1");
 
     let unknown = ["enqueue", "x", "--identifier", "user_123", "--connection", "nothing", "--wait"];
-    let failed = bench.program.run(&unknown).await;
+    let failed = service.program.run(&unknown).await;
     assert_eq!(failed.code, Some(1), "{}", failed.all());
     assert!(failed.stderr.contains("connection_not_found"), "{}", failed.stderr);
 }
 
 #[tokio::test]
 async fn a_raw_message_gets_a_valid_event_with_its_own_properties() {
-    let bench = Bench::new().await;
-    let _worker = bench.program.worker().await;
-    let mut inbox = bench.inbox().await;
+    let service = Service::new().await;
+    let _worker = service.program.worker().await;
+    let mut inbox = service.inbox().await;
     let properties = Properties {
         message_id: Some("raw-1".to_owned()),
         correlation_id: Some("corr-77".to_owned()),
@@ -143,7 +143,7 @@ async fn a_raw_message_gets_a_valid_event_with_its_own_properties() {
     };
     let mut body = job("user_123", "Fetch my last 2 unread emails");
     body["metadata"] = json!({"order": 7});
-    bench.send(body.to_string(), properties).await;
+    service.send(body.to_string(), properties).await;
     let Message { body, properties } = inbox.message().await;
     let reply = valid(&body);
     assert_eq!(properties.correlation_id.as_deref(), Some("corr-77"));
@@ -157,16 +157,16 @@ async fn a_raw_message_gets_a_valid_event_with_its_own_properties() {
 
 #[tokio::test]
 async fn a_reply_without_a_usable_queue_goes_to_the_common_one_and_is_counted() {
-    let bench = Bench::new().await;
-    let worker = bench.program.worker().await;
-    bench.send(job("user_123", "Fetch my last unread email").to_string(), Properties::default()).await;
-    assert_eq!(bench.common_reply().await["type"], "agentkit.job.completed");
+    let service = Service::new().await;
+    let worker = service.program.worker().await;
+    service.send(job("user_123", "Fetch my last unread email").to_string(), Properties::default()).await;
+    assert_eq!(service.common_reply().await["type"], "agentkit.job.completed");
     assert_eq!(worker.metric("agentkit_replies_fell_back_total").await, Some(0.0), "nobody asked for a queue");
 
     let gone = Properties { reply_to: Some("gone-with-its-owner".to_owned()), ..Properties::default() };
-    bench.send(job("user_124", "Fetch my last unread email").to_string(), gone).await;
-    let queue = bench.amqp.names().replies();
-    let (body, properties) = eventually("a common reply", || bench.broker.take(&queue)).await;
+    service.send(job("user_124", "Fetch my last unread email").to_string(), gone).await;
+    let queue = service.amqp.names().replies();
+    let (body, properties) = eventually("a common reply", || service.broker.take(&queue)).await;
     assert_eq!(valid(&body)["type"], "agentkit.job.completed");
     assert_eq!(properties.app_id().as_ref().map(ToString::to_string).as_deref(), Some("agentkit-worker"));
     assert_eq!(*properties.delivery_mode(), Some(2));
@@ -177,44 +177,44 @@ async fn a_reply_without_a_usable_queue_goes_to_the_common_one_and_is_counted() 
 
 #[tokio::test]
 async fn a_thousand_jobs_of_a_hundred_users_are_answered_once_and_tools_are_listed_once_a_user() {
-    let bench = Bench::new().await;
-    let _first = bench.program.worker().await;
-    let mut inbox = bench.inbox().await;
+    let service = Service::new().await;
+    let _first = service.program.worker().await;
+    let mut inbox = service.inbox().await;
     let to = inbox.to();
     let started = Instant::now();
     let send = async |index: usize| {
         let properties = Properties { message_id: Some(format!("job-{index}")), ..to.clone() };
         let prompt = if index.is_multiple_of(10) { "Fetch my last unread email" } else { "answer without tools" };
         let body = job(&format!("user_{}", index % 100), prompt);
-        bench.send(body.to_string(), properties).await;
+        service.send(body.to_string(), properties).await;
     };
     stream::iter(0..100).for_each_concurrent(16, &send).await;
     let mut subjects = inbox.subjects_of_completed(100).await;
-    assert_eq!(bench.peer.count("scoped").await, 100, "one list for each user");
+    assert_eq!(service.peer.count("scoped").await, 100, "one list for each user");
 
     // The second worker has no list in its own memory.
-    let _second = bench.program.worker().await;
+    let _second = service.program.worker().await;
     stream::iter(100..1000).for_each_concurrent(16, &send).await;
     subjects.extend(inbox.subjects_of_completed(900).await);
     println!("1000 jobs for 100 users with two workers: {:.1} s", started.elapsed().as_secs_f64());
-    assert_eq!(bench.peer.count("scoped").await, 100, "the second job of a user asks for no list");
+    assert_eq!(service.peer.count("scoped").await, 100, "the second job of a user asks for no list");
 
-    bench.send(job("user_1", "answer without tools").to_string(), to).await;
+    service.send(job("user_1", "answer without tools").to_string(), to).await;
     assert_eq!(inbox.reply().await["data"]["text"].as_str().unwrap().split(':').count(), 2, "no reply came twice");
     let expected: BTreeSet<String> = (0..1000).map(|index| format!("job-{index}")).collect();
     assert_eq!(subjects.len(), 1000);
     assert_eq!(subjects.into_iter().collect::<BTreeSet<_>>(), expected);
-    let jobs = bench.amqp.names().jobs();
-    eventually("an empty job queue", async || (bench.broker.ready(&jobs).await == 0).then_some(())).await;
-    assert_eq!(bench.broker.ready(&bench.amqp.names().replies()).await, 0);
-    assert_eq!(bench.broker.ready(&bench.amqp.names().dead()).await, 0);
+    let jobs = service.amqp.names().jobs();
+    eventually("an empty job queue", async || (service.broker.ready(&jobs).await == 0).then_some(())).await;
+    assert_eq!(service.broker.ready(&service.amqp.names().replies()).await, 0);
+    assert_eq!(service.broker.ready(&service.amqp.names().dead()).await, 0);
 }
 
 #[tokio::test]
 async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() {
-    let bench = Bench::new().await;
-    let worker = bench.program.worker().await;
-    let mut inbox = bench.inbox().await;
+    let service = Service::new().await;
+    let worker = service.program.worker().await;
+    let mut inbox = service.inbox().await;
     let huge = job("user_123", &"x".repeat(2 << 20)).to_string();
     let deep = format!("{{\"metadata\": {}{}}}", "[".repeat(100), "]".repeat(100));
     let mut typo = job("user_123", "hello");
@@ -234,7 +234,7 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
         (long.to_string().leak().as_bytes(), "correlation_id"),
     ];
     for (index, (body, problem)) in bodies.iter().enumerate() {
-        bench.send(*body, Properties { message_id: Some(format!("bad-{index}")), ..inbox.to() }).await;
+        service.send(*body, Properties { message_id: Some(format!("bad-{index}")), ..inbox.to() }).await;
         let reply = inbox.reply().await;
         assert_eq!(
             (&reply["type"], &reply["subject"]),
@@ -245,8 +245,8 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
         let message = reply["data"]["error"]["message"].as_str().unwrap();
         assert!(message.contains(problem) && message.len() < 4000, "{problem} is missing in {message}");
     }
-    bench.send("nobody to tell", Properties::default()).await;
-    let letters = DeadLetters::open(&bench.amqp).await.unwrap();
+    service.send("nobody to tell", Properties::default()).await;
+    let letters = DeadLetters::open(&service.amqp).await.unwrap();
     let mut kept = Vec::new();
     while kept.len() < bodies.len() + 1 {
         kept.push(eventually("a dead letter", async || letters.take().await.unwrap()).await.message);
@@ -259,12 +259,12 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
     for (connection, code) in [("nothing", "connection_not_found"), ("hubspot", "connection_disabled")] {
         let mut unknown = job("user_123", "hello");
         unknown["connections"] = json!([connection]);
-        bench.send(unknown.to_string(), inbox.to()).await;
+        service.send(unknown.to_string(), inbox.to()).await;
         let reply = inbox.reply().await;
         assert_eq!(reply["data"]["error"]["code"], code, "{reply:#}");
         assert_eq!(reply["data"]["error"]["connection"], connection);
     }
-    bench.send(job("user_123", "Fetch my last unread email").to_string(), inbox.to()).await;
+    service.send(job("user_123", "Fetch my last unread email").to_string(), inbox.to()).await;
     assert_eq!(inbox.reply().await["type"], "agentkit.job.completed");
     assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"invalid_job\"}").await, Some(10.0));
     assert_eq!(worker.metric("agentkit_jobs_total{outcome=\"invalid_job\"}").await, Some(10.0));
@@ -273,16 +273,16 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
 
 #[tokio::test]
 async fn after_sigterm_the_worker_is_not_ready_and_its_unfinished_jobs_are_finished_by_another() {
-    let bench = Bench::new().await;
-    let first = bench.program.worker().await;
-    let mut inbox = bench.inbox().await;
+    let service = Service::new().await;
+    let first = service.program.worker().await;
+    let mut inbox = service.inbox().await;
     let slow = json!({"on": "execute", "kind": "delay", "delay_ms": 3000, "times": 5});
-    bench.peer.fault(slow).await;
+    service.peer.fault(slow).await;
     for index in 0..5 {
         let body = job(&format!("user_{index}"), "Fetch my last 2 unread emails");
-        bench.send(body.to_string(), inbox.to()).await;
+        service.send(body.to_string(), inbox.to()).await;
     }
-    eventually("five tool calls under way", async || (bench.peer.count("execute").await == 5).then_some(())).await;
+    eventually("five tool calls under way", async || (service.peer.count("execute").await == 5).then_some(())).await;
     assert_eq!(first.get("/livez").await, (200, "ok\n".to_owned()));
     let stopping = Instant::now();
     first.running.signal("TERM");
@@ -292,26 +292,26 @@ async fn after_sigterm_the_worker_is_not_ready_and_its_unfinished_jobs_are_finis
     let (status, log) = first.running.end().await;
     assert_eq!(status.code(), Some(0), "{log:#?}");
     assert!(stopping.elapsed().as_secs() < 25, "the grace is 25 s");
-    let jobs = bench.amqp.names().jobs();
-    eventually("five jobs on the queue", async || (bench.broker.ready(&jobs).await == 5).then_some(())).await;
+    let jobs = service.amqp.names().jobs();
+    eventually("five jobs on the queue", async || (service.broker.ready(&jobs).await == 5).then_some(())).await;
 
-    let second = bench.program.worker().await;
+    let second = service.program.worker().await;
     let subjects = inbox.subjects_of_completed(5).await;
     assert_eq!(subjects.into_iter().collect::<BTreeSet<_>>().len(), 5);
-    assert_eq!(bench.peer.count("execute").await, 5, "what was done before the stop is not done again");
+    assert_eq!(service.peer.count("execute").await, 5, "what was done before the stop is not done again");
     let (status, _) = second.stop().await;
     assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
 async fn the_metrics_have_the_documented_names() {
-    let bench = Bench::new().await;
-    let worker = bench.program.worker().await;
-    let mut inbox = bench.inbox().await;
-    bench.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
+    let service = Service::new().await;
+    let worker = service.program.worker().await;
+    let mut inbox = service.inbox().await;
+    service.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
     let prompt = "Fetch my last unread email, then send an email to sam@example.com with subject Hi saying hello";
     let properties = Properties { timestamp: Some(SystemClock.now()), ..inbox.to() };
-    bench.send(job("user_123", prompt).to_string(), properties).await;
+    service.send(job("user_123", prompt).to_string(), properties).await;
     let reply = inbox.reply().await;
     assert_eq!(reply["data"]["effects"][0]["state"], "done", "{reply:#}");
     for name in [
@@ -337,25 +337,25 @@ async fn the_metrics_have_the_documented_names() {
 
 #[tokio::test]
 async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
-    let bench = Bench::new().await;
-    let worker = bench.program.worker().await;
-    let mut inbox = bench.inbox().await;
-    bench.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
+    let service = Service::new().await;
+    let worker = service.program.worker().await;
+    let mut inbox = service.inbox().await;
+    service.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
     let prompt =
         "Fetch my last unread email, then send an email to zebra@example.com with subject Okapi saying giraffe";
     let body =
         json!({"identifier": "user_123", "connections": ["gmail"], "prompt": prompt, "instructions": "be a heron"});
-    bench.send(body.to_string(), inbox.to()).await;
+    service.send(body.to_string(), inbox.to()).await;
     assert_eq!(inbox.reply().await["type"], "agentkit.job.completed");
 
     let status = json!({"connector": "gmail", "identifier": "user_9", "status": "EXPIRED"});
-    bench.peer.post("/_sandbox/accounts", status).await;
+    service.peer.post("/_sandbox/accounts", status).await;
     let mut waiting = job("user_9", "a walrus wants its mails");
     waiting["authorization"] = json!({"wait_seconds": 0});
-    bench.send(waiting.to_string(), inbox.to()).await;
+    service.send(waiting.to_string(), inbox.to()).await;
     let reply = inbox.reply().await;
     let link = reply["data"]["authorizations"][0]["link"].as_str().unwrap();
-    bench.send("{\"prompt\": \"an ostrich\", \"ostrich\": ", inbox.to()).await;
+    service.send("{\"prompt\": \"an ostrich\", \"ostrich\": ", inbox.to()).await;
     inbox.reply().await;
 
     let (status, log) = worker.stop().await;
@@ -373,8 +373,8 @@ async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
     }
     let log = log.join("\n");
     let token = link.rsplit('/').next().unwrap();
-    let sandbox = &bench.peer.sandbox;
-    let secrets = [sandbox.client_secret(), sandbox.api_key(), bench.peer.token.as_str(), token, "guest:guest"];
+    let sandbox = &service.peer.sandbox;
+    let secrets = [sandbox.client_secret(), sandbox.api_key(), service.peer.token.as_str(), token, "guest:guest"];
     for secret in secrets.into_iter().chain(["zebra", "Okapi", "giraffe", "heron", "walrus", "ostrich", "unread"]) {
         assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
     }

@@ -18,13 +18,13 @@ const LONG: Duration = Duration::from_mins(1);
 const BRIEF: Duration = Duration::from_millis(150);
 
 /// An index under test, and how its time passes.
-struct Subject {
+struct ParkingUnderTest {
     parking: Arc<dyn Parking>,
     clock: Option<Arc<ManualClock>>,
     _redis: Option<AnyRedis>,
 }
 
-impl Subject {
+impl ParkingUnderTest {
     fn memory() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
         Self { parking: Arc::new(MemoryParking::new(clock.clone())), clock: Some(clock), _redis: None }
@@ -66,7 +66,7 @@ fn run(job: &str) -> Parked {
     Parked { job: JobId::new(job).unwrap(), connections, message: "{\"é\": \"\\n\"}".into() }
 }
 
-async fn a_run_is_found_until_it_is_taken_out(subject: &Subject) {
+async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
     let (ann, parking) = (user("ann"), &subject.parking);
     assert_eq!((parking.waiting(&ann).await.unwrap(), subject.count().await), (vec![], 0));
     parking.park(&ann, &run("j"), LONG).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_run_is_found_until_it_is_taken_out(subject: &Subject) {
     assert_eq!((subject.waiting("ann").await, subject.count().await), (["k".to_owned()].into(), 1));
 }
 
-async fn a_run_is_forgotten_when_its_wait_is_over(subject: &Subject) {
+async fn a_run_is_forgotten_when_its_wait_is_over(subject: &ParkingUnderTest) {
     subject.parking.park(&user("ann"), &run("j"), BRIEF).await.unwrap();
     subject.parking.park(&user("bob"), &run("k"), Duration::MAX).await.unwrap();
     eventually("the wait is over", async || {
@@ -97,7 +97,7 @@ async fn a_run_is_forgotten_when_its_wait_is_over(subject: &Subject) {
     assert!(subject.waiting("ann").await.contains("l"), "a short wait does not end a longer one");
 }
 
-async fn hostile_names_never_meet(subject: &Subject) {
+async fn hostile_names_never_meet(subject: &ParkingUnderTest) {
     let long = "é".repeat(100);
     let names = ["a:b", "a%3Ab", "a", "b", "../x", "{a}", "*", "a\r\nb", "a\0b", " ", "parked", &long];
     for name in names {
@@ -111,45 +111,45 @@ async fn hostile_names_never_meet(subject: &Subject) {
 
 #[tokio::test]
 async fn all_of_it_holds_on_a_cluster() {
-    a_run_is_found_until_it_is_taken_out(&Subject::cluster().await).await;
-    a_run_is_forgotten_when_its_wait_is_over(&Subject::cluster().await).await;
-    hostile_names_never_meet(&Subject::cluster().await).await;
+    a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::cluster().await).await;
+    a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::cluster().await).await;
+    hostile_names_never_meet(&ParkingUnderTest::cluster().await).await;
 }
 
 mod memory {
-    use super::Subject;
+    use super::ParkingUnderTest;
 
     #[tokio::test]
     async fn a_run_is_found_until_it_is_taken_out() {
-        super::a_run_is_found_until_it_is_taken_out(&Subject::memory()).await;
+        super::a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_run_is_forgotten_when_its_wait_is_over() {
-        super::a_run_is_forgotten_when_its_wait_is_over(&Subject::memory()).await;
+        super::a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn hostile_names_never_meet() {
-        super::hostile_names_never_meet(&Subject::memory()).await;
+        super::hostile_names_never_meet(&ParkingUnderTest::memory()).await;
     }
 }
 
 mod redis {
-    use super::Subject;
+    use super::ParkingUnderTest;
 
     #[tokio::test]
     async fn a_run_is_found_until_it_is_taken_out() {
-        super::a_run_is_found_until_it_is_taken_out(&Subject::redis().await).await;
+        super::a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn a_run_is_forgotten_when_its_wait_is_over() {
-        super::a_run_is_forgotten_when_its_wait_is_over(&Subject::redis().await).await;
+        super::a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::redis().await).await;
     }
 
     #[tokio::test]
     async fn hostile_names_never_meet() {
-        super::hostile_names_never_meet(&Subject::redis().await).await;
+        super::hostile_names_never_meet(&ParkingUnderTest::redis().await).await;
     }
 }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::waiting::{Still, links};
 use super::webhooks::{event, tell};
-use crate::support::sandbox_client::plain_client;
+use crate::support::sandbox_peer::plain_client;
 use crate::support::soon;
 use crate::support::time::eventually;
-use crate::support::waiting::{A_SECOND, Bed, job, outcome};
+use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome};
 
 /// A job that sends one mail.
 fn mail(id: &str) -> Value {
@@ -28,77 +28,77 @@ fn refused(times: u32) -> Value {
     json!({"on": "execute", "kind": "status", "status": 401, "error_code": code, "times": times})
 }
 
-async fn bed() -> Bed {
-    Bed::start(|options| {
+async fn service() -> WebhookedService {
+    WebhookedService::start(|options| {
         options.initial_status = Some("ACTIVE".into());
         options.webhook = None;
     })
     .await
 }
 
-async fn count(bed: &Bed, event: &str) -> usize {
+async fn count(service: &WebhookedService, event: &str) -> usize {
     let name = format!("\"{event}\"");
-    bed.journal("j").await.iter().filter(|entry| entry.contains(&name)).count()
+    service.journal("j").await.iter().filter(|entry| entry.contains(&name)).count()
 }
 
-async fn sent_mails(bed: &Bed) -> usize {
-    bed.control("world/user_123").await["effects"].as_array().unwrap().len()
+async fn sent_mails(service: &WebhookedService) -> usize {
+    service.control("world/user_123").await["effects"].as_array().unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_refused_although_scalekit_says_active_is_tried_by_the_poll_under_the_one_link() {
-    let bed = bed().await;
+    let service = service().await;
     // More often than a run may lose its account.
-    bed.order("faults", refused(7)).await;
-    let worker = bed.worker(bed.both()).await;
-    let mut asked = bed.ask(mail("j")).await;
+    service.order("faults", refused(7)).await;
+    let worker = service.worker(service.both()).await;
+    let mut asked = service.ask(mail("j")).await;
     let (reply, required) = asked.authorization().await;
     assert_eq!((reply.id.as_str(), required.authorizations[0].status.as_str()), ("j:authorization:1", "EXPIRED"));
     assert!(required.authorizations[0].link.is_some());
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
-    assert_eq!((bed.count("execute").await, bed.count("magic_link").await), (8, 1));
-    assert_eq!((count(&bed, "authorization_requested").await, count(&bed, "tool_not_run").await), (1, 7));
-    assert_eq!((count(&bed, "model_replied").await, sent_mails(&bed).await), (2, 1));
-    assert_eq!(bed.redis.command(&["EXISTS", "agentkit:link:user_123:gmail"]), "0", "a used link is forgotten");
+    assert_eq!((service.count("execute").await, service.count("magic_link").await), (8, 1));
+    assert_eq!((count(&service, "authorization_requested").await, count(&service, "tool_not_run").await), (1, 7));
+    assert_eq!((count(&service, "model_replied").await, sent_mails(&service).await), (2, 1));
+    assert_eq!(service.redis.command(&["EXISTS", "agentkit:link:user_123:gmail"]), "0", "a used link is forgotten");
     assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("0"));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_tries_a_refused_call_at_once_and_webhooks_do_not_chase_the_tries() {
-    let bed = bed().await;
-    bed.order("faults", refused(2)).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let mut asked = bed.ask(mail("j")).await;
+    let service = service().await;
+    service.order("faults", refused(2)).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(mail("j")).await;
     asked.authorization().await;
-    bed.parked("j").await;
+    service.parked("j").await;
     let told = Instant::now();
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
-    eventually("the call is tried", async || (bed.count("execute").await == 2).then_some(())).await;
+    eventually("the call is tried", async || (service.count("execute").await == 2).then_some(())).await;
     assert!(told.elapsed() < A_SECOND, "{:?}", told.elapsed());
-    bed.parked("j").await;
+    service.parked("j").await;
     let told = Instant::now();
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     assert!(told.elapsed() > Duration::from_secs(7), "{:?}", told.elapsed());
-    assert_eq!((bed.count("execute").await, sent_mails(&bed).await), (3, 1));
-    assert_eq!((count(&bed, "authorization_requested").await, bed.count("magic_link").await), (1, 1));
+    assert_eq!((service.count("execute").await, sent_mails(&service).await), (3, 1));
+    assert_eq!((count(&service, "authorization_requested").await, service.count("magic_link").await), (1, 1));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_refused_to_the_end_fails_the_job_once_at_the_deadline_that_was_promised() {
-    let bed = bed().await;
-    bed.order("faults", refused(1000)).await;
-    let worker = bed.worker(bed.both()).await;
+    let service = service().await;
+    service.order("faults", refused(1000)).await;
+    let worker = service.worker(service.both()).await;
     let mut ask = mail("j");
     ask["authorization"]["wait_seconds"] = 5.into();
-    let mut asked = bed.ask(ask).await;
+    let mut asked = service.ask(ask).await;
     let (_, required) = asked.authorization().await;
     let rest = asked.rest().await;
     assert_eq!(rest.iter().map(outcome).collect::<Vec<_>>(), ["authorization_expired"]);
     assert!(rest[0].time >= required.waiting_until.unwrap(), "{rest:?}");
-    assert!(bed.count("execute").await > 2);
+    assert!(service.count("execute").await > 2);
     assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("0"));
     worker.stop().await;
 }
@@ -131,25 +131,26 @@ async fn a_call_refused_for_longer_than_a_link_lasts_gets_fresh_ones_within_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_forbidden_on_an_account_that_is_lost_parks_the_run() {
-    let bed = bed().await;
+    let service = service().await;
     let expired = json!({"connected_account": {"id": "ca_1", "status": "EXPIRED"}});
-    bed.order(
-        "faults",
-        json!([
-            {"on": "execute", "kind": "status", "status": 403, "error_code": "TOOL_ERROR", "message": "revoked"},
-            // Active when the run begins; then expired, which is read twice each time.
-            {"on": "details", "kind": "status", "status": 200, "body": expired, "skip": 1, "times": 4},
-        ]),
-    )
-    .await;
-    let worker = bed.worker(bed.both()).await;
-    let mut asked = bed.ask(mail("j")).await;
+    service
+        .order(
+            "faults",
+            json!([
+                {"on": "execute", "kind": "status", "status": 403, "error_code": "TOOL_ERROR", "message": "revoked"},
+                // Active when the run begins; then expired, which is read twice each time.
+                {"on": "details", "kind": "status", "status": 200, "body": expired, "skip": 1, "times": 4},
+            ]),
+        )
+        .await;
+    let worker = service.worker(service.both()).await;
+    let mut asked = service.ask(mail("j")).await;
     let (_, required) = asked.authorization().await;
     assert_eq!(required.authorizations[0].status, "EXPIRED");
     let rest = asked.rest().await;
     assert_eq!(rest.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     let ReplyEvent::Completed(completed) = &rest[0].event else { panic!("{rest:?}") };
     assert_eq!(completed.account.effects.len(), 1, "{:?}", completed.account.effects);
-    assert_eq!((bed.count("execute").await, sent_mails(&bed).await), (2, 1));
+    assert_eq!((service.count("execute").await, sent_mails(&service).await), (2, 1));
     worker.stop().await;
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::waiting::{Bed, job, outcome};
+use crate::support::webhooked_service::{WebhookedService, job, outcome};
 
 /// The next reply, of the common queue: a queue of the test's own would be gone with the broker.
 async fn reply(broker: &Broker, amqp: &Amqp) -> Reply {
@@ -20,39 +20,39 @@ async fn reply(broker: &Broker, amqp: &Amqp) -> Reply {
     serde_json::from_slice(&body).unwrap()
 }
 
-async fn waits_through_a_restart_of_everything(configure: impl Fn(&Bed) -> Config) {
+async fn waits_through_a_restart_of_everything(configure: impl Fn(&WebhookedService) -> Config) {
     let broker = Broker::exclusive().await;
-    let mut bed = Bed::on(&broker, |_| {}).await;
-    let config = configure(&bed);
+    let mut service = WebhookedService::on(&broker, |_| {}).await;
+    let config = configure(&service);
     let amqp = config.amqp.clone();
-    let worker = bed.worker(config.clone()).await;
+    let worker = service.worker(config.clone()).await;
     let job: Job = serde_json::from_value(job("j", "user_123")).unwrap();
     let client = Client::connect(amqp.clone(), Arc::new(SystemClock)).await.unwrap();
     client.enqueue(&job).await.unwrap();
     drop(client);
     let asked = reply(&broker, &amqp).await;
     let ReplyEvent::AuthorizationRequired(required) = &asked.event else { panic!("{asked:?}") };
-    bed.parked("j").await;
+    service.parked("j").await;
     worker.stop().await;
     // A queue younger than a second does not survive the death of its only node.
     tokio::time::sleep(Duration::from_secs(3)).await;
     broker.kill();
-    bed.redis.kill();
-    bed.redis.restart().await;
+    service.redis.kill();
+    service.redis.restart().await;
     broker.start().await;
-    let worker = bed.worker(config).await;
-    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    let worker = service.worker(config).await;
+    service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
     assert_eq!(outcome(&reply(&broker, &amqp).await), "completed");
-    assert_eq!(bed.count("magic_link").await, 1);
+    assert_eq!(service.count("magic_link").await, 1);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_run_survives_a_restart_of_everything_and_is_woken_by_a_webhook() {
-    waits_through_a_restart_of_everything(Bed::webhooks_alone).await;
+    waits_through_a_restart_of_everything(WebhookedService::webhooks_alone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_run_survives_a_restart_of_everything_and_is_woken_by_the_poll() {
-    waits_through_a_restart_of_everything(Bed::polling_alone).await;
+    waits_through_a_restart_of_everything(WebhookedService::polling_alone).await;
 }

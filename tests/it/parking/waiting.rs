@@ -21,27 +21,27 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::support::sandbox_client::{NOW, plain_client};
+use crate::support::sandbox_peer::{NOW, plain_client};
 use crate::support::soon;
 use crate::support::time::eventually;
-use crate::support::waiting::{A_SECOND, Bed, job, outcome, use_sandbox};
+use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome, use_sandbox};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_alone_wakes_the_run_within_a_second_at_the_very_place() {
-    let bed = Bed::start(|_| {}).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|_| {}).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     let (reply, required) = asked.authorization().await;
     assert_eq!(reply.id, "j:authorization:1");
     assert_eq!(required.authorizations[0].status, "MISSING");
-    bed.parked("j").await;
+    service.parked("j").await;
     assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("1"));
     assert_eq!(worker.metric("agentkit_jobs_in_flight").await.as_deref(), Some("0"), "its place is free");
 
     let clicked = Instant::now();
-    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
     eventually("the run goes on", async || {
-        bed.journal("j").await.iter().any(|entry| entry.contains("accounts_ready")).then_some(())
+        service.journal("j").await.iter().any(|entry| entry.contains("accounts_ready")).then_some(())
     })
     .await;
     assert!(clicked.elapsed() < A_SECOND, "{:?}", clicked.elapsed());
@@ -53,80 +53,80 @@ async fn a_webhook_alone_wakes_the_run_within_a_second_at_the_very_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_alone_wakes_the_run_and_writes_nothing_while_it_waits() {
-    let bed = Bed::start(|_| {}).await;
-    let worker = bed.worker(bed.polling_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|_| {}).await;
+    let worker = service.worker(service.polling_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     asked.authorization().await;
-    bed.parked("j").await;
-    let (entries, looks) = (bed.journal("j").await, bed.count("details").await);
-    eventually("three more looks", async || (bed.count("details").await >= looks + 3).then_some(())).await;
-    assert_eq!(bed.journal("j").await, entries);
-    bed.set_status("gmail", "user_123", "ACTIVE").await;
+    service.parked("j").await;
+    let (entries, looks) = (service.journal("j").await, service.count("details").await);
+    eventually("three more looks", async || (service.count("details").await >= looks + 3).then_some(())).await;
+    assert_eq!(service.journal("j").await, entries);
+    service.set_status("gmail", "user_123", "ACTIVE").await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_both_the_run_goes_on_once() {
-    let bed = Bed::start(|_| {}).await;
-    let worker = bed.worker(bed.both()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|_| {}).await;
+    let worker = service.worker(service.both()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     let (_, required) = asked.authorization().await;
-    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
-    let ready = bed.journal("j").await.iter().filter(|entry| entry.contains("accounts_ready")).count();
+    let ready = service.journal("j").await.iter().filter(|entry| entry.contains("accounts_ready")).count();
     assert_eq!(ready, 1);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_run_survives_every_worker_and_is_found_by_the_next_ones_webhooks() {
-    let bed = Bed::start(|_| {}).await;
-    let first = bed.worker(bed.webhooks_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|_| {}).await;
+    let first = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     let (_, required) = asked.authorization().await;
-    bed.parked("j").await;
+    service.parked("j").await;
     first.stop().await;
-    let second = bed.worker(bed.webhooks_alone()).await;
-    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    let second = service.worker(service.webhooks_alone()).await;
+    service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_click_while_no_worker_runs_is_found_by_the_next_ones_poll() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let first = bed.worker(bed.polling_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let first = service.worker(service.polling_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     let (_, required) = asked.authorization().await;
-    bed.parked("j").await;
+    service.parked("j").await;
     first.stop().await;
-    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
-    let second = bed.worker(bed.polling_alone()).await;
+    service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    let second = service.worker(service.polling_alone()).await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_jobs_of_one_user_on_two_workers_give_one_link_and_wake_together() {
-    let bed = Bed::start(|_| {}).await;
+    let service = WebhookedService::start(|_| {}).await;
     // Slow enough that all ten ask while the first link is made.
-    bed.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 500, "times": 10})).await;
-    let workers = [bed.worker(bed.webhooks_alone()).await, bed.worker(bed.webhooks_alone()).await];
+    service.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 500, "times": 10})).await;
+    let workers = [service.worker(service.webhooks_alone()).await, service.worker(service.webhooks_alone()).await];
     let mut all = Vec::new();
     for number in 0..10 {
-        all.push(bed.ask(job(&format!("j{number}"), "user_123")).await);
+        all.push(service.ask(job(&format!("j{number}"), "user_123")).await);
     }
     let mut links = std::collections::BTreeSet::new();
     for asked in &mut all {
         links.insert(asked.authorization().await.1.authorizations[0].link.clone().unwrap());
     }
     assert_eq!(links.len(), 1, "one link");
-    assert_eq!(bed.count("magic_link").await, 1);
+    assert_eq!(service.count("magic_link").await, 1);
     for number in 0..10 {
-        bed.parked(&format!("j{number}")).await;
+        service.parked(&format!("j{number}")).await;
     }
-    bed.consent(links.first().unwrap()).await;
+    service.consent(links.first().unwrap()).await;
     for asked in all {
         assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     }
@@ -137,14 +137,14 @@ async fn ten_jobs_of_one_user_on_two_workers_give_one_link_and_wake_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_lost_in_mid_run_parks_it_and_the_very_call_then_runs_once() {
-    let bed = Bed::start(|options| options.initial_status = Some("ACTIVE".into())).await;
+    let service = WebhookedService::start(|options| options.initial_status = Some("ACTIVE".into())).await;
     let lost = json!({"on": "execute", "kind": "status", "status": 401, "error_code": "REAUTHENTICATION_NEEDED"});
-    bed.order("faults", lost).await;
-    let worker = bed.worker(bed.both()).await;
+    service.order("faults", lost).await;
+    let worker = service.worker(service.both()).await;
     let mut ask = job("j", "user_123");
     ask["prompt"] =
         r#"call gmail_send_message with {"to": "ann@example.com", "subject": "Hi", "body": "hello"}"#.into();
-    let mut asked = bed.ask(ask).await;
+    let mut asked = service.ask(ask).await;
     let (_, required) = asked.authorization().await;
     assert_eq!(required.authorizations[0].status, "EXPIRED");
     assert!(required.authorizations[0].link.is_some());
@@ -152,10 +152,10 @@ async fn an_account_lost_in_mid_run_parks_it_and_the_very_call_then_runs_once() 
     assert_eq!(rest.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     let ReplyEvent::Completed(completed) = &rest[0].event else { panic!("{rest:?}") };
     assert_eq!(completed.account.effects.len(), 1, "{:?}", completed.account.effects);
-    let world = bed.control("world/user_123").await;
+    let world = service.control("world/user_123").await;
     assert_eq!(world["effects"].as_array().unwrap().len(), 1, "{}", world["effects"]);
-    assert_eq!(bed.count("execute").await, 2, "refused once, run once");
-    let journal = bed.journal("j").await;
+    assert_eq!(service.count("execute").await, 2, "refused once, run once");
+    let journal = service.journal("j").await;
     let count = |name: &str| journal.iter().filter(|entry| entry.contains(name)).count();
     assert_eq!((count("\"model_replied\""), count("\"tool_not_run\"")), (2, 1), "no model turn was paid twice");
     worker.stop().await;
@@ -163,11 +163,11 @@ async fn an_account_lost_in_mid_run_parks_it_and_the_very_call_then_runs_once() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_never_comes_fails_the_job_once_at_the_deadline() {
-    let bed = Bed::start(|_| {}).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
+    let service = WebhookedService::start(|_| {}).await;
+    let worker = service.worker(service.webhooks_alone()).await;
     let mut ask = job("j", "user_123");
     ask["authorization"]["wait_seconds"] = 2.into();
-    let mut asked = bed.ask(ask).await;
+    let mut asked = service.ask(ask).await;
     asked.authorization().await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["authorization_expired"]);
     let failed = worker.metric("agentkit_replies_total{type=\"agentkit.job.failed\"}").await;
@@ -178,13 +178,13 @@ async fn a_user_who_never_comes_fails_the_job_once_at_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_forgets_the_index_costs_the_polls_delay_only() {
-    let bed = Bed::start(|_| {}).await;
-    let worker = bed.worker(bed.both()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|_| {}).await;
+    let worker = service.worker(service.both()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     let (_, required) = asked.authorization().await;
-    bed.parked("j").await;
-    assert_eq!(bed.redis.command(&["DEL", "agentkit:parked:user_123", "agentkit:parked"]), "2");
-    bed.consent(required.authorizations[0].link.as_ref().unwrap()).await;
+    service.parked("j").await;
+    assert_eq!(service.redis.command(&["DEL", "agentkit:parked:user_123", "agentkit:parked"]), "2");
+    service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     worker.stop().await;
 }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::proxy::Proxy;
-use crate::support::sandbox_client::plain_client;
+use crate::support::sandbox_peer::plain_client;
 use crate::support::time::eventually;
 use crate::support::unique;
-use crate::support::waiting::{Bed, KEY, Running, job, outcome, signed};
+use crate::support::webhooked_service::{KEY, WebhookedService, WebhookedWorker, job, outcome, signed};
 
 #[expect(clippy::disallowed_methods, reason = "a foreign sender has a clock of its own")]
 fn now() -> Timestamp {
@@ -38,13 +38,13 @@ async fn send(address: SocketAddr, headers: &[(&str, String)], body: impl Into<r
 }
 
 /// A genuine webhook.
-pub(crate) async fn tell(worker: &Running, body: &str) -> u16 {
+pub(crate) async fn tell(worker: &WebhookedWorker, body: &str) -> u16 {
     send(worker.address, &signed(&unique("msg"), now(), KEY, body), body.to_owned()).await
 }
 
 /// The identifiers whose accounts were looked at, in order.
-async fn looks(bed: &Bed) -> Vec<String> {
-    let requests = bed.control("requests").await;
+async fn looks(service: &WebhookedService) -> Vec<String> {
+    let requests = service.control("requests").await;
     let details = requests["recent"].as_array().unwrap().iter().filter(|request| request["group"] == "details");
     let query = details.map(|request| request["query"].as_str().unwrap().to_owned());
     query
@@ -57,12 +57,12 @@ async fn looks(bed: &Bed) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_prove_it_is_refused_and_wakes_nobody() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     asked.authorization().await;
-    bed.parked("j").await;
-    let before = looks(&bed).await.len();
+    service.parked("j").await;
+    let before = looks(&service).await.len();
     let (body, address) = (event("user_123", Some("gmail")), worker.address);
     let good = signed("msg_1", now(), KEY, &body);
     let with = |name: &str, value: &str| {
@@ -94,24 +94,24 @@ async fn who_cannot_prove_it_is_refused_and_wakes_nobody() {
     // Rubbish beside the right one does no harm; and only this one wakes.
     let beside = with("webhook-signature", &format!("v1,!!! v1a,AAAA {} v1", good[2].1));
     assert_eq!(send(address, &beside, body.clone()).await, 204);
-    eventually("the run looks", async || (looks(&bed).await.len() > before).then_some(())).await;
+    eventually("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
 
     // The same again is known; the next one is not, and shows by its look that the same one was passed over.
     assert_eq!(send(address, &good, body.clone()).await, 204);
     assert_eq!(tell(&worker, &body).await, 204);
-    eventually("the run looks again", async || (looks(&bed).await.len() > before + 1).then_some(())).await;
-    bed.set_status("gmail", "user_123", "ACTIVE").await;
+    eventually("the run looks again", async || (looks(&service).await.len() > before + 1).then_some(())).await;
+    service.set_status("gmail", "user_123", "ACTIVE").await;
     assert_eq!(tell(&worker, &body).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     // One look each for two webhooks; the third's look, and the one of the run that goes on.
-    assert_eq!(looks(&bed).await.len(), before + 4);
+    assert_eq!(looks(&service).await.len(), before + 4);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_genuine_and_strange_is_taken_and_ignored() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
     for body in [
         String::new(),
         "not json".to_owned(),
@@ -125,14 +125,14 @@ async fn what_is_genuine_and_strange_is_taken_and_ignored() {
     ] {
         assert_eq!(tell(&worker, &body).await, 204, "{body:.60}");
     }
-    assert_eq!(looks(&bed).await, Vec::<String>::new());
+    assert_eq!(looks(&service).await, Vec::<String>::new());
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_secret_nobody_is_believed() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.polling_alone()).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.polling_alone()).await;
     let body = event("user_123", None);
     assert_eq!(tell(&worker, &body).await, 503);
     // The key of an empty secret.
@@ -142,18 +142,18 @@ async fn without_a_secret_nobody_is_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_wakes_the_runs_of_its_user_and_connection_and_no_other() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
     let users = ["a:b", "a%3Ab", "a", "a:b:gmail", "*"];
     let mut asked = Vec::new();
     for (number, user) in users.iter().enumerate() {
-        let mut replies = bed.ask(job(&format!("j{number}"), user)).await;
+        let mut replies = service.ask(job(&format!("j{number}"), user)).await;
         replies.authorization().await;
-        bed.parked(&format!("j{number}")).await;
+        service.parked(&format!("j{number}")).await;
         asked.push(replies);
-        bed.set_status("gmail", user, "ACTIVE").await;
+        service.set_status("gmail", user, "ACTIVE").await;
     }
-    let before = looks(&bed).await.len();
+    let before = looks(&service).await.len();
     // Another connection of the same user: nobody waits for that.
     assert_eq!(tell(&worker, &event("a:b", Some("slack"))).await, 204);
     for (user, connection) in [("a%3Ab", Some("gmail")), ("*", None)] {
@@ -161,7 +161,7 @@ async fn a_webhook_wakes_the_runs_of_its_user_and_connection_and_no_other() {
         assert_eq!(tell(&worker, &event(user, connection)).await, 204);
         assert_eq!(outcome(&asked[index].next().await), "completed", "{user}");
     }
-    let woken: Vec<String> = looks(&bed).await.split_off(before);
+    let woken: Vec<String> = looks(&service).await.split_off(before);
     assert_eq!(woken, ["a%3Ab", "a%3Ab", "*", "*"], "one look each, one when it goes on, and nobody else");
     assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("3"));
     worker.stop().await;
@@ -169,81 +169,81 @@ async fn a_webhook_wakes_the_runs_of_its_user_and_connection_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_makes_the_next_job_ask_for_the_tools_again() {
-    let bed = Bed::start(|options| {
+    let service = WebhookedService::start(|options| {
         options.webhook = None;
         options.initial_status = Some("ACTIVE".into());
     })
     .await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
+    let worker = service.worker(service.webhooks_alone()).await;
     for (id, lists) in [("first", 1), ("second", 1)] {
-        assert_eq!(outcome(&bed.ask(job(id, "user_123")).await.next().await), "completed");
-        assert_eq!(bed.count("scoped").await, lists);
+        assert_eq!(outcome(&service.ask(job(id, "user_123")).await.next().await), "completed");
+        assert_eq!(service.count("scoped").await, lists);
     }
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
     eventually("the list is forgotten", async || {
-        (bed.redis.command(&["EXISTS", "agentkit:tools:user_123:gmail"]) == "0").then_some(())
+        (service.redis.command(&["EXISTS", "agentkit:tools:user_123:gmail"]) == "0").then_some(())
     })
     .await;
-    assert_eq!(outcome(&bed.ask(job("third", "user_123")).await.next().await), "completed");
-    assert_eq!(bed.count("scoped").await, 2);
+    assert_eq!(outcome(&service.ask(job("third", "user_123")).await.next().await), "completed");
+    assert_eq!(service.count("scoped").await, 2);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_only_the_webhook_claims_wakes_nobody_for_good() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     asked.authorization().await;
-    bed.parked("j").await;
-    let (journal, before) = (bed.journal("j").await, looks(&bed).await.len());
+    service.parked("j").await;
+    let (journal, before) = (service.journal("j").await, looks(&service).await.len());
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
-    eventually("the run looks", async || (looks(&bed).await.len() > before).then_some(())).await;
-    assert_eq!(bed.journal("j").await, journal, "Scalekit itself says that the user has not authorized");
+    eventually("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
+    assert_eq!(service.journal("j").await, journal, "Scalekit itself says that the user has not authorized");
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_has_ended_is_not_woken_even_where_its_journal_is_gone() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let mut asked = bed.ask(job("j", "user_123")).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(job("j", "user_123")).await;
     asked.authorization().await;
-    bed.parked("j").await;
+    service.parked("j").await;
     // The index as it would be if the worker had died before taking the run out of it.
-    let stale: Value = bed.redis.command(&["HGET", "agentkit:parked:user_123", "j"]).into();
-    bed.set_status("gmail", "user_123", "ACTIVE").await;
+    let stale: Value = service.redis.command(&["HGET", "agentkit:parked:user_123", "j"]).into();
+    service.set_status("gmail", "user_123", "ACTIVE").await;
     assert_eq!(tell(&worker, &event("user_123", None)).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
-    bed.redis.command(&["HSET", "agentkit:parked:user_123", "j", stale.as_str().unwrap()]);
-    bed.redis.command(&["DEL", "agentkit:run:{j}"]);
+    service.redis.command(&["HSET", "agentkit:parked:user_123", "j", stale.as_str().unwrap()]);
+    service.redis.command(&["DEL", "agentkit:run:{j}"]);
     assert_eq!(tell(&worker, &event("user_123", None)).await, 204);
     eventually("the entry is gone", async || {
-        (bed.redis.command(&["EXISTS", "agentkit:parked:user_123"]) == "0").then_some(())
+        (service.redis.command(&["EXISTS", "agentkit:parked:user_123"]) == "0").then_some(())
     })
     .await;
-    assert_eq!(bed.journal("j").await, Vec::<String>::new(), "it did not begin anew");
+    assert_eq!(service.journal("j").await, Vec::<String>::new(), "it did not begin anew");
     worker.stop().await;
 }
 
 /// A run that waits, and whose account is active by now; nobody has told the worker.
-async fn ready_to_be_woken(bed: &Bed) -> crate::support::waiting::Asked {
-    let mut asked = bed.ask(job("j", "user_123")).await;
+async fn ready_to_be_woken(service: &WebhookedService) -> crate::support::webhooked_service::JobReplies {
+    let mut asked = service.ask(job("j", "user_123")).await;
     asked.authorization().await;
-    bed.parked("j").await;
-    bed.set_status("gmail", "user_123", "ACTIVE").await;
+    service.parked("j").await;
+    service.set_status("gmail", "user_123", "ACTIVE").await;
     asked
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_is_to_be_sent_again_while_the_broker_is_away() {
-    let bed = Bed::start(|options| options.webhook = None).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
     let proxy = Proxy::to(Broker::shared().await.address()).await;
-    let mut config = bed.webhooks_alone();
+    let mut config = service.webhooks_alone();
     config.amqp.url = format!("amqp://guest:guest@{}", proxy.address()).into();
     config.amqp.reconnect_max_milliseconds = 200;
-    let worker = bed.worker(config).await;
-    let asked = ready_to_be_woken(&bed).await;
+    let worker = service.worker(config).await;
+    let asked = ready_to_be_woken(&service).await;
     let body = event("user_123", Some("gmail"));
     let headers = signed("msg_1", now(), KEY, &body);
     proxy.shut(true);
@@ -261,16 +261,16 @@ async fn a_webhook_is_to_be_sent_again_while_the_broker_is_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_is_to_be_sent_again_while_redis_does_not_answer() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let asked = ready_to_be_woken(&bed).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let asked = ready_to_be_woken(&service).await;
     let body = event("user_123", Some("gmail"));
     let headers = signed("msg_1", now(), KEY, &body);
-    bed.redis.freeze();
+    service.redis.freeze();
     let since = Instant::now();
     assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
-    bed.redis.thaw();
+    service.redis.thaw();
     eventually("the webhook is taken", async || {
         (send(worker.address, &headers, body.clone()).await == 204).then_some(())
     })
@@ -281,15 +281,15 @@ async fn a_webhook_is_to_be_sent_again_while_redis_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_is_to_be_sent_again_while_a_journal_cannot_be_read() {
-    let bed = Bed::start(|options| options.webhook = None).await;
-    let worker = bed.worker(bed.webhooks_alone()).await;
-    let asked = ready_to_be_woken(&bed).await;
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let asked = ready_to_be_woken(&service).await;
     let body = event("user_123", Some("gmail"));
     let headers = signed("msg_1", now(), KEY, &body);
-    assert_eq!(bed.redis.command(&["RENAME", "agentkit:run:{j}", "elsewhere"]), "OK");
-    assert_eq!(bed.redis.command(&["SET", "agentkit:run:{j}", "no journal"]), "OK");
+    assert_eq!(service.redis.command(&["RENAME", "agentkit:run:{j}", "elsewhere"]), "OK");
+    assert_eq!(service.redis.command(&["SET", "agentkit:run:{j}", "no journal"]), "OK");
     assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
-    assert_eq!(bed.redis.command(&["RENAME", "elsewhere", "agentkit:run:{j}"]), "OK");
+    assert_eq!(service.redis.command(&["RENAME", "elsewhere", "agentkit:run:{j}"]), "OK");
     assert_eq!(send(worker.address, &headers, body.clone()).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     worker.stop().await;

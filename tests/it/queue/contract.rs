@@ -12,17 +12,17 @@ use jiff::Timestamp;
 use crate::support::broker::Broker;
 use crate::support::{soon, unique};
 
-enum Backend {
+enum QueueUnderTest {
     Amqp(Box<Config>, AmqpQueue),
     Memory(MemoryQueue),
 }
 
-enum Inbox {
+enum InboxUnderTest {
     Amqp(Box<ReplyInbox>),
     Memory(MemoryInbox),
 }
 
-impl Backend {
+impl QueueUnderTest {
     async fn amqp() -> Self {
         let config = Broker::shared().await.config();
         Self::Amqp(Box::new(config.clone()), AmqpQueue::connect(config).await.unwrap())
@@ -46,10 +46,10 @@ impl Backend {
         }
     }
 
-    async fn inbox(&self) -> Inbox {
+    async fn inbox(&self) -> InboxUnderTest {
         match self {
-            Self::Amqp(config, _) => Inbox::Amqp(Box::new(ReplyInbox::open(config).await.unwrap())),
-            Self::Memory(queue) => Inbox::Memory(queue.reply_inbox(unique("inbox"))),
+            Self::Amqp(config, _) => InboxUnderTest::Amqp(Box::new(ReplyInbox::open(config).await.unwrap())),
+            Self::Memory(queue) => InboxUnderTest::Memory(queue.reply_inbox(unique("inbox"))),
         }
     }
 
@@ -58,7 +58,7 @@ impl Backend {
     }
 }
 
-impl Inbox {
+impl InboxUnderTest {
     fn name(&self) -> String {
         match self {
             Self::Amqp(inbox) => inbox.name().to_owned(),
@@ -90,7 +90,7 @@ fn id(delivery: &Delivery) -> &str {
     delivery.message.properties.message_id.as_deref().unwrap()
 }
 
-async fn an_acked_message_is_delivered_once(backend: Backend) {
+async fn an_acked_message_is_delivered_once(backend: QueueUnderTest) {
     let mut consumer = backend.consumer();
     assert_eq!(backend.publish(Destination::Jobs, message("a")).await, Published::Routed);
     let delivery = next(&mut consumer).await;
@@ -100,7 +100,7 @@ async fn an_acked_message_is_delivered_once(backend: Backend) {
     assert_eq!(id(&next(&mut consumer).await), "b");
 }
 
-async fn a_requeued_message_comes_again_and_says_so(backend: Backend) {
+async fn a_requeued_message_comes_again_and_says_so(backend: QueueUnderTest) {
     let mut consumer = backend.consumer();
     backend.publish(Destination::Jobs, message("a")).await;
     next(&mut consumer).await.requeue().await.unwrap();
@@ -109,7 +109,7 @@ async fn a_requeued_message_comes_again_and_says_so(backend: Backend) {
     again.ack().await.unwrap();
 }
 
-async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: Backend) {
+async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: QueueUnderTest) {
     let mut consumer = backend.consumer();
     backend.publish(Destination::Jobs, message("a")).await;
     drop(next(&mut consumer).await);
@@ -120,7 +120,7 @@ async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: Bac
     again.ack().await.unwrap();
 }
 
-async fn a_message_can_wait(backend: Backend) {
+async fn a_message_can_wait(backend: QueueUnderTest) {
     let mut consumer = backend.consumer();
     let start = Instant::now();
     let waiting = Message { properties: full_properties(), ..message("") };
@@ -139,7 +139,7 @@ async fn a_message_can_wait(backend: Backend) {
     delivery.ack().await.unwrap();
 }
 
-async fn a_reply_goes_to_its_queue_or_falls_back(backend: Backend) {
+async fn a_reply_goes_to_its_queue_or_falls_back(backend: QueueUnderTest) {
     let mut inbox = backend.inbox().await;
     let to_inbox = Destination::Reply(Some(inbox.name()));
     assert_eq!(backend.publish(to_inbox.clone(), message("a")).await, Published::Routed);
@@ -171,7 +171,7 @@ fn full_properties() -> Properties {
     }
 }
 
-async fn bodies_and_properties_arrive_as_they_were(backend: Backend) {
+async fn bodies_and_properties_arrive_as_they_were(backend: QueueUnderTest) {
     let mut consumer = backend.consumer();
     let big: Vec<u8> = (0..3_000_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
     for body in [Vec::new(), vec![0, 0xff, 0xfe, b'\n'], big] {
@@ -183,7 +183,7 @@ async fn bodies_and_properties_arrive_as_they_were(backend: Backend) {
     }
 }
 
-async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(backend: Backend) {
+async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(backend: QueueUnderTest) {
     let mut consumer = backend.consumer();
     for number in 0..6 {
         backend.publish(Destination::Jobs, message(&number.to_string())).await;
@@ -206,7 +206,7 @@ async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(backend: Backend) {
     held.ack().await.unwrap();
 }
 
-async fn each_of_many_publishes_learns_its_own_fate(backend: Backend) {
+async fn each_of_many_publishes_learns_its_own_fate(backend: QueueUnderTest) {
     let publisher = backend.publisher();
     let nobody = Destination::Reply(Some(unique("nobody")));
     let mut tasks = tokio::task::JoinSet::new();
@@ -240,7 +240,7 @@ async fn each_of_many_publishes_learns_its_own_fate(backend: Backend) {
     assert!(delivered == routed);
 }
 
-async fn publishes_that_are_given_up_disturb_no_others(backend: Backend) {
+async fn publishes_that_are_given_up_disturb_no_others(backend: QueueUnderTest) {
     let publisher = backend.publisher();
     let nobody = Destination::Reply(Some(unique("nobody")));
     for round in 0..30_u64 {
@@ -255,99 +255,99 @@ async fn publishes_that_are_given_up_disturb_no_others(backend: Backend) {
 
 /// Each promise is one test for each backend.
 mod memory {
-    use super::Backend;
+    use super::QueueUnderTest;
 
     #[tokio::test]
     async fn an_acked_message_is_delivered_once() {
-        super::an_acked_message_is_delivered_once(Backend::memory()).await;
+        super::an_acked_message_is_delivered_once(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_requeued_message_comes_again_and_says_so() {
-        super::a_requeued_message_comes_again_and_says_so(Backend::memory()).await;
+        super::a_requeued_message_comes_again_and_says_so(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn an_unsettled_message_comes_again_when_its_consumer_is_gone() {
-        super::an_unsettled_message_comes_again_when_its_consumer_is_gone(Backend::memory()).await;
+        super::an_unsettled_message_comes_again_when_its_consumer_is_gone(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_message_can_wait() {
-        super::a_message_can_wait(Backend::memory()).await;
+        super::a_message_can_wait(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_reply_goes_to_its_queue_or_falls_back() {
-        super::a_reply_goes_to_its_queue_or_falls_back(Backend::memory()).await;
+        super::a_reply_goes_to_its_queue_or_falls_back(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn bodies_and_properties_arrive_as_they_were() {
-        super::bodies_and_properties_arrive_as_they_were(Backend::memory()).await;
+        super::bodies_and_properties_arrive_as_they_were(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn a_stopped_consumer_gives_back_what_it_fetched_ahead() {
-        super::a_stopped_consumer_gives_back_what_it_fetched_ahead(Backend::memory()).await;
+        super::a_stopped_consumer_gives_back_what_it_fetched_ahead(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn each_of_many_publishes_learns_its_own_fate() {
-        super::each_of_many_publishes_learns_its_own_fate(Backend::memory()).await;
+        super::each_of_many_publishes_learns_its_own_fate(QueueUnderTest::memory()).await;
     }
 
     #[tokio::test]
     async fn publishes_that_are_given_up_disturb_no_others() {
-        super::publishes_that_are_given_up_disturb_no_others(Backend::memory()).await;
+        super::publishes_that_are_given_up_disturb_no_others(QueueUnderTest::memory()).await;
     }
 }
 
 mod amqp {
-    use super::Backend;
+    use super::QueueUnderTest;
 
     #[tokio::test]
     async fn an_acked_message_is_delivered_once() {
-        super::an_acked_message_is_delivered_once(Backend::amqp().await).await;
+        super::an_acked_message_is_delivered_once(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn a_requeued_message_comes_again_and_says_so() {
-        super::a_requeued_message_comes_again_and_says_so(Backend::amqp().await).await;
+        super::a_requeued_message_comes_again_and_says_so(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn an_unsettled_message_comes_again_when_its_consumer_is_gone() {
-        super::an_unsettled_message_comes_again_when_its_consumer_is_gone(Backend::amqp().await).await;
+        super::an_unsettled_message_comes_again_when_its_consumer_is_gone(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn a_message_can_wait() {
-        super::a_message_can_wait(Backend::amqp().await).await;
+        super::a_message_can_wait(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn a_reply_goes_to_its_queue_or_falls_back() {
-        super::a_reply_goes_to_its_queue_or_falls_back(Backend::amqp().await).await;
+        super::a_reply_goes_to_its_queue_or_falls_back(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn bodies_and_properties_arrive_as_they_were() {
-        super::bodies_and_properties_arrive_as_they_were(Backend::amqp().await).await;
+        super::bodies_and_properties_arrive_as_they_were(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn a_stopped_consumer_gives_back_what_it_fetched_ahead() {
-        super::a_stopped_consumer_gives_back_what_it_fetched_ahead(Backend::amqp().await).await;
+        super::a_stopped_consumer_gives_back_what_it_fetched_ahead(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn each_of_many_publishes_learns_its_own_fate() {
-        super::each_of_many_publishes_learns_its_own_fate(Backend::amqp().await).await;
+        super::each_of_many_publishes_learns_its_own_fate(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
     async fn publishes_that_are_given_up_disturb_no_others() {
-        super::publishes_that_are_given_up_disturb_no_others(Backend::amqp().await).await;
+        super::publishes_that_are_given_up_disturb_no_others(QueueUnderTest::amqp().await).await;
     }
 }

@@ -18,8 +18,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::bench::{Bench, page};
 use crate::support::broker::Broker;
+use crate::support::proxied_service::{ProxiedService, page};
 use crate::support::redis::Redis;
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::time::eventually;
@@ -278,22 +278,22 @@ async fn one_start_node_is_enough_and_the_facts_of_every_master_are_told() {
 
 #[tokio::test]
 async fn a_worker_goes_on_while_slots_move_and_a_master_is_killed_and_started_again() {
-    let bench = Bench::new(Broker::shared().await).await;
+    let service = ProxiedService::new(Broker::shared().await).await;
     let mut cluster = RedisCluster::start().await;
-    let program = bench.program(&[("REDIS__CLUSTER", "true")]).set("REDIS_URL", &cluster.url());
+    let program = service.program(&[("REDIS__CLUSTER", "true")]).set("REDIS_URL", &cluster.url());
     let worker = program.worker().await;
-    let key = |job: &str| format!("{}:run:{{{job}}}", bench.amqp.prefix);
+    let key = |job: &str| format!("{}:run:{{{job}}}", service.amqp.prefix);
     let read = "gmail_fetch_mails with {\"max_results\": 1}";
     let write = "gmail_send_message with {\"to\": \"bob@example.com\", \"subject\": \"hello\", \"body\": \"hello\"}";
     // Sends a job whose mail is sent and whose reading call is under way when this is over.
     let send = async |id: &str| {
-        bench
+        service
             .peer
             .fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "delay", "delay_ms": 1000}))
             .await;
-        let before = bench.peer.count("execute").await;
-        bench.send(id, &format!("Call {write}, then call {read}")).await;
-        eventually("the second call", async || (bench.peer.count("execute").await == before + 2).then_some(())).await;
+        let before = service.peer.count("execute").await;
+        service.send(id, &format!("Call {write}, then call {read}")).await;
+        eventually("the second call", async || (service.peer.count("execute").await == before + 2).then_some(())).await;
     };
 
     send("moved").await;
@@ -302,26 +302,26 @@ async fn a_worker_goes_on_while_slots_move_and_a_master_is_killed_and_started_ag
     cluster.begin_move(&key("moved"), from, to);
     cluster.move_key(&key("moved"), from, to);
     cluster.end_move(&key("moved"), to);
-    assert_completed(&bench.only_reply().await, "moved");
+    assert_completed(&service.only_reply().await, "moved");
     assert!(cluster.answered(from, "MOVED") > 0, "the run was under way when its slot moved");
 
     send("killed").await;
     let master = cluster.owner(&key("killed"));
     cluster.nodes[master].kill();
     cluster.nodes[master].restart().await;
-    assert_completed(&bench.only_reply().await, "killed");
-    assert_eq!(bench.mails().await, 2, "each mail was sent once");
+    assert_completed(&service.only_reply().await, "killed");
+    assert_eq!(service.mails().await, 2, "each mail was sent once");
 
     cluster.until_in_order().await;
     let ids: Vec<String> = (0..6).map(|number| format!("job-{number}")).collect();
     let owners: BTreeSet<usize> = ids.iter().map(|id| cluster.owner(&key(id))).collect();
     assert_eq!(owners.len(), 3, "the jobs lie on all masters");
     for id in &ids {
-        bench.send(id, &format!("Call {read}")).await;
+        service.send(id, &format!("Call {read}")).await;
     }
     let mut answered = BTreeSet::new();
     for _ in &ids {
-        let reply = bench.reply().await;
+        let reply = service.reply().await;
         let id = reply["subject"].as_str().unwrap();
         assert_completed(&reply, id);
         answered.insert(id.to_owned());
@@ -334,7 +334,7 @@ async fn a_worker_goes_on_while_slots_move_and_a_master_is_killed_and_started_ag
     for part in ["ok      Redis Cluster: 3 masters", &first] {
         assert!(doctor.contains(part), "{part} is missing in {doctor}");
     }
-    let alone = bench.program(&[]).set("REDIS_URL", &cluster.nodes[0].url());
+    let alone = service.program(&[]).set("REDIS_URL", &cluster.nodes[0].url());
     let doctor = alone.run(&["doctor", "--connection", "gmail"]).await;
     assert!(doctor.all().contains("BROKEN  Redis Cluster: this server is a node of one"), "{}", doctor.all());
     assert_eq!(doctor.code, Some(1));

@@ -20,15 +20,15 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 use crate::support::{eventually, soon};
 
 type SharedRedis = Arc<Mutex<Redis>>;
 
 /// A worker whose journal is in a Redis of its own.
-struct Bench {
-    peer: Peer,
+struct RedisJournalWorker {
+    peer: SandboxPeer,
     redis: SharedRedis,
     publisher: Arc<dyn Publisher>,
     queue: MemoryQueue,
@@ -40,10 +40,10 @@ struct Bench {
 }
 
 /// Kills Redis when the terminal reply is out.
-struct Murderer(Arc<dyn Publisher>, SharedRedis);
+struct RedisKiller(Arc<dyn Publisher>, SharedRedis);
 
 #[async_trait]
-impl Publisher for Murderer {
+impl Publisher for RedisKiller {
     async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
         let is_reply = message.properties.kind.is_some();
         let published = self.0.publish(destination, message).await;
@@ -54,7 +54,7 @@ impl Publisher for Murderer {
     }
 }
 
-impl Bench {
+impl RedisJournalWorker {
     async fn start(model: &ScriptedModel, change: impl FnOnce(&mut Config)) -> Self {
         Self::start_with(model, change, |publisher, _| publisher).await
     }
@@ -65,7 +65,7 @@ impl Bench {
         publisher: impl FnOnce(Arc<dyn Publisher>, SharedRedis) -> Arc<dyn Publisher>,
     ) -> Self {
         let redis = Redis::start().await;
-        let peer = Peer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
+        let peer = SandboxPeer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
         let mut config = Config::built_in();
         point_to(&peer.sandbox, &mut config);
         config.model.base_url = model.base_url();
@@ -76,9 +76,9 @@ impl Bench {
         let (queue, redis) = (MemoryQueue::new(100), Arc::new(Mutex::new(redis)));
         let publisher = publisher(queue.publisher(), redis.clone());
         let (inbox, metrics) = (queue.reply_inbox("answers"), Arc::default());
-        let mut bench = Self { peer, redis, publisher, queue, inbox, metrics, config, process: None };
-        bench.start_worker();
-        bench
+        let mut worker = Self { peer, redis, publisher, queue, inbox, metrics, config, process: None };
+        worker.start_worker();
+        worker
     }
 
     fn start_worker(&mut self) {
@@ -153,7 +153,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for RedisJournalWorker {
     fn drop(&mut self) {
         if let Some(process) = self.process.take() {
             process.shutdown_background();
@@ -174,14 +174,14 @@ fn mail() -> Turn {
 async fn a_mail_is_not_sent_again_by_a_run_whose_redis_went_away_and_came_back_empty() {
     let gate = Arc::new(Notify::new());
     let model = ScriptedModel::start([mail(), turn::text("never heard").released_by(&gate)]).await;
-    let mut bench = Bench::start(&model, |_| {}).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |_| {}).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(2).await;
-    bench.without_redis(&gate, false).await;
-    let data = bench.reply("agentkit.job.failed").await;
+    worker.without_redis(&gate, false).await;
+    let data = worker.reply("agentkit.job.failed").await;
     assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
-    assert_eq!(bench.mails().await, 1);
-    assert!(bench.metrics.render().contains("agentkit_journals_lost_total 1"));
+    assert_eq!(worker.mails().await, 1);
+    assert!(worker.metrics.render().contains("agentkit_journals_lost_total 1"));
     model.finish();
 }
 
@@ -190,11 +190,11 @@ async fn a_run_that_only_read_starts_again_when_redis_comes_back_empty_and_says_
     let gate = Arc::new(Notify::new());
     let script = [turn::text("never heard").released_by(&gate), turn::text("started again")];
     let model = ScriptedModel::start(script).await;
-    let mut bench = Bench::start(&model, |_| {}).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |_| {}).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(1).await;
-    bench.without_redis(&gate, false).await;
-    let data = bench.reply("agentkit.job.completed").await;
+    worker.without_redis(&gate, false).await;
+    let data = worker.reply("agentkit.job.completed").await;
     assert_eq!(data["text"], "started again");
     assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
     model.finish();
@@ -203,16 +203,16 @@ async fn a_run_that_only_read_starts_again_when_redis_comes_back_empty_and_says_
 #[tokio::test]
 async fn a_run_whose_reply_is_out_is_not_run_again_though_nothing_is_left_of_its_journal() {
     let model = ScriptedModel::start([mail(), turn::text("sent")]).await;
-    let murderer = |publisher, redis| Arc::new(Murderer(publisher, redis)) as Arc<dyn Publisher>;
-    let mut bench = Bench::start_with(&model, |_| {}, murderer).await;
-    bench.publish(&[]).await;
-    assert_eq!(bench.reply("agentkit.job.completed").await["text"], "sent");
-    bench.idle().await;
-    bench.restart_redis(false).await;
-    eventually("the message is gone", || async { (bench.queue.waiting() == 0).then_some(()) }).await;
-    bench.idle().await;
-    assert_eq!(bench.mails().await, 1);
-    assert!(tokio::time::timeout(Duration::from_millis(300), bench.inbox.next()).await.is_err(), "one reply");
+    let killer = |publisher, redis| Arc::new(RedisKiller(publisher, redis)) as Arc<dyn Publisher>;
+    let mut worker = RedisJournalWorker::start_with(&model, |_| {}, killer).await;
+    worker.publish(&[]).await;
+    assert_eq!(worker.reply("agentkit.job.completed").await["text"], "sent");
+    worker.idle().await;
+    worker.restart_redis(false).await;
+    eventually("the message is gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
+    worker.idle().await;
+    assert_eq!(worker.mails().await, 1);
+    assert!(tokio::time::timeout(Duration::from_millis(300), worker.inbox.next()).await.is_err(), "one reply");
     model.finish();
 }
 
@@ -220,12 +220,12 @@ async fn a_run_whose_reply_is_out_is_not_run_again_though_nothing_is_left_of_its
 async fn a_write_whose_start_was_lost_with_the_end_of_the_journal_is_not_made_again() {
     let gate = Arc::new(Notify::new());
     let model = ScriptedModel::start([mail(), turn::text("never heard").released_by(&gate)]).await;
-    let mut bench = Bench::start(&model, |_| {}).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |_| {}).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(2).await;
     {
         // As after a fail-over to a replica that lagged: the model's turn is there, the call's start is not.
-        let redis = bench.redis.lock().unwrap();
+        let redis = worker.redis.lock().unwrap();
         let key = "agentkit:run:{job-1}";
         let length: usize = redis.command(&["HGET", key, "length"]).parse().unwrap();
         let line = |index: usize| redis.command(&["HGET", key, &index.to_string()]);
@@ -233,9 +233,9 @@ async fn a_write_whose_start_was_lost_with_the_end_of_the_journal_is_not_made_ag
         redis.command(&["HSET", key, "length", &(replied + 1).to_string()]);
     }
     gate.notify_one();
-    let data = bench.reply("agentkit.job.failed").await;
+    let data = worker.reply("agentkit.job.failed").await;
     assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
-    assert_eq!(bench.mails().await, 1);
+    assert_eq!(worker.mails().await, 1);
     model.finish();
 }
 
@@ -244,14 +244,14 @@ async fn the_worker_that_has_a_run_is_asked_what_it_did_before_another_one_guess
     let gate = Arc::new(Notify::new());
     let script = [turn::text("never heard").released_by(&gate), turn::text("started again")];
     let model = ScriptedModel::start(script).await;
-    let mut bench = Bench::start(&model, |_| {}).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |_| {}).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(1).await;
     // As it stands for the delivery of a run that might have written by now.
     let stand_in = [("x-agentkit-turn", "1"), ("x-agentkit-reason", "continue"), ("x-agentkit-effects", "1")];
-    bench.restart_redis(false).await;
-    bench.publish(&stand_in).await;
-    let data = bench.reply("agentkit.job.completed").await;
+    worker.restart_redis(false).await;
+    worker.publish(&stand_in).await;
+    let data = worker.reply("agentkit.job.completed").await;
     assert_eq!(data["text"], "started again", "its owner knew that it had only read");
     assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
     gate.notify_one();
@@ -262,13 +262,13 @@ async fn the_worker_that_has_a_run_is_asked_what_it_did_before_another_one_guess
 async fn a_worker_that_gives_a_run_back_as_redis_is_away_has_not_died_with_it() {
     let gate = Arc::new(Notify::new());
     let model = ScriptedModel::start([turn::text("never heard").released_by(&gate), turn::text("done")]).await;
-    let mut bench = Bench::start(&model, |config| config.worker.strikes = 1).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |config| config.worker.strikes = 1).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(1).await;
-    bench.without_redis(&gate, true).await;
-    let data = bench.reply("agentkit.job.completed").await;
+    worker.without_redis(&gate, true).await;
+    let data = worker.reply("agentkit.job.completed").await;
     assert_eq!((data["text"].as_str(), notices(&data)), (Some("done"), vec!["answered_without_tools"]));
-    assert_eq!(bench.queue.dead_letters(), []);
+    assert_eq!(worker.queue.dead_letters(), []);
     model.finish();
 }
 
@@ -276,20 +276,20 @@ async fn a_worker_that_gives_a_run_back_as_redis_is_away_has_not_died_with_it() 
 async fn a_copy_of_a_message_that_comes_after_a_dead_letter_makes_no_second_one() {
     let gate = Arc::new(Notify::new());
     let model = ScriptedModel::start([turn::text("never heard").released_by(&gate)]).await;
-    let mut bench = Bench::start(&model, |config| config.worker.strikes = 1).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |config| config.worker.strikes = 1).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(1).await;
     // Its journal looks as if its worker had died: another one has it now.
     let key = "agentkit:run:{job-1}";
-    bench.redis.lock().unwrap().command(&["HSET", key, "owner", "nobody", "lease", "0", "token", "9999999999999"]);
-    bench.publish(&[]).await;
-    assert_eq!(bench.reply("agentkit.job.failed").await["error"]["code"], "attempts_exhausted");
+    worker.redis.lock().unwrap().command(&["HSET", key, "owner", "nobody", "lease", "0", "token", "9999999999999"]);
+    worker.publish(&[]).await;
+    assert_eq!(worker.reply("agentkit.job.failed").await["error"]["code"], "attempts_exhausted");
     for turn in ["1", "2"] {
-        bench.publish(&[("x-agentkit-turn", turn), ("x-agentkit-reason", "continue")]).await;
+        worker.publish(&[("x-agentkit-turn", turn), ("x-agentkit-reason", "continue")]).await;
     }
-    eventually("the copies are gone", || async { (bench.queue.waiting() == 0).then_some(()) }).await;
-    bench.idle().await;
-    assert_eq!(bench.queue.dead_letters().len(), 1);
+    eventually("the copies are gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
+    worker.idle().await;
+    assert_eq!(worker.queue.dead_letters().len(), 1);
     gate.notify_one();
     model.finish();
 }
@@ -297,14 +297,14 @@ async fn a_copy_of_a_message_that_comes_after_a_dead_letter_makes_no_second_one(
 #[tokio::test]
 async fn a_worker_that_dies_together_with_the_journals_data_is_noticed_by_the_datas_age() {
     let model = ScriptedModel::start([turn::hang(), turn::text("started again")]).await;
-    let mut bench = Bench::start(&model, |_| {}).await;
-    bench.publish(&[]).await;
+    let mut worker = RedisJournalWorker::start(&model, |_| {}).await;
+    worker.publish(&[]).await;
     model.wait_for_requests(1).await;
-    bench.kill_worker().await;
-    bench.kill_redis();
-    bench.restart_redis(false).await;
-    bench.start_worker();
-    let data = bench.reply("agentkit.job.completed").await;
+    worker.kill_worker().await;
+    worker.kill_redis();
+    worker.restart_redis(false).await;
+    worker.start_worker();
+    let data = worker.reply("agentkit.job.completed").await;
     assert!(data["text"] == "started again" && notices(&data).contains(&"journal_lost"), "{data:#}");
     model.finish();
 }

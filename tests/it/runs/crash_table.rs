@@ -21,9 +21,9 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::support::broker::Broker;
-use crate::support::fuse::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, Point, Process, event_name};
+use crate::support::fused_worker::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, FusedWorker, Point, event_name};
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::{eventually, soon, unique};
 
 /// So many cases at the same time.
@@ -31,8 +31,8 @@ const AT_ONCE: usize = 10;
 const FETCH: &str = "call gmail_fetch_mails with {\"max_results\": 2}";
 
 /// One job with all that it needs.
-struct Stage {
-    peer: Peer,
+struct CrashCase {
+    peer: SandboxPeer,
     config: Config,
     inbox: Mutex<ReplyInbox>,
     reply_to: String,
@@ -51,10 +51,10 @@ struct Aftermath {
     model_requests: u64,
 }
 
-impl Stage {
+impl CrashCase {
     /// A user who consents so long after being asked, or never.
     async fn new(redis: &Redis, consent_after: Option<Duration>) -> Self {
-        let peer = Peer::start_with(|options| {
+        let peer = SandboxPeer::start_with(|options| {
             options.clock = Arc::new(SystemClock);
             options.consent_after = consent_after;
         })
@@ -97,14 +97,14 @@ impl Stage {
 
     /// Until the run's reply is there, its journal sealed and nothing but dead letters left. A worker that dies is
     /// followed by one that nothing befalls.
-    async fn to_the_end(&self, mut process: Process) -> (Arc<Fuse>, Vec<Reply>) {
-        let (fuse, mut inbox) = (process.fuse.clone(), self.inbox.lock().await);
+    async fn to_the_end(&self, mut worker: FusedWorker) -> (Arc<Fuse>, Vec<Reply>) {
+        let (fuse, mut inbox) = (worker.fuse.clone(), self.inbox.lock().await);
         let mut replies: Vec<Reply> = Vec::new();
         soon(&format!("the end of the run, last at {:?}", fuse.labels.lock().unwrap().last()), async {
             loop {
                 tokio::select! {
                     message = inbox.next() => replies.extend(terminal(&message.unwrap())),
-                    () = fuse.died.notified() => process = Process::start(&self.config, None),
+                    () = fuse.died.notified() => worker = FusedWorker::start(&self.config, None),
                     () = tokio::time::sleep(Duration::from_millis(100)) => {}
                 }
                 let sealed = self.lines().await.last().is_some_and(|line| event_name(line) == "delivered");
@@ -150,44 +150,44 @@ impl Stage {
 
 /// A run with an authorization, a retried read and a write.
 async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
-    let stage = Stage::new(redis, Some(Duration::from_millis(300))).await;
-    stage.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
-    let mail = json!({"to": "a@example.com", "subject": stage.subject, "body": "hello"});
-    stage.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
-    let process = Process::start(&stage.config, cut);
-    let (fuse, replies) = stage.to_the_end(process).await;
-    stage.end(&fuse, replies).await
+    let case = CrashCase::new(redis, Some(Duration::from_millis(300))).await;
+    case.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
+    let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
+    case.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
 }
 
-/// A run whose worker died; the next one puts it given_up.
+/// A run whose worker died; the next one gives it up.
 async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
-    let mut stage = Stage::new(redis, None).await;
-    stage.config.worker.strikes = 1;
-    stage.send(FETCH).await;
-    let killed = Process::start(&stage.config, Some((Point::Named("append attempt_started"), Failure::After)));
+    let mut case = CrashCase::new(redis, None).await;
+    case.config.worker.strikes = 1;
+    case.send(FETCH).await;
+    let killed = FusedWorker::start(&case.config, Some((Point::Named("append attempt_started"), Failure::After)));
     soon("the first worker's death", killed.fuse.died.notified()).await;
     drop(killed);
     // Its lease has run out: the next one takes the run at once, in the same number of steps each time.
     eventually("the run is free", || async {
-        let take = stage.journal.claim(&stage.id, "nobody", Duration::ZERO, ClaimMode::IfFree).await.unwrap();
+        let take = case.journal.claim(&case.id, "nobody", Duration::ZERO, ClaimMode::IfFree).await.unwrap();
         matches!(take, Claim::Granted { .. }).then_some(())
     })
     .await;
-    let process = Process::start(&stage.config, cut);
-    let (fuse, replies) = stage.to_the_end(process).await;
-    stage.end(&fuse, replies).await
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
 }
 
 /// A run that an operator cancels while its model thinks.
 async fn cancelled(redis: &Redis, cut: Cut) -> Aftermath {
-    let stage = Stage::new(redis, None).await;
-    stage.peer.activate("gmail", "user_123").await;
-    stage.peer.fault(json!({"on": "model", "kind": "delay", "delay_ms": 120_000, "times": 100})).await;
-    stage.send(FETCH).await;
-    let operator = operator(&stage, &Fuse::new(None)).await;
-    let process = Process::start(&stage.config, cut);
-    let (peer, id) = (stage.peer.client.clone(), stage.id.clone());
-    let asked = format!("{}/requests", stage.peer.sandbox.control_url());
+    let case = CrashCase::new(redis, None).await;
+    case.peer.activate("gmail", "user_123").await;
+    case.peer.fault(json!({"on": "model", "kind": "delay", "delay_ms": 120_000, "times": 100})).await;
+    case.send(FETCH).await;
+    let operator = operator(&case, &Fuse::new(None)).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (peer, id) = (case.peer.client.clone(), case.id.clone());
+    let asked = format!("{}/requests", case.peer.sandbox.control_url());
     let cancelling = tokio::spawn(async move {
         eventually("the model is asked", || async {
             let requests: serde_json::Value = peer.get(&asked).send().await.unwrap().json().await.unwrap();
@@ -196,40 +196,40 @@ async fn cancelled(redis: &Redis, cut: Cut) -> Aftermath {
         .await;
         operator.cancel(&id).await.unwrap();
     });
-    let (fuse, replies) = stage.to_the_end(process).await;
+    let (fuse, replies) = case.to_the_end(worker).await;
     cancelling.await.unwrap();
-    stage.end(&fuse, replies).await
+    case.end(&fuse, replies).await
 }
 
 /// A parked run that an operator cancels, whose command is cut off and given again.
 async fn cancelled_while_parked(redis: &Redis, cut: Cut) -> Aftermath {
-    let stage = Stage::new(redis, None).await;
-    stage.send(FETCH).await;
-    let process = Process::start(&stage.config, None);
+    let case = CrashCase::new(redis, None).await;
+    case.send(FETCH).await;
+    let worker = FusedWorker::start(&case.config, None);
     eventually("the run is parked", || async {
-        stage.lines().await.iter().any(|line| event_name(line) == "wake_up_published").then_some(())
+        case.lines().await.iter().any(|line| event_name(line) == "wake_up_published").then_some(())
     })
     .await;
     let fuse = Fuse::new(cut);
-    let first = operator(&stage, &fuse).await;
+    let first = operator(&case, &fuse).await;
     let done = tokio::select! {
-        result = first.cancel(&stage.id) => result.is_ok(),
+        result = first.cancel(&case.id) => result.is_ok(),
         () = fuse.died.notified() => false,
     };
     if !done {
-        operator(&stage, &Fuse::new(None)).await.cancel(&stage.id).await.unwrap();
+        operator(&case, &Fuse::new(None)).await.cancel(&case.id).await.unwrap();
     }
-    let (_, replies) = stage.to_the_end(process).await;
-    stage.end(&fuse, replies).await
+    let (_, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
 }
 
-async fn operator(stage: &Stage, fuse: &Arc<Fuse>) -> Operator {
-    let publisher = AmqpQueue::connect(stage.config.amqp.clone()).await.unwrap().publisher();
+async fn operator(case: &CrashCase, fuse: &Arc<Fuse>) -> Operator {
+    let publisher = AmqpQueue::connect(case.config.amqp.clone()).await.unwrap().publisher();
     Operator::new(
-        Arc::new(FusedJournal(stage.journal.clone(), fuse.clone())),
+        Arc::new(FusedJournal(case.journal.clone(), fuse.clone())),
         Arc::new(FusedPublisher(publisher, fuse.clone())),
         Arc::new(SystemClock),
-        lifetimes(&stage.config),
+        lifetimes(&case.config),
     )
 }
 

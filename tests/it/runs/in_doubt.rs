@@ -4,27 +4,27 @@ use agentkit_worker::agent::effect::Effect;
 use agentkit_worker::config::{Config, Sources};
 use serde_json::{Value, json};
 
-use super::outcomes::{Bench, fetch_mails, job, results, send_mail, with};
+use super::outcomes::{EmbeddedWorker, fetch_mails, job, results, send_mail, with};
 use crate::support::scripted_model::{ScriptedModel, turn};
 
 /// The write is done and its answer lost; what the caller hears, and how often the logs were asked.
 async fn lost_answer(kind: &str, settle_by_logs: bool, on_logs: Option<Value>) -> (Value, u64) {
     let model = ScriptedModel::start([send_mail(), turn::text("sent, I think")]).await;
-    let bench = Bench::with(Some(&model), |config| {
+    let worker = EmbeddedWorker::with(Some(&model), |config| {
         config.scalekit.tool_timeout_milliseconds = 1000;
         config.tools.settle_by_logs = settle_by_logs;
     })
     .await;
-    bench.peer.fault(json!({"on": "execute", "kind": kind})).await;
+    worker.peer.fault(json!({"on": "execute", "kind": kind})).await;
     if let Some(fault) = on_logs {
-        bench.peer.fault(fault).await;
+        worker.peer.fault(fault).await;
     }
-    let completed = bench.completed(&job("x")).await;
-    assert_eq!(bench.peer.count("execute").await, 1, "{kind}");
-    assert_eq!(bench.peer.world().await["effects"].as_array().unwrap().len(), 1, "{kind}");
+    let completed = worker.completed(&job("x")).await;
+    assert_eq!(worker.peer.count("execute").await, 1, "{kind}");
+    assert_eq!(worker.peer.world().await["effects"].as_array().unwrap().len(), 1, "{kind}");
     let told = &results(&model.finish()[1].body)[0];
     assert_eq!(told.contains("Do not repeat it"), completed["effects"][0]["state"] == "unknown", "{told}");
-    (completed, bench.peer.count("logs").await)
+    (completed, worker.peer.count("logs").await)
 }
 
 #[tokio::test]
@@ -57,9 +57,9 @@ async fn a_model_call_that_may_have_been_answered_makes_the_usage_unknown_also_w
         (json!({"on": "model", "kind": "status", "status": 200, "html": true}), "bad_answer", true),
         (json!({"on": "model", "kind": "status", "status": 503}), "unavailable", false),
     ] {
-        let bench = Bench::with(None, |config| config.model.timeout_seconds = 2).await;
-        bench.peer.fault(fault).await;
-        let completed = bench.completed(&job("Fetch my last unread email")).await;
+        let worker = EmbeddedWorker::with(None, |config| config.model.timeout_seconds = 2).await;
+        worker.peer.fault(fault).await;
+        let completed = worker.completed(&job("Fetch my last unread email")).await;
         assert_eq!(completed["usage"]["unknown"], unknown, "{reason}: {completed:#}");
         let retries = json!([{"call": "model", "reason": reason, "count": 1}]);
         assert_eq!(completed["retries"], retries, "{reason}: {completed:#}");
@@ -72,20 +72,20 @@ async fn a_control_call_that_is_refused_ends_the_run_at_once_in_scalekits_words(
     for route in ["details", "scoped", "magic_link"] {
         for (status, error_code) in [(400, "VALIDATION"), (403, "FORBIDDEN"), (403, "TOOL_ERROR"), (422, "VALIDATION")]
         {
-            let bench = Bench::new().await;
+            let worker = EmbeddedWorker::new().await;
             if route == "magic_link" {
                 let account = json!({"connector": "gmail", "identifier": "user_123", "status": "EXPIRED"});
-                bench.peer.post("/_sandbox/accounts", account).await;
+                worker.peer.post("/_sandbox/accounts", account).await;
             }
             let fault = json!({"on": route, "kind": "status", "status": status, "error_code": error_code,
                 "message": "identifier has a form that we do not take", "times": 100});
-            bench.peer.fault(fault).await;
-            let failed = bench.failed(&job("x")).await;
+            worker.peer.fault(fault).await;
+            let failed = worker.failed(&job("x")).await;
             assert_eq!(failed["error"]["code"], "internal", "{route} {status}: {failed:#}");
             let message = failed["error"]["message"].as_str().unwrap();
             assert!(message.contains("a form that we do not take") && message.contains("gmail"), "{message}");
             assert!(failed["error"]["hint"].as_str().unwrap().contains("identifier"), "{failed:#}");
-            assert_eq!((&failed["attempts"], bench.peer.count(route).await), (&json!(1), 1), "{route} {status}");
+            assert_eq!((&failed["attempts"], worker.peer.count(route).await), (&json!(1), 1), "{route} {status}");
         }
     }
 }
@@ -93,21 +93,21 @@ async fn a_control_call_that_is_refused_ends_the_run_at_once_in_scalekits_words(
 #[tokio::test]
 async fn a_control_call_that_met_a_passing_problem_is_made_again() {
     for status in [408, 409] {
-        let bench = Bench::new().await;
-        bench.peer.fault(json!({"on": "details", "kind": "status", "status": status})).await;
-        bench.completed(&job("Fetch my last unread email")).await;
+        let worker = EmbeddedWorker::new().await;
+        worker.peer.fault(json!({"on": "details", "kind": "status", "status": status})).await;
+        worker.completed(&job("Fetch my last unread email")).await;
     }
 }
 
 #[tokio::test]
 async fn what_is_forbidden_on_an_active_account_is_an_answer_for_the_model() {
     let model = ScriptedModel::start([fetch_mails(), turn::text("I may not read your mails")]).await;
-    let bench = Bench::scripted(&model).await;
+    let worker = EmbeddedWorker::scripted(&model).await;
     let forbidden = json!({"on": "execute", "kind": "status", "status": 403, "error_code": "TOOL_ERROR",
         "message": "the scope gmail.readonly is missing"});
-    bench.peer.fault(forbidden).await;
-    assert_eq!(bench.completed(&job("x")).await["text"], "I may not read your mails");
-    assert_eq!((bench.peer.count("execute").await, bench.peer.count("details").await), (1, 2));
+    worker.peer.fault(forbidden).await;
+    assert_eq!(worker.completed(&job("x")).await["text"], "I may not read your mails");
+    assert_eq!((worker.peer.count("execute").await, worker.peer.count("details").await), (1, 2));
     let requests = model.finish();
     assert!(results(&requests[1].body)[0].contains("the scope gmail.readonly is missing"));
 }
@@ -116,12 +116,12 @@ async fn what_is_forbidden_on_an_active_account_is_an_answer_for_the_model() {
 async fn accounts_that_are_lost_at_the_same_time_stand_in_one_event() {
     let reads = [("gmail_fetch_mails", json!({"max_results": 1})), ("slack_list_channels", json!({}))];
     let model = ScriptedModel::start([turn::calls(reads)]).await;
-    let bench = Bench::scripted(&model).await;
+    let worker = EmbeddedWorker::scripted(&model).await;
     let lost = json!({"on": "execute", "kind": "status", "status": 401, "error_code": "TOOL_ERROR", "times": 2});
-    bench.peer.fault(lost).await;
+    worker.peer.fault(lost).await;
     let asks =
         with(with(job("x"), "connections", json!(["gmail", "slack"])), "authorization", json!({"wait_seconds": 0}));
-    let reply = bench.run(&asks).await;
+    let reply = worker.run(&asks).await;
     let mut entries: Vec<&str> = reply["data"]["authorizations"]
         .as_array()
         .unwrap()
@@ -149,12 +149,12 @@ async fn an_operators_word_on_an_effect_counts_more_than_what_a_tool_looks_like(
     let tools = configured("[tools.effects]\n\"gmail_send_message\" = \"read\"\n").tools;
     assert_eq!(tools.effects["gmail_send_message"], Effect::Read);
     let model = ScriptedModel::start([send_mail(), turn::text("sent")]).await;
-    let bench = Bench::with(Some(&model), |config| config.tools = tools).await;
-    bench.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
-    let completed = bench.completed(&job("x")).await;
+    let worker = EmbeddedWorker::with(Some(&model), |config| config.tools = tools).await;
+    worker.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
+    let completed = worker.completed(&job("x")).await;
     assert_eq!((&completed["status"], &completed["effects"]), (&json!("completed"), &json!([])), "{completed:#}");
     assert_eq!(completed["retries"][0], json!({"call": "gmail_send_message", "reason": "unavailable", "count": 1}));
-    assert_eq!(bench.peer.count("execute").await, 2);
+    assert_eq!(worker.peer.count("execute").await, 2);
     model.finish();
 }
 
@@ -171,12 +171,12 @@ async fn the_operators_deny_list_hides_tools_from_every_job_and_may_be_changed()
         let listed: Vec<Value> =
             built_in.deny.iter().map(|name| definition(name)).chain([definition("gmail_fetch_mails")]).collect();
         let model = ScriptedModel::start([turn::text("seen")]).await;
-        let bench = Bench::with(Some(&model), |config| config.tools = tools).await;
+        let worker = EmbeddedWorker::with(Some(&model), |config| config.tools = tools).await;
         let answer = json!({"tools": listed, "next_page_token": ""});
-        bench.peer.fault(json!({"on": "scoped", "kind": "status", "status": 200, "body": answer})).await;
+        worker.peer.fault(json!({"on": "scoped", "kind": "status", "status": 200, "body": answer})).await;
         // A job cannot have them by asking for them.
         let allow = json!({"allow": ["gmail_fetch_mails", "gmail_create_filter"]});
-        bench.completed(&with(job("x"), "tools", allow)).await;
+        worker.completed(&with(job("x"), "tools", allow)).await;
         let requests = model.finish();
         let offered = requests[0].body["tools"].as_array().unwrap().iter();
         let offered: Vec<&str> = offered.map(|tool| tool["function"]["name"].as_str().unwrap()).collect();

@@ -15,21 +15,21 @@ use agentkit_worker::shutdown::Shutdown;
 use serde_json::{Value, json};
 
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::soon;
 
 /// A worker with its journal and cache in a real Redis.
-struct Bench {
-    peer: Peer,
+struct WorkerOnRedis {
+    peer: SandboxPeer,
     redis: Redis,
     queue: MemoryQueue,
     shutdown: Shutdown,
 }
 
-impl Bench {
+impl WorkerOnRedis {
     async fn new(initial_status: Option<&str>) -> Self {
         let redis = Redis::start().await;
-        let peer = Peer::start_with(|options| {
+        let peer = SandboxPeer::start_with(|options| {
             options.initial_status = initial_status.map(str::to_owned);
             options.clock = Arc::new(SystemClock);
         })
@@ -71,7 +71,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for WorkerOnRedis {
     fn drop(&mut self) {
         self.shutdown.stop();
     }
@@ -85,50 +85,50 @@ fn hostile() -> [String; 9] {
 
 #[tokio::test]
 async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
-    let bench = Bench::new(Some("ACTIVE")).await;
+    let worker = WorkerOnRedis::new(Some("ACTIVE")).await;
     let names = hostile();
     let job = |identifier: &str, prompt: String| json!({"identifier": identifier, "connections": ["gmail"], "prompt": prompt, "metadata": {"for": identifier}});
     for (index, name) in names.iter().enumerate() {
         let prompt = format!("Send an email to sam@example.com with subject Number{index} saying hello");
         // The job's id is as hostile as the user's.
-        let reply = bench.run(&job(name, prompt), name).await;
+        let reply = worker.run(&job(name, prompt), name).await;
         assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
         assert_eq!((&reply["subject"], &reply["data"]["metadata"]["for"]), (&json!(name), &json!(name)));
         assert_eq!(reply["data"]["effects"].as_array().unwrap().len(), 1, "{reply:#}");
     }
-    assert_eq!(bench.peer.count("scoped").await, names.len() as u64, "nobody was given another's list");
-    let lists = bench.keys("tools");
+    assert_eq!(worker.peer.count("scoped").await, names.len() as u64, "nobody was given another's list");
+    let lists = worker.keys("tools");
     assert_eq!(lists.len(), names.len(), "{lists:#?}");
     assert!(lists.contains("a%3Ab:gmail") && lists.contains("a%253Ab:gmail"), "{lists:#?}");
     assert!(lists.iter().all(|key| key.matches(':').count() == 1 && !key.contains(['/', '{', '*'])), "{lists:#?}");
-    let runs = bench.keys("run");
+    let runs = worker.keys("run");
     assert_eq!(runs.len(), names.len(), "{runs:#?}");
 
-    for (index, call) in bench.peer.bodies("execute").await.iter().enumerate() {
+    for (index, call) in worker.peer.bodies("execute").await.iter().enumerate() {
         assert_eq!((&call["identifier"], &call["agent_run_id"]), (&json!(names[index]), &json!(names[index])));
         assert_eq!(call["params"]["subject"], json!(format!("Number{index}")));
     }
     for (index, name) in names.iter().enumerate() {
-        let reply = bench.run(&job(name, "Fetch my last unread email".to_owned()), &format!("2-{index}")).await;
+        let reply = worker.run(&job(name, "Fetch my last unread email".to_owned()), &format!("2-{index}")).await;
         assert_eq!(reply["data"]["metadata"]["for"], json!(name), "{index}: {reply:#}");
     }
-    assert_eq!(bench.peer.count("scoped").await, names.len() as u64);
-    assert_eq!(bench.keys("run").len(), 2 * names.len());
+    assert_eq!(worker.peer.count("scoped").await, names.len() as u64);
+    assert_eq!(worker.keys("run").len(), 2 * names.len());
 }
 
 #[tokio::test]
 async fn hostile_identifiers_get_links_of_their_own_and_the_same_one_again() {
-    let bench = Bench::new(None).await;
+    let worker = WorkerOnRedis::new(None).await;
     let mut links = BTreeSet::new();
     for round in 0..2 {
         for (index, name) in hostile().iter().enumerate() {
             let job = json!({"identifier": name, "connections": ["gmail"], "prompt": "x", "authorization": {"wait_seconds": 0}});
-            let reply = bench.run(&job, &format!("{round}-{index}")).await;
+            let reply = worker.run(&job, &format!("{round}-{index}")).await;
             assert_eq!(reply["type"], "agentkit.job.authorization_required", "{reply:#}");
             assert_eq!(reply["data"]["identifier"], json!(name));
             links.insert(reply["data"]["authorizations"][0]["link"].as_str().unwrap().to_owned());
         }
         assert_eq!(links.len(), hostile().len());
     }
-    assert_eq!(bench.keys("link").len(), hostile().len());
+    assert_eq!(worker.keys("link").len(), hostile().len());
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::support::bench::Bench;
 use crate::support::broker::Broker;
+use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 
 /// RabbitMQ up to 4.2 looks for late acks once a minute only (measured).
@@ -14,15 +14,15 @@ const MODEL_TAKES: Duration = Duration::from_secs(75);
 
 /// A run whose model takes longer than the broker's consumer timeout; whether the broker closed the worker's channel.
 async fn is_cut_off(broker: &Broker, settings: &[(&str, &str)]) -> bool {
-    let bench = Bench::new(broker).await;
+    let service = ProxiedService::new(broker).await;
     let go = Arc::new(Notify::new());
     let model = ScriptedModel::start([turn::text("at last").released_by(&go)]).await;
-    let worker = bench.worker(&model, settings).await;
-    bench.send("job-1", "take your time").await;
+    let worker = service.worker(&model, settings).await;
+    service.send("job-1", "take your time").await;
     model.wait_for_requests(1).await;
     tokio::time::sleep(MODEL_TAKES).await;
     go.notify_one();
-    let reply = bench.only_reply().await;
+    let reply = service.only_reply().await;
     assert_eq!(reply["data"]["text"], "at last", "{reply:#}");
     assert_eq!(reply["data"]["attempts"], 1, "{reply:#}");
     model.finish();

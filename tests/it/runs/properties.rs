@@ -26,13 +26,13 @@ proptest! {
 
     #[test]
     fn whatever_the_world_does_the_rules_hold(choices in proptest::collection::vec(any::<u16>(), 0..250)) {
-        World::new(choices).play();
+        RandomWorld::new(choices).play();
     }
 }
 
 /// The outside world of one run. Every decision is drawn from `choices`; once they are used up nothing bad happens any
 /// more, and the model either answers or goes on calling tools for ever.
-struct World {
+struct RandomWorld {
     choices: VecDeque<u16>,
     bound: usize,
     stubborn: bool,
@@ -49,7 +49,7 @@ struct World {
     refused: BTreeSet<String>,
 }
 
-impl World {
+impl RandomWorld {
     fn new(choices: Vec<u16>) -> Self {
         let mut choices = VecDeque::from(choices);
         let mut draw = |below: u16| choices.pop_front().unwrap_or_default() % below;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::bench::{Bench, Used};
 use crate::support::broker::Broker;
+use crate::support::proxied_service::{ProcessUsage, ProxiedService};
 use crate::support::scripted_model::{ScriptedModel, turn};
 use serde_json::json;
 
@@ -12,7 +12,7 @@ const WAIT: u64 = 7;
 
 #[tokio::test]
 async fn a_rate_limit_with_a_known_time_frees_the_place_and_is_kept_by_the_tiers() {
-    let bench = Bench::new(Broker::shared().await).await;
+    let service = ProxiedService::new(Broker::shared().await).await;
     let script = [turn::status(429).retry_after(WAIT), turn::text("other"), turn::text("at last")];
     let model = ScriptedModel::start(script).await;
     let settings = [
@@ -20,13 +20,13 @@ async fn a_rate_limit_with_a_known_time_frees_the_place_and_is_kept_by_the_tiers
         ("WORKER__TRANSIENT__ATTEMPTS", "1"),
         ("MODEL__RETRY__MAX_RETRY_AFTER_MILLISECONDS", "1000"),
     ];
-    let worker = bench.worker(&model, &settings).await;
+    let worker = service.worker(&model, &settings).await;
     let told = Instant::now();
-    bench.send("limited", "say it").await;
+    service.send("limited", "say it").await;
     worker.running.line("run interrupted").await;
-    bench.send("other", "say it").await;
-    assert_eq!(bench.reply().await["subject"], "other", "its place is free meanwhile");
-    let reply = bench.only_reply().await;
+    service.send("other", "say it").await;
+    assert_eq!(service.reply().await["subject"], "other", "its place is free meanwhile");
+    let reply = service.only_reply().await;
     let waited = told.elapsed();
     assert_eq!((reply["subject"].as_str(), reply["data"]["text"].as_str()), (Some("limited"), Some("at last")));
     // As told, and up to a second by chance; the rest is for a busy machine.
@@ -36,15 +36,15 @@ async fn a_rate_limit_with_a_known_time_frees_the_place_and_is_kept_by_the_tiers
 
 #[tokio::test]
 async fn a_rate_limit_that_asks_for_no_wait_at_all_is_no_busy_loop() {
-    let bench = Bench::new(Broker::shared().await).await;
+    let service = ProxiedService::new(Broker::shared().await).await;
     let limited =
         json!({"on": "details", "kind": "status", "status": 429, "headers": {"retry-after": "0"}, "times": 4});
-    bench.peer.fault(limited).await;
-    let worker = bench.program(&[("WORKER__TRANSIENT__ATTEMPTS", "1")]).worker().await;
+    service.peer.fault(limited).await;
+    let worker = service.program(&[("WORKER__TRANSIENT__ATTEMPTS", "1")]).worker().await;
     worker.running.line("worker takes jobs").await;
-    let (began, before) = (Instant::now(), Used::by(worker.running.process()));
-    bench.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
-    assert_eq!(bench.only_reply().await["data"]["status"], "completed");
+    let (began, before) = (Instant::now(), ProcessUsage::by(worker.running.process()));
+    service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    assert_eq!(service.only_reply().await["data"]["status"], "completed");
     assert!(began.elapsed() >= Duration::from_secs(4), "a second each time at least: {:?}", began.elapsed());
     assert!(before.processor_since(worker.running.process()) < Duration::from_secs(1));
 }

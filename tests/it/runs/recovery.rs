@@ -20,23 +20,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::scripted_model::{ScriptedModel, turn};
 use crate::support::{eventually, soon};
 
 /// A worker whose journal is in a Redis of its own.
-struct Bench {
-    peer: Peer,
+struct RedisJournalWorker {
+    peer: SandboxPeer,
     redis: Redis,
     queue: MemoryQueue,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 }
 
-impl Bench {
+impl RedisJournalWorker {
     async fn start(model: &ScriptedModel, after_loss: AfterLoss) -> Self {
         let redis = Redis::start().await;
-        let peer = Peer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
+        let peer = SandboxPeer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
         let mut config = Config::built_in();
         point_to(&peer.sandbox, &mut config);
         config.model.base_url = model.base_url();
@@ -73,7 +73,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for RedisJournalWorker {
     fn drop(&mut self) {
         self.shutdown.stop();
     }
@@ -93,15 +93,15 @@ async fn a_run_that_only_read_starts_again_when_its_journal_is_lost_and_says_so(
         turn::text("started again"),
     ])
     .await;
-    let bench = Bench::start(&model, AfterLoss::Restart).await;
-    bench.publish().await;
+    let worker = RedisJournalWorker::start(&model, AfterLoss::Restart).await;
+    worker.publish().await;
     model.wait_for_requests(2).await;
-    bench.redis.command(&["FLUSHALL"]);
+    worker.redis.command(&["FLUSHALL"]);
     gate.notify_one();
-    let data = bench.reply("agentkit.job.completed").await;
+    let data = worker.reply("agentkit.job.completed").await;
     assert_eq!(data["text"], "started again");
     assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
-    assert!(bench.metrics.render().contains("agentkit_journals_lost_total 1"));
+    assert!(worker.metrics.render().contains("agentkit_journals_lost_total 1"));
     model.finish();
 }
 
@@ -114,14 +114,14 @@ async fn a_run_that_is_known_to_have_written_fails_when_its_journal_is_lost() {
         turn::text("never heard").released_by(&gate),
     ])
     .await;
-    let bench = Bench::start(&model, AfterLoss::Restart).await;
-    bench.publish().await;
+    let worker = RedisJournalWorker::start(&model, AfterLoss::Restart).await;
+    worker.publish().await;
     model.wait_for_requests(2).await;
-    bench.redis.command(&["FLUSHALL"]);
+    worker.redis.command(&["FLUSHALL"]);
     gate.notify_one();
-    let data = bench.reply("agentkit.job.failed").await;
+    let data = worker.reply("agentkit.job.failed").await;
     assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
-    assert_eq!(bench.peer.world().await["effects"].as_array().unwrap().len(), 1, "the mail was not sent again");
+    assert_eq!(worker.peer.world().await["effects"].as_array().unwrap().len(), 1, "the mail was not sent again");
     model.finish();
 }
 
@@ -129,12 +129,12 @@ async fn a_run_that_is_known_to_have_written_fails_when_its_journal_is_lost() {
 async fn the_policy_fail_lets_no_run_start_again() {
     let gate = Arc::new(Notify::new());
     let model = ScriptedModel::start([turn::text("never heard").released_by(&gate)]).await;
-    let bench = Bench::start(&model, AfterLoss::Fail).await;
-    bench.publish().await;
+    let worker = RedisJournalWorker::start(&model, AfterLoss::Fail).await;
+    worker.publish().await;
     model.wait_for_requests(1).await;
-    bench.redis.command(&["FLUSHALL"]);
+    worker.redis.command(&["FLUSHALL"]);
     gate.notify_one();
-    assert_eq!(bench.reply("agentkit.job.failed").await["error"]["code"], "internal");
+    assert_eq!(worker.reply("agentkit.job.failed").await["error"]["code"], "internal");
     model.finish();
 }
 
@@ -153,34 +153,34 @@ async fn write(journal: &RedisJournal, line: &str) {
 #[tokio::test]
 async fn a_journal_of_a_newer_worker_is_left_untouched_and_the_job_waits() {
     let model = ScriptedModel::start([]).await;
-    let bench = Bench::start(&model, AfterLoss::Restart).await;
+    let worker = RedisJournalWorker::start(&model, AfterLoss::Restart).await;
     let line = r#"{"at":"2027-01-01T00:00:00Z","event":{"started":{"schema":99,"shape":"unknown"}}}"#;
-    write(&bench.journal(), line).await;
-    let untouched = bench.redis.command(&["DBSIZE"]);
-    let token = || bench.redis.command(&["HGET", "agentkit:run:{job-1}", "token"]);
+    write(&worker.journal(), line).await;
+    let untouched = worker.redis.command(&["DBSIZE"]);
+    let token = || worker.redis.command(&["HGET", "agentkit:run:{job-1}", "token"]);
     let before = token();
-    bench.publish().await;
+    worker.publish().await;
     // The take leaves its mark in the token; the lease is given back afterwards.
     let id = JobId::new("job-1").unwrap();
     eventually("the job was looked at and put off", || async {
-        (token() != before && bench.queue.waiting() == 1).then_some(())
+        (token() != before && worker.queue.waiting() == 1).then_some(())
     })
     .await;
-    assert_eq!(bench.journal().read(&id).await.unwrap(), [line]);
-    assert_eq!(bench.redis.command(&["DBSIZE"]), untouched);
-    assert_eq!(bench.queue.dead_letters(), []);
+    assert_eq!(worker.journal().read(&id).await.unwrap(), [line]);
+    assert_eq!(worker.redis.command(&["DBSIZE"]), untouched);
+    assert_eq!(worker.queue.dead_letters(), []);
     model.finish();
 }
 
 #[tokio::test]
 async fn a_damaged_journal_becomes_a_dead_letter_with_its_reason() {
     let model = ScriptedModel::start([]).await;
-    let bench = Bench::start(&model, AfterLoss::Restart).await;
-    write(&bench.journal(), r#"{"at":"2026-11-22T00:00:00Z","event":"delivered"}"#).await;
-    bench.publish().await;
-    let data = bench.reply("agentkit.job.failed").await;
+    let worker = RedisJournalWorker::start(&model, AfterLoss::Restart).await;
+    write(&worker.journal(), r#"{"at":"2026-11-22T00:00:00Z","event":"delivered"}"#).await;
+    worker.publish().await;
+    let data = worker.reply("agentkit.job.failed").await;
     assert_eq!(data["error"]["code"], "internal", "{data:#}");
-    let letter = eventually("a dead letter", || async { bench.queue.dead_letters().pop() }).await;
+    let letter = eventually("a dead letter", || async { worker.queue.dead_letters().pop() }).await;
     assert_eq!(letter.properties.headers["x-agentkit-dead-reason"], "damaged_journal");
     model.finish();
 }

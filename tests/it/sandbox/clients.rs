@@ -13,7 +13,7 @@ use agentkit_worker::sandbox::Sandbox;
 use agentkit_worker::scalekit::{self, AccountStatus, Error, ExecuteRequest, Scalekit};
 use serde_json::{Map, Value};
 
-use crate::support::sandbox_client::{Peer, plain_client};
+use crate::support::sandbox_peer::{SandboxPeer, plain_client};
 
 fn http_client() -> http::Client {
     http::Client::new(&http::Config::default(), Arc::new(SystemClock)).unwrap()
@@ -41,7 +41,7 @@ async fn allow(link: &str) {
 
 #[tokio::test]
 async fn an_account_is_linked_and_its_tools_are_listed_and_run() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let scalekit = scalekit(&peer.sandbox);
     let (identifier, github) = names("github");
     assert_eq!(scalekit.account(&identifier, &github).await.unwrap().status, AccountStatus::Missing);
@@ -72,7 +72,7 @@ async fn an_account_is_linked_and_its_tools_are_listed_and_run() {
 
 #[tokio::test]
 async fn a_conversation_with_tools_comes_to_its_end_over_both_wire_forms() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     let scalekit = scalekit(&peer.sandbox);
     let (identifier, gmail) = names("gmail");

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 
 /// The published document, without its prose.
 static DOCUMENT: LazyLock<Value> =
@@ -25,7 +25,7 @@ const UNDOCUMENTED: [&str; 3] =
 
 /// Drives one peer and keeps what was driven.
 struct Driver {
-    peer: Peer,
+    peer: SandboxPeer,
     seen: BTreeSet<(String, String, bool)>,
 }
 
@@ -102,7 +102,7 @@ fn check_error(answer: &Value, target: &str) {
 
 #[tokio::test]
 async fn every_route_answers_as_the_published_document_says() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let mut driver = Driver { peer, seen: BTreeSet::new() };
     accounts(&mut driver).await;
     verification(&mut driver).await;

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 
 /// The tools of `user_123` at these connections, as a careful client hands them to a model.
-async fn tools(peer: &Peer, connections: &[&str]) -> Vec<Value> {
+async fn tools(peer: &SandboxPeer, connections: &[&str]) -> Vec<Value> {
     let mut tools = Vec::new();
     for connection in connections {
         peer.activate(connection, "user_123").await;
@@ -36,14 +36,14 @@ fn connector_of(tool: &str) -> &'static str {
     }
 }
 
-async fn run_tool(peer: &Peer, name: &str, arguments: &str) -> String {
+async fn run_tool(peer: &SandboxPeer, name: &str, arguments: &str) -> String {
     let arguments = serde_json::from_str(arguments).unwrap();
     let (status, body) = peer.execute(connector_of(name), name, arguments).await;
     if status == 200 { body["data"].to_string() } else { json!({"error": body["message"]}).to_string() }
 }
 
 /// A whole conversation over Chat Completions: the names of the tools called, round by round, and the final text.
-async fn chat(peer: &Peer, connections: &[&str], prompt: &str, more: Value) -> (Vec<Vec<String>>, String) {
+async fn chat(peer: &SandboxPeer, connections: &[&str], prompt: &str, more: Value) -> (Vec<Vec<String>>, String) {
     let functions = tools(peer, connections).await;
     let functions: Vec<Value> = functions.iter().map(|tool| json!({"type": "function", "function": tool})).collect();
     let mut messages =
@@ -75,7 +75,7 @@ async fn chat(peer: &Peer, connections: &[&str], prompt: &str, more: Value) -> (
 
 #[tokio::test]
 async fn unread_mails_are_fetched_and_summarized() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let prompt = "Fetch my last 5 unread emails and summarize them.";
     let (rounds, text) = chat(&peer, &["gmail"], prompt, json!({})).await;
     assert_eq!(rounds, [["gmail_fetch_mails"]]);
@@ -85,7 +85,7 @@ async fn unread_mails_are_fetched_and_summarized() {
 
 #[tokio::test]
 async fn a_chain_reads_first_and_then_sends_what_it_found() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let prompt = "Fetch my last 2 unread emails, then send a summary to bob@example.com with subject \"Your morning\".";
     let (rounds, text) = chat(&peer, &["gmail"], prompt, json!({})).await;
     assert_eq!(rounds, [["gmail_fetch_mails"], ["gmail_send_message"]]);
@@ -98,7 +98,7 @@ async fn a_chain_reads_first_and_then_sends_what_it_found() {
 
 #[tokio::test]
 async fn words_to_pass_on_are_not_obeyed() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let prompt =
         "Send an email to bob@example.com with subject Hello saying \"please fetch all unread mail, then call me\"";
     let (rounds, _) = chat(&peer, &["gmail"], prompt, json!({})).await;
@@ -112,7 +112,7 @@ async fn words_to_pass_on_are_not_obeyed() {
 
 #[tokio::test]
 async fn two_reads_are_parallel_unless_that_is_switched_off() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let prompt = "Show my last 3 emails and what is on my calendar today";
     let both = ["gmail", "googlecalendar"];
     let (rounds, text) = chat(&peer, &both, prompt, json!({})).await;
@@ -127,7 +127,7 @@ async fn two_reads_are_parallel_unless_that_is_switched_off() {
 
 #[tokio::test]
 async fn further_prompts_reach_their_tools() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let all = ["gmail", "googlecalendar", "slack"];
     let cases: [(&str, &[&str]); 7] = [
         ("Post to #general saying the build is green", &["slack_send_message"]),
@@ -155,7 +155,7 @@ async fn further_prompts_reach_their_tools() {
 
 #[tokio::test]
 async fn failures_and_doubts_are_reported_honestly() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let (rounds, text) = chat(&peer, &["slack"], "Post to #nowhere saying hello", json!({})).await;
     assert_eq!(rounds.len(), 1);
     assert!(text.contains("did not work: channel_not_found"), "{text}");
@@ -176,7 +176,7 @@ async fn failures_and_doubts_are_reported_honestly() {
 
 #[tokio::test]
 async fn remarks_during_the_work_and_after_it_do_not_change_the_wish() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let tool = json!({"type": "function", "function": {"name": "gmail_fetch_mails", "parameters": {"type": "object"}}});
     let call = json!({"id": "c1", "type": "function", "function": {"name": "gmail_fetch_mails", "arguments": "{}"}});
     let mut messages = vec![
@@ -197,7 +197,7 @@ async fn remarks_during_the_work_and_after_it_do_not_change_the_wish() {
 
 #[tokio::test]
 async fn special_prompts_behave_as_tests_need_them() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let (rounds, text) = chat(&peer, &["gmail"], "Loop forever.", json!({})).await;
     assert_eq!((rounds.len(), text.as_str()), (8, "no end"));
     assert_eq!(chat(&peer, &["gmail"], "Say nothing", json!({})).await, (vec![], String::new()));
@@ -207,7 +207,7 @@ async fn special_prompts_behave_as_tests_need_them() {
 
 #[tokio::test]
 async fn an_output_schema_is_fitted() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let schema = json!({
         "type": "object", "additionalProperties": false, "required": ["summary", "mails"],
         "properties": {"summary": {"type": "string"}, "mails": {"type": "array", "items": {
@@ -225,7 +225,7 @@ async fn an_output_schema_is_fitted() {
 
 #[tokio::test]
 async fn chat_completions_refuses_what_the_real_one_refuses() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let user = json!([{"role": "user", "content": "hi"}]);
     let tool = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
     let object = json!({"type": "object", "properties": {}});
@@ -291,7 +291,7 @@ async fn chat_completions_refuses_what_the_real_one_refuses() {
 
 #[tokio::test]
 async fn the_model_says_what_it_is_and_what_it_cost() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let models = peer.client.get(format!("{}/models", peer.sandbox.model_url())).bearer_auth(peer.sandbox.api_key());
     let models: Value = models.send().await.unwrap().json().await.unwrap();
     assert_eq!(models["data"][0]["owned_by"], "sandbox-rule-based");
@@ -310,7 +310,7 @@ async fn the_model_says_what_it_is_and_what_it_cost() {
 
 #[tokio::test]
 async fn responses_wants_the_reasoning_back_with_its_calls() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let tools: Vec<Value> = tools(&peer, &["gmail"])
         .await
         .into_iter()

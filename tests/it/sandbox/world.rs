@@ -14,9 +14,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::support::sandbox_client::{Peer, plain_client};
+use crate::support::sandbox_peer::{SandboxPeer, plain_client};
 
-async fn link(peer: &Peer, identifier: &str) -> String {
+async fn link(peer: &SandboxPeer, identifier: &str) -> String {
     let account = json!({"connector": "gmail", "identifier": identifier});
     let (status, body) = peer.post("/api/v1/connected_accounts/magic_link", account).await;
     assert_eq!(status, 200, "{body}");
@@ -29,14 +29,14 @@ async fn decide(link: &str, decision: &str) -> (u16, String) {
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
-async fn status(peer: &Peer, identifier: &str) -> String {
+async fn status(peer: &SandboxPeer, identifier: &str) -> String {
     let path = format!("/api/v1/connected_accounts/details?connector=gmail&identifier={identifier}");
     peer.get(&path).await.1["connected_account"]["status"].as_str().unwrap_or("none").to_owned()
 }
 
 #[tokio::test]
 async fn wrong_credentials_and_old_tokens_are_refused() {
-    let peer = Peer::start_with(|options| options.token_lifetime = Duration::from_mins(1)).await;
+    let peer = SandboxPeer::start_with(|options| options.token_lifetime = Duration::from_mins(1)).await;
     let form = peer.client.post(format!("{}/oauth/token", peer.sandbox.scalekit_url()));
     let form = form.body("client_id=skc_1&client_secret=wrong&grant_type=client_credentials").send().await.unwrap();
     assert_eq!(form.status(), 401);
@@ -49,7 +49,7 @@ async fn wrong_credentials_and_old_tokens_are_refused() {
 
 #[tokio::test]
 async fn a_click_on_the_consent_page_activates_the_account_once() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     assert_eq!(status(&peer, "user_123").await, "none");
     let link = link(&peer, "user_123").await;
     assert_eq!(status(&peer, "user_123").await, "PENDING_AUTH");
@@ -62,7 +62,7 @@ async fn a_click_on_the_consent_page_activates_the_account_once() {
 
 #[tokio::test]
 async fn accounts_can_be_there_from_the_start() {
-    let peer = Peer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
+    let peer = SandboxPeer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
     assert_eq!(status(&peer, "user_123").await, "ACTIVE");
     assert_eq!(peer.execute("slack", "slack_list_channels", json!({})).await.0, 200);
     assert_eq!(peer.execute("hubspot", "slack_list_channels", json!({})).await.0, 404);
@@ -70,7 +70,7 @@ async fn accounts_can_be_there_from_the_start() {
 
 #[tokio::test]
 async fn a_denied_or_expired_link_activates_nothing() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let denied = link(&peer, "user_123").await;
     assert_eq!(decide(&denied, "deny").await.0, 200);
     let late = link(&peer, "user_123").await;
@@ -83,7 +83,7 @@ async fn a_denied_or_expired_link_activates_nothing() {
 
 #[tokio::test]
 async fn the_consent_page_shows_an_identifier_as_text_only() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let page = link(&peer, "<script>alert('x')</script>").await;
     let text = plain_client().get(page).send().await.unwrap().text().await.unwrap();
     assert!(text.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;") && !text.contains("<script>"), "{text}");
@@ -101,7 +101,7 @@ async fn a_change_of_status_is_announced_with_a_signature() {
     let secret = format!("whsec_{}", STANDARD.encode(key));
     let consent = Some(Duration::from_millis(1));
     let target = Some(WebhookTarget { url, secret });
-    let peer = Peer::start_with(|options| (options.webhook, options.consent_after) = (target, consent)).await;
+    let peer = SandboxPeer::start_with(|options| (options.webhook, options.consent_after) = (target, consent)).await;
     link(&peer, "user_123").await;
     let (headers, body) = tokio::time::timeout(Duration::from_secs(10), received.recv()).await.unwrap().unwrap();
     let header = |name: &str| headers[name].to_str().unwrap();
@@ -127,7 +127,7 @@ async fn a_webhook_secret_that_cannot_be_read_stops_the_start() {
 
 #[tokio::test]
 async fn pages_lead_through_more_tools_than_a_model_takes() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("github", "user_123").await;
     let list = "/api/v1/tools/scoped?identifier=user_123&filter.connection_names=github";
     let (mut names, mut token, mut pages) = (std::collections::BTreeSet::new(), String::new(), 0);
@@ -150,7 +150,7 @@ async fn pages_lead_through_more_tools_than_a_model_takes() {
 
 #[tokio::test]
 async fn tools_change_the_world_and_leave_their_mark() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     for connector in ["gmail", "googlecalendar", "slack", "github", "notes-chAb8Lfz"] {
         peer.activate(connector, "user_123").await;
     }
@@ -195,7 +195,7 @@ async fn tools_change_the_world_and_leave_their_mark() {
 
 #[tokio::test]
 async fn worlds_of_two_identifiers_are_apart() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     let identifier = "team/one two";
     peer.activate("slack", identifier).await;
     let call = json!({
@@ -212,12 +212,12 @@ fn send() -> Value {
     json!({"to": "bob@example.com", "subject": "Hello", "body": "Text"})
 }
 
-async fn sent(peer: &Peer) -> usize {
+async fn sent(peer: &SandboxPeer) -> usize {
     peer.world().await["effects"].as_array().unwrap().len()
 }
 
 /// Sends one mail without expecting an answer.
-async fn try_to_send(peer: &Peer, patience: Duration) -> Result<reqwest::Response, reqwest::Error> {
+async fn try_to_send(peer: &SandboxPeer, patience: Duration) -> Result<reqwest::Response, reqwest::Error> {
     let call = json!({
         "tool_name": "gmail_send_message", "connector": "gmail", "identifier": "user_123", "params": send(),
     });
@@ -226,7 +226,7 @@ async fn try_to_send(peer: &Peer, patience: Duration) -> Result<reqwest::Respons
 
 #[tokio::test]
 async fn ordered_statuses_come_in_order_and_then_stop() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     let faults = json!([
         {"on": "execute", "tool": "slack_send_message", "kind": "status", "status": 500},
@@ -263,7 +263,7 @@ async fn ordered_statuses_come_in_order_and_then_stop() {
 
 #[tokio::test]
 async fn a_reset_breaks_the_connection_before_and_after_the_effect() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     let patience = Duration::from_secs(10);
     for (kind, effects) in [("reset", 0), ("commit_then_reset", 1)] {
@@ -281,7 +281,7 @@ async fn a_reset_breaks_the_connection_before_and_after_the_effect() {
 
 #[tokio::test]
 async fn a_lost_answer_leaves_its_effect_and_does_not_hold_up_the_stop() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     peer.fault(json!({"on": "execute", "kind": "commit_then_timeout", "times": 2})).await;
     let error = try_to_send(&peer, Duration::from_millis(300)).await.unwrap_err();
@@ -300,7 +300,7 @@ async fn a_lost_answer_leaves_its_effect_and_does_not_hold_up_the_stop() {
 
 #[tokio::test]
 async fn answers_can_be_late_or_huge() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     peer.fault(json!({"on": "execute", "kind": "delay", "delay_ms": 5_000})).await;
     assert!(try_to_send(&peer, Duration::from_millis(100)).await.unwrap_err().is_timeout());
@@ -311,7 +311,7 @@ async fn answers_can_be_late_or_huge() {
 
 #[tokio::test]
 async fn requests_are_counted_without_secrets_and_a_reset_forgets() {
-    let peer = Peer::start().await;
+    let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     peer.execute("gmail", "gmail_send_message", send()).await;
     let (_, log) = peer.get("/_sandbox/requests").await;

@@ -1,19 +1,19 @@
 //! What several tests need.
 
-pub(crate) mod bench;
 pub(crate) mod broker;
-pub(crate) mod digests;
-pub(crate) mod fuse;
+pub(crate) mod fused_worker;
 pub(crate) mod http_peer;
 pub(crate) mod program;
+pub(crate) mod proxied_service;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
 pub(crate) mod replica;
-pub(crate) mod sandbox_client;
+pub(crate) mod sandbox_peer;
+pub(crate) mod schedulers;
 pub(crate) mod scripted_model;
 pub(crate) mod time;
-pub(crate) mod waiting;
+pub(crate) mod webhooked_service;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Everything that is on the stage, broker, Redis, stand-ins, proxies and workers, and what can happen to it.
+//! Everything that is deployed, broker, Redis, stand-ins, proxies and workers, and what can happen to it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -14,12 +14,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::jobs::Sender;
 use crate::random::Random;
-use crate::replies::Replies;
+use crate::replies::ReplyCollector;
 use crate::support::broker::Broker;
-use crate::support::program::{Program, Running};
+use crate::support::program::{Program, RunningProgram};
 use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 
 const WORKERS: usize = 3;
 /// Of the workers' leases.
@@ -94,27 +94,27 @@ impl Accident {
     ];
 }
 
-/// The stage.
-pub(crate) struct Stage {
+/// All of it; workers reach broker and Redis through proxies, so that their connections can be cut.
+pub(crate) struct Deployment {
     pub(crate) broker: Broker,
     pub(crate) redis: Redis,
-    pub(crate) peer: Arc<Peer>,
+    pub(crate) peer: Arc<SandboxPeer>,
     pub(crate) amqp: Amqp,
-    pub(crate) replies: Replies,
+    pub(crate) replies: ReplyCollector,
     broker_proxy: Proxy,
     redis_proxy: Proxy,
     program: Program,
-    workers: Vec<Running>,
+    workers: Vec<RunningProgram>,
     /// Workers that ended without having been told to.
     pub(crate) deserters: u64,
     logs: TempDir,
     began: Instant,
 }
 
-impl Stage {
+impl Deployment {
     pub(crate) async fn start() -> Self {
         let (broker, redis) = (Broker::start_own().await, Redis::start().await);
-        let peer = Peer::start_with(|options| {
+        let peer = SandboxPeer::start_with(|options| {
             options.initial_status = Some("ACTIVE".to_owned());
             options.clock = Arc::new(SystemClock);
         })
@@ -128,8 +128,8 @@ impl Stage {
         for (name, value) in SETTINGS {
             program = program.set(&format!("AGENTKIT_WORKER__{name}"), value);
         }
-        let replies = Replies::start(broker.url(), &format!("{}.caller", amqp.prefix)).await;
-        let mut stage = Self {
+        let replies = ReplyCollector::start(broker.url(), &format!("{}.caller", amqp.prefix)).await;
+        let mut deployment = Self {
             workers: (0..WORKERS).map(|_| program.start(&["worker"])).collect(),
             peer: Arc::new(peer),
             deserters: 0,
@@ -143,11 +143,11 @@ impl Stage {
             redis_proxy,
             program,
         };
-        stage.order_faults(&[]).await;
+        deployment.order_faults(&[]).await;
         // A queue younger than a second does not survive the death of its only node (measured on 3.10 and 4.0).
         sleep(Duration::from_secs(3)).await;
-        stage.began = Instant::now();
-        stage
+        deployment.began = Instant::now();
+        deployment
     }
 
     /// Hands jobs over on a connection that no accident but the broker's own touches.
@@ -293,7 +293,7 @@ impl Stage {
     }
 }
 
-fn keep_log(folder: &TempDir, number: usize, worker: &Running) {
+fn keep_log(folder: &TempDir, number: usize, worker: &RunningProgram) {
     let path = folder.path().join(format!("worker-{number}.log"));
     let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
     for line in worker.log() {

@@ -10,31 +10,31 @@ use serde_json::{Value, json};
 
 use super::broker::Broker;
 use super::eventually;
-use super::program::{Program, Worker};
+use super::program::{Program, WorkerProcess};
 use super::proxy::Proxy;
 use super::redis::Redis;
-use super::sandbox_client::Peer;
+use super::sandbox_peer::SandboxPeer;
 use super::scripted_model::ScriptedModel;
 
 /// The user of all jobs here.
 pub(crate) const USER: &str = "user_123";
 
-/// The surroundings. Workers are started with [`Bench::program`]; every account is active.
-pub(crate) struct Bench<'a> {
+/// The surroundings. Workers are started with [`ProxiedService::program`]; every account is active.
+pub(crate) struct ProxiedService<'a> {
     pub(crate) broker: &'a Broker,
     pub(crate) amqp: Amqp,
     pub(crate) redis: Redis,
-    pub(crate) peer: Peer,
+    pub(crate) peer: SandboxPeer,
     pub(crate) to_broker: Proxy,
     pub(crate) to_upstream: Proxy,
     publisher: Arc<AmqpPublisher>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> ProxiedService<'a> {
     pub(crate) async fn new(broker: &'a Broker) -> Self {
         let amqp = Amqp { reconnect_max_milliseconds: 500, ..broker.config() };
         let redis = Redis::start().await;
-        let peer = Peer::start_with(|options| {
+        let peer = SandboxPeer::start_with(|options| {
             options.initial_status = Some("ACTIVE".to_owned());
             options.clock = Arc::new(SystemClock);
         })
@@ -68,7 +68,7 @@ impl<'a> Bench<'a> {
     }
 
     /// A worker whose model is a script.
-    pub(crate) async fn worker(&self, model: &ScriptedModel, settings: &[(&str, &str)]) -> Worker {
+    pub(crate) async fn worker(&self, model: &ScriptedModel, settings: &[(&str, &str)]) -> WorkerProcess {
         self.program(settings).set("OPENAI_BASE_URL", &model.base_url()).worker().await
     }
 
@@ -125,7 +125,7 @@ impl<'a> Bench<'a> {
 }
 
 /// Waits until a page of the worker answers with this status; gives the body.
-pub(crate) async fn page(worker: &Worker, path: &str, status: u16) -> String {
+pub(crate) async fn page(worker: &WorkerProcess, path: &str, status: u16) -> String {
     eventually(&format!("{path} answers {status}"), || async {
         let (found, body) = worker.get(path).await;
         (found == status).then_some(body)
@@ -135,7 +135,7 @@ pub(crate) async fn page(worker: &Worker, path: &str, status: u16) -> String {
 
 /// What a process has used so far.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Used {
+pub(crate) struct ProcessUsage {
     /// Memory at present, in KiB.
     pub(crate) memory: u64,
     /// Threads at present.
@@ -144,7 +144,7 @@ pub(crate) struct Used {
     pub(crate) processor: Duration,
 }
 
-impl Used {
+impl ProcessUsage {
     /// Processor time that the process has used since.
     pub(crate) fn processor_since(self, process: u32) -> Duration {
         Self::by(process).processor.saturating_sub(self.processor)

@@ -174,12 +174,12 @@ impl Settle for FusedSettle {
 }
 
 /// A worker with a runtime of its own, which ends as a process ends when this is dropped.
-pub(crate) struct Process {
+pub(crate) struct FusedWorker {
     runtime: Option<Runtime>,
     pub(crate) fuse: Arc<Fuse>,
 }
 
-impl Process {
+impl FusedWorker {
     pub(crate) fn start(config: &Config, cut: Cut) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let fuse = Fuse::new(cut);
@@ -199,7 +199,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for FusedWorker {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::broker::Broker;
 use super::redis::Redis;
-use super::sandbox_client::plain_client;
+use super::sandbox_peer::plain_client;
 use super::{PATIENCE, soon, time};
 
 /// The key of the tests' webhooks; `whsec_` and this in base64 is the secret.
@@ -48,13 +48,13 @@ pub(crate) fn signed(id: &str, at: Timestamp, key: &[u8], body: &str) -> [(&'sta
 }
 
 /// An address that stays the same while workers come and go: passes webhooks on to the present one.
-struct Relay {
+struct WebhookRelay {
     url: String,
     target: Arc<Mutex<Option<SocketAddr>>>,
     _server: AbortOnDropHandle<()>,
 }
 
-impl Relay {
+impl WebhookRelay {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -72,32 +72,32 @@ impl Relay {
 }
 
 /// The services that outlive a worker.
-pub(crate) struct Bed {
+pub(crate) struct WebhookedService {
     pub(crate) sandbox: Sandbox,
     pub(crate) redis: Redis,
-    relay: Relay,
+    relay: WebhookRelay,
     config: Config,
     http: reqwest::Client,
 }
 
 /// A worker.
-pub(crate) struct Running {
+pub(crate) struct WebhookedWorker {
     pub(crate) address: SocketAddr,
     shutdown: Shutdown,
     task: JoinHandle<Ended>,
 }
 
 /// A job's replies, as they come.
-pub(crate) struct Asked(mpsc::UnboundedReceiver<Reply>);
+pub(crate) struct JobReplies(mpsc::UnboundedReceiver<Reply>);
 
-impl Bed {
+impl WebhookedService {
     pub(crate) async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Self {
         Self::on(Broker::shared().await, change).await
     }
 
     /// On this broker.
     pub(crate) async fn on(broker: &Broker, change: impl FnOnce(&mut SandboxOptions)) -> Self {
-        let relay = Relay::start().await;
+        let relay = WebhookRelay::start().await;
         let mut options = SandboxOptions::new(Arc::new(SystemClock));
         options.webhook = Some(WebhookTarget { url: relay.url.clone(), secret: secret() });
         change(&mut options);
@@ -138,17 +138,17 @@ impl Bed {
     }
 
     /// Starts a worker; webhooks go to the one that was started last.
-    pub(crate) async fn worker(&self, config: Config) -> Running {
+    pub(crate) async fn worker(&self, config: Config) -> WebhookedWorker {
         let shutdown = Shutdown::new();
         let backends = Backends::service(&config).await.unwrap();
         let app = App::build(config, backends, Arc::new(SystemClock), shutdown.clone()).unwrap();
         let address = app.serve_http().await.unwrap();
         *self.relay.target.lock().unwrap() = Some(address);
-        Running { address, shutdown, task: tokio::spawn(app.run()) }
+        WebhookedWorker { address, shutdown, task: tokio::spawn(app.run()) }
     }
 
     /// Publishes a job.
-    pub(crate) async fn ask(&self, job: Value) -> Asked {
+    pub(crate) async fn ask(&self, job: Value) -> JobReplies {
         let job: Job = serde_json::from_value(job).unwrap();
         let client = Client::connect(self.config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
         let (sender, replies) = mpsc::unbounded_channel();
@@ -156,7 +156,7 @@ impl Bed {
             let seen = |reply: &Reply| drop(sender.send(reply.clone()));
             client.request(&job, PATIENCE, seen).await.unwrap();
         });
-        Asked(replies)
+        JobReplies(replies)
     }
 
     /// What the sandbox was asked: one group's count.
@@ -211,7 +211,7 @@ pub(crate) fn use_sandbox(config: &mut Config, sandbox: &Sandbox) {
     config.model.api_key = sandbox.api_key().to_owned().into();
 }
 
-impl Running {
+impl WebhookedWorker {
     pub(crate) async fn stop(self) {
         self.shutdown.stop();
         assert_eq!(soon("the worker's end", self.task).await.unwrap(), Ended::InOrder);
@@ -225,7 +225,7 @@ impl Running {
     }
 }
 
-impl Asked {
+impl JobReplies {
     /// The next reply.
     pub(crate) async fn next(&mut self) -> Reply {
         soon("a reply", self.0.recv()).await.expect("a reply")

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 pub(crate) const NOW: &str = "2026-11-22T08:00:00Z";
 
 /// A sandbox, its clock, and a client that holds a token.
-pub(crate) struct Peer {
+pub(crate) struct SandboxPeer {
     pub(crate) sandbox: Sandbox,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) client: Client,
     pub(crate) token: String,
 }
 
-impl Peer {
+impl SandboxPeer {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }

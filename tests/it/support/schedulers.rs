@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 /// A broker that takes jobs while it is there.
 #[derive(Debug, Default)]
-pub(crate) struct Counting {
+pub(crate) struct CountingPublisher {
     pub(crate) jobs: Mutex<BTreeMap<String, (u32, Job)>>,
     pub(crate) total: AtomicU64,
     pub(crate) away: AtomicBool,
 }
 
 #[async_trait]
-impl Publisher for Counting {
+impl Publisher for CountingPublisher {
     async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
         assert_eq!(*destination, Destination::Jobs);
         // Two places at which a scheduler may be killed: before the broker has the job, and before it hears so.
@@ -45,7 +45,7 @@ impl Publisher for Counting {
     }
 }
 
-impl Counting {
+impl CountingPublisher {
     pub(crate) fn ids(&self) -> Vec<String> {
         self.jobs.lock().unwrap().keys().cloned().collect()
     }
@@ -66,7 +66,7 @@ pub(crate) fn digest(text: &str) -> Digest {
 /// A scheduler with a clock of its own.
 pub(crate) fn scheduler(
     store: &Arc<dyn DigestStore>,
-    publisher: &Arc<Counting>,
+    publisher: &Arc<CountingPublisher>,
     clock: &Arc<ManualClock>,
     owner: &str,
     digests: Vec<Digest>,
