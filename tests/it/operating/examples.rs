@@ -1,4 +1,4 @@
-//! The pages say what is true: examples for callers in other languages get their answers, messages are valid, every error
+//! The pages say what is true: examples for callers in every language get their answers, messages are valid, every error
 //! code is explained, every link leads somewhere.
 
 use std::ffi::OsString;
@@ -22,23 +22,28 @@ use crate::support::soon;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_agentkit-worker");
-const EXAMPLES: [&str; 3] = ["send_job.py", "send_job.mjs", "send_job.sh"];
+/// They send a job through RabbitMQ.
+const SENDERS: [&str; 4] = ["send_job.py", "send_job.mjs", "send_job.sh", "client.rs"];
+/// It runs a job in its own process.
+const EMBEDDED: &str = "embedded.rs";
 /// What callers in any language need to know.
 const CALLERS: &str = "tests/examples/README.md";
 
 #[test]
 fn every_example_is_linked_from_the_page_for_callers() {
     let page = text_of(CALLERS);
-    for name in EXAMPLES {
+    let mut tested: Vec<OsString> = SENDERS.into_iter().chain([EMBEDDED]).map(OsString::from).collect();
+    for name in tested.iter().map(|name| name.to_str().unwrap()) {
         assert!(source(name).is_file(), "there is no tests/examples/{name}");
         assert!(page.contains(&format!("[{name}]({name})")), "{CALLERS} does not link {name}");
     }
-    let programs = std::fs::read_dir(source("")).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut programs: Vec<_> = programs.filter(|name| name.to_string_lossy().starts_with("send_job")).collect();
+    let files = std::fs::read_dir(source("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let is_program =
+        |name: &OsString| [".rs", ".py", ".mjs", ".sh"].iter().any(|end| name.to_string_lossy().ends_with(end));
+    let mut programs: Vec<_> = files.filter(is_program).collect();
     programs.sort();
-    let mut tested = EXAMPLES.map(OsString::from);
     tested.sort();
-    assert_eq!(programs, tested, "each program is run by the test below");
+    assert_eq!(programs, tested, "each program is run by a test below");
 }
 
 #[test]
@@ -112,6 +117,14 @@ fn every_link_in_the_pages_leads_somewhere() {
     assert_eq!(broken, [""; 0]);
 }
 
+#[tokio::test]
+async fn the_embedded_example_needs_nothing_and_prints_the_answer() {
+    let mut command = built(EMBEDDED);
+    let printed = soon(EMBEDDED, command.arg("Fetch my last 3 unread emails").output()).await.unwrap();
+    assert!(printed.status.success() && text(&printed.stdout).contains("3 emails"), "{printed:?}");
+    assert!(text(&printed.stderr).contains("/magicLink/"), "it shows the link: {printed:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_gets_its_answer_and_tells_a_failure() {
     let broker = Broker::exclusive().await;
@@ -134,7 +147,7 @@ async fn every_example_gets_its_answer_and_tells_a_failure() {
     let backends = Backends::service(&config).await.unwrap();
     let worker = tokio::spawn(App::build(config, backends, clock, shutdown.clone()).unwrap().run());
 
-    for name in EXAMPLES {
+    for name in SENDERS {
         let asked = call(name, broker.url(), "gmail").await;
         let told = text(&asked.stdout);
         assert!(asked.status.success() && told.contains("I found 5 emails"), "{name}: {asked:?}");
@@ -209,6 +222,7 @@ async fn call(name: &str, url: &str, connection: &str) -> Output {
             command.arg(copy);
             command
         }
+        Some("rs") => built(name),
         _ => Command::new(source(name)),
     };
     let folder = Path::new(PROGRAM).parent().unwrap().display();
@@ -217,6 +231,15 @@ async fn call(name: &str, url: &str, connection: &str) -> Output {
     // No `.env` and no `config/local.toml` of whoever runs the tests.
     command.current_dir(&libraries).stdin(Stdio::null()).kill_on_drop(true);
     soon(name, command.output()).await.unwrap()
+}
+
+/// An example in Rust, which `cargo test` has built; without an environment and a folder that may hold settings.
+fn built(name: &str) -> Command {
+    let program = Path::new(PROGRAM).parent().unwrap().join("examples").join(name.trim_end_matches(".rs"));
+    assert!(program.exists(), "{} is not built: `cargo build --examples` does that", program.display());
+    let mut command = Command::new(program);
+    command.env_clear().current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 fn demand(path: &Path, library: &str) {
