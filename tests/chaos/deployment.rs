@@ -5,7 +5,6 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::SystemClock;
 use agentkit_worker::queue::amqp::{AmqpQueue, Config as Amqp};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -114,11 +113,7 @@ pub(crate) struct Deployment {
 impl Deployment {
     pub(crate) async fn start() -> Self {
         let (broker, redis) = (Broker::start_own().await, Redis::start().await);
-        let peer = SandboxPeer::start_with(|options| {
-            options.initial_status = Some("ACTIVE".to_owned());
-            options.clock = Arc::new(SystemClock);
-        })
-        .await;
+        let peer = SandboxPeer::with_active_accounts_in_real_time().await;
         let amqp = broker.config();
         let broker_proxy = Proxy::to(broker.address()).await;
         let redis_url = redis.config().url;

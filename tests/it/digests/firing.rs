@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agentkit_worker::clock::{ManualClock, SystemClock};
-use agentkit_worker::config::Config;
 use agentkit_worker::digest_store::memory::MemoryDigestStore;
 use agentkit_worker::digest_store::redis::RedisDigestStore;
 use agentkit_worker::digest_store::{DigestStore, Fired, Hold};
@@ -19,13 +18,12 @@ use agentkit_worker::queue::amqp::AmqpQueue;
 use agentkit_worker::reply::ReplyEvent;
 use agentkit_worker::schedule::{Digests, Scheduler};
 use jiff::{SignedDuration, Timestamp};
-use secrecy::SecretString;
 
 use crate::support::broker::Broker;
-use crate::support::proxied_service::ProcessUsage;
+use crate::support::process_usage::ProcessUsage;
 use crate::support::redis::Redis;
 use crate::support::replica::{Replica, ReplicaOrders, length};
-use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::sandbox_peer::{SandboxPeer, config_of};
 use crate::support::schedulers::{CountingPublisher, digest, instant, scheduler};
 use crate::support::{eventually, soon};
 
@@ -468,12 +466,7 @@ async fn ten_replicas_share_the_work_of_one_occurrence() {
 async fn a_user_who_must_authorize_is_asked_once_a_day_and_stops_nobody_else() {
     let peer = SandboxPeer::start().await;
     peer.activate("gmail", "connected").await;
-    let mut config = Config::built_in();
-    peer.sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
-    peer.sandbox.client_id().clone_into(&mut config.scalekit.client_id);
-    config.scalekit.client_secret = SecretString::from(peer.sandbox.client_secret());
-    config.model.base_url = peer.sandbox.model_url();
-    config.model.api_key = SecretString::from(peer.sandbox.api_key());
+    let mut config = config_of(&peer.sandbox);
     config.authorization.poll_seconds = 1;
     config.authorization.poll_seconds_at_most = 1;
     let worker = Embedded::start(config, Arc::new(SystemClock)).unwrap();

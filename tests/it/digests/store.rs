@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::support::redis::{AnyRedis, Redis};
 use crate::support::schedulers::instant;
-use crate::support::time::eventually;
+use crate::support::shortly;
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -93,7 +93,7 @@ async fn parts_of_the_dead_are_free_after_their_lease(subject: &DigestStoreUnder
     let store = &subject.store;
     let short = Duration::from_millis(100);
     assert_eq!(store.claim(firing(9), 4, 9, "dead", short).await.unwrap().portions.len(), 4);
-    let portions = eventually("the lease runs out", async || {
+    let portions = shortly("the lease runs out", async || {
         if let Some(clock) = &subject.clock {
             clock.advance(SignedDuration::from_millis(30));
         }
@@ -390,7 +390,7 @@ async fn a_pause_a_claim_and_a_mark_survive_a_restart_of_redis() {
     assert!(store.look("morning", &[], at(9), at(0)).await.is_err());
     redis.restart().await;
     let standing =
-        eventually("redis is reached again", async || store.look("morning", &[], at(9), at(0)).await.ok()).await;
+        shortly("redis is reached again", async || store.look("morning", &[], at(9), at(0)).await.ok()).await;
     assert!(standing.paused && standing.done.contains(&("g".into(), at(8))));
     assert_eq!(store.claim(firing(9), 4, 9, "two", LEASE).await.unwrap().portions, [2, 3]);
     assert!(store.claim(firing(8), 4, 9, "two", LEASE).await.unwrap().portions.is_empty());

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
 
 use crate::support::redis::AnyRedis;
-use crate::support::time::eventually;
+use crate::support::shortly;
 
 const TTL: Duration = Duration::from_mins(1);
 const BRIEF: Duration = Duration::from_millis(150);
@@ -44,7 +44,7 @@ impl CacheUnderTest {
     }
 
     async fn until_gone(&self, key: &Key) {
-        eventually("the value is too old", async || {
+        shortly("the value is too old", async || {
             if let Some(clock) = &self.clock {
                 clock.advance(SignedDuration::from_millis(10));
             }

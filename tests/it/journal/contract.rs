@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
 
 use crate::support::redis::AnyRedis;
-use crate::support::time::eventually;
+use crate::support::shortly;
 
 const LEASE: Duration = Duration::from_secs(30);
 const RETAIN: Duration = Duration::from_hours(1);
@@ -44,8 +44,8 @@ impl JournalUnderTest {
     }
 
     /// Asks until the answer is there; a manual clock moves on by 10 ms each time, as the real one does.
-    async fn later<T>(&self, what: &str, mut ask: impl AsyncFnMut(&dyn Journal) -> Option<T>) -> T {
-        eventually(what, async || {
+    async fn later<T>(&self, what: &str, ask: impl AsyncFn(&dyn Journal) -> Option<T>) -> T {
+        shortly(what, async || {
             if let Some(clock) = &self.clock {
                 clock.advance(SignedDuration::from_millis(10));
             }

@@ -8,16 +8,15 @@ use std::sync::Arc;
 
 use agentkit_worker::app::{App, Backends};
 use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::Config;
 use agentkit_worker::job::{Envelope, Job};
 use agentkit_worker::reply::Reply;
 use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::shutdown::Shutdown;
-use secrecy::SecretString;
 use tokio::process::Command;
 
 use crate::support::broker::Broker;
 use crate::support::redis::Redis;
+use crate::support::sandbox_peer::config_of;
 use crate::support::soon;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -134,15 +133,10 @@ async fn every_example_gets_its_answer_and_tells_a_failure() {
     let options =
         SandboxOptions { consent_after: Some(std::time::Duration::ZERO), ..SandboxOptions::new(clock.clone()) };
     let sandbox = Sandbox::start(options).await.unwrap();
-    let mut config = Config::built_in();
+    let mut config = config_of(&sandbox);
     config.amqp.url = broker.url().into();
     config.redis = redis.config();
     config.authorization.poll_seconds = 1;
-    sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
-    sandbox.client_id().clone_into(&mut config.scalekit.client_id);
-    config.scalekit.client_secret = SecretString::from(sandbox.client_secret());
-    config.model.base_url = sandbox.model_url();
-    config.model.api_key = SecretString::from(sandbox.api_key());
     let shutdown = Shutdown::new();
     let backends = Backends::service(&config).await.unwrap();
     let worker = tokio::spawn(App::build(config, backends, clock, shutdown.clone()).unwrap().run());

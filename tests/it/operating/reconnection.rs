@@ -11,24 +11,18 @@ use tokio::time::sleep;
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::program::WorkerProcess;
-use crate::support::proxied_service::{ProcessUsage, ProxiedService, page};
+use crate::support::process_usage::ProcessUsage;
+use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 
 /// A first turn that sends a mail once it is released, and a last one.
 fn a_mail(released_by: &Arc<Notify>) -> [Turn; 2] {
-    let mail = json!({"to": "bob@example.com", "subject": "hello", "body": "hello"});
-    [turn::calls([("gmail_send_message", mail)]).released_by(released_by), turn::text("sent")]
+    [turn::send_mail().released_by(released_by), turn::text("sent")]
 }
 
 fn assert_completed(reply: &Value) {
     assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
     assert_eq!(reply["data"]["status"], "completed", "{reply:#}");
-}
-
-/// How many lines of the worker's log contain `text`.
-fn lines(worker: &WorkerProcess, text: &str) -> usize {
-    worker.running.log().iter().filter(|line| line.contains(text)).count()
 }
 
 #[tokio::test]
@@ -45,11 +39,11 @@ async fn a_run_goes_on_while_the_broker_is_restarted() {
     sleep(Duration::from_secs(3)).await;
 
     broker.stop().await;
-    assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
+    assert!(worker.page("/livez", 503).await.contains("not consuming"));
     go.notify_one();
     broker.start().await;
-    page(&worker, "/livez", 200).await;
-    page(&worker, "/readyz", 200).await;
+    worker.page("/livez", 200).await;
+    worker.page("/readyz", 200).await;
     assert_completed(&service.only_reply().await);
     assert_eq!(service.mails().await, 1);
     model.finish();
@@ -67,7 +61,7 @@ async fn connections_that_the_administrator_closes_are_made_again() {
     broker.control(&["close_all_connections", "maintenance"]).await;
     worker.running.line("consuming connection lost").await;
     worker.running.line("publishing connection is back").await;
-    page(&worker, "/readyz", 200).await;
+    worker.page("/readyz", 200).await;
     go.notify_one();
     assert_completed(&service.only_reply().await);
     assert_eq!(service.mails().await, 1);
@@ -79,9 +73,9 @@ async fn a_broker_that_falls_silent_is_noticed_and_left() {
     let service = ProxiedService::new(Broker::shared().await).await;
     let worker = service.program(&[]).worker().await;
     service.to_broker.freeze(true);
-    assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
+    assert!(worker.page("/livez", 503).await.contains("not consuming"));
     service.to_broker.freeze(false);
-    page(&worker, "/readyz", 200).await;
+    worker.page("/readyz", 200).await;
     service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
     assert_completed(&service.only_reply().await);
 }
@@ -96,10 +90,10 @@ async fn a_worker_whose_queue_is_deleted_is_not_alive_until_there_is_a_queue_aga
     let connection = broker.connect().await;
     let channel = connection.create_channel().await.unwrap();
     channel.queue_delete(service.amqp.names().jobs().into(), QueueDeleteOptions::default()).await.unwrap();
-    assert!(page(&worker, "/livez", 503).await.contains("not consuming"));
+    assert!(worker.page("/livez", 503).await.contains("not consuming"));
 
     drop(AmqpQueue::connect(service.amqp.clone()).await.unwrap());
-    page(&worker, "/livez", 200).await;
+    worker.page("/livez", 200).await;
     service.send("job-1", "say it").await;
     assert_completed(&service.only_reply().await);
     model.finish();
@@ -117,7 +111,7 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
     // The broker blocks a connection when it publishes: that is the reply.
     go.notify_one();
-    assert!(page(&worker, "/readyz", 503).await.contains("memory"));
+    assert!(worker.page("/readyz", 503).await.contains("memory"));
     assert_eq!(worker.get("/livez").await.0, 200, "it still consumes");
     // For longer than one publish waits: a message that went back each time would be taken for a killer of workers.
     worker.running.line("a message waits for the broker").await;
@@ -125,9 +119,9 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     sleep(Duration::from_secs(4)).await;
     assert!(before.processor_since(worker.running.process()) < Duration::from_millis(500), "it waits busily");
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
-    page(&worker, "/readyz", 200).await;
+    worker.page("/readyz", 200).await;
     assert_completed(&service.only_reply().await);
-    assert_eq!((lines(&worker, "job received"), lines(&worker, "was not confirmed")), (1, 0), "it was delivered once");
+    assert_eq!((worker.lines("job received"), worker.lines("was not confirmed")), (1, 0), "it was delivered once");
     assert_eq!(service.mails().await, 1);
     model.finish();
 }
@@ -138,14 +132,14 @@ async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_f
     let worker = service.program(&[]).worker().await;
     let cut = async |times: usize| {
         for _ in 0..times {
-            let known = lines(&worker, "consuming\"");
+            let known = worker.lines("consuming\"");
             service.to_broker.cut();
-            eventually("it consumes again", || async { (lines(&worker, "consuming\"") > known).then_some(()) }).await;
-            page(&worker, "/readyz", 200).await;
+            eventually("it consumes again", || async { (worker.lines("consuming\"") > known).then_some(()) }).await;
+            worker.page("/readyz", 200).await;
         }
     };
     cut(5).await;
-    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
+    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
     // A leak grows with every cut; the allocator takes a larger piece now and then.
     let mut least_growth = u64::MAX;
     for _ in 0..3 {
@@ -153,7 +147,7 @@ async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_f
         cut(7).await;
         least_growth = least_growth.min(ProcessUsage::by(worker.running.process()).memory.saturating_sub(memory));
     }
-    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
+    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
     assert!(least_growth < 1024, "{least_growth} KiB more after each 7 cuts: {before:?} {after:?}");
     assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
     assert!(lines_after - lines_before <= 21 * 8, "{:#?}", worker.running.log());
@@ -189,10 +183,10 @@ async fn jobs_wait_quietly_for_a_redis_that_takes_no_writes() {
         service.send(&format!("job-{number}"), "Call gmail_fetch_mails with {\"max_results\": 1}").await;
     }
     let wait = "the job waits for the journal";
-    eventually("all it can hold wait", || async { (lines(&worker, wait) == 8).then_some(()) }).await;
-    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
+    eventually("all it can hold wait", || async { (worker.lines(wait) == 8).then_some(()) }).await;
+    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
     sleep(Duration::from_secs(5)).await;
-    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), lines(&worker, ""));
+    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
     assert!(
         after.processor.checked_sub(before.processor).unwrap() < Duration::from_millis(500),
         "{before:?} {after:?}"

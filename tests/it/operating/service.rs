@@ -37,11 +37,7 @@ impl Service {
         let broker = Broker::shared().await;
         let amqp = broker.config();
         let redis = Redis::start().await;
-        let peer = SandboxPeer::start_with(|options| {
-            options.initial_status = Some("ACTIVE".to_owned());
-            options.clock = Arc::new(SystemClock);
-        })
-        .await;
+        let peer = SandboxPeer::with_active_accounts_in_real_time().await;
         let program = Program::of_service(&peer.sandbox, &amqp, &redis.url());
         let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
         Self { broker, amqp, peer, program, publisher, _redis: redis }
@@ -348,8 +344,7 @@ async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
     service.send(body.to_string(), inbox.to()).await;
     assert_eq!(inbox.reply().await["type"], "agentkit.job.completed");
 
-    let status = json!({"connector": "gmail", "identifier": "user_9", "status": "EXPIRED"});
-    service.peer.post("/_sandbox/accounts", status).await;
+    service.peer.set_account("gmail", "user_9", "EXPIRED").await;
     let mut waiting = job("user_9", "a walrus wants its mails");
     waiting["authorization"] = json!({"wait_seconds": 0});
     service.send(waiting.to_string(), inbox.to()).await;

@@ -12,7 +12,7 @@ use agentkit_worker::parking::{Parked, Parking};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::redis::AnyRedis;
-use crate::support::time::eventually;
+use crate::support::shortly;
 
 const LONG: Duration = Duration::from_mins(1);
 const BRIEF: Duration = Duration::from_millis(150);
@@ -84,7 +84,7 @@ async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
 async fn a_run_is_forgotten_when_its_wait_is_over(subject: &ParkingUnderTest) {
     subject.parking.park(&user("ann"), &run("j"), BRIEF).await.unwrap();
     subject.parking.park(&user("bob"), &run("k"), Duration::MAX).await.unwrap();
-    eventually("the wait is over", async || {
+    shortly("the wait is over", async || {
         if let Some(clock) = &subject.clock {
             clock.advance(SignedDuration::from_millis(10));
         }

@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::waiting::{Still, links};
-use super::webhooks::{event, tell};
 use crate::support::sandbox_peer::plain_client;
+use crate::support::shortly;
 use crate::support::soon;
-use crate::support::time::eventually;
+use crate::support::still_clock_worker::{StillClockWorker, links};
 use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome};
+use crate::support::webhooks::{event, tell};
 
 /// A job that sends one mail.
 fn mail(id: &str) -> Value {
@@ -28,7 +28,8 @@ fn refused(times: u32) -> Value {
     json!({"on": "execute", "kind": "status", "status": 401, "error_code": code, "times": times})
 }
 
-async fn service() -> WebhookedService {
+/// Every account is active, and what becomes of one is not announced.
+async fn service_without_webhooks() -> WebhookedService {
     WebhookedService::start(|options| {
         options.initial_status = Some("ACTIVE".into());
         options.webhook = None;
@@ -47,7 +48,7 @@ async fn sent_mails(service: &WebhookedService) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_refused_although_scalekit_says_active_is_tried_by_the_poll_under_the_one_link() {
-    let service = service().await;
+    let service = service_without_webhooks().await;
     // More often than a run may lose its account.
     service.order("faults", refused(7)).await;
     let worker = service.worker(service.both()).await;
@@ -66,7 +67,7 @@ async fn a_call_refused_although_scalekit_says_active_is_tried_by_the_poll_under
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_tries_a_refused_call_at_once_and_webhooks_do_not_chase_the_tries() {
-    let service = service().await;
+    let service = service_without_webhooks().await;
     service.order("faults", refused(2)).await;
     let worker = service.worker(service.webhooks_alone()).await;
     let mut asked = service.ask(mail("j")).await;
@@ -74,7 +75,7 @@ async fn a_webhook_tries_a_refused_call_at_once_and_webhooks_do_not_chase_the_tr
     service.parked("j").await;
     let told = Instant::now();
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
-    eventually("the call is tried", async || (service.count("execute").await == 2).then_some(())).await;
+    shortly("the call is tried", async || (service.count("execute").await == 2).then_some(())).await;
     assert!(told.elapsed() < A_SECOND, "{:?}", told.elapsed());
     service.parked("j").await;
     let told = Instant::now();
@@ -88,7 +89,7 @@ async fn a_webhook_tries_a_refused_call_at_once_and_webhooks_do_not_chase_the_tr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_refused_to_the_end_fails_the_job_once_at_the_deadline_that_was_promised() {
-    let service = service().await;
+    let service = service_without_webhooks().await;
     service.order("faults", refused(1000)).await;
     let worker = service.worker(service.both()).await;
     let mut ask = mail("j");
@@ -105,7 +106,7 @@ async fn a_call_refused_to_the_end_fails_the_job_once_at_the_deadline_that_was_p
 
 #[tokio::test]
 async fn a_call_refused_for_longer_than_a_link_lasts_gets_fresh_ones_within_the_same_wait() {
-    let still = Still::start(|options| {
+    let still = StillClockWorker::start(|options| {
         options.initial_status = Some("ACTIVE".into());
         options.link_lifetime = Duration::from_mins(5);
     })
@@ -131,7 +132,7 @@ async fn a_call_refused_for_longer_than_a_link_lasts_gets_fresh_ones_within_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_forbidden_on_an_account_that_is_lost_parks_the_run() {
-    let service = service().await;
+    let service = service_without_webhooks().await;
     let expired = json!({"connected_account": {"id": "ca_1", "status": "EXPIRED"}});
     service
         .order(

@@ -6,14 +6,11 @@ use std::time::Duration;
 use agentkit_worker::app::{App, Backends};
 use agentkit_worker::cache::memory::MemoryCache;
 use agentkit_worker::cache::{Cache, CacheError};
-use agentkit_worker::clock::{ManualClock, SharedClock};
-use agentkit_worker::config::Config;
-use agentkit_worker::embedded::Embedded;
+use agentkit_worker::clock::SharedClock;
 use agentkit_worker::key::Key;
 use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
 use agentkit_worker::queue::{Destination, Message, Publisher};
 use agentkit_worker::reply::{Reply, ReplyEvent};
-use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::shutdown::{Ended, Shutdown};
 use bytes::Bytes;
 use jiff::SignedDuration;
@@ -21,10 +18,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::support::sandbox_peer::{NOW, plain_client};
+use crate::support::shortly;
 use crate::support::soon;
-use crate::support::time::eventually;
-use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome, use_sandbox};
+use crate::support::still_clock_worker::{StillClockWorker, every_second, links};
+use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_alone_wakes_the_run_within_a_second_at_the_very_place() {
@@ -40,7 +37,7 @@ async fn a_webhook_alone_wakes_the_run_within_a_second_at_the_very_place() {
 
     let clicked = Instant::now();
     service.consent(required.authorizations[0].link.as_ref().unwrap()).await;
-    eventually("the run goes on", async || {
+    shortly("the run goes on", async || {
         service.journal("j").await.iter().any(|entry| entry.contains("accounts_ready")).then_some(())
     })
     .await;
@@ -59,7 +56,7 @@ async fn polling_alone_wakes_the_run_and_writes_nothing_while_it_waits() {
     asked.authorization().await;
     service.parked("j").await;
     let (entries, looks) = (service.journal("j").await, service.count("details").await);
-    eventually("three more looks", async || (service.count("details").await >= looks + 3).then_some(())).await;
+    shortly("three more looks", async || (service.count("details").await >= looks + 3).then_some(())).await;
     assert_eq!(service.journal("j").await, entries);
     service.set_status("gmail", "user_123", "ACTIVE").await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
@@ -189,58 +186,16 @@ async fn a_redis_that_forgets_the_index_costs_the_polls_delay_only() {
     worker.stop().await;
 }
 
-/// A worker in memory, a sandbox, and a clock for both that stands still.
-pub(crate) struct Still {
-    embedded: Embedded,
-    pub(crate) sandbox: Sandbox,
-    pub(crate) clock: Arc<ManualClock>,
-}
-
-impl Still {
-    pub(crate) async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Self {
-        Self::with(change, |_| {}).await
-    }
-
-    async fn with(change: impl FnOnce(&mut SandboxOptions), configure: impl FnOnce(&mut Config)) -> Self {
-        let clock = Arc::new(ManualClock::new(NOW.parse().unwrap()));
-        let mut options = SandboxOptions::new(clock.clone());
-        change(&mut options);
-        let sandbox = Sandbox::start(options).await.unwrap();
-        let mut config = every_second(&sandbox);
-        configure(&mut config);
-        let embedded = Embedded::start(config, clock.clone()).unwrap();
-        Self { embedded, sandbox, clock }
-    }
-
-    pub(crate) async fn order(&self, path: &str, body: Value) {
-        let url = format!("{}/{path}", self.sandbox.control_url());
-        assert!(plain_client().post(url).json(&body).send().await.unwrap().status().is_success());
-    }
-
-    pub(crate) async fn ask(&self, job: Value) -> agentkit_worker::embedded::Replies {
-        self.embedded.submit(&serde_json::from_value(job).unwrap()).await.unwrap()
-    }
-}
-
-/// Uses the sandbox, and looks at accounts every second.
-fn every_second(sandbox: &Sandbox) -> Config {
-    let mut config = Config::built_in();
-    use_sandbox(&mut config, sandbox);
-    config.authorization.poll_seconds = 1;
-    config.authorization.poll_seconds_at_most = 1;
-    config
-}
-
-/// A worker with a queue of its own, beside the one of `Still`.
-struct Beside {
+/// A worker with a queue of its own, beside the one of `StillClockWorker`.
+struct WorkerBeside {
     queue: MemoryQueue,
     replies: MemoryInbox,
     shutdown: Shutdown,
     running: JoinHandle<Ended>,
 }
 
-impl Beside {
-    fn start(still: &Still, cache: Arc<dyn Cache>) -> Self {
+impl WorkerBeside {
+    fn start(still: &StillClockWorker, cache: Arc<dyn Cache>) -> Self {
         let (queue, shutdown) = (MemoryQueue::new(100), Shutdown::new());
         let clock: SharedClock = still.clock.clone();
         let backends = Backends { cache, ..Backends::memory(&queue, &clock) };
@@ -267,14 +222,9 @@ impl Beside {
     }
 }
 
-pub(crate) fn links(reply: &Reply) -> (String, jiff::Timestamp) {
-    let ReplyEvent::AuthorizationRequired(required) = &reply.event else { panic!("{reply:?}") };
-    (required.authorizations[0].link.clone().unwrap(), required.waiting_until.unwrap())
-}
-
 #[tokio::test]
 async fn a_link_that_runs_out_is_followed_by_a_fresh_one_and_the_wait_gets_no_longer() {
-    let still = Still::start(|options| options.link_lifetime = Duration::from_mins(5)).await;
+    let still = StillClockWorker::start(|options| options.link_lifetime = Duration::from_mins(5)).await;
     let mut replies = still.ask(job("j", "user_123")).await;
     let first = soon("the first link", replies.next()).await.unwrap();
     let mut seen = vec![links(&first)];
@@ -291,8 +241,7 @@ async fn a_link_that_runs_out_is_followed_by_a_fresh_one_and_the_wait_gets_no_lo
         assert!(seen.iter().all(|(known, _)| *known != link), "{link} was given out before");
         seen.push((link, until));
     }
-    let account = json!({"connector": "gmail", "identifier": "user_123", "status": "ACTIVE"});
-    still.order("accounts", account).await;
+    still.set_account("user_123", "ACTIVE").await;
     still.clock.advance(SignedDuration::from_secs(2));
     assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
 }
@@ -321,9 +270,9 @@ impl Cache for NoCache {
 
 #[tokio::test]
 async fn ten_jobs_at_once_give_one_link_even_without_a_cache() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     still.order("faults", json!({"on": "magic_link", "kind": "delay", "delay_ms": 300, "times": 10})).await;
-    let mut worker = Beside::start(&still, Arc::new(NoCache));
+    let mut worker = WorkerBeside::start(&still, Arc::new(NoCache));
     for number in 0..10 {
         worker.ask(job(&format!("j{number}"), "user_123")).await;
     }
@@ -337,10 +286,9 @@ async fn ten_jobs_at_once_give_one_link_even_without_a_cache() {
 
 #[tokio::test]
 async fn a_link_that_was_used_is_handed_out_by_no_other_worker_either() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     let cache = Arc::new(MemoryCache::new(still.clock.clone(), 1 << 20));
-    let mut workers = [Beside::start(&still, cache.clone()), Beside::start(&still, cache)];
-    let account = |status: &str| json!({"connector": "gmail", "identifier": "user_123", "status": status});
+    let mut workers = [WorkerBeside::start(&still, cache.clone()), WorkerBeside::start(&still, cache)];
     let impatient = |id: &str| {
         let mut job = job(id, "user_123");
         job["authorization"]["wait_seconds"] = 0.into();
@@ -355,10 +303,10 @@ async fn a_link_that_was_used_is_handed_out_by_no_other_worker_either() {
     workers[1].ask(impatient("j2")).await;
     assert_eq!(link(&workers[1].reply().await), first);
     // Used by the run of the one worker, and known to the other one.
-    still.order("accounts", account("ACTIVE")).await;
+    still.set_account("user_123", "ACTIVE").await;
     still.clock.advance(SignedDuration::from_secs(2));
     assert_eq!(outcome(&workers[0].reply().await), "completed");
-    still.order("accounts", account("EXPIRED")).await;
+    still.set_account("user_123", "EXPIRED").await;
     workers[1].ask(impatient("j3")).await;
     assert_ne!(link(&workers[1].reply().await), first);
     for worker in workers {
@@ -368,7 +316,7 @@ async fn a_link_that_was_used_is_handed_out_by_no_other_worker_either() {
 
 #[tokio::test]
 async fn who_does_not_want_to_wait_is_told_once_and_finally() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     let mut ask = job("j", "user_123");
     ask["authorization"]["wait_seconds"] = 0.into();
     let mut replies = still.ask(ask).await;
@@ -382,7 +330,7 @@ async fn who_does_not_want_to_wait_is_told_once_and_finally() {
 
 #[tokio::test]
 async fn each_status_ends_in_its_own_way() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     for (status, code) in [
         ("PENDING_AUTH", "authorization_expired"),
         ("EXPIRED", "authorization_expired"),
@@ -390,7 +338,7 @@ async fn each_status_ends_in_its_own_way() {
         ("PENDING_VERIFICATION", "verification_pending"),
         ("DISCONNECTED", "account_disconnected"),
     ] {
-        still.order("accounts", json!({"connector": "gmail", "identifier": status, "status": status})).await;
+        still.set_account(status, status).await;
         let mut replies = still.ask(job(status, status)).await;
         let mut reply = soon("a reply", replies.next()).await.unwrap();
         if let ReplyEvent::AuthorizationRequired(required) = &reply.event {
@@ -407,7 +355,7 @@ async fn each_status_ends_in_its_own_way() {
 
 #[tokio::test]
 async fn an_account_that_is_disconnected_while_its_run_waits_ends_it() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     let mut replies = still.ask(job("j", "user_123")).await;
     soon("the link", replies.next()).await.unwrap();
     let account = json!({"connector": "gmail", "identifier": "user_123", "status": "DISCONNECTED"});
@@ -418,7 +366,7 @@ async fn an_account_that_is_disconnected_while_its_run_waits_ends_it() {
 
 #[tokio::test]
 async fn one_event_carries_the_links_of_all_accounts_that_are_missing() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     let mut ask = job("j", "user_123");
     ask["connections"] = json!(["gmail", "slack"]);
     let mut replies = still.ask(ask).await;
@@ -441,7 +389,7 @@ async fn one_event_carries_the_links_of_all_accounts_that_are_missing() {
 
 #[tokio::test]
 async fn an_account_that_is_lost_while_another_one_is_awaited_is_told_of_in_the_same_wait() {
-    let still = Still::start(|_| {}).await;
+    let still = StillClockWorker::start(|_| {}).await;
     let account = |name: &str, status: &str| json!({"connector": name, "identifier": "user_123", "status": status});
     still.order("accounts", account("slack", "ACTIVE")).await;
     let mut ask = job("j", "user_123");
@@ -465,7 +413,7 @@ async fn an_account_that_is_lost_while_another_one_is_awaited_is_told_of_in_the_
 
 #[tokio::test]
 async fn an_account_that_was_disconnected_gets_a_link_where_the_operator_wants_that() {
-    let still = Still::with(|_| {}, |config| config.authorization.relink_disconnected = true).await;
+    let still = StillClockWorker::with(|_| {}, |config| config.authorization.relink_disconnected = true).await;
     let account = |status: &str| json!({"connector": "gmail", "identifier": "user_123", "status": status});
     still.order("accounts", account("DISCONNECTED")).await;
     let mut replies = still.ask(job("j", "user_123")).await;
@@ -474,11 +422,11 @@ async fn an_account_that_was_disconnected_gets_a_link_where_the_operator_wants_t
     let entry = &required.authorizations[0];
     assert_eq!((entry.status.as_str(), entry.link.is_some()), ("DISCONNECTED", true));
     assert!(entry.hint.contains("if it is still wanted"), "{}", entry.hint);
-    // Still disconnected is no end of the wait.
+    // StillClockWorker disconnected is no end of the wait.
     still.clock.advance(SignedDuration::from_secs(2));
     let early = tokio::time::timeout(Duration::from_millis(1500), replies.next()).await;
     assert!(early.is_err(), "{early:?}");
-    still.order("accounts", account("ACTIVE")).await;
+    still.set_account("user_123", "ACTIVE").await;
     still.clock.advance(SignedDuration::from_secs(2));
     assert_eq!(outcome(&soon("the end", replies.next()).await.unwrap()), "completed");
 }

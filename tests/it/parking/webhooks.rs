@@ -1,46 +1,16 @@
 //! `POST /webhooks/scalekit`: who is believed, and what follows from it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::proxy::Proxy;
-use crate::support::sandbox_peer::plain_client;
-use crate::support::time::eventually;
-use crate::support::unique;
-use crate::support::webhooked_service::{KEY, WebhookedService, WebhookedWorker, job, outcome, signed};
-
-#[expect(clippy::disallowed_methods, reason = "a foreign sender has a clock of its own")]
-fn now() -> Timestamp {
-    Timestamp::now()
-}
-
-pub(crate) fn event(identifier: &str, connection: Option<&str>) -> String {
-    let mut event = json!({
-        "spec_version": "1", "id": "evt_1", "type": "connected_account.status_updated", "object": "ConnectedAccount",
-        "occurred_at": now(), "environment_id": "env_1",
-        "data": {"id": "ca_1", "identifier": identifier, "provider": "GMAIL", "status": "ACTIVE"},
-    });
-    event["data"]["connection_name"] = connection.into();
-    event.to_string()
-}
-
-async fn send(address: SocketAddr, headers: &[(&str, String)], body: impl Into<reqwest::Body>) -> u16 {
-    let mut request = plain_client().post(format!("http://{address}/webhooks/scalekit")).body(body);
-    for (name, value) in headers {
-        request = request.header(*name, value);
-    }
-    request.send().await.unwrap().status().as_u16()
-}
-
-/// A genuine webhook.
-pub(crate) async fn tell(worker: &WebhookedWorker, body: &str) -> u16 {
-    send(worker.address, &signed(&unique("msg"), now(), KEY, body), body.to_owned()).await
-}
+use crate::support::shortly;
+use crate::support::webhooked_service::{JobReplies, WebhookedService, job, outcome};
+use crate::support::webhooks::{KEY, event, now, send, signed, tell};
 
 /// The identifiers whose accounts were looked at, in order.
 async fn looks(service: &WebhookedService) -> Vec<String> {
@@ -94,12 +64,12 @@ async fn who_cannot_prove_it_is_refused_and_wakes_nobody() {
     // Rubbish beside the right one does no harm; and only this one wakes.
     let beside = with("webhook-signature", &format!("v1,!!! v1a,AAAA {} v1", good[2].1));
     assert_eq!(send(address, &beside, body.clone()).await, 204);
-    eventually("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
+    shortly("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
 
     // The same again is known; the next one is not, and shows by its look that the same one was passed over.
     assert_eq!(send(address, &good, body.clone()).await, 204);
     assert_eq!(tell(&worker, &body).await, 204);
-    eventually("the run looks again", async || (looks(&service).await.len() > before + 1).then_some(())).await;
+    shortly("the run looks again", async || (looks(&service).await.len() > before + 1).then_some(())).await;
     service.set_status("gmail", "user_123", "ACTIVE").await;
     assert_eq!(tell(&worker, &body).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
@@ -180,7 +150,7 @@ async fn a_webhook_makes_the_next_job_ask_for_the_tools_again() {
         assert_eq!(service.count("scoped").await, lists);
     }
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
-    eventually("the list is forgotten", async || {
+    shortly("the list is forgotten", async || {
         (service.redis.command(&["EXISTS", "agentkit:tools:user_123:gmail"]) == "0").then_some(())
     })
     .await;
@@ -198,7 +168,7 @@ async fn a_status_that_only_the_webhook_claims_wakes_nobody_for_good() {
     service.parked("j").await;
     let (journal, before) = (service.journal("j").await, looks(&service).await.len());
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
-    eventually("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
+    shortly("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
     assert_eq!(service.journal("j").await, journal, "Scalekit itself says that the user has not authorized");
     worker.stop().await;
 }
@@ -218,7 +188,7 @@ async fn a_run_that_has_ended_is_not_woken_even_where_its_journal_is_gone() {
     service.redis.command(&["HSET", "agentkit:parked:user_123", "j", stale.as_str().unwrap()]);
     service.redis.command(&["DEL", "agentkit:run:{j}"]);
     assert_eq!(tell(&worker, &event("user_123", None)).await, 204);
-    eventually("the entry is gone", async || {
+    shortly("the entry is gone", async || {
         (service.redis.command(&["EXISTS", "agentkit:parked:user_123"]) == "0").then_some(())
     })
     .await;
@@ -227,7 +197,7 @@ async fn a_run_that_has_ended_is_not_woken_even_where_its_journal_is_gone() {
 }
 
 /// A run that waits, and whose account is active by now; nobody has told the worker.
-async fn ready_to_be_woken(service: &WebhookedService) -> crate::support::webhooked_service::JobReplies {
+async fn ready_to_be_woken(service: &WebhookedService) -> JobReplies {
     let mut asked = service.ask(job("j", "user_123")).await;
     asked.authorization().await;
     service.parked("j").await;
@@ -251,10 +221,8 @@ async fn a_webhook_is_to_be_sent_again_while_the_broker_is_away() {
     assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
     proxy.shut(false);
-    eventually("the webhook is taken", async || {
-        (send(worker.address, &headers, body.clone()).await == 204).then_some(())
-    })
-    .await;
+    shortly("the webhook is taken", async || (send(worker.address, &headers, body.clone()).await == 204).then_some(()))
+        .await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     worker.stop().await;
 }
@@ -271,10 +239,8 @@ async fn a_webhook_is_to_be_sent_again_while_redis_does_not_answer() {
     assert_eq!(send(worker.address, &headers, body.clone()).await, 503);
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
     service.redis.thaw();
-    eventually("the webhook is taken", async || {
-        (send(worker.address, &headers, body.clone()).await == 204).then_some(())
-    })
-    .await;
+    shortly("the webhook is taken", async || (send(worker.address, &headers, body.clone()).await == 204).then_some(()))
+        .await;
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     worker.stop().await;
 }

@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
-use crate::support::proxied_service::{ProxiedService, page};
+use crate::support::proxied_service::ProxiedService;
 use crate::support::redis::Redis;
 use crate::support::redis_cluster::RedisCluster;
-use crate::support::time::eventually;
+use crate::support::shortly;
 
 const LEASE: Duration = Duration::from_secs(30);
 /// How long a call may take that meets a dead or frozen node: 1300 ms, with room for a busy test machine.
@@ -114,7 +114,7 @@ async fn a_script_whose_keys_are_on_their_way_waits_for_the_last_of_them() {
     cluster.begin_move(&keys[0], from, to);
     cluster.move_key(&keys[0], from, to);
     let rest = async {
-        eventually("the script is put off", async || (cluster.answered(from, "TRYAGAIN") > 0).then_some(())).await;
+        shortly("the script is put off", async || (cluster.answered(from, "TRYAGAIN") > 0).then_some(())).await;
         cluster.move_key(&keys[1], from, to);
         cluster.end_move(&keys[0], to);
     };
@@ -136,7 +136,7 @@ async fn a_frozen_master_fails_its_own_runs_in_time_and_others_go_on_within_seco
     }
     cluster.nodes[1].freeze();
     let others = async |sequence| {
-        eventually("runs of other nodes go on", async || {
+        shortly("runs of other nodes go on", async || {
             let (one, two) = tokio::join!(
                 within_bound(append(&journal, &jobs[0], epochs[0], sequence, "x")),
                 within_bound(append(&journal, &jobs[2], epochs[2], sequence, "x")),
@@ -163,7 +163,7 @@ async fn a_frozen_master_fails_its_own_runs_in_time_and_others_go_on_within_seco
     }
     within_bound(client.facts()).await.unwrap_err();
     cluster.nodes[1].thaw();
-    eventually("its runs go on", async || append(&journal, &jobs[1], epochs[1], 1, "y").await.ok()).await;
+    shortly("its runs go on", async || append(&journal, &jobs[1], epochs[1], 1, "y").await.ok()).await;
     client.ping().await.unwrap();
     assert!(client.status().available);
     assert_eq!(client.facts().await.unwrap().len(), 3);
@@ -179,7 +179,7 @@ async fn the_runs_of_a_dead_or_frozen_master_go_on_at_the_replica_that_takes_its
         let replica = cluster.add_replica_of(2).await;
         let token = take(&journal, name).await;
         append(&journal, name, token, 0, "x").await.unwrap();
-        eventually("the replica has the entry", async || {
+        shortly("the replica has the entry", async || {
             cluster.nodes[replica].command(&["INFO", "keyspace"]).contains("keys=1").then_some(())
         })
         .await;
@@ -191,13 +191,13 @@ async fn the_runs_of_a_dead_or_frozen_master_go_on_at_the_replica_that_takes_its
         let answer = within_bound(append(&journal, name, token, 1, "y")).await;
         assert!(matches!(answer, Err(JournalError::Unavailable(_))), "{answer:?}");
         assert_eq!(cluster.nodes[replica].command(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
-        eventually("the run goes on", async || within_bound(append(&journal, name, token, 1, "y")).await.ok()).await;
+        shortly("the run goes on", async || within_bound(append(&journal, name, token, 1, "y")).await.ok()).await;
         if frozen {
             cluster.nodes[2].thaw();
         } else {
             cluster.nodes[2].restart().await;
         }
-        eventually("the run goes on still", async || append(&journal, name, token, 2, "z").await.ok()).await;
+        shortly("the run goes on still", async || append(&journal, name, token, 2, "z").await.ok()).await;
         assert_eq!(journal.read(&job(name)).await.unwrap(), ["x", "y", "z"], "frozen: {frozen}");
     }
 }
@@ -219,7 +219,7 @@ async fn a_cluster_that_is_all_gone_costs_little_time_and_is_found_again() {
     for node in &mut cluster.nodes {
         node.restart().await;
     }
-    let found = eventually("the cluster is back", async || cache.get(&key).await.ok()).await;
+    let found = shortly("the cluster is back", async || cache.get(&key).await.ok()).await;
     assert_eq!(found.as_deref(), Some(&b"x"[..]));
 }
 
@@ -293,7 +293,7 @@ async fn a_worker_goes_on_while_slots_move_and_a_master_is_killed_and_started_ag
             .await;
         let before = service.peer.count("execute").await;
         service.send(id, &format!("Call {write}, then call {read}")).await;
-        eventually("the second call", async || (service.peer.count("execute").await == before + 2).then_some(())).await;
+        shortly("the second call", async || (service.peer.count("execute").await == before + 2).then_some(())).await;
     };
 
     send("moved").await;
@@ -327,7 +327,7 @@ async fn a_worker_goes_on_while_slots_move_and_a_master_is_killed_and_started_ag
         answered.insert(id.to_owned());
     }
     assert_eq!(answered, ids.into_iter().collect());
-    page(&worker, "/readyz", 200).await;
+    worker.page("/readyz", 200).await;
 
     let doctor = program.run(&["doctor", "--connection", "gmail"]).await.all();
     let first = format!("Redis 127.0.0.1:{} persistence: append-only file", cluster.nodes[0].port());

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::support::redis::Redis;
-use crate::support::time::eventually;
+use crate::support::shortly;
 
 const LEASE: Duration = Duration::from_secs(30);
 /// How long a call may take that meets a dead or frozen Redis: 650 ms, with room for a busy test machine.
@@ -60,7 +60,7 @@ async fn a_redis_that_is_down_at_the_start_is_used_once_it_is_up() {
         assert!(within_bound(cache.get(&Key::new(&["a"]))).await.is_err());
     }
     redis.restart().await;
-    let (token, _) = eventually("the journal is available", async || {
+    let (token, _) = shortly("the journal is available", async || {
         let taken = journal.claim(&job(), "one", LEASE, ClaimMode::IfFree).await.ok()?;
         let Claim::Granted { token, entries } = taken else { panic!("{taken:?}") };
         Some((token, entries))
@@ -78,7 +78,7 @@ async fn a_redis_killed_while_a_run_is_written_loses_no_acknowledged_append_and_
     let writer = async {
         for sequence in 0..3000 {
             let entry = sequence.to_string();
-            eventually("the append succeeds", async || match append(&journal, token, sequence, &entry).await {
+            shortly("the append succeeds", async || match append(&journal, token, sequence, &entry).await {
                 Ok(()) => Some(()),
                 Err(JournalError::Unavailable(_)) => None,
                 Err(other) => panic!("{sequence}: {other}"),
@@ -113,7 +113,7 @@ async fn calls_to_a_frozen_redis_fail_in_time_and_an_append_that_happened_all_th
         assert!(within_bound(journal.read(&job())).await.is_err());
     }
     redis.thaw();
-    let happened = eventually("the frozen append happens", async || {
+    let happened = shortly("the frozen append happens", async || {
         journal.read(&job()).await.ok().filter(|entries| entries.len() == 2)
     })
     .await;
@@ -156,7 +156,7 @@ async fn the_breaker_opens_after_five_failures_and_closes_when_redis_is_back() {
     let skipped = client.ping().await.unwrap_err();
     assert!(skipped.to_string().contains("skipped after 5 failures"), "{skipped}");
     redis.restart().await;
-    eventually("the breaker closes", async || client.ping().await.ok()).await;
+    shortly("the breaker closes", async || client.ping().await.ok()).await;
     assert!(client.status().available);
     assert_eq!(client.status().failure, None);
 }
@@ -231,7 +231,7 @@ async fn a_redis_emptied_in_the_middle_of_a_run_is_noticed_and_the_epoch_still_r
 async fn a_cluster_node_finds_every_key_declared_and_in_one_slot() {
     let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
     redis.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    eventually("the cluster is formed", async || {
+    shortly("the cluster is formed", async || {
         redis.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(())
     })
     .await;

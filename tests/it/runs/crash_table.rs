@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use crate::support::broker::Broker;
 use crate::support::fused_worker::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, FusedWorker, Point, event_name};
 use crate::support::redis::Redis;
-use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::sandbox_peer::{SandboxPeer, config_of};
 use crate::support::{eventually, soon, unique};
 
 /// So many cases at the same time.
@@ -59,16 +59,11 @@ impl CrashCase {
             options.consent_after = consent_after;
         })
         .await;
-        let mut config = Config::built_in();
+        let mut config = config_of(&peer.sandbox);
         config.amqp = Broker::shared().await.config();
         config.redis = redis.config();
         config.redis.key_prefix = format!("{}:", unique("crash"));
-        config.scalekit.environment_url = peer.sandbox.scalekit_url().to_owned();
-        config.scalekit.client_id = peer.sandbox.client_id().to_owned();
-        config.scalekit.client_secret = peer.sandbox.client_secret().into();
         config.scalekit.tool_retry.initial_milliseconds = 20;
-        config.model.base_url = peer.sandbox.model_url();
-        config.model.api_key = peer.sandbox.api_key().into();
         config.authorization.poll_seconds = 1;
         config.worker.lease_seconds = 1;
         config.worker.concurrency = 4;

@@ -2,17 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
 use crate::support::program::WorkerProcess;
 use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
-
-fn mail() -> Value {
-    json!({"to": "bob@example.com", "subject": "hello", "body": "hello"})
-}
 
 /// Waits for the end of a worker that was told to stop, and gives its exit code.
 async fn ends_within(worker: WorkerProcess, limit: Duration) -> Option<i32> {
@@ -44,7 +40,7 @@ async fn a_model_call_of_minutes_is_given_up_at_once_and_asked_again_by_another_
 #[tokio::test]
 async fn a_tool_call_that_has_started_may_end_and_is_not_repeated() {
     let service = ProxiedService::new(Broker::shared().await).await;
-    let model = ScriptedModel::start([turn::calls([("gmail_send_message", mail())]), turn::text("done")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("done")]).await;
     service.peer.fault(json!({"on": "execute", "kind": "delay", "delay_ms": 2000})).await;
     let first = service.worker(&model, &[]).await;
     service.send("job-1", "send it").await;
@@ -65,7 +61,7 @@ async fn a_tool_call_that_has_started_may_end_and_is_not_repeated() {
 #[tokio::test]
 async fn a_tool_call_that_takes_too_long_is_cut_off_and_its_outcome_unknown() {
     let service = ProxiedService::new(Broker::shared().await).await;
-    let model = ScriptedModel::start([turn::calls([("gmail_send_message", mail())]), turn::text("done")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("done")]).await;
     service.peer.fault(json!({"on": "execute", "kind": "commit_then_timeout"})).await;
     let first = service.worker(&model, &[("WORKER__DRAIN_TOOL_SECONDS", "1")]).await;
     service.send("job-1", "send it").await;
@@ -83,7 +79,7 @@ async fn a_tool_call_that_takes_too_long_is_cut_off_and_its_outcome_unknown() {
 #[tokio::test]
 async fn a_second_signal_stops_hard_and_loses_nothing() {
     let service = ProxiedService::new(Broker::shared().await).await;
-    let model = ScriptedModel::start([turn::calls([("gmail_send_message", mail())]), turn::text("done")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("done")]).await;
     service.peer.fault(json!({"on": "execute", "kind": "commit_then_timeout"})).await;
     let mut first = service.worker(&model, &[]).await;
     service.send("job-1", "send it").await;

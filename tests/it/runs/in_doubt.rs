@@ -4,12 +4,12 @@ use agentkit_worker::agent::effect::Effect;
 use agentkit_worker::config::{Config, Sources};
 use serde_json::{Value, json};
 
-use super::outcomes::{EmbeddedWorker, fetch_mails, job, results, send_mail, with};
+use crate::support::embedded_worker::{EmbeddedWorker, job, with};
 use crate::support::scripted_model::{ScriptedModel, turn};
 
 /// The write is done and its answer lost; what the caller hears, and how often the logs were asked.
 async fn lost_answer(kind: &str, settle_by_logs: bool, on_logs: Option<Value>) -> (Value, u64) {
-    let model = ScriptedModel::start([send_mail(), turn::text("sent, I think")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("sent, I think")]).await;
     let worker = EmbeddedWorker::with(Some(&model), |config| {
         config.scalekit.tool_timeout_milliseconds = 1000;
         config.tools.settle_by_logs = settle_by_logs;
@@ -21,8 +21,8 @@ async fn lost_answer(kind: &str, settle_by_logs: bool, on_logs: Option<Value>) -
     }
     let completed = worker.completed(&job("x")).await;
     assert_eq!(worker.peer.count("execute").await, 1, "{kind}");
-    assert_eq!(worker.peer.world().await["effects"].as_array().unwrap().len(), 1, "{kind}");
-    let told = &results(&model.finish()[1].body)[0];
+    assert_eq!(worker.peer.effects().await, 1, "{kind}");
+    let told = &model.finish()[1].tool_results()[0];
     assert_eq!(told.contains("Do not repeat it"), completed["effects"][0]["state"] == "unknown", "{told}");
     (completed, worker.peer.count("logs").await)
 }
@@ -74,8 +74,7 @@ async fn a_control_call_that_is_refused_ends_the_run_at_once_in_scalekits_words(
         {
             let worker = EmbeddedWorker::new().await;
             if route == "magic_link" {
-                let account = json!({"connector": "gmail", "identifier": "user_123", "status": "EXPIRED"});
-                worker.peer.post("/_sandbox/accounts", account).await;
+                worker.peer.set_account("gmail", "user_123", "EXPIRED").await;
             }
             let fault = json!({"on": route, "kind": "status", "status": status, "error_code": error_code,
                 "message": "identifier has a form that we do not take", "times": 100});
@@ -101,7 +100,7 @@ async fn a_control_call_that_met_a_passing_problem_is_made_again() {
 
 #[tokio::test]
 async fn what_is_forbidden_on_an_active_account_is_an_answer_for_the_model() {
-    let model = ScriptedModel::start([fetch_mails(), turn::text("I may not read your mails")]).await;
+    let model = ScriptedModel::start([turn::fetch_mails(), turn::text("I may not read your mails")]).await;
     let worker = EmbeddedWorker::scripted(&model).await;
     let forbidden = json!({"on": "execute", "kind": "status", "status": 403, "error_code": "TOOL_ERROR",
         "message": "the scope gmail.readonly is missing"});
@@ -109,7 +108,7 @@ async fn what_is_forbidden_on_an_active_account_is_an_answer_for_the_model() {
     assert_eq!(worker.completed(&job("x")).await["text"], "I may not read your mails");
     assert_eq!((worker.peer.count("execute").await, worker.peer.count("details").await), (1, 2));
     let requests = model.finish();
-    assert!(results(&requests[1].body)[0].contains("the scope gmail.readonly is missing"));
+    assert!(requests[1].tool_results()[0].contains("the scope gmail.readonly is missing"));
 }
 
 #[tokio::test]
@@ -148,7 +147,7 @@ fn configured(lines: &str) -> Config {
 async fn an_operators_word_on_an_effect_counts_more_than_what_a_tool_looks_like() {
     let tools = configured("[tools.effects]\n\"gmail_send_message\" = \"read\"\n").tools;
     assert_eq!(tools.effects["gmail_send_message"], Effect::Read);
-    let model = ScriptedModel::start([send_mail(), turn::text("sent")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("sent")]).await;
     let worker = EmbeddedWorker::with(Some(&model), |config| config.tools = tools).await;
     worker.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;
     let completed = worker.completed(&job("x")).await;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use agentkit_worker::app::{App, Backends};
 use agentkit_worker::cache::redis::RedisCache;
-use agentkit_worker::cli::run::point_to;
 use agentkit_worker::clock::{SharedClock, SystemClock};
-use agentkit_worker::config::Config;
 use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::queue::memory::MemoryQueue;
 use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
@@ -15,7 +13,7 @@ use agentkit_worker::shutdown::Shutdown;
 use serde_json::{Value, json};
 
 use crate::support::redis::Redis;
-use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::sandbox_peer::{SandboxPeer, config_of};
 use crate::support::soon;
 
 /// A worker with its journal and cache in a real Redis.
@@ -34,8 +32,7 @@ impl WorkerOnRedis {
             options.clock = Arc::new(SystemClock);
         })
         .await;
-        let mut config = Config::built_in();
-        point_to(&peer.sandbox, &mut config);
+        let mut config = config_of(&peer.sandbox);
         config.redis = redis.config();
         let (queue, shutdown) = (MemoryQueue::new(1000), Shutdown::new());
         let clock: SharedClock = Arc::new(SystemClock);

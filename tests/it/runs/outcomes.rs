@@ -3,127 +3,15 @@
 
 use std::sync::Arc;
 
-use agentkit_worker::cli::run::point_to;
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::Config;
-use agentkit_worker::reply::Reply;
-use agentkit_worker::schema::Schema;
-use agentkit_worker::{Embedded, Job};
 use serde_json::{Value, json};
 
-use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::embedded_worker::{EmbeddedWorker, job, with};
 use crate::support::scripted_model::{ScriptedModel, Turn, turn};
-use crate::support::soon;
-
-/// A worker in this process, and the stand-ins around it.
-pub(crate) struct EmbeddedWorker {
-    pub(crate) peer: SandboxPeer,
-    worker: Embedded,
-}
-
-impl EmbeddedWorker {
-    /// The sandbox's own model; every account is active.
-    pub(crate) async fn new() -> Self {
-        Self::with(None, |_| {}).await
-    }
-
-    pub(crate) async fn scripted(model: &ScriptedModel) -> Self {
-        Self::with(Some(model), |_| {}).await
-    }
-
-    pub(crate) async fn with(model: Option<&ScriptedModel>, change: impl FnOnce(&mut Config)) -> Self {
-        let peer = SandboxPeer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
-        let mut config = Config::built_in();
-        point_to(&peer.sandbox, &mut config);
-        if let Some(model) = model {
-            config.model.base_url = model.base_url();
-        }
-        for policy in [
-            &mut config.scalekit.control_retry,
-            &mut config.scalekit.tool_retry,
-            &mut config.model.retry,
-            &mut config.worker.transient,
-        ] {
-            policy.initial_milliseconds = 5;
-            policy.max_milliseconds = 10;
-        }
-        config.worker.transient.attempts = 3;
-        change(&mut config);
-        let worker = Embedded::start(config, Arc::new(SystemClock)).unwrap();
-        Self { peer, worker }
-    }
-
-    /// All replies to a job, the terminal one last, each as `schema reply` promises.
-    async fn replies(&self, job: &Value) -> Vec<Value> {
-        let job: Job = serde_json::from_value(job.clone()).unwrap();
-        let mut replies = self.worker.submit(&job).await.unwrap();
-        let schema = Schema::compile(&Reply::schema()).unwrap();
-        let mut all = Vec::new();
-        loop {
-            let reply = soon("a reply", replies.next()).await.unwrap();
-            let value = serde_json::to_value(&reply).unwrap();
-            assert_eq!(schema.problems(&value), Vec::<String>::new(), "{value:#}");
-            all.push(value);
-            if reply.event.is_terminal() {
-                return all;
-            }
-        }
-    }
-
-    /// The terminal reply.
-    pub(crate) async fn run(&self, job: &Value) -> Value {
-        self.replies(job).await.pop().unwrap()
-    }
-
-    /// The data of the completed reply.
-    pub(crate) async fn completed(&self, job: &Value) -> Value {
-        let reply = self.run(job).await;
-        assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
-        reply["data"].clone()
-    }
-
-    /// The data of the failed reply; every failure says what to do.
-    pub(crate) async fn failed(&self, job: &Value) -> Value {
-        let reply = self.run(job).await;
-        assert_eq!(reply["type"], "agentkit.job.failed", "{reply:#}");
-        assert!(reply["data"]["error"]["hint"].as_str().unwrap().len() > 10, "{reply:#}");
-        assert_eq!(reply["data"]["stop_reason"], reply["data"]["error"]["code"]);
-        reply["data"].clone()
-    }
-
-    async fn code(&self, job: &Value) -> String {
-        self.failed(job).await["error"]["code"].as_str().unwrap().to_owned()
-    }
-}
-
-pub(crate) fn job(prompt: &str) -> Value {
-    json!({"identifier": "user_123", "connections": ["gmail"], "prompt": prompt})
-}
-
-pub(crate) fn with(mut job: Value, field: &str, value: Value) -> Value {
-    job[field] = value;
-    job
-}
 
 /// A model's answer in the raw.
 fn raw(message: Value, finish_reason: &str) -> Turn {
     let choice = json!({"index": 0, "message": message, "finish_reason": finish_reason});
     turn::status(200).body(json!({"id": "x", "model": "m", "choices": [choice]}).to_string())
-}
-
-/// What a request to the model says of the results of the calls before it.
-pub(crate) fn results(request: &Value) -> Vec<String> {
-    let messages = request["messages"].as_array().unwrap().iter();
-    let results = messages.filter(|message| message["role"] == "tool");
-    results.map(|message| message["content"].as_str().unwrap().to_owned()).collect()
-}
-
-pub(crate) fn send_mail() -> Turn {
-    turn::calls([("gmail_send_message", json!({"to": "sam@example.com", "subject": "Hi", "body": "hello"}))])
-}
-
-pub(crate) fn fetch_mails() -> Turn {
-    turn::calls([("gmail_fetch_mails", json!({"max_results": 1}))])
 }
 
 #[tokio::test]
@@ -155,14 +43,16 @@ async fn a_run_that_works_for_too_long_ends() {
 
 #[tokio::test]
 async fn a_tool_that_answers_ten_megabytes_is_cut_before_the_model_sees_it() {
-    let model = ScriptedModel::start([fetch_mails(), turn::text("much"), fetch_mails(), turn::text("too much")]).await;
+    let model =
+        ScriptedModel::start([turn::fetch_mails(), turn::text("much"), turn::fetch_mails(), turn::text("too much")])
+            .await;
     let worker = EmbeddedWorker::scripted(&model).await;
     worker.peer.fault(json!({"on": "execute", "kind": "big_answer", "big_answer_bytes": 10 << 20})).await;
     worker.completed(&job("one")).await;
     worker.peer.fault(json!({"on": "execute", "kind": "big_answer", "big_answer_bytes": 20 << 20})).await;
     worker.completed(&job("two")).await;
     let requests = model.finish();
-    let results: Vec<String> = [1, 3].iter().flat_map(|index| results(&requests[*index].body)).collect();
+    let results: Vec<String> = [1, 3].iter().flat_map(|index| requests[*index].tool_results()).collect();
     assert!(results[0].len() < 17_000 && results[0].contains("left out"), "{}", results[0].len());
     assert!(results[0].contains("messages"), "the small parts are kept");
     assert!(results[1].starts_with("The tool call failed"), "{}", &results[1][..100]);
@@ -181,8 +71,7 @@ async fn a_page_of_a_proxy_on_any_route_costs_a_retry_and_no_job() {
             let expected = if no_model { json!("model_rejected") } else { Value::Null };
             assert_eq!(reply["data"]["error"]["code"], expected, "{route} {status}: {reply:#}");
         }
-        let account = json!({"connector": "gmail", "identifier": "user_123", "status": "EXPIRED"});
-        worker.peer.post("/_sandbox/accounts", account).await;
+        worker.peer.set_account("gmail", "user_123", "EXPIRED").await;
         worker.peer.fault(json!({"on": "magic_link", "kind": "status", "status": status, "html": true})).await;
         let asks = with(job("x"), "authorization", json!({"wait_seconds": 0}));
         let reply = worker.run(&asks).await;
@@ -276,12 +165,12 @@ async fn invalid_arguments_are_given_back_to_the_model_and_nothing_is_sent() {
         ("gmail_send_message", json!({"to": "sam@example.com"})),
         ("gmail_fetch_post", json!({})),
     ]);
-    let model = ScriptedModel::start([wrong, fetch_mails(), turn::text("done")]).await;
+    let model = ScriptedModel::start([wrong, turn::fetch_mails(), turn::text("done")]).await;
     let worker = EmbeddedWorker::scripted(&model).await;
     assert_eq!(worker.completed(&job("x")).await["tool_calls"], 1);
     assert_eq!(worker.peer.count("execute").await, 1);
     let requests = model.finish();
-    let results = results(&requests[1].body);
+    let results = requests[1].tool_results();
     for (result, problem) in results.iter().zip(["max_results", "body", "near ones are gmail_fetch_mails"]) {
         assert!(result.starts_with("This call was not executed") && result.contains(problem), "{result}");
     }
@@ -297,7 +186,7 @@ async fn invalid_arguments_are_given_back_to_the_model_and_nothing_is_sent() {
 #[tokio::test]
 async fn a_write_without_an_answer_is_sent_once_and_reported_as_unknown() {
     for kind in ["commit_then_timeout", "commit_then_reset", "half_answer", "reset"] {
-        let model = ScriptedModel::start([send_mail(), send_mail(), turn::text("perhaps sent")]).await;
+        let model = ScriptedModel::start([turn::send_mail(), turn::send_mail(), turn::text("perhaps sent")]).await;
         let worker =
             EmbeddedWorker::with(Some(&model), |config| config.scalekit.tool_timeout_milliseconds = 1000).await;
         worker.peer.fault(json!({"on": "execute", "kind": kind})).await;
@@ -307,28 +196,28 @@ async fn a_write_without_an_answer_is_sent_once_and_reported_as_unknown() {
         assert_eq!((effects.len(), &effects[0]["state"]), (1, &json!("unknown")), "{kind}: {completed:#}");
         assert_eq!(worker.peer.count("execute").await, 1, "{kind}");
         let done = usize::from(kind != "reset");
-        assert_eq!(worker.peer.world().await["effects"].as_array().unwrap().len(), done, "{kind}");
+        assert_eq!(worker.peer.effects().await, done, "{kind}");
         let requests = model.finish();
-        assert!(results(&requests[1].body)[0].contains("Do not repeat it"), "{kind}");
-        assert!(results(&requests[2].body)[1].contains("must not be repeated"), "{kind}");
+        assert!(requests[1].tool_results()[0].contains("Do not repeat it"), "{kind}");
+        assert!(requests[2].tool_results()[1].contains("must not be repeated"), "{kind}");
     }
 }
 
 #[tokio::test]
 async fn a_write_that_was_refused_at_the_gate_is_sent_again() {
-    let model = ScriptedModel::start([send_mail(), turn::text("sent")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("sent")]).await;
     let worker = EmbeddedWorker::scripted(&model).await;
     worker.peer.fault(json!({"on": "execute", "kind": "status", "status": 429})).await;
     let completed = worker.completed(&job("x")).await;
     assert_eq!((&completed["status"], &completed["effects"][0]["state"]), (&json!("completed"), &json!("done")));
     assert_eq!(completed["retries"], json!([{"call": "gmail_send_message", "reason": "rate_limited", "count": 1}]));
-    assert_eq!(worker.peer.world().await["effects"].as_array().unwrap().len(), 1);
+    assert_eq!(worker.peer.effects().await, 1);
     model.finish();
 }
 
 #[tokio::test]
 async fn reads_are_repeated_visibly() {
-    let model = ScriptedModel::start([fetch_mails(), turn::text("read")]).await;
+    let model = ScriptedModel::start([turn::fetch_mails(), turn::text("read")]).await;
     let worker = EmbeddedWorker::scripted(&model).await;
     worker
         .peer
@@ -342,7 +231,7 @@ async fn reads_are_repeated_visibly() {
     let reasons: Vec<&str> = retries.iter().map(|retry| retry["reason"].as_str().unwrap()).collect();
     assert_eq!(reasons, ["broken", "unavailable"], "{completed:#}");
     assert!(retries.iter().all(|retry| retry["call"] == "gmail_fetch_mails"));
-    let metrics = worker.worker.metrics().render();
+    let metrics = worker.metrics();
     for reason in reasons {
         let line = format!("agentkit_tool_retries_total{{reason=\"{reason}\"}} 1");
         assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
@@ -376,11 +265,10 @@ async fn wrong_connections_and_accounts_have_their_own_codes() {
         let failed = worker.failed(&with(job("x"), "connections", json!(["gmail", name]))).await;
         assert_eq!((&failed["error"]["code"], &failed["error"]["connection"]), (&json!(code), &json!(name)));
     }
-    let account = |status: &str| json!({"connector": "gmail", "identifier": "user_123", "status": status});
-    worker.peer.post("/_sandbox/accounts", account("DISCONNECTED")).await;
+    worker.peer.set_account("gmail", "user_123", "DISCONNECTED").await;
     assert_eq!(worker.code(&job("x")).await, "account_disconnected");
     let asked_for = async |status: &str| {
-        worker.peer.post("/_sandbox/accounts", account(status)).await;
+        worker.peer.set_account("gmail", "user_123", status).await;
         let asks = with(
             with(job(status), "authorization", json!({"wait_seconds": 0})),
             "connections",
@@ -497,7 +385,7 @@ async fn nothing_that_a_model_or_a_tool_says_changes_user_connection_or_limits()
 
 #[tokio::test]
 async fn the_same_job_is_not_run_twice_and_its_id_is_not_taken_by_another() {
-    let model = ScriptedModel::start([send_mail(), turn::text("sent")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("sent")]).await;
     let worker = EmbeddedWorker::scripted(&model).await;
     let order = with(job("Send it"), "id", "order-1".into());
     let first = worker.run(&order).await;
@@ -529,7 +417,7 @@ async fn the_same_job_handed_over_twice_at_once_is_answered_twice_and_run_once()
 
 #[tokio::test]
 async fn progress_is_told_step_by_step_where_it_was_asked_for() {
-    let model = ScriptedModel::start([fetch_mails(), turn::text("read"), turn::text("quiet")]).await;
+    let model = ScriptedModel::start([turn::fetch_mails(), turn::text("read"), turn::text("quiet")]).await;
     let worker = EmbeddedWorker::scripted(&model).await;
     let replies = worker.replies(&with(job("x"), "progress", true.into())).await;
     let phases: Vec<&str> = replies.iter().filter_map(|reply| reply["data"]["phase"].as_str()).collect();

@@ -9,17 +9,14 @@ use tokio::sync::Notify;
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
+use crate::support::process_usage::ProcessUsage;
 use crate::support::program::WorkerProcess;
-use crate::support::proxied_service::{ProcessUsage, ProxiedService};
+use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 
 /// A paused worker's connection is given up by the broker after two of these, its lease runs out in the same time.
 const PAUSED: [(&str, &str); 2] = [("WORKER__LEASE_SECONDS", "2"), ("AMQP__HEARTBEAT_SECONDS", "1")];
 const READ: &str = "Call gmail_fetch_mails with {\"max_results\": 1}";
-
-fn lines(worker: &WorkerProcess, text: &str) -> usize {
-    worker.running.log().iter().filter(|line| line.contains(text)).count()
-}
 
 /// Wakes the paused worker, and waits until it has found out that the run is not its own any more.
 async fn wakes_up_too_late(paused: &WorkerProcess) {
@@ -30,8 +27,7 @@ async fn wakes_up_too_late(paused: &WorkerProcess) {
 #[tokio::test]
 async fn a_worker_that_was_paused_before_it_repeats_a_call_does_not_make_it() {
     let service = ProxiedService::new(Broker::shared().await).await;
-    let mail = json!({"to": "bob@example.com", "subject": "hello", "body": "hello"});
-    let model = ScriptedModel::start([turn::calls([("gmail_send_message", mail)]), turn::text("perhaps sent")]).await;
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("perhaps sent")]).await;
     let later = json!({"on": "execute", "kind": "status", "status": 429, "headers": {"retry-after": "3"}});
     service.peer.fault(later).await;
     let paused = service.worker(&model, &PAUSED).await;
@@ -75,7 +71,7 @@ async fn a_dead_workers_run_goes_on_when_its_lease_is_over() {
     service.send("job-1", "say it").await;
     model.wait_for_requests(1).await;
     let died = Instant::now();
-    workers.iter().find(|worker| lines(worker, "accounts are active") > 0).unwrap().running.signal("KILL");
+    workers.iter().find(|worker| worker.lines("accounts are active") > 0).unwrap().running.signal("KILL");
     model.wait_for_requests(2).await;
     let noticed = died.elapsed();
     assert!(noticed < Duration::from_secs(8 + 8), "{noticed:?}: a lease, and a second look at most");
@@ -104,14 +100,14 @@ async fn a_copy_of_a_run_that_is_alive_elsewhere_waits_without_a_place_and_witho
     }
     // Each looked once at once and once after a second; then only when the lease would be over.
     eventually("the copies have looked twice", || async {
-        (lines(&worker, "the run is alive elsewhere") == 4).then_some(())
+        (worker.lines("the run is alive elsewhere") == 4).then_some(())
     })
     .await;
     assert!(before.processor_since(worker.running.process()) < Duration::from_secs(1));
     go.notify_one();
     let reply = service.reply().await;
     assert_eq!((reply["subject"].as_str(), reply["data"]["text"].as_str()), (Some("job-1"), Some("first")));
-    assert_eq!(lines(&worker, "the run is alive elsewhere"), 4, "no more than that");
+    assert_eq!(worker.lines("the run is alive elsewhere"), 4, "no more than that");
     model.finish();
 }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
-use crate::support::proxied_service::{ProcessUsage, ProxiedService};
+use crate::support::process_usage::ProcessUsage;
+use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 use serde_json::json;
 

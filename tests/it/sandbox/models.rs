@@ -149,7 +149,7 @@ async fn further_prompts_reach_their_tools() {
         assert_eq!(rounds.concat(), expected, "{prompt}: {text}");
         assert!(!text.contains("did not work"), "{prompt}: {text}");
     }
-    let effects = peer.world().await["effects"].as_array().unwrap().len();
+    let effects = peer.effects().await;
     assert_eq!(effects, 7);
 }
 

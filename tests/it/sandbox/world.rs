@@ -62,7 +62,7 @@ async fn a_click_on_the_consent_page_activates_the_account_once() {
 
 #[tokio::test]
 async fn accounts_can_be_there_from_the_start() {
-    let peer = SandboxPeer::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await;
+    let peer = SandboxPeer::with_active_accounts().await;
     assert_eq!(status(&peer, "user_123").await, "ACTIVE");
     assert_eq!(peer.execute("slack", "slack_list_channels", json!({})).await.0, 200);
     assert_eq!(peer.execute("hubspot", "slack_list_channels", json!({})).await.0, 404);
@@ -213,7 +213,7 @@ fn send() -> Value {
 }
 
 async fn sent(peer: &SandboxPeer) -> usize {
-    peer.world().await["effects"].as_array().unwrap().len()
+    peer.effects().await
 }
 
 /// Sends one mail without expecting an answer.

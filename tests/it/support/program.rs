@@ -209,6 +209,20 @@ impl WorkerProcess {
         }
     }
 
+    /// Waits until one of its pages answers with this status; gives the body.
+    pub(crate) async fn page(&self, path: &str, status: u16) -> String {
+        super::eventually(&format!("{path} answers {status}"), || async {
+            let (found, body) = self.get(path).await;
+            (found == status).then_some(body)
+        })
+        .await
+    }
+
+    /// How many lines of its log contain `text`.
+    pub(crate) fn lines(&self, text: &str) -> usize {
+        self.running.log().iter().filter(|line| line.contains(text)).count()
+    }
+
     /// The value of a metric, by its name and labels as they are printed.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let (_, page) = self.get("/metrics").await;

@@ -1,7 +1,6 @@
 //! A worker's surroundings with a proxy before each of its services, and what a test asks of them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use agentkit_worker::clock::{Clock, SystemClock};
 use agentkit_worker::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, Tier};
@@ -34,11 +33,7 @@ impl<'a> ProxiedService<'a> {
     pub(crate) async fn new(broker: &'a Broker) -> Self {
         let amqp = Amqp { reconnect_max_milliseconds: 500, ..broker.config() };
         let redis = Redis::start().await;
-        let peer = SandboxPeer::start_with(|options| {
-            options.initial_status = Some("ACTIVE".to_owned());
-            options.clock = Arc::new(SystemClock);
-        })
-        .await;
+        let peer = SandboxPeer::with_active_accounts_in_real_time().await;
         let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
         let to_broker = Proxy::to(broker.address()).await;
         let to_upstream = Proxy::to(peer.sandbox.scalekit_url().trim_start_matches("http://")).await;
@@ -120,53 +115,6 @@ impl<'a> ProxiedService<'a> {
 
     /// How many mails were really sent.
     pub(crate) async fn mails(&self) -> usize {
-        self.peer.world().await["effects"].as_array().unwrap().len()
-    }
-}
-
-/// Waits until a page of the worker answers with this status; gives the body.
-pub(crate) async fn page(worker: &WorkerProcess, path: &str, status: u16) -> String {
-    eventually(&format!("{path} answers {status}"), || async {
-        let (found, body) = worker.get(path).await;
-        (found == status).then_some(body)
-    })
-    .await
-}
-
-/// What a process has used so far.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ProcessUsage {
-    /// Memory at present, in KiB.
-    pub(crate) memory: u64,
-    /// Threads at present.
-    pub(crate) threads: u64,
-    /// Processor time, at 10 ms a tick.
-    pub(crate) processor: Duration,
-}
-
-impl ProcessUsage {
-    /// Processor time that the process has used since.
-    pub(crate) fn processor_since(self, process: u32) -> Duration {
-        Self::by(process).processor.saturating_sub(self.processor)
-    }
-
-    /// The most memory that it ever had, in KiB.
-    pub(crate) fn peak(process: u32) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    }
-
-    pub(crate) fn by(process: u32) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-        // After the name in brackets, which may hold spaces: user time and system time are the 12th and 13th field.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-        Self { memory: field("VmRSS:"), threads: field("Threads:"), processor: Duration::from_millis(ticks * 10) }
+        self.peer.effects().await
     }
 }

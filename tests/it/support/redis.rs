@@ -8,7 +8,7 @@ use agentkit_worker::redis_client::{Config, RedisClient};
 use tempfile::TempDir;
 
 use super::redis_cluster::RedisCluster;
-use super::time::eventually;
+use super::shortly;
 
 /// A server on a free port of the loopback interface, with an append-only file in its own folder. Gone with the test,
 /// also where the test process is killed.
@@ -79,7 +79,7 @@ impl Redis {
     pub(crate) async fn restart(&mut self) {
         assert!(self.running.is_none(), "redis runs already");
         self.running = Some(self.spawn());
-        eventually("redis answers", async || self.try_command(&["PING"]).filter(|answer| answer == "PONG")).await;
+        shortly("redis answers", async || self.try_command(&["PING"]).filter(|answer| answer == "PONG")).await;
     }
 
     /// Kills the server as a crash does.

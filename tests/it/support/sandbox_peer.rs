@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::ManualClock;
+use agentkit_worker::clock::{ManualClock, SystemClock};
+use agentkit_worker::config::Config;
 use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -33,6 +34,20 @@ impl SandboxPeer {
         let mut peer = Self { sandbox, clock, client, token: String::new() };
         peer.token = peer.new_token().await;
         peer
+    }
+
+    /// Every account is active from the start.
+    pub(crate) async fn with_active_accounts() -> Self {
+        Self::start_with(|options| options.initial_status = Some("ACTIVE".to_owned())).await
+    }
+
+    /// Every account is active from the start, and the sandbox's time is the world's, as a worker's is that is a process.
+    pub(crate) async fn with_active_accounts_in_real_time() -> Self {
+        Self::start_with(|options| {
+            options.initial_status = Some("ACTIVE".to_owned());
+            options.clock = Arc::new(SystemClock);
+        })
+        .await
     }
 
     pub(crate) async fn new_token(&self) -> String {
@@ -67,7 +82,11 @@ impl SandboxPeer {
     }
 
     pub(crate) async fn activate(&self, connector: &str, identifier: &str) {
-        let account = json!({"connector": connector, "identifier": identifier, "status": "ACTIVE"});
+        self.set_account(connector, identifier, "ACTIVE").await;
+    }
+
+    pub(crate) async fn set_account(&self, connector: &str, identifier: &str, status: &str) {
+        let account = json!({"connector": connector, "identifier": identifier, "status": status});
         assert_eq!(self.post("/_sandbox/accounts", account).await.0, 200);
     }
 
@@ -99,6 +118,22 @@ impl SandboxPeer {
     pub(crate) async fn world(&self) -> Value {
         self.get("/_sandbox/world/user_123").await.1
     }
+
+    /// How many effects tools have had on the world of `user_123`.
+    pub(crate) async fn effects(&self) -> usize {
+        self.world().await["effects"].as_array().unwrap().len()
+    }
+}
+
+/// The built-in configuration, with the sandbox in place of Scalekit and the model.
+pub(crate) fn config_of(sandbox: &Sandbox) -> Config {
+    let mut config = Config::built_in();
+    sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
+    sandbox.client_id().clone_into(&mut config.scalekit.client_id);
+    config.scalekit.client_secret = sandbox.client_secret().into();
+    config.model.base_url = sandbox.model_url();
+    config.model.api_key = sandbox.api_key().into();
+    config
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test plays a foreign client")]

@@ -18,10 +18,6 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac as _};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,23 +25,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::broker::Broker;
 use super::redis::Redis;
-use super::sandbox_peer::plain_client;
-use super::{PATIENCE, soon, time};
-
-/// The key of the tests' webhooks; `whsec_` and this in base64 is the secret.
-pub(crate) const KEY: &[u8] = b"the key of the tests' webhooks";
-
-pub(crate) fn secret() -> String {
-    format!("whsec_{}", STANDARD.encode(KEY))
-}
-
-/// The headers of a webhook, made without a line of the product.
-pub(crate) fn signed(id: &str, at: Timestamp, key: &[u8], body: &str) -> [(&'static str, String); 3] {
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
-    mac.update(format!("{id}.{}.{body}", at.as_second()).as_bytes());
-    let signature = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
-    [("webhook-id", id.to_owned()), ("webhook-timestamp", at.as_second().to_string()), ("webhook-signature", signature)]
-}
+use super::sandbox_peer::{config_of, plain_client};
+use super::webhooks::secret;
+use super::{PATIENCE, shortly, soon};
 
 /// An address that stays the same while workers come and go: passes webhooks on to the present one.
 struct WebhookRelay {
@@ -103,13 +85,12 @@ impl WebhookedService {
         change(&mut options);
         let sandbox = Sandbox::start(options).await.unwrap();
         let redis = Redis::start().await;
-        let mut config = Config::built_in();
+        let mut config = config_of(&sandbox);
         config.amqp = broker.config();
         config.redis = redis.config();
         // The tests' machines are busy, and outages are not the subject.
         config.redis.connection_timeout_milliseconds = 10_000;
         config.redis.response_timeout_milliseconds = 10_000;
-        use_sandbox(&mut config, &sandbox);
         config.scalekit.webhook_secret = secret().into();
         config.http.bind = "127.0.0.1:0".into();
         config.authorization.poll_seconds = 3600;
@@ -194,21 +175,12 @@ impl WebhookedService {
 
     /// Waits until the run of a job has been parked to the last step.
     pub(crate) async fn parked(&self, job: &str) {
-        time::eventually("the run is parked", async || {
+        shortly("the run is parked", async || {
             let last = self.journal(job).await.pop()?;
             last.contains("wake_up_published").then_some(())
         })
         .await;
     }
-}
-
-/// Scalekit and the model of a configuration are the sandbox's.
-pub(crate) fn use_sandbox(config: &mut Config, sandbox: &Sandbox) {
-    sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
-    sandbox.client_id().clone_into(&mut config.scalekit.client_id);
-    config.scalekit.client_secret = sandbox.client_secret().to_owned().into();
-    config.model.base_url = sandbox.model_url();
-    config.model.api_key = sandbox.api_key().to_owned().into();
 }
 
 impl WebhookedWorker {
