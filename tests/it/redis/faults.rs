@@ -252,7 +252,7 @@ async fn foreign_data_under_a_runs_key_is_reported_and_never_taken_for_a_run() {
         &["length", "2", "0", "x"],
         &["length", "-1"],
         &["length", "99999999999999999999999"],
-        &["length", "1", "0", "\u{e9}", "token", "x"],
+        &["length", "1", "0", "\u{e9}", "epoch", "x"],
     ];
     redis.command(&["SET", "agentkit:run:{a}", "text"]);
     assert!(matches!(journal.read(&job()).await, Err(JournalError::Unavailable(_))));

@@ -150,7 +150,7 @@ async fn a_copy_of_a_message_that_comes_after_a_dead_letter_makes_no_second_one(
     model.wait_for_requests(1).await;
     // Its journal looks as if its worker had died: another one has it now.
     let key = "agentkit:run:{job-1}";
-    worker.redis_command(&["HSET", key, "owner", "nobody", "lease", "0", "token", "9999999999999"]);
+    worker.redis_command(&["HSET", key, "owner", "nobody", "lease", "0", "epoch", "9999999999999"]);
     worker.publish(&[]).await;
     assert_eq!(worker.reply("agentkit.job.failed").await["error"]["code"], "attempts_exhausted");
     for turn in ["1", "2"] {

@@ -90,13 +90,13 @@ async fn a_journal_of_a_newer_worker_is_left_untouched_and_the_job_waits() {
     let line = r#"{"at":"2027-01-01T00:00:00Z","event":{"started":{"schema":99,"shape":"unknown"}}}"#;
     write(&journal_of(&worker), line).await;
     let untouched = worker.redis_command(&["DBSIZE"]);
-    let token = || worker.redis_command(&["HGET", "agentkit:run:{job-1}", "token"]);
-    let before = token();
+    let epoch = || worker.redis_command(&["HGET", "agentkit:run:{job-1}", "epoch"]);
+    let before = epoch();
     worker.publish(&[]).await;
-    // The take leaves its mark in the token; the lease is given back afterwards.
+    // The claim leaves its mark in the epoch; the lease is given back afterwards.
     let id = JobId::new("job-1").unwrap();
     eventually("the job was looked at and put off", || async {
-        (token() != before && worker.queue.waiting() == 1).then_some(())
+        (epoch() != before && worker.queue.waiting() == 1).then_some(())
     })
     .await;
     assert_eq!(journal_of(&worker).read(&id).await.unwrap(), [line]);
