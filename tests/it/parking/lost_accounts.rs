@@ -8,11 +8,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::sandbox_peer::plain_client;
-use crate::support::shortly;
-use crate::support::soon;
 use crate::support::still_clock_worker::{StillClockWorker, links};
 use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome};
 use crate::support::webhooks::{event, tell};
+use crate::support::{shortly, soon};
 
 /// A job that sends one mail.
 fn mail(id: &str) -> Value {

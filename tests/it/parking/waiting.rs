@@ -18,10 +18,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::support::shortly;
-use crate::support::soon;
 use crate::support::still_clock_worker::{StillClockWorker, every_second, links};
 use crate::support::webhooked_service::{A_SECOND, WebhookedService, job, outcome};
+use crate::support::{shortly, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_alone_wakes_the_run_within_a_second_at_the_very_place() {

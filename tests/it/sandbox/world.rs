@@ -1,4 +1,4 @@
-//! The sandbox itself: its consent page, its faults, its world, its models.
+//! The sandbox itself: its consent page, its webhooks, its world and its faults.
 
 use std::time::Duration;
 
