@@ -9,6 +9,31 @@ use crate::queue::{Destination, Message, Publisher, QueueError};
 use crate::reply::Reply;
 
 /// Publishes jobs.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use agentkit_worker::Job;
+/// use agentkit_worker::client::Client;
+/// use agentkit_worker::clock::SystemClock;
+/// use agentkit_worker::queue::amqp::Config;
+/// use agentkit_worker::reply::ReplyEvent;
+///
+/// # #[tokio::main]
+/// # async fn main() -> anyhow::Result<()> {
+/// let config = Config { url: "amqp://guest:guest@127.0.0.1:5672".into(), ..Config::default() };
+/// let client = Client::connect(config, Arc::new(SystemClock)).await?;
+/// let job: Job = serde_json::from_str(
+///     r#"{"id": "order-4711", "identifier": "user_123", "connections": ["gmail"], "prompt": "Fetch my last 3 mails"}"#,
+/// )?;
+/// let reply = client.request(&job, Duration::from_secs(600), |reply| eprintln!("{}", reply.event.kind())).await?;
+/// if let ReplyEvent::Completed(completed) = reply.event {
+///     println!("{}", completed.text);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Client {
     config: Config,
     publisher: std::sync::Arc<AmqpPublisher>,

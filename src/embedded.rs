@@ -21,6 +21,39 @@ use crate::worker::resources::tool_catalog::ToolCatalog;
 const CAPACITY: usize = 10_000;
 
 /// A worker in this process.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use agentkit_worker::clock::SystemClock;
+/// use agentkit_worker::reply::ReplyEvent;
+/// # use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
+/// use agentkit_worker::{Config, Embedded, Job};
+///
+/// # #[tokio::main]
+/// # async fn main() -> anyhow::Result<()> {
+/// # let active = Some("ACTIVE".to_owned());
+/// # let options = SandboxOptions { initial_status: active, ..SandboxOptions::new(Arc::new(SystemClock)) };
+/// # let sandbox = Sandbox::start(options).await?;
+/// let mut config = Config::built_in();
+/// // Here the sandbox's; addresses and keys of your own come with `Config::load`.
+/// config.scalekit.environment_url = sandbox.scalekit_url().to_owned();
+/// config.scalekit.client_id = sandbox.client_id().to_owned();
+/// config.scalekit.client_secret = sandbox.client_secret().into();
+/// config.model.base_url = sandbox.model_url();
+/// config.model.api_key = sandbox.api_key().into();
+///
+/// let worker = Embedded::start(config, Arc::new(SystemClock))?;
+/// let job: Job = serde_json::from_str(
+///     r#"{"identifier": "user_123", "connections": ["gmail"], "prompt": "Fetch my last 3 unread emails"}"#,
+/// )?;
+/// let reply = worker.submit(&job).await?.terminal().await.expect("the worker runs");
+/// let ReplyEvent::Completed(completed) = &reply.event else { anyhow::bail!("no answer: {reply:?}") };
+/// assert!(completed.text.contains("3 emails"));
+/// worker.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Embedded {
     queue: MemoryQueue,
     clock: SharedClock,

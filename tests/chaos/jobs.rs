@@ -9,7 +9,7 @@ use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
 use serde_json::{Value, json};
 
 use crate::random::Random;
-use crate::support::sandbox_client::Peer;
+use crate::support::sandbox_peer::SandboxPeer;
 
 /// A job that the broker has accepted.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub(crate) struct Accepted {
 /// Hands jobs over.
 pub(crate) struct Sender {
     pub(crate) publisher: Arc<AmqpPublisher>,
-    pub(crate) peer: Arc<Peer>,
+    pub(crate) peer: Arc<SandboxPeer>,
     /// Where the replies shall go.
     pub(crate) reply_to: String,
 }
@@ -41,7 +41,7 @@ impl Sender {
             70..85 => self.send(number, identifier, &[read], &[subject(1), subject(2)]).await,
             _ => {
                 let identifier = format!("newcomer-{number}");
-                self.set_account(&identifier, "PENDING_AUTH").await;
+                self.peer.set_account("gmail", &identifier, "PENDING_AUTH").await;
                 let accepted = self.send(number, identifier.clone(), &[read], &[subject(1)]).await;
                 self.authorize_after(identifier, Duration::from_millis(1000 + random.below(6000)));
                 accepted
@@ -85,16 +85,7 @@ impl Sender {
         let peer = Arc::clone(&self.peer);
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            set_account(&peer, &identifier, "ACTIVE").await;
+            peer.activate("gmail", &identifier).await;
         });
     }
-
-    async fn set_account(&self, identifier: &str, status: &str) {
-        set_account(&self.peer, identifier, status).await;
-    }
-}
-
-async fn set_account(peer: &Peer, identifier: &str, status: &str) {
-    let account = json!({"connector": "gmail", "identifier": identifier, "status": status});
-    assert_eq!(peer.post("/_sandbox/accounts", account).await.0, 200);
 }

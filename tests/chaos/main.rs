@@ -13,10 +13,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 mod audit;
+mod deployment;
 mod jobs;
 mod random;
 mod replies;
-mod stage;
 #[expect(dead_code, reason = "shared with the integration tests, which need more of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -37,9 +37,9 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 
 use audit::{Audit, Sent};
+use deployment::{Accident, Deployment};
 use jobs::{Accepted, Sender};
 use random::Random;
-use stage::{Accident, Stage};
 
 /// So many jobs at most are without an answer at a time.
 const UNDER_WAY: usize = 40;
@@ -54,18 +54,18 @@ async fn nothing_is_lost_nothing_done_twice_nobody_held() {
     let seed = number("CHAOS_SEED").unwrap_or(1);
     let time = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(0));
     println!("chaos: CHAOS_SEED={seed} CHAOS_SECONDS={}", time.as_secs());
-    let mut stage = Stage::start().await;
-    let outcome = AssertUnwindSafe(play(&mut stage, seed, time)).catch_unwind().await;
+    let mut deployment = Deployment::start().await;
+    let outcome = AssertUnwindSafe(play(&mut deployment, seed, time)).catch_unwind().await;
     if let Err(failure) = outcome {
-        stage.keep_logs();
+        deployment.keep_logs();
         std::panic::resume_unwind(failure);
     }
 }
 
-async fn play(stage: &mut Stage, seed: u64, time: Duration) {
-    let sender = Arc::new(stage.sender().await);
+async fn play(deployment: &mut Deployment, seed: u64, time: Duration) {
+    let sender = Arc::new(deployment.sender().await);
     let over = Arc::new(AtomicBool::new(false));
-    let answered = stage.replies.counter();
+    let answered = deployment.replies.counter();
     let sending = tokio::spawn(send_jobs(Arc::clone(&sender), seed, answered, Arc::clone(&over)));
     let mut random = Random::new(seed);
     let began = Instant::now();
@@ -73,9 +73,9 @@ async fn play(stage: &mut Stage, seed: u64, time: Duration) {
         let mut deck = Accident::DECK;
         random.shuffle(&mut deck);
         for accident in deck {
-            stage.trouble_upstream(&mut random).await;
+            deployment.trouble_upstream(&mut random).await;
             sleep(Duration::from_millis(500 + random.below(1500))).await;
-            stage.suffer(accident, &mut random).await;
+            deployment.suffer(accident, &mut random).await;
         }
         if began.elapsed() >= time {
             break;
@@ -83,21 +83,21 @@ async fn play(stage: &mut Stage, seed: u64, time: Duration) {
     }
     over.store(true, Ordering::Relaxed);
     let mut jobs = sending.await.unwrap();
-    stage.order_faults(&[]).await;
-    stage.say(&format!("no more accidents; {} jobs sent, {} answered", jobs.len(), stage.replies.answered()));
-    jobs.extend(fresh_jobs(stage, &sender, jobs.len() as u64).await);
+    deployment.order_faults(&[]).await;
+    deployment.say(&format!("no more accidents; {} jobs sent, {} answered", jobs.len(), deployment.replies.answered()));
+    jobs.extend(fresh_jobs(deployment, &sender, jobs.len() as u64).await);
 
     let began = Instant::now();
-    while stage.replies.answered() < jobs.len() && began.elapsed() < END {
+    while deployment.replies.answered() < jobs.len() && began.elapsed() < END {
         sleep(Duration::from_millis(100)).await;
     }
-    let left = left_behind(stage).await;
-    let mut audit = Audit::of(&jobs, &stage.replies.terminal(), &mails(stage, &jobs).await);
-    audit.stuck = [left, unfinished(stage, &jobs).await].concat();
-    let (messages, interim) = stage.replies.counts();
-    stage.say(&format!("{messages} replies, {interim} of them interim"));
+    let left = left_behind(deployment).await;
+    let mut audit = Audit::of(&jobs, &deployment.replies.terminal(), &mails(deployment, &jobs).await);
+    audit.stuck = [left, unfinished(deployment, &jobs).await].concat();
+    let (messages, interim) = deployment.replies.counts();
+    deployment.say(&format!("{messages} replies, {interim} of them interim"));
     audit.conclude(jobs.len());
-    assert_eq!(stage.deserters, 0, "workers ended by themselves");
+    assert_eq!(deployment.deserters, 0, "workers ended by themselves");
 }
 
 /// Sends jobs until the accidents are over, as fast as they are answered.
@@ -119,16 +119,16 @@ async fn send_jobs(
 }
 
 /// New jobs after the last accident finish promptly.
-async fn fresh_jobs(stage: &Stage, sender: &Sender, first: u64) -> Vec<Accepted> {
+async fn fresh_jobs(deployment: &Deployment, sender: &Sender, first: u64) -> Vec<Accepted> {
     let began = Instant::now();
     let mut jobs = Vec::new();
     for number in first..first + 10 {
         jobs.push(sender.send_simple(number).await);
     }
     loop {
-        let terminal = stage.replies.terminal();
+        let terminal = deployment.replies.terminal();
         if jobs.iter().all(|job| terminal.contains_key(&job.id)) {
-            stage.say(&format!("{} new jobs were answered within {:?}", jobs.len(), began.elapsed()));
+            deployment.say(&format!("{} new jobs were answered within {:?}", jobs.len(), began.elapsed()));
             return jobs;
         }
         assert!(began.elapsed() < PROMPT, "new jobs were not answered within {PROMPT:?}");
@@ -137,13 +137,13 @@ async fn fresh_jobs(stage: &Stage, sender: &Sender, first: u64) -> Vec<Accepted>
 }
 
 /// Messages that stay in the worker's queues.
-async fn left_behind(stage: &Stage) -> Vec<String> {
+async fn left_behind(deployment: &Deployment) -> Vec<String> {
     let began = Instant::now();
     loop {
-        let listed = stage.broker.control(&["list_queues", "--silent", "name", "messages"]).await;
+        let listed = deployment.broker.control(&["list_queues", "--silent", "name", "messages"]).await;
         let left: Vec<String> = listed
             .lines()
-            .filter(|line| line.starts_with(&stage.amqp.prefix) && !line.ends_with("\t0"))
+            .filter(|line| line.starts_with(&deployment.amqp.prefix) && !line.ends_with("\t0"))
             .map(str::to_owned)
             .collect();
         // Copies of wake-ups come to their end in the wait queues.
@@ -155,11 +155,11 @@ async fn left_behind(stage: &Stage) -> Vec<String> {
 }
 
 /// Runs that are not delivered.
-async fn unfinished(stage: &Stage, jobs: &[Accepted]) -> Vec<String> {
+async fn unfinished(deployment: &Deployment, jobs: &[Accepted]) -> Vec<String> {
     let config = RedisConfig {
-        key_prefix: format!("{}:", stage.amqp.prefix),
+        key_prefix: format!("{}:", deployment.amqp.prefix),
         response_timeout_milliseconds: 10_000,
-        ..stage.redis.config()
+        ..deployment.redis.config()
     };
     let journal = RedisJournal::new(RedisClient::new(&config).unwrap());
     let mut unfinished = Vec::new();
@@ -174,11 +174,11 @@ async fn unfinished(stage: &Stage, jobs: &[Accepted]) -> Vec<String> {
 }
 
 /// What the stand-in for Gmail really sent.
-async fn mails(stage: &Stage, jobs: &[Accepted]) -> Sent {
+async fn mails(deployment: &Deployment, jobs: &[Accepted]) -> Sent {
     let mut sent = Sent::new();
     let identifiers: BTreeSet<&String> = jobs.iter().map(|job| &job.identifier).collect();
     for identifier in identifiers {
-        let (_, world) = stage.peer.get(&format!("/_sandbox/world/{identifier}")).await;
+        let (_, world) = deployment.peer.get(&format!("/_sandbox/world/{identifier}")).await;
         for effect in world["effects"].as_array().unwrap() {
             *sent.entry(effect["params"]["subject"].as_str().unwrap().to_owned()).or_default() += 1;
         }

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 type Terminal = BTreeMap<String, Vec<Value>>;
 
 /// Replies as they came.
-pub(crate) struct Replies {
+pub(crate) struct ReplyCollector {
     seen: Arc<Mutex<Seen>>,
     _task: AbortOnDropHandle<()>,
 }
@@ -28,7 +28,7 @@ struct Seen {
     interim: u64,
 }
 
-impl Replies {
+impl ReplyCollector {
     /// Makes the queue and consumes it until dropped.
     pub(crate) async fn start(url: &str, queue: &str) -> Self {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();

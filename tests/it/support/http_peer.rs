@@ -78,20 +78,20 @@ impl Answer {
 }
 
 /// The peer; it ends with this value.
-pub(crate) struct Peer {
+pub(crate) struct HttpPeer {
     pub(crate) url: String,
     requests: Arc<Mutex<Vec<Received>>>,
     arrived: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Peer {
+impl Drop for HttpPeer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Peer {
+impl HttpPeer {
     /// A peer that asks `answer` what to do with each request.
     pub(crate) async fn start(answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

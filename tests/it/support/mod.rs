@@ -1,24 +1,30 @@
 //! What several tests need.
 
-pub(crate) mod bench;
 pub(crate) mod broker;
-pub(crate) mod digests;
-pub(crate) mod fuse;
+pub(crate) mod embedded_worker;
+pub(crate) mod fused_worker;
 pub(crate) mod http_peer;
+pub(crate) mod process_usage;
 pub(crate) mod program;
+pub(crate) mod proxied_service;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
+pub(crate) mod redis_journal_worker;
 pub(crate) mod replica;
-pub(crate) mod sandbox_client;
+pub(crate) mod sandbox_peer;
+pub(crate) mod schedulers;
 pub(crate) mod scripted_model;
-pub(crate) mod time;
-pub(crate) mod waiting;
+pub(crate) mod still_clock_worker;
+pub(crate) mod webhooked_service;
+pub(crate) mod webhooks;
 
 use std::time::Duration;
 
 /// Longest time that anything in a test may take; on a busy machine a broker needs half a minute to start.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time for what no broker has to start for.
+const SHORT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A name nobody else has.
 #[expect(clippy::disallowed_methods, reason = "tests that share a server must not meet")]
@@ -38,14 +44,21 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Asks again and again until the answer is there.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    soon(what, async {
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    soon(what, answered(ask)).await
+}
+
+/// The same, of what should take a moment only: fails after half a minute.
+pub(crate) async fn shortly<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    let answer = tokio::time::timeout(SHORT_PATIENCE, answered(ask)).await;
+    answer.unwrap_or_else(|_| panic!("{what} took longer than {SHORT_PATIENCE:?}"))
+}
+
+async fn answered<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
         }
-    })
-    .await
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

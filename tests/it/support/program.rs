@@ -15,17 +15,17 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use super::sandbox_client::plain_client;
+use super::sandbox_peer::plain_client;
 use super::soon;
 
 /// What a command printed, and how it ended.
-pub(crate) struct Output {
+pub(crate) struct CommandOutcome {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Output {
+impl CommandOutcome {
     /// All that was printed, for searching.
     pub(crate) fn all(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
@@ -77,28 +77,28 @@ impl Program {
     }
 
     /// Runs a command to its end, without a terminal.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> CommandOutcome {
         let output = soon(&arguments.join(" "), self.command(arguments).output()).await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        CommandOutcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     /// Starts a command that goes on until it is told to stop.
-    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+    pub(crate) fn start(&self, arguments: &[&str]) -> RunningProgram {
         let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = watch::channel(Vec::new());
         let sender = Arc::new(sender);
         tokio::spawn(keep(child.stdout.take().unwrap(), Arc::clone(&sender)));
         tokio::spawn(keep(child.stderr.take().unwrap(), sender));
-        Running { watchdog: watchdog(child.id().unwrap()), child, log }
+        RunningProgram { watchdog: watchdog(child.id().unwrap()), child, log }
     }
 
     /// Starts a worker and waits until it takes jobs.
-    pub(crate) async fn worker(&self) -> Worker {
+    pub(crate) async fn worker(&self) -> WorkerProcess {
         let running = self.start(&["worker"]);
         let line = running.line("HTTP: /livez").await;
         let line: Value = serde_json::from_str(&line).unwrap();
-        let worker = Worker { url: format!("http://{}", line["address"].as_str().unwrap()), running };
+        let worker = WorkerProcess { url: format!("http://{}", line["address"].as_str().unwrap()), running };
         super::eventually("the worker is ready", || async { (worker.get("/readyz").await.0 == 200).then_some(()) })
             .await;
         worker
@@ -139,13 +139,13 @@ async fn keep(output: impl AsyncRead + Unpin, log: Arc<watch::Sender<Vec<String>
 }
 
 /// A command under way.
-pub(crate) struct Running {
+pub(crate) struct RunningProgram {
     child: Child,
     watchdog: std::process::Child,
     log: watch::Receiver<Vec<String>>,
 }
 
-impl Running {
+impl RunningProgram {
     /// The lines printed so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.borrow().clone()
@@ -186,7 +186,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         // The watchdog first: the number it knows may soon be somebody else's. The child is killed by its own drop.
         let _ = self.watchdog.kill();
@@ -195,18 +195,32 @@ impl Drop for Running {
 }
 
 /// A worker under way.
-pub(crate) struct Worker {
-    pub(crate) running: Running,
+pub(crate) struct WorkerProcess {
+    pub(crate) running: RunningProgram,
     url: String,
 }
 
-impl Worker {
+impl WorkerProcess {
     /// Status and body of one of its pages; status 0 where nobody answers.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         match plain_client().get(format!("{}{path}", self.url)).send().await {
             Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
             Err(_) => (0, String::new()),
         }
+    }
+
+    /// Waits until one of its pages answers with this status; gives the body.
+    pub(crate) async fn page(&self, path: &str, status: u16) -> String {
+        super::eventually(&format!("{path} answers {status}"), || async {
+            let (found, body) = self.get(path).await;
+            (found == status).then_some(body)
+        })
+        .await
+    }
+
+    /// How many lines of its log contain `text`.
+    pub(crate) fn lines(&self, text: &str) -> usize {
+        self.running.log().iter().filter(|line| line.contains(text)).count()
     }
 
     /// The value of a metric, by its name and labels as they are printed.

@@ -8,7 +8,7 @@ use agentkit_worker::redis_client::{Config, RedisClient};
 use tempfile::TempDir;
 
 use super::redis_cluster::RedisCluster;
-use super::time::eventually;
+use super::shortly;
 
 /// A server on a free port of the loopback interface, with an append-only file in its own folder. Gone with the test,
 /// also where the test process is killed.
@@ -16,12 +16,12 @@ pub(crate) struct Redis {
     folder: TempDir,
     port: u16,
     options: Vec<String>,
-    running: Option<Running>,
+    running: Option<RedisProcess>,
 }
 
 /// A shell that has started the server and ends it as soon as our end of the pipe to it is closed, in whatever way this
 /// process ends. As the server's parent it exists before the server does and keeps its process id from being reused.
-struct Running {
+struct RedisProcess {
     watchdog: Child,
     server: String,
 }
@@ -79,7 +79,7 @@ impl Redis {
     pub(crate) async fn restart(&mut self) {
         assert!(self.running.is_none(), "redis runs already");
         self.running = Some(self.spawn());
-        eventually("redis answers", async || self.try_command(&["PING"]).filter(|answer| answer == "PONG")).await;
+        shortly("redis answers", async || self.try_command(&["PING"]).filter(|answer| answer == "PONG")).await;
     }
 
     /// Kills the server as a crash does.
@@ -116,7 +116,7 @@ impl Redis {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    fn spawn(&self) -> Running {
+    fn spawn(&self) -> RedisProcess {
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG])
             .arg(self.folder.path())
@@ -131,7 +131,7 @@ impl Redis {
             .unwrap();
         let mut server = String::new();
         BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut server).unwrap();
-        Running { watchdog, server: server.trim().to_owned() }
+        RedisProcess { watchdog, server: server.trim().to_owned() }
     }
 
     fn signal(&self, signal: &str) {
@@ -140,7 +140,7 @@ impl Redis {
     }
 }
 
-impl Drop for Running {
+impl Drop for RedisProcess {
     fn drop(&mut self) {
         let _ = self.watchdog.stdin.take().map(|mut pipe| pipe.write_all(b"keep\n"));
         let _ = self.watchdog.wait();

@@ -4,7 +4,7 @@ use agentkit_worker::redis_client::{Config, RedisClient};
 use tokio::sync::OnceCell;
 
 use super::redis::{Redis, free_port};
-use super::time::eventually;
+use super::shortly;
 
 /// So many slots a cluster has.
 const SLOTS: u32 = 16_384;
@@ -50,11 +50,11 @@ impl RedisCluster {
         let (number, id) = (self.nodes.len() - 1, self.id(master));
         self.meet(number);
         let replica = &self.nodes[number];
-        eventually("the replica has met its master", async || {
+        shortly("the replica has met its master", async || {
             (replica.command(&["CLUSTER", "REPLICATE", &id]) == "OK").then_some(())
         })
         .await;
-        eventually("the replica has its master's data", async || {
+        shortly("the replica has its master's data", async || {
             replica.command(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
         })
         .await;
@@ -65,7 +65,7 @@ impl RedisCluster {
     /// Waits until all nodes know each other and serve all slots.
     pub(crate) async fn until_in_order(&self) {
         let known = format!("cluster_known_nodes:{}", self.nodes.len());
-        eventually("the cluster is in order", async || {
+        shortly("the cluster is in order", async || {
             let fine = |info: String| info.contains("cluster_state:ok") && info.contains(&known);
             self.nodes.iter().all(|node| fine(node.command(&["CLUSTER", "INFO"]))).then_some(())
         })

@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::digests::scheduler;
+use super::schedulers::scheduler;
 use super::soon;
 
 /// What a replica is told at its start, as one line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Orders {
+pub(crate) struct ReplicaOrders {
     pub(crate) owner: String,
     pub(crate) redis: String,
     /// A directory of definitions.
@@ -37,13 +37,13 @@ pub(crate) struct Orders {
     pub(crate) lease: Duration,
 }
 
-struct Appending {
+struct AppendingPublisher {
     owner: String,
     file: File,
 }
 
 #[async_trait::async_trait]
-impl Publisher for Appending {
+impl Publisher for AppendingPublisher {
     async fn publish(&self, _: &Destination, message: Message) -> Result<Published, QueueError> {
         let line = format!("{} {}\n", message.properties.message_id.unwrap(), self.owner);
         assert_eq!(
@@ -59,7 +59,7 @@ impl Publisher for Appending {
 #[ignore = "run by other tests, in a process of its own"]
 async fn process() {
     let mut lines = std::io::stdin().lines().map(Result::unwrap);
-    let orders: Orders = serde_json::from_str(&lines.next().unwrap()).unwrap();
+    let orders: ReplicaOrders = serde_json::from_str(&lines.next().unwrap()).unwrap();
     // A breaker that waits for seconds would hide weeks from the scheduler.
     let impatient = Config { url: orders.redis.into(), breaker_open_milliseconds: 1, ..Config::default() };
     let store: Arc<dyn DigestStore> = Arc::new(RedisDigestStore::new(RedisClient::new(&impatient).unwrap()));
@@ -67,7 +67,7 @@ async fn process() {
     let digests = load(&orders.digests).unwrap();
     let mut scheduler = scheduler(&store, &Arc::default(), &clock, &orders.owner, digests);
     let file = File::options().append(true).open(orders.jobs).unwrap();
-    scheduler.publisher = Arc::new(Appending { owner: orders.owner, file });
+    scheduler.publisher = Arc::new(AppendingPublisher { owner: orders.owner, file });
     scheduler.rules.lease = orders.lease;
     // On a line of its own, behind what the test harness has begun.
     say("\nready");
@@ -94,7 +94,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) async fn start(orders: &Orders) -> Self {
+    pub(crate) async fn start(orders: &ReplicaOrders) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "support::replica::process", "--ignored", "--nocapture"])
             .stdin(Stdio::piped())

@@ -54,6 +54,16 @@ pub(crate) mod turn {
         say(Said { calls, ..Said::default() })
     }
 
+    /// A call that sends a mail.
+    pub(crate) fn send_mail() -> Turn {
+        calls([("gmail_send_message", json!({"to": "sam@example.com", "subject": "Hi", "body": "hello"}))])
+    }
+
+    /// A call that reads a mail.
+    pub(crate) fn fetch_mails() -> Turn {
+        calls([("gmail_fetch_mails", json!({"max_results": 1}))])
+    }
+
     /// A refusal.
     pub(crate) fn refusal(words: &str) -> Turn {
         say(Said { refusal: Some(words.to_owned()), ..Said::default() })
@@ -156,6 +166,13 @@ impl Captured {
     /// A header's value.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// What it says of the results of the calls before it.
+    pub(crate) fn tool_results(&self) -> Vec<String> {
+        let messages = self.body["messages"].as_array().unwrap().iter();
+        let results = messages.filter(|message| message["role"] == "tool");
+        results.map(|message| message["content"].as_str().unwrap().to_owned()).collect()
     }
 }
 

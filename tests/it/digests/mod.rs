@@ -1,0 +1,8 @@
+//! Digests: when they come, to whom, and what becomes of them when clocks, stores, brokers and schedulers do their worst.
+
+mod firing;
+mod loss;
+mod service;
+mod simulation;
+mod store;
+mod time;

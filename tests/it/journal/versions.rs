@@ -1,0 +1,144 @@
+//! Journals of every schema version that was ever written can be read and lead to the same state. The files in
+//! `tests/data/journal` are kept for ever as they are.
+
+use std::collections::BTreeSet;
+
+use agentkit_worker::agent::conclusion;
+use agentkit_worker::agent::effect::CallKey;
+use agentkit_worker::agent::event::{Entry, Event};
+use agentkit_worker::agent::run::{BadJournal, Run, Step};
+use agentkit_worker::reply::ReplyEvent;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+const FINISHED: &str = include_str!("../../data/journal/v1-finished.ndjson");
+const CUT: &str = include_str!("../../data/journal/v1-cut.ndjson");
+const PUT_ASIDE: &str = include_str!("../../data/journal/v2-put-aside.ndjson");
+
+fn lines(journal: &str) -> Vec<String> {
+    journal.lines().map(str::to_owned).collect()
+}
+
+fn replay(lines: &[String]) -> Run {
+    Run::replay(lines).expect("kept journals can be read").expect("kept journals are not empty")
+}
+
+fn at(line: &str) -> Timestamp {
+    serde_json::from_str::<Entry>(line).unwrap().at
+}
+
+fn send(to: &str) -> CallKey {
+    CallKey::new("gmail", "gmail_send_message", json!({"to": to, "subject": "Thanks"}).as_object().unwrap())
+}
+
+#[test]
+fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
+    for line in lines(FINISHED).into_iter().chain(lines(PUT_ASIDE)) {
+        let entry: Entry = serde_json::from_str(&line).unwrap();
+        let written: Value = serde_json::to_value(entry).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&line).unwrap());
+    }
+}
+
+/// All kinds but the operator's `reopened`, which a test of its own appends.
+const KINDS: usize = 17;
+
+#[test]
+fn every_kind_of_event_is_kept() {
+    let kept = [FINISHED, CUT, PUT_ASIDE].iter().flat_map(|journal| journal.lines());
+    let events: Vec<Event> = kept.map(|line| serde_json::from_str::<Entry>(line).unwrap().event).collect();
+    let names: BTreeSet<_> = events.iter().map(Event::name).collect();
+    assert_eq!(names.len(), KINDS, "{names:?}");
+    for event in events {
+        // Whoever adds a kind keeps a journal that has it, and counts it above.
+        match event {
+            Event::Started(_)
+            | Event::AttemptStarted { .. }
+            | Event::AttemptEnded { .. }
+            | Event::WakeUpPublished { .. }
+            | Event::AccountsReady
+            | Event::AuthorizationRequested { .. }
+            | Event::ToolsListed { .. }
+            | Event::ModelAsked
+            | Event::ModelReplied { .. }
+            | Event::Retried { .. }
+            | Event::ToolStarted { .. }
+            | Event::ToolNotRun { .. }
+            | Event::ToolFinished { .. }
+            | Event::JournalLost
+            | Event::GivenUp(_)
+            | Event::Finished(_)
+            | Event::Delivered
+            | Event::Reopened => {}
+        }
+    }
+}
+
+#[test]
+fn a_run_of_version_2_that_was_put_aside_keeps_its_reasons_and_can_be_opened_again() {
+    let lines = lines(PUT_ASIDE);
+    let run = replay(&lines);
+    let now = at(&lines[lines.len() - 1]);
+    assert_eq!(run.next(now), Step::Done);
+    let given_up = run.given_up().expect("it was put aside");
+    assert_eq!((given_up.reason.as_str(), given_up.step.is_empty()), ("poison", false));
+    let ReplyEvent::Failed(failed) = &run.reply().unwrap().event else { panic!("it failed") };
+    assert_eq!(failed.error.code.as_str(), "attempts_exhausted");
+    let undelivered = replay(&lines[..lines.len() - 1]);
+    assert!(matches!(undelivered.next(now), Step::Deliver(_)) && undelivered.given_up().is_some());
+    let reopened = serde_json::to_string(&Entry::new(now, Event::Reopened)).unwrap();
+    let reopened = replay(&[lines.clone(), vec![reopened]].concat());
+    assert_eq!((reopened.given_up(), reopened.reply()), (None, None));
+    assert_eq!(reopened.next(now), Step::SettleDoubt("c3".into()), "what was in doubt still is");
+}
+
+#[test]
+fn a_line_of_a_newer_worker_is_refused_wherever_it_stands_and_whatever_it_says() {
+    for newer in [
+        r#"{"schema":3,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
+        r#"{"schema":3,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
+    ] {
+        let journal = [lines(CUT), vec![newer.to_owned()]].concat();
+        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 3 }));
+    }
+}
+
+#[test]
+fn a_finished_run_of_version_1_is_done_and_its_reply_is_the_one_it_was() {
+    let lines = lines(FINISHED);
+    let run = replay(&lines);
+    let now = at(&lines[lines.len() - 1]);
+    assert_eq!(run.next(now), Step::Done);
+    let Event::Finished(kept) = serde_json::from_str::<Entry>(&lines[lines.len() - 2]).unwrap().event else {
+        panic!("the last entry but one is the end")
+    };
+    assert_eq!(replay(&lines[..lines.len() - 1]).next(now), Step::Deliver(kept.clone()));
+    let before = replay(&lines[..lines.len() - 2]);
+    let Step::Finish(conclusion) = before.next(kept.time) else { panic!("the answer was given") };
+    assert_eq!(conclusion::reply(&before, *conclusion, kept.time), *kept);
+    let ReplyEvent::Completed(completed) = kept.event else { panic!("the run completed") };
+    let states: Vec<_> = completed.account.effects.iter().map(|effect| json!(effect.state)).collect();
+    assert_eq!(states, ["unknown", "done", "failed", "done"]);
+}
+
+#[test]
+fn a_run_of_version_1_that_was_cut_goes_on_where_it_stood() {
+    let lines = lines(CUT);
+    let run = replay(&lines);
+    let now = at(&lines[lines.len() - 1]);
+    assert_eq!(run.next(now), Step::SettleDoubt("c3".into()));
+    assert_eq!((run.steps(), run.attempts(), run.wake_up_generation(), run.crash_count()), (1, 2, 1, 0));
+    assert_eq!((run.sequence(), run.pinned().len(), run.authorizations_requested()), (17, 3, 1));
+    assert_eq!(run.digest(), run.job().digest(), "the job still has the digest that it had");
+    let before = replay(&lines[..lines.len() - 1]);
+    assert_eq!(before.next(now), Step::CallTools(vec!["c3".into()]));
+    let unanswered = replay(&lines[..11]);
+    assert_eq!(unanswered.next(now), Step::CallTools(vec!["c1".into(), "c2".into()]));
+}
+
+#[test]
+fn the_fences_of_version_1_still_stand() {
+    let run = replay(&lines(FINISHED));
+    assert!(run.is_fenced(&send("ann@example.com")), "the names of calls are the ones they were");
+    assert!(!run.is_fenced(&send("bob@example.com")));
+}

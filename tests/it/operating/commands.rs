@@ -1,0 +1,360 @@
+//! The commands as people and scripts call them: what they print, what they cost, how they end.
+
+use std::time::Instant;
+
+use agentkit_worker::reply::Reply;
+use agentkit_worker::schema::Schema;
+use serde_json::{Value, json};
+
+use crate::support::broker::Broker;
+use crate::support::program::Program;
+use crate::support::redis::Redis;
+use crate::support::sandbox_peer::SandboxPeer;
+
+const COMMANDS: [&str; 9] = ["demo", "run", "worker", "enqueue", "digests", "tools", "doctor", "sandbox", "schema"];
+
+fn contains_all(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_tells_its_story_without_a_terminal_in_half_a_minute() {
+    let started = Instant::now();
+    let demo = Program::new().run(&["demo"]).await;
+    assert_eq!(demo.code, Some(0), "{}", demo.all());
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+    contains_all(
+        &demo.stdout,
+        &[
+            "Authorization required.",
+            "/magicLink/",
+            "allowed; the same run goes on by itself",
+            "5 emails",
+            "retried: gmail_fetch_mails 1 time(s)",
+            "tool lists: 1 from Scalekit, 1 from this process's cache",
+            "effect: gmail_send_message",
+            "no second mail was sent",
+            "shown with an accelerated clock",
+            "the digest fires",
+            "it does not fire twice",
+            "the model is a set of rules and says so",
+        ],
+    );
+    assert!(!demo.stdout.contains('\x1b'), "no colour without a terminal");
+}
+
+#[tokio::test]
+async fn a_run_in_the_sandbox_shows_link_tools_prompt_and_answer() {
+    let run = Program::new().run(&["run", "--sandbox"]).await;
+    assert_eq!(run.code, Some(0), "{}", run.all());
+    contains_all(
+        &run.stdout,
+        &[
+            "[gmail] Authorization required.",
+            "/magicLink/",
+            "Connected account for user_123 is active.",
+            "Discovered 22 tools: gmail_",
+            "Prompt: Fetch my last 5 unread emails and summarize them.",
+            "5 emails",
+            "model gpt-4o",
+        ],
+    );
+    let order = ["Authorization required.", "is active", "Discovered", "Prompt:", "5 emails"];
+    let places: Vec<usize> = order.iter().map(|part| run.stdout.find(part).unwrap()).collect();
+    assert!(places.is_sorted(), "{}", run.stdout);
+
+    let json = Program::new().run(&["run", "--sandbox", "--json", "--read-only", "Fetch my last unread email"]).await;
+    assert_eq!(json.code, Some(0), "{}", json.all());
+    let schema = Schema::compile(&Reply::schema()).unwrap();
+    let mut kinds = Vec::new();
+    for line in json.stdout.lines() {
+        let reply: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(schema.problems(&reply), Vec::<String>::new(), "{reply:#}");
+        kinds.push(reply["type"].as_str().unwrap().to_owned());
+    }
+    assert!(kinds.contains(&"agentkit.job.authorization_required".to_owned()), "{kinds:?}");
+    assert_eq!(kinds.last().map(String::as_str), Some("agentkit.job.completed"));
+
+    let failed = Program::new().run(&["run", "--sandbox", "--connection", "nothing"]).await;
+    assert_eq!(failed.code, Some(1), "{}", failed.all());
+    contains_all(&failed.stderr, &["connection_not_found", "what to do"]);
+}
+
+#[tokio::test]
+async fn the_schemas_take_our_samples_and_refuse_others() {
+    let print = async |what: &str| {
+        let printed = Program::new().run(&["schema", what]).await;
+        assert_eq!(printed.code, Some(0), "{}", printed.all());
+        printed.stdout
+    };
+    let job: Value = serde_json::from_str(&print("job").await).unwrap();
+    let job = Schema::compile(&job).unwrap();
+    let sample = json!({"identifier": "user_123", "connections": ["gmail"], "prompt": "hello"});
+    assert_eq!(job.problems(&sample), Vec::<String>::new());
+    for (field, value) in
+        [("promt", json!("x")), ("connections", json!([])), ("identifier", json!("")), ("limits", json!({"steps": 0}))]
+    {
+        let mut wrong = sample.clone();
+        wrong[field] = value;
+        assert!(!job.problems(&wrong).is_empty(), "{wrong}");
+    }
+    let reply: Value = serde_json::from_str(&print("reply").await).unwrap();
+    let reply = Schema::compile(&reply).unwrap();
+    let lines = Program::new().run(&["run", "--sandbox", "--json", "--connection", "nothing"]).await.stdout;
+    let mut sample: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(reply.problems(&sample), Vec::<String>::new());
+    sample["type"] = "agentkit.job.eaten".into();
+    assert!(!reply.problems(&sample).is_empty());
+
+    let document: Value = serde_json::from_str(&print("asyncapi").await).unwrap();
+    assert_eq!(document["asyncapi"], "3.0.0");
+    for (pointer, name) in references(&document, "") {
+        let target = name.strip_prefix('#').and_then(|place| document.pointer(place));
+        assert!(target.is_some(), "{pointer} refers to {name}, which is not there");
+    }
+    for name in ["job", "reply"] {
+        let payload = document.pointer(&format!("/components/messages/{name}/payload/$ref")).unwrap();
+        assert_eq!(payload, &json!(format!("#/components/schemas/{name}")));
+    }
+    toml::from_str::<toml::Table>(&print("config").await).unwrap();
+}
+
+/// Every `$ref` of a document with its place.
+fn references(value: &Value, place: &str) -> Vec<(String, String)> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, field)| match (name.as_str(), field.as_str()) {
+                ("$ref", Some(target)) => vec![(place.to_owned(), target.to_owned())],
+                _ => references(field, &format!("{place}/{name}")),
+            })
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(|item| references(item, place)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn bad_usage_and_bad_configuration_end_with_64_and_name_every_problem() {
+    for arguments in [
+        &["nonsense"][..],
+        &["enqueue"],
+        &["run", "--nonsense"],
+        &["schema", "nothing"],
+        &[],
+        &["run", "--identifier", ""],
+        &["run", "--connection", "../x"],
+    ] {
+        let output = Program::new().run(arguments).await;
+        assert_eq!(output.code, Some(64), "{arguments:?}: {}", output.all());
+    }
+    let bad = Program::new()
+        .set("AGENTKIT_WORKER__WORKER__CONCURRENCY", "hunter2")
+        .set("AGENTKIT_WORKER__WORKER__LEASE_SECONDS", "hunter3")
+        .set("AGENTKIT_WORKER__WORKER__GRACES", "1")
+        .set("AGENTKIT_WORKER__HTTP__BINDD", "x")
+        .set("AGENTKIT_WORKER__NONSENSE__KEY", "x");
+    let output = bad.run(&["worker"]).await;
+    assert_eq!(output.code, Some(64), "{}", output.all());
+    contains_all(&output.stderr, &["worker.concurrency", "worker.lease_seconds", "graces", "bindd", "nonsense"]);
+    assert!(!output.all().contains("hunter"), "{}", output.all());
+
+    let bad = Program::new()
+        .set("AMQP_URL", "http://guest:hunter4@127.0.0.1")
+        .set("REDIS_URL", "nonsense")
+        .set("AGENTKIT_WORKER__WORKER__CONCURRENCY", "0")
+        .set("AGENTKIT_WORKER__HTTP__BIND", "nowhere");
+    let output = bad.run(&["worker"]).await;
+    assert_eq!(output.code, Some(64), "{}", output.all());
+    contains_all(
+        &output.stderr,
+        &[
+            "scalekit.environment_url",
+            "scalekit.client_id",
+            "scalekit.client_secret",
+            "worker.concurrency",
+            "amqp.url",
+            "redis.url",
+            "http.bind",
+        ],
+    );
+    assert!(!output.all().contains("hunter"), "{}", output.all());
+    let filter = Program::new().set("RUST_LOG", "agentkit_worker=nonsense").run(&["demo"]).await;
+    assert!(filter.code == Some(64) && filter.stderr.contains("log.filter"), "{}", filter.all());
+    for text in ["[redis]\nurl = \"hunter5\n", "[redis]\nurl = hunter5\n", "[redis]\nurl = [\"hunter5\"]\n"] {
+        let program = Program::new();
+        std::fs::write(program.folder().join("own.toml"), text).unwrap();
+        let output = program.run(&["--config", "own.toml", "demo"]).await;
+        assert_eq!(output.code, Some(64), "{}", output.all());
+        assert!(output.stderr.contains("own.toml") && !output.all().contains("hunter"), "{}", output.all());
+    }
+    let missing = Program::new().run(&["--config", "missing.toml", "demo"]).await;
+    assert_eq!(missing.code, Some(64), "{}", missing.all());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_ends_with_69() {
+    let away = || {
+        Program::new()
+            .set("AMQP_URL", "amqp://guest:hunter2@127.0.0.1:1")
+            .set("AGENTKIT_WORKER__AMQP__CONNECT_ATTEMPTS", "1")
+            .set("SCALEKIT_ENV_URL", "http://127.0.0.1:1")
+            .set("SCALEKIT_CLIENT_ID", "skc_1")
+            .set("SCALEKIT_CLIENT_SECRET", "hunter3")
+            .set("OPENAI_API_KEY", "hunter4")
+    };
+    let enqueue = ["enqueue", "x", "--identifier", "u", "--connection", "gmail"];
+    for arguments in [&["worker"][..], &enqueue] {
+        let output = away().run(arguments).await;
+        assert_eq!(output.code, Some(69), "{arguments:?}: {}", output.all());
+        assert!(output.stderr.contains("RabbitMQ") && !output.all().contains("hunter"), "{}", output.all());
+    }
+    let tools = away().run(&["tools", "u"]).await;
+    assert_eq!(tools.code, Some(69), "{}", tools.all());
+    assert!(!tools.all().contains("hunter"), "{}", tools.all());
+}
+
+#[tokio::test]
+async fn tools_shows_effects_and_where_the_list_came_from() {
+    let redis = Redis::start().await;
+    let peer = SandboxPeer::start().await;
+    peer.activate("gmail", "user_123").await;
+    let program = Program::new().pointed_to(&peer.sandbox).set("REDIS_URL", &redis.url());
+    let arguments = ["tools", "user_123", "--connection", "gmail"];
+    for (more, source) in [(&[][..], "(from scalekit)"), (&[], "(from redis)"), (&["--refresh"], "(from scalekit)")] {
+        let output = program.run(&[&arguments[..], more].concat()).await;
+        assert_eq!(output.code, Some(0), "{}", output.all());
+        contains_all(
+            &output.stdout,
+            &["gmail: 22 tools for user_123", source, "read       gmail_fetch_mails", "write      gmail_send_message"],
+        );
+    }
+    let nobody = program.run(&["tools", "user_404"]).await;
+    assert_eq!(nobody.code, Some(1), "{}", nobody.all());
+    assert!(nobody.stderr.contains("let the user connect"), "{}", nobody.stderr);
+    let away = Program::new().pointed_to(&peer.sandbox).set("REDIS_URL", "redis://127.0.0.1:1");
+    let output = away.run(&arguments).await;
+    assert_eq!(output.code, Some(0), "without Redis the list comes from Scalekit: {}", output.all());
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_broken_and_nothing_else() {
+    let redis = Redis::start().await;
+    let peer = SandboxPeer::start().await;
+    peer.activate("gmail", "user_123").await;
+    let amqp = Broker::shared().await.config();
+    let program = Program::of_service(&peer.sandbox, &amqp, &redis.url()).set("CONNECTION_NAME", "gmail");
+    let fine = program.run(&["doctor"]).await;
+    assert_eq!(fine.code, Some(0), "{}", fine.all());
+    contains_all(
+        &fine.stdout,
+        &[
+            "RabbitMQ: RabbitMQ ",
+            "note    consumer timeout: cannot be read over AMQP; it is taken to be 1800 s",
+            "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'",
+            "ok      Redis",
+            "ok      Redis persistence",
+            "ok      connection gmail: 1 connected",
+            "ok      model gpt-4o",
+            " 0 broken",
+        ],
+    );
+    let held_too_long = program.set("AGENTKIT_WORKER__WORKER__HOLD_DELIVERY_SECONDS", "1081");
+    let output = held_too_long.run(&["doctor"]).await;
+    assert_eq!(output.code, Some(1), "{}", output.all());
+    contains_all(&output.stdout, &["BROKEN  configuration: worker.hold_delivery_seconds", "(1800 s)"]);
+    let program = held_too_long.set("AGENTKIT_WORKER__WORKER__HOLD_DELIVERY_SECONDS", "1080");
+    // Scalekit's list of accounts does not tell a name without accounts from one that does not exist.
+    let doubtful = program.run(&["doctor", "--connection", "Gmail"]).await;
+    assert_eq!(doubtful.code, Some(0), "{}", doubtful.all());
+    contains_all(&doubtful.stdout, &["warning connection Gmail", "upper and lower case count", "what to do"]);
+
+    let nothing = Program::new()
+        .set("AMQP_URL", "amqp://guest:hunter2@127.0.0.1:1")
+        .set("REDIS_URL", "redis://:hunter3@127.0.0.1:1")
+        .set("SCALEKIT_ENV_URL", peer.sandbox.scalekit_url())
+        .set("SCALEKIT_CLIENT_ID", peer.sandbox.client_id())
+        .set("SCALEKIT_CLIENT_SECRET", "hunter4")
+        .set("OPENAI_BASE_URL", &peer.sandbox.model_url())
+        .set("OPENAI_API_KEY", "hunter5");
+    let output = nothing.run(&["doctor"]).await;
+    assert_eq!(output.code, Some(1), "{}", output.all());
+    contains_all(
+        &output.stdout,
+        &["BROKEN  RabbitMQ", "BROKEN  Redis", "BROKEN  Scalekit", "BROKEN  model gpt-4o", " 4 broken"],
+    );
+    assert!(!output.all().contains("hunter"), "{}", output.all());
+    let unset = Program::new()
+        .set("AMQP_URL", "amqp://127.0.0.1:1")
+        .set("REDIS_URL", "redis://127.0.0.1:1")
+        .run(&["doctor"])
+        .await;
+    assert_eq!(unset.code, Some(1), "{}", unset.all());
+    contains_all(&unset.stdout, &["BROKEN  configuration: scalekit.client_id", "scalekit.client_secret"]);
+}
+
+#[tokio::test]
+async fn the_help_of_every_command_has_an_example() {
+    for command in COMMANDS {
+        let help = Program::new().run(&[command, "--help"]).await;
+        assert_eq!(help.code, Some(0), "{}", help.all());
+        contains_all(&help.stdout, &["Example", &format!("agentkit-worker {command}")]);
+    }
+    let help = Program::new().run(&["--help"]).await;
+    contains_all(&help.stdout, &COMMANDS);
+    contains_all(&help.stdout, &["Exit codes"]);
+}
+
+#[tokio::test]
+async fn the_dot_env_of_the_original_script_is_read_and_the_environment_wins() {
+    let peer = SandboxPeer::start().await;
+    peer.activate("slack", "from_file").await;
+    let program = Program::new().set("OPENAI_BASE_URL", &peer.sandbox.model_url());
+    let lines = format!(
+        "SCALEKIT_ENV_URL={}\nSCALEKIT_CLIENT_ID={}\nSCALEKIT_CLIENT_SECRET=\"{}\"\n# a comment\nOPENAI_API_KEY='{}'\n\
+         USER_IDENTIFIER=from_file\nCONNECTION_NAME=slack\nOPENAI_BASE_URL=http://127.0.0.1:1\n",
+        peer.sandbox.scalekit_url(),
+        peer.sandbox.client_id(),
+        peer.sandbox.client_secret(),
+        peer.sandbox.api_key()
+    );
+    std::fs::write(program.folder().join(".env"), lines).unwrap();
+    let run = program.run(&["run", "List the channels"]).await;
+    assert_eq!(run.code, Some(0), "{}", run.all());
+    contains_all(&run.stdout, &["Connected account for from_file is active.", "slack_"]);
+    for secret in [peer.sandbox.client_secret(), peer.sandbox.api_key()] {
+        assert!(!run.all().contains(secret));
+    }
+    std::fs::write(program.folder().join(".env"), "SCALEKIT_CLIENT_SECRET=hunter2 hunter3\n=\n").unwrap();
+    let broken = program.run(&["run"]).await;
+    assert_eq!(broken.code, Some(64), "{}", broken.all());
+    assert!(broken.stderr.contains(".env") && !broken.all().contains("hunter"), "{}", broken.all());
+}
+
+#[tokio::test]
+async fn an_interrupted_run_ends_with_130_and_the_sandbox_with_0() {
+    let program = Program::new();
+    let running = program.start(&["run", "--sandbox"]);
+    running.line("waiting for the user's authorization").await;
+    running.signal("INT");
+    let (status, log) = running.end().await;
+    assert_eq!(status.code(), Some(130), "{log:#?}");
+
+    let sandbox = program.start(&["sandbox", "--port", "0"]);
+    sandbox.line("SCALEKIT_ENV_URL=http://127.0.0.1:").await;
+    sandbox.signal("TERM");
+    assert_eq!(sandbox.end().await.0.code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_fault() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_agentkit-worker"));
+    let output =
+        command.args(["schema", "config"]).stdout(writer).stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(141), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

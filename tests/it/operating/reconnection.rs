@@ -1,0 +1,238 @@
+//! Broker, Redis, Scalekit or the model go away and come back: the worker goes on by itself, and says the truth meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::queue::amqp::AmqpQueue;
+use lapin::options::QueueDeleteOptions;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::support::broker::Broker;
+use crate::support::eventually;
+use crate::support::process_usage::ProcessUsage;
+use crate::support::proxied_service::ProxiedService;
+use crate::support::scripted_model::{ScriptedModel, Turn, turn};
+
+/// A first turn that sends a mail once it is released, and a last one.
+fn a_mail(released_by: &Arc<Notify>) -> [Turn; 2] {
+    [turn::send_mail().released_by(released_by), turn::text("sent")]
+}
+
+fn assert_completed(reply: &Value) {
+    assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
+    assert_eq!(reply["data"]["status"], "completed", "{reply:#}");
+}
+
+#[tokio::test]
+async fn a_run_goes_on_while_the_broker_is_restarted() {
+    let broker = Broker::exclusive().await;
+    let service = ProxiedService::new(&broker).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start(a_mail(&go)).await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
+    model.wait_for_requests(1).await;
+    assert_eq!(worker.get("/livez").await.0, 200);
+    // A queue younger than a second does not survive the death of its only node.
+    sleep(Duration::from_secs(3)).await;
+
+    broker.stop().await;
+    assert!(worker.page("/livez", 503).await.contains("not consuming"));
+    go.notify_one();
+    broker.start().await;
+    worker.page("/livez", 200).await;
+    worker.page("/readyz", 200).await;
+    assert_completed(&service.only_reply().await);
+    assert_eq!(service.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn connections_that_the_administrator_closes_are_made_again() {
+    let broker = Broker::exclusive().await;
+    let service = ProxiedService::new(&broker).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start(a_mail(&go)).await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
+    model.wait_for_requests(1).await;
+    broker.control(&["close_all_connections", "maintenance"]).await;
+    worker.running.line("consuming connection lost").await;
+    worker.running.line("publishing connection is back").await;
+    worker.page("/readyz", 200).await;
+    go.notify_one();
+    assert_completed(&service.only_reply().await);
+    assert_eq!(service.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_broker_that_falls_silent_is_noticed_and_left() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let worker = service.program(&[]).worker().await;
+    service.to_broker.freeze(true);
+    assert!(worker.page("/livez", 503).await.contains("not consuming"));
+    service.to_broker.freeze(false);
+    worker.page("/readyz", 200).await;
+    service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    assert_completed(&service.only_reply().await);
+}
+
+#[tokio::test]
+async fn a_worker_whose_queue_is_deleted_is_not_alive_until_there_is_a_queue_again() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let model = ScriptedModel::start([turn::text("done")]).await;
+    // It must not make the queue itself.
+    let worker = service.worker(&model, &[("AMQP__TOPOLOGY", "verify")]).await;
+    let connection = broker.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_delete(service.amqp.names().jobs().into(), QueueDeleteOptions::default()).await.unwrap();
+    assert!(worker.page("/livez", 503).await.contains("not consuming"));
+
+    drop(AmqpQueue::connect(service.amqp.clone()).await.unwrap());
+    worker.page("/livez", 200).await;
+    service.send("job-1", "say it").await;
+    assert_completed(&service.only_reply().await);
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_only() {
+    let broker = Broker::exclusive().await;
+    let service = ProxiedService::new(&broker).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start(a_mail(&go)).await;
+    let worker = service.worker(&model, &[("AMQP__PUBLISH_TIMEOUT_MILLISECONDS", "300")]).await;
+    service.send("job-1", "send it").await;
+    model.wait_for_requests(1).await;
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    // The broker blocks a connection when it publishes: that is the reply.
+    go.notify_one();
+    assert!(worker.page("/readyz", 503).await.contains("memory"));
+    assert_eq!(worker.get("/livez").await.0, 200, "it still consumes");
+    // For longer than one publish waits: a message that went back each time would be taken for a killer of workers.
+    worker.running.line("a message waits for the broker").await;
+    let before = ProcessUsage::by(worker.running.process());
+    sleep(Duration::from_secs(4)).await;
+    assert!(before.processor_since(worker.running.process()) < Duration::from_millis(500), "it waits busily");
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+    worker.page("/readyz", 200).await;
+    assert_completed(&service.only_reply().await);
+    assert_eq!((worker.lines("job received"), worker.lines("was not confirmed")), (1, 0), "it was delivered once");
+    assert_eq!(service.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_flood_of_lines() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let worker = service.program(&[]).worker().await;
+    let cut = async |times: usize| {
+        for _ in 0..times {
+            let known = worker.lines("consuming\"");
+            service.to_broker.cut();
+            eventually("it consumes again", || async { (worker.lines("consuming\"") > known).then_some(()) }).await;
+            worker.page("/readyz", 200).await;
+        }
+    };
+    cut(5).await;
+    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
+    // A leak grows with every cut; the allocator takes a larger piece now and then.
+    let mut least_growth = u64::MAX;
+    for _ in 0..3 {
+        let memory = ProcessUsage::by(worker.running.process()).memory;
+        cut(7).await;
+        least_growth = least_growth.min(ProcessUsage::by(worker.running.process()).memory.saturating_sub(memory));
+    }
+    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
+    assert!(least_growth < 1024, "{least_growth} KiB more after each 7 cuts: {before:?} {after:?}");
+    assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
+    assert!(lines_after - lines_before <= 21 * 8, "{:#?}", worker.running.log());
+    service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    assert_completed(&service.only_reply().await);
+}
+
+#[tokio::test]
+async fn a_run_survives_a_restart_of_redis() {
+    let mut service = ProxiedService::new(Broker::shared().await).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start(a_mail(&go)).await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
+    model.wait_for_requests(1).await;
+    service.redis.kill();
+    service.redis.restart().await;
+    go.notify_one();
+    assert_completed(&service.only_reply().await);
+    assert_eq!(worker.get("/livez").await.0, 200);
+    assert_eq!(service.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn jobs_wait_quietly_for_a_redis_that_takes_no_writes() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let worker = service.program(&[("WORKER__CONCURRENCY", "8")]).worker().await;
+    worker.running.line("worker takes jobs").await;
+    // Nobody is there to follow: a replica refuses writes, and keeps its data.
+    service.redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    for number in 0..20 {
+        service.send(&format!("job-{number}"), "Call gmail_fetch_mails with {\"max_results\": 1}").await;
+    }
+    let wait = "the job waits for the journal";
+    eventually("all it can hold wait", || async { (worker.lines(wait) == 8).then_some(()) }).await;
+    let (before, lines_before) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
+    sleep(Duration::from_secs(5)).await;
+    let (after, lines_after) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
+    assert!(
+        after.processor.checked_sub(before.processor).unwrap() < Duration::from_millis(500),
+        "{before:?} {after:?}"
+    );
+    assert!(lines_after - lines_before < 8, "a flood: {:#?}", worker.running.log());
+    assert_eq!(worker.get("/livez").await.0, 200);
+
+    service.redis.command(&["REPLICAOF", "NO", "ONE"]);
+    let mut subjects = Vec::new();
+    for _ in 0..20 {
+        let reply = service.reply().await;
+        assert_completed(&reply);
+        subjects.push(reply["subject"].as_str().unwrap().to_owned());
+    }
+    subjects.sort();
+    subjects.dedup();
+    assert_eq!(subjects.len(), 20, "one reply each");
+}
+
+#[tokio::test]
+async fn a_run_goes_on_where_it_was_when_scalekit_and_the_model_come_back() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let settings = [
+        ("SCALEKIT__TOOL_RETRY__MAX_MILLISECONDS", "500"),
+        ("MODEL__RETRY__MAX_MILLISECONDS", "500"),
+        ("WORKER__TRANSIENT__ATTEMPTS", "100"),
+    ];
+    let worker = service.program(&settings).worker().await;
+    service.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "delay", "delay_ms": 3000})).await;
+    let mail = json!({"to": "bob@example.com", "subject": "hello", "body": "hello"});
+    service
+        .send(
+            "job-1",
+            &format!("Call gmail_send_message with {mail}, then call gmail_fetch_mails with {{\"max_results\": 1}}"),
+        )
+        .await;
+    // The mail is sent, the reading call is under way.
+    eventually("the second call", || async { (service.peer.count("execute").await == 2).then_some(()) }).await;
+    let asked = service.peer.count("model").await;
+    service.to_upstream.shut(true);
+    worker.running.line("run interrupted").await;
+    assert_eq!(worker.get("/livez").await.0, 200, "it consumes, whatever happens upstream");
+    sleep(Duration::from_secs(3)).await;
+    service.to_upstream.shut(false);
+    let reply = service.only_reply().await;
+    assert_completed(&reply);
+    assert_eq!(service.mails().await, 1);
+    assert_eq!(service.peer.count("model").await, asked + 1, "no turn that is journalled is asked again");
+}

@@ -1,0 +1,155 @@
+//! What every index of parked runs promises, asked of both; of the one in Redis on a cluster too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::clock::ManualClock;
+use agentkit_worker::job::{ConnectionName, Identifier, JobId};
+use agentkit_worker::parking::memory::MemoryParking;
+use agentkit_worker::parking::redis::RedisParking;
+use agentkit_worker::parking::{Parked, Parking};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::support::redis::AnyRedis;
+use crate::support::shortly;
+
+const LONG: Duration = Duration::from_mins(1);
+const BRIEF: Duration = Duration::from_millis(150);
+
+/// An index under test, and how its time passes.
+struct ParkingUnderTest {
+    parking: Arc<dyn Parking>,
+    clock: Option<Arc<ManualClock>>,
+    _redis: Option<AnyRedis>,
+}
+
+impl ParkingUnderTest {
+    fn memory() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        Self { parking: Arc::new(MemoryParking::new(clock.clone())), clock: Some(clock), _redis: None }
+    }
+
+    async fn redis() -> Self {
+        Self::on(AnyRedis::start().await)
+    }
+
+    async fn cluster() -> Self {
+        Self::on(AnyRedis::cluster().await)
+    }
+
+    fn on(redis: AnyRedis) -> Self {
+        Self { parking: Arc::new(RedisParking::new(redis.client())), clock: None, _redis: Some(redis) }
+    }
+
+    async fn waiting(&self, identifier: &str) -> BTreeSet<String> {
+        let waiting = self.parking.waiting(&user(identifier)).await.unwrap();
+        waiting.into_iter().map(|parked| parked.job.to_string()).collect()
+    }
+
+    async fn count(&self) -> u64 {
+        self.parking.count().await.unwrap()
+    }
+}
+
+fn user(name: &str) -> Identifier {
+    Identifier::new(name).unwrap()
+}
+
+/// A name of its own for the job of a user, without the characters that a job id may not have.
+fn job_of(name: &str) -> String {
+    agentkit_worker::key::digest(name, 8)
+}
+
+fn run(job: &str) -> Parked {
+    let connections = ["gmail", "a: b"].map(|name| ConnectionName::new(name).unwrap()).to_vec();
+    Parked { job: JobId::new(job).unwrap(), connections, message: "{\"é\": \"\\n\"}".into() }
+}
+
+async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
+    let (ann, parking) = (user("ann"), &subject.parking);
+    assert_eq!((parking.waiting(&ann).await.unwrap(), subject.count().await), (vec![], 0));
+    parking.park(&ann, &run("j"), LONG).await.unwrap();
+    parking.park(&ann, &Parked { message: "newer".into(), ..run("j") }, LONG).await.unwrap();
+    assert_eq!(parking.waiting(&ann).await.unwrap(), [Parked { message: "newer".into(), ..run("j") }]);
+    parking.park(&ann, &run("k"), LONG).await.unwrap();
+    assert_eq!(subject.waiting("ann").await, ["j", "k"].map(str::to_owned).into());
+    assert_eq!(subject.count().await, 2, "a run that is parked twice counts once");
+    for _ in 0..2 {
+        parking.unpark(&ann, &run("j").job).await.unwrap();
+    }
+    assert_eq!((subject.waiting("ann").await, subject.count().await), (["k".to_owned()].into(), 1));
+}
+
+async fn a_run_is_forgotten_when_its_wait_is_over(subject: &ParkingUnderTest) {
+    subject.parking.park(&user("ann"), &run("j"), BRIEF).await.unwrap();
+    subject.parking.park(&user("bob"), &run("k"), Duration::MAX).await.unwrap();
+    shortly("the wait is over", async || {
+        if let Some(clock) = &subject.clock {
+            clock.advance(SignedDuration::from_millis(10));
+        }
+        (subject.count().await == 1 && subject.waiting("ann").await.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(subject.waiting("bob").await.len(), 1);
+    subject.parking.park(&user("ann"), &run("l"), LONG).await.unwrap();
+    subject.parking.park(&user("ann"), &run("m"), Duration::ZERO).await.unwrap();
+    assert!(subject.waiting("ann").await.contains("l"), "a short wait does not end a longer one");
+}
+
+async fn hostile_names_never_meet(subject: &ParkingUnderTest) {
+    let long = "é".repeat(100);
+    let names = ["a:b", "a%3Ab", "a", "b", "../x", "{a}", "*", "a\r\nb", "a\0b", " ", "parked", &long];
+    for name in names {
+        subject.parking.park(&user(name), &run(&job_of(name)), LONG).await.unwrap();
+    }
+    assert_eq!(subject.count().await, names.len() as u64);
+    for name in names {
+        assert_eq!(subject.waiting(name).await, [job_of(name)].into());
+    }
+}
+
+#[tokio::test]
+async fn all_of_it_holds_on_a_cluster() {
+    a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::cluster().await).await;
+    a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::cluster().await).await;
+    hostile_names_never_meet(&ParkingUnderTest::cluster().await).await;
+}
+
+mod memory {
+    use super::ParkingUnderTest;
+
+    #[tokio::test]
+    async fn a_run_is_found_until_it_is_taken_out() {
+        super::a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_is_forgotten_when_its_wait_is_over() {
+        super::a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn hostile_names_never_meet() {
+        super::hostile_names_never_meet(&ParkingUnderTest::memory()).await;
+    }
+}
+
+mod redis {
+    use super::ParkingUnderTest;
+
+    #[tokio::test]
+    async fn a_run_is_found_until_it_is_taken_out() {
+        super::a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_is_forgotten_when_its_wait_is_over() {
+        super::a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn hostile_names_never_meet() {
+        super::hostile_names_never_meet(&ParkingUnderTest::redis().await).await;
+    }
+}

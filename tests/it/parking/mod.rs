@@ -1,0 +1,7 @@
+//! Runs that wait for their users: how they are parked, found and woken.
+
+mod contract;
+mod lost_accounts;
+mod restart;
+mod waiting;
+mod webhooks;

@@ -1,0 +1,353 @@
+//! What every queue promises, asked of RabbitMQ and of the memory queue alike.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentkit_worker::queue::amqp::{AmqpQueue, Config, ReplyInbox};
+use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
+use agentkit_worker::queue::{Consumer, Delivery, Destination, Message, Properties, Published, Publisher};
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use crate::support::broker::Broker;
+use crate::support::{soon, unique};
+
+enum QueueUnderTest {
+    Amqp(Box<Config>, AmqpQueue),
+    Memory(MemoryQueue),
+}
+
+enum InboxUnderTest {
+    Amqp(Box<ReplyInbox>),
+    Memory(MemoryInbox),
+}
+
+impl QueueUnderTest {
+    async fn amqp() -> Self {
+        let config = Broker::shared().await.config();
+        Self::Amqp(Box::new(config.clone()), AmqpQueue::connect(config).await.unwrap())
+    }
+
+    fn memory() -> Self {
+        Self::Memory(MemoryQueue::new(10_000))
+    }
+
+    fn consumer(&self) -> Box<dyn Consumer> {
+        match self {
+            Self::Amqp(_, queue) => Box::new(queue.consumer(8)),
+            Self::Memory(queue) => Box::new(queue.consumer()),
+        }
+    }
+
+    fn publisher(&self) -> Arc<dyn Publisher> {
+        match self {
+            Self::Amqp(_, queue) => queue.publisher(),
+            Self::Memory(queue) => queue.publisher(),
+        }
+    }
+
+    async fn inbox(&self) -> InboxUnderTest {
+        match self {
+            Self::Amqp(config, _) => InboxUnderTest::Amqp(Box::new(ReplyInbox::open(config).await.unwrap())),
+            Self::Memory(queue) => InboxUnderTest::Memory(queue.reply_inbox(unique("inbox"))),
+        }
+    }
+
+    async fn publish(&self, destination: Destination, message: Message) -> Published {
+        self.publisher().publish(&destination, message).await.unwrap()
+    }
+}
+
+impl InboxUnderTest {
+    fn name(&self) -> String {
+        match self {
+            Self::Amqp(inbox) => inbox.name().to_owned(),
+            Self::Memory(inbox) => inbox.name().to_owned(),
+        }
+    }
+
+    async fn next(&mut self) -> Message {
+        let next = async {
+            match self {
+                Self::Amqp(inbox) => inbox.next().await.unwrap(),
+                Self::Memory(inbox) => inbox.next().await.unwrap(),
+            }
+        };
+        soon("a reply", next).await
+    }
+}
+
+fn message(id: &str) -> Message {
+    let properties = Properties { message_id: Some(id.to_owned()), ..Properties::default() };
+    Message { body: format!("body of {id}").into(), properties }
+}
+
+async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
+    soon("a delivery", consumer.next()).await.unwrap()
+}
+
+fn id(delivery: &Delivery) -> &str {
+    delivery.message.properties.message_id.as_deref().unwrap()
+}
+
+async fn an_acked_message_is_delivered_once(backend: QueueUnderTest) {
+    let mut consumer = backend.consumer();
+    assert_eq!(backend.publish(Destination::Jobs, message("a")).await, Published::Routed);
+    let delivery = next(&mut consumer).await;
+    assert_eq!((delivery.message.clone(), delivery.redelivered), (message("a"), false));
+    delivery.ack().await.unwrap();
+    backend.publish(Destination::Jobs, message("b")).await;
+    assert_eq!(id(&next(&mut consumer).await), "b");
+}
+
+async fn a_requeued_message_comes_again_and_says_so(backend: QueueUnderTest) {
+    let mut consumer = backend.consumer();
+    backend.publish(Destination::Jobs, message("a")).await;
+    next(&mut consumer).await.requeue().await.unwrap();
+    let again = next(&mut consumer).await;
+    assert_eq!((id(&again), again.redelivered), ("a", true));
+    again.ack().await.unwrap();
+}
+
+async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: QueueUnderTest) {
+    let mut consumer = backend.consumer();
+    backend.publish(Destination::Jobs, message("a")).await;
+    drop(next(&mut consumer).await);
+    drop(consumer);
+    let mut consumer = backend.consumer();
+    let again = next(&mut consumer).await;
+    assert_eq!((id(&again), again.redelivered), ("a", true));
+    again.ack().await.unwrap();
+}
+
+async fn a_message_can_wait(backend: QueueUnderTest) {
+    let mut consumer = backend.consumer();
+    let start = Instant::now();
+    let waiting = Message { properties: full_properties(), ..message("") };
+    assert_eq!(backend.publish(Destination::Wait(Duration::from_secs(1)), waiting.clone()).await, Published::Routed);
+    backend.publish(Destination::Jobs, message("first")).await;
+    let first = next(&mut consumer).await;
+    assert_eq!(id(&first), "first");
+    first.ack().await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert!(start.elapsed() >= Duration::from_millis(990), "after {:?} only", start.elapsed());
+    assert!(!delivery.redelivered);
+    assert_eq!(delivery.message.body, waiting.body);
+    for (name, text) in &waiting.properties.headers {
+        assert_eq!(delivery.message.properties.headers.get(name), Some(text));
+    }
+    delivery.ack().await.unwrap();
+}
+
+async fn a_reply_goes_to_its_queue_or_falls_back(backend: QueueUnderTest) {
+    let mut inbox = backend.inbox().await;
+    let to_inbox = Destination::Reply(Some(inbox.name()));
+    assert_eq!(backend.publish(to_inbox.clone(), message("a")).await, Published::Routed);
+    assert_eq!(inbox.next().await, message("a"));
+    assert_eq!(backend.publish(Destination::Reply(None), message("b")).await, Published::Routed);
+    for name in [unique("nobody"), String::new(), "x".repeat(300)] {
+        assert_eq!(backend.publish(Destination::Reply(Some(name)), message("c")).await, Published::FellBack);
+    }
+    drop(inbox);
+    // At the broker the queue goes some moments after its owner.
+    crate::support::eventually("the end of the inbox", || async {
+        (backend.publish(to_inbox.clone(), message("d")).await == Published::FellBack).then_some(())
+    })
+    .await;
+}
+
+fn full_properties() -> Properties {
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    Properties {
+        message_id: Some("m".into()),
+        correlation_id: Some("ü".repeat(127)),
+        reply_to: Some("answers".into()),
+        content_type: Some("application/json".into()),
+        kind: Some("agentkit.job.completed".into()),
+        timestamp: Some(Timestamp::from_second(1_700_000_000).unwrap()),
+        headers: [("traceparent", traceparent), ("x-empty", ""), ("x-long", &"l".repeat(5000))]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into(),
+    }
+}
+
+async fn bodies_and_properties_arrive_as_they_were(backend: QueueUnderTest) {
+    let mut consumer = backend.consumer();
+    let big: Vec<u8> = (0..3_000_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+    for body in [Vec::new(), vec![0, 0xff, 0xfe, b'\n'], big] {
+        let sent = Message { body: body.into(), properties: full_properties() };
+        backend.publish(Destination::Jobs, sent.clone()).await;
+        let delivery = next(&mut consumer).await;
+        assert!(delivery.message == sent, "{:?}", delivery.message.properties);
+        delivery.ack().await.unwrap();
+    }
+}
+
+async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(backend: QueueUnderTest) {
+    let mut consumer = backend.consumer();
+    for number in 0..6 {
+        backend.publish(Destination::Jobs, message(&number.to_string())).await;
+    }
+    let held = next(&mut consumer).await;
+    soon("stopping", consumer.stop()).await;
+    assert!(soon("the end", consumer.next()).await.is_none());
+    soon("stopping again", consumer.stop()).await;
+    let mut other = backend.consumer();
+    let mut rest = Vec::new();
+    for _ in 0..5 {
+        let delivery = next(&mut other).await;
+        rest.push(id(&delivery).to_owned());
+        delivery.ack().await.unwrap();
+    }
+    rest.sort();
+    assert_eq!(rest, ["1", "2", "3", "4", "5"]);
+    // What was handed out before can still be settled.
+    assert_eq!(id(&held), "0");
+    held.ack().await.unwrap();
+}
+
+async fn each_of_many_publishes_learns_its_own_fate(backend: QueueUnderTest) {
+    let publisher = backend.publisher();
+    let nobody = Destination::Reply(Some(unique("nobody")));
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..128 {
+        let (publisher, nobody) = (publisher.clone(), nobody.clone());
+        tasks.spawn(async move {
+            let mut routed = Vec::new();
+            for number in 0..20 {
+                let id = format!("{task}/{number}");
+                if (task * 20 + number) % 10 == 3 {
+                    assert_eq!(publisher.publish(&nobody, message(&id)).await.unwrap(), Published::FellBack, "{id}");
+                } else {
+                    let fate = publisher.publish(&Destination::Jobs, message(&id)).await.unwrap();
+                    assert_eq!(fate, Published::Routed, "{id}");
+                    routed.push(id);
+                }
+            }
+            routed
+        });
+    }
+    let mut routed = soon("publishing", tasks.join_all()).await.concat();
+    let mut consumer = backend.consumer();
+    let mut delivered = Vec::new();
+    while delivered.len() < routed.len() {
+        let delivery = next(&mut consumer).await;
+        delivered.push(id(&delivery).to_owned());
+        delivery.ack().await.unwrap();
+    }
+    routed.sort();
+    delivered.sort();
+    assert!(delivered == routed);
+}
+
+async fn publishes_that_are_given_up_disturb_no_others(backend: QueueUnderTest) {
+    let publisher = backend.publisher();
+    let nobody = Destination::Reply(Some(unique("nobody")));
+    for round in 0..30_u64 {
+        let given_up = (0..16).map(|number| {
+            let publish = publisher.publish(&nobody, message(&number.to_string()));
+            tokio::time::timeout(Duration::from_micros(round * 100), publish)
+        });
+        join_all(given_up).await;
+        assert_eq!(publisher.publish(&Destination::Jobs, message("a")).await.unwrap(), Published::Routed);
+    }
+}
+
+/// Each promise is one test for each backend.
+mod memory {
+    use super::QueueUnderTest;
+
+    #[tokio::test]
+    async fn an_acked_message_is_delivered_once() {
+        super::an_acked_message_is_delivered_once(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_requeued_message_comes_again_and_says_so() {
+        super::a_requeued_message_comes_again_and_says_so(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn an_unsettled_message_comes_again_when_its_consumer_is_gone() {
+        super::an_unsettled_message_comes_again_when_its_consumer_is_gone(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_message_can_wait() {
+        super::a_message_can_wait(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_reply_goes_to_its_queue_or_falls_back() {
+        super::a_reply_goes_to_its_queue_or_falls_back(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn bodies_and_properties_arrive_as_they_were() {
+        super::bodies_and_properties_arrive_as_they_were(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_stopped_consumer_gives_back_what_it_fetched_ahead() {
+        super::a_stopped_consumer_gives_back_what_it_fetched_ahead(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn each_of_many_publishes_learns_its_own_fate() {
+        super::each_of_many_publishes_learns_its_own_fate(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn publishes_that_are_given_up_disturb_no_others() {
+        super::publishes_that_are_given_up_disturb_no_others(QueueUnderTest::memory()).await;
+    }
+}
+
+mod amqp {
+    use super::QueueUnderTest;
+
+    #[tokio::test]
+    async fn an_acked_message_is_delivered_once() {
+        super::an_acked_message_is_delivered_once(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_requeued_message_comes_again_and_says_so() {
+        super::a_requeued_message_comes_again_and_says_so(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn an_unsettled_message_comes_again_when_its_consumer_is_gone() {
+        super::an_unsettled_message_comes_again_when_its_consumer_is_gone(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_message_can_wait() {
+        super::a_message_can_wait(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_reply_goes_to_its_queue_or_falls_back() {
+        super::a_reply_goes_to_its_queue_or_falls_back(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn bodies_and_properties_arrive_as_they_were() {
+        super::bodies_and_properties_arrive_as_they_were(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_stopped_consumer_gives_back_what_it_fetched_ahead() {
+        super::a_stopped_consumer_gives_back_what_it_fetched_ahead(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_of_many_publishes_learns_its_own_fate() {
+        super::each_of_many_publishes_learns_its_own_fate(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn publishes_that_are_given_up_disturb_no_others() {
+        super::publishes_that_are_given_up_disturb_no_others(QueueUnderTest::amqp().await).await;
+    }
+}

@@ -1,0 +1,179 @@
+//! Redis loses what it had, all of it or the end, at the worst moments: nothing is done twice, and the loss is said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::config::Config;
+use agentkit_worker::queue::{Destination, Message, Published, Publisher, QueueError};
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use crate::support::eventually;
+use crate::support::redis_journal_worker::{RedisJournalWorker, SharedRedis, notices};
+use crate::support::scripted_model::{ScriptedModel, turn};
+
+/// Kills Redis when the terminal reply is out.
+struct RedisKiller(Arc<dyn Publisher>, SharedRedis);
+
+#[async_trait]
+impl Publisher for RedisKiller {
+    async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
+        let is_reply = message.properties.kind.is_some();
+        let published = self.0.publish(destination, message).await;
+        if is_reply {
+            self.1.lock().unwrap().kill();
+        }
+        published
+    }
+}
+
+/// A loss is noticed soon: the lease is short, and Redis is asked again at once.
+fn quick(config: &mut Config) {
+    config.redis.breaker_open_milliseconds = 100;
+    config.worker.lease_seconds = 3;
+}
+
+/// The same, and a run may lose no worker.
+fn quick_and_strict(config: &mut Config) {
+    quick(config);
+    config.worker.strikes = 1;
+}
+
+#[tokio::test]
+async fn a_mail_is_not_sent_again_by_a_run_whose_redis_went_away_and_came_back_empty() {
+    let gate = Arc::new(Notify::new());
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("never heard").released_by(&gate)]).await;
+    let mut worker = RedisJournalWorker::start(&model, quick).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(2).await;
+    worker.without_redis(&gate, false).await;
+    let data = worker.reply("agentkit.job.failed").await;
+    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    assert_eq!(worker.mails().await, 1);
+    assert!(worker.metrics.render().contains("agentkit_journals_lost_total 1"));
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_run_that_only_read_starts_again_when_redis_comes_back_empty_and_says_so() {
+    let gate = Arc::new(Notify::new());
+    let script = [turn::text("never heard").released_by(&gate), turn::text("started again")];
+    let model = ScriptedModel::start(script).await;
+    let mut worker = RedisJournalWorker::start(&model, quick).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    worker.without_redis(&gate, false).await;
+    let data = worker.reply("agentkit.job.completed").await;
+    assert_eq!(data["text"], "started again");
+    assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_run_whose_reply_is_out_is_not_run_again_though_nothing_is_left_of_its_journal() {
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("sent")]).await;
+    let killer = |publisher, redis| Arc::new(RedisKiller(publisher, redis)) as Arc<dyn Publisher>;
+    let mut worker = RedisJournalWorker::start_with(&model, quick, killer).await;
+    worker.publish(&[]).await;
+    assert_eq!(worker.reply("agentkit.job.completed").await["text"], "sent");
+    worker.idle().await;
+    worker.restart_redis(false).await;
+    eventually("the message is gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
+    worker.idle().await;
+    assert_eq!(worker.mails().await, 1);
+    assert!(tokio::time::timeout(Duration::from_millis(300), worker.inbox.next()).await.is_err(), "one reply");
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_write_whose_start_was_lost_with_the_end_of_the_journal_is_not_made_again() {
+    let gate = Arc::new(Notify::new());
+    let model = ScriptedModel::start([turn::send_mail(), turn::text("never heard").released_by(&gate)]).await;
+    let mut worker = RedisJournalWorker::start(&model, quick).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(2).await;
+    {
+        // As after a fail-over to a replica that lagged: the model's turn is there, the call's start is not.
+        let redis = worker.redis.lock().unwrap();
+        let key = "agentkit:run:{job-1}";
+        let length: usize = redis.command(&["HGET", key, "length"]).parse().unwrap();
+        let line = |index: usize| redis.command(&["HGET", key, &index.to_string()]);
+        let replied = (0..length).find(|index| line(*index).contains("model_replied")).unwrap();
+        redis.command(&["HSET", key, "length", &(replied + 1).to_string()]);
+    }
+    gate.notify_one();
+    let data = worker.reply("agentkit.job.failed").await;
+    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    assert_eq!(worker.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn the_worker_that_has_a_run_is_asked_what_it_did_before_another_one_guesses() {
+    let gate = Arc::new(Notify::new());
+    let script = [turn::text("never heard").released_by(&gate), turn::text("started again")];
+    let model = ScriptedModel::start(script).await;
+    let mut worker = RedisJournalWorker::start(&model, quick).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    // As it stands for the delivery of a run that might have written by now.
+    let stand_in = [("x-agentkit-turn", "1"), ("x-agentkit-reason", "continue"), ("x-agentkit-effects", "1")];
+    worker.restart_redis(false).await;
+    worker.publish(&stand_in).await;
+    let data = worker.reply("agentkit.job.completed").await;
+    assert_eq!(data["text"], "started again", "its owner knew that it had only read");
+    assert!(notices(&data).contains(&"journal_lost"), "{data:#}");
+    gate.notify_one();
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_worker_that_gives_a_run_back_as_redis_is_away_has_not_died_with_it() {
+    let gate = Arc::new(Notify::new());
+    let model = ScriptedModel::start([turn::text("never heard").released_by(&gate), turn::text("done")]).await;
+    let mut worker = RedisJournalWorker::start(&model, quick_and_strict).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    worker.without_redis(&gate, true).await;
+    let data = worker.reply("agentkit.job.completed").await;
+    assert_eq!((data["text"].as_str(), notices(&data)), (Some("done"), vec!["answered_without_tools"]));
+    assert_eq!(worker.queue.dead_letters(), []);
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_copy_of_a_message_that_comes_after_a_dead_letter_makes_no_second_one() {
+    let gate = Arc::new(Notify::new());
+    let model = ScriptedModel::start([turn::text("never heard").released_by(&gate)]).await;
+    let mut worker = RedisJournalWorker::start(&model, quick_and_strict).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    // Its journal looks as if its worker had died: another one has it now.
+    let key = "agentkit:run:{job-1}";
+    worker.redis_command(&["HSET", key, "owner", "nobody", "lease", "0", "epoch", "9999999999999"]);
+    worker.publish(&[]).await;
+    assert_eq!(worker.reply("agentkit.job.failed").await["error"]["code"], "attempts_exhausted");
+    for turn in ["1", "2"] {
+        worker.publish(&[("x-agentkit-turn", turn), ("x-agentkit-reason", "continue")]).await;
+    }
+    eventually("the copies are gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
+    worker.idle().await;
+    assert_eq!(worker.queue.dead_letters().len(), 1);
+    gate.notify_one();
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_together_with_the_journals_data_is_noticed_by_the_datas_age() {
+    let model = ScriptedModel::start([turn::hang(), turn::text("started again")]).await;
+    let mut worker = RedisJournalWorker::start(&model, quick).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    worker.kill_worker().await;
+    worker.kill_redis();
+    worker.restart_redis(false).await;
+    worker.start_worker();
+    let data = worker.reply("agentkit.job.completed").await;
+    assert!(data["text"] == "started again" && notices(&data).contains(&"journal_lost"), "{data:#}");
+    model.finish();
+}

@@ -1,0 +1,365 @@
+//! The crash table: runs of several kinds are cut off at every point where they touch the outside, in every way that a
+//! machine can fail there, and another worker goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentkit_worker::app::lifetimes;
+use agentkit_worker::client::Client;
+use agentkit_worker::clock::SystemClock;
+use agentkit_worker::config::Config;
+use agentkit_worker::job::{Job, JobId};
+use agentkit_worker::journal::redis::RedisJournal;
+use agentkit_worker::journal::{Claim, ClaimMode, Journal};
+use agentkit_worker::queue::Message;
+use agentkit_worker::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
+use agentkit_worker::redis_client::{self, RedisClient};
+use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
+use agentkit_worker::worker::control::operator::Operator;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::support::broker::Broker;
+use crate::support::fused_worker::{Cut, Failure, Fuse, FusedJournal, FusedPublisher, FusedWorker, Point, event_name};
+use crate::support::redis::Redis;
+use crate::support::sandbox_peer::{SandboxPeer, config_of};
+use crate::support::{eventually, soon, unique};
+
+/// So many cases at the same time.
+const AT_ONCE: usize = 10;
+const FETCH: &str = "call gmail_fetch_mails with {\"max_results\": 2}";
+
+/// One job with all that it needs.
+struct CrashCase {
+    peer: SandboxPeer,
+    config: Config,
+    inbox: Mutex<ReplyInbox>,
+    reply_to: String,
+    journal: Arc<RedisJournal>,
+    id: JobId,
+    subject: String,
+}
+
+/// What is left of a case when the run has ended.
+struct Aftermath {
+    labels: Vec<String>,
+    replies: Vec<Reply>,
+    letters: Vec<Message>,
+    journal: Vec<String>,
+    sent: usize,
+    model_requests: u64,
+}
+
+impl CrashCase {
+    /// A user who consents so long after being asked, or never.
+    async fn new(redis: &Redis, consent_after: Option<Duration>) -> Self {
+        let peer = SandboxPeer::start_with(|options| {
+            options.clock = Arc::new(SystemClock);
+            options.consent_after = consent_after;
+        })
+        .await;
+        let mut config = config_of(&peer.sandbox);
+        config.amqp = Broker::shared().await.config();
+        config.redis = redis.config();
+        config.redis.key_prefix = format!("{}:", unique("crash"));
+        config.scalekit.tool_retry.initial_milliseconds = 20;
+        config.authorization.poll_seconds = 1;
+        config.worker.lease_seconds = 1;
+        config.worker.concurrency = 4;
+        let inbox = ReplyInbox::open(&config.amqp).await.unwrap();
+        // Who only watches has patience with a busy machine.
+        let patient = redis_client::Config { response_timeout_milliseconds: 10_000, ..config.redis.clone() };
+        let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient).unwrap()));
+        let reply_to = inbox.name().to_owned();
+        let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
+        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject }
+    }
+
+    async fn send(&self, prompt: &str) {
+        let client = Client::connect(self.config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
+        let job: Job = serde_json::from_value(json!({
+            "id": self.id, "identifier": "user_123", "connections": ["gmail"], "prompt": prompt,
+            "reply_to": self.reply_to
+        }))
+        .unwrap();
+        client.enqueue(&job).await.unwrap();
+    }
+
+    async fn lines(&self) -> Vec<String> {
+        self.journal.read(&self.id).await.unwrap()
+    }
+
+    /// Until the run's reply is there, its journal sealed and nothing but dead letters left. A worker that dies is
+    /// followed by one that nothing befalls.
+    async fn to_the_end(&self, mut worker: FusedWorker) -> (Arc<Fuse>, Vec<Reply>) {
+        let (fuse, mut inbox) = (worker.fuse.clone(), self.inbox.lock().await);
+        let mut replies: Vec<Reply> = Vec::new();
+        soon(&format!("the end of the run, last at {:?}", fuse.labels.lock().unwrap().last()), async {
+            loop {
+                tokio::select! {
+                    message = inbox.next() => replies.extend(terminal(&message.unwrap())),
+                    () = fuse.died.notified() => worker = FusedWorker::start(&self.config, None),
+                    () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                }
+                let sealed = self.lines().await.last().is_some_and(|line| event_name(line) == "delivered");
+                if !replies.is_empty() && sealed && self.waiting().await == 0 {
+                    break;
+                }
+            }
+        })
+        .await;
+        // Whatever was published is confirmed, so a second reply would be in the inbox by now.
+        while let Ok(message) = tokio::time::timeout(Duration::from_millis(200), inbox.next()).await {
+            replies.extend(terminal(&message.unwrap()));
+        }
+        (fuse, replies)
+    }
+
+    /// Jobs and wake-ups that are left.
+    async fn waiting(&self) -> u64 {
+        let dead = self.config.amqp.names().dead();
+        let facts = inspect(&self.config.amqp).await.unwrap();
+        let counted = facts.queues.iter().filter(|queue| queue.name != dead).map(|queue| match queue.state {
+            QueueState::Present { messages, .. } => u64::from(messages),
+            _ => 1,
+        });
+        counted.sum()
+    }
+
+    async fn end(self, fuse: &Fuse, replies: Vec<Reply>) -> Aftermath {
+        let queue = DeadLetters::open(&self.config.amqp).await.unwrap();
+        let mut letters = Vec::new();
+        while let Some(letter) = queue.take().await.unwrap() {
+            letters.push(letter.message.clone());
+            letter.ack().await.unwrap();
+        }
+        let world = self.peer.world().await;
+        let sent = world["effects"].as_array().unwrap();
+        let sent = sent.iter().filter(|effect| effect["params"]["subject"] == self.subject.as_str()).count();
+        let model_requests = self.peer.count("model").await;
+        let labels = fuse.labels.lock().unwrap().clone();
+        Aftermath { labels, replies, letters, journal: self.lines().await, sent, model_requests }
+    }
+}
+
+/// A run with an authorization, a retried read and a write.
+async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
+    let case = CrashCase::new(redis, Some(Duration::from_millis(300))).await;
+    case.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
+    let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
+    case.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
+}
+
+/// A run whose worker died; the next one gives it up.
+async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
+    let mut case = CrashCase::new(redis, None).await;
+    case.config.worker.strikes = 1;
+    case.send(FETCH).await;
+    let killed = FusedWorker::start(&case.config, Some((Point::Named("append attempt_started"), Failure::After)));
+    soon("the first worker's death", killed.fuse.died.notified()).await;
+    drop(killed);
+    // Its lease has run out: the next one takes the run at once, in the same number of steps each time.
+    eventually("the run is free", || async {
+        let take = case.journal.claim(&case.id, "nobody", Duration::ZERO, ClaimMode::IfFree).await.unwrap();
+        matches!(take, Claim::Granted { .. }).then_some(())
+    })
+    .await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
+}
+
+/// A run that an operator cancels while its model thinks.
+async fn cancelled(redis: &Redis, cut: Cut) -> Aftermath {
+    let case = CrashCase::new(redis, None).await;
+    case.peer.activate("gmail", "user_123").await;
+    case.peer.fault(json!({"on": "model", "kind": "delay", "delay_ms": 120_000, "times": 100})).await;
+    case.send(FETCH).await;
+    let operator = operator(&case, &Fuse::new(None)).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (peer, id) = (case.peer.client.clone(), case.id.clone());
+    let asked = format!("{}/requests", case.peer.sandbox.control_url());
+    let cancelling = tokio::spawn(async move {
+        eventually("the model is asked", || async {
+            let requests: serde_json::Value = peer.get(&asked).send().await.unwrap().json().await.unwrap();
+            (requests["counts"]["model"].as_u64() > Some(0)).then_some(())
+        })
+        .await;
+        operator.cancel(&id).await.unwrap();
+    });
+    let (fuse, replies) = case.to_the_end(worker).await;
+    cancelling.await.unwrap();
+    case.end(&fuse, replies).await
+}
+
+/// A parked run that an operator cancels, whose command is cut off and given again.
+async fn cancelled_while_parked(redis: &Redis, cut: Cut) -> Aftermath {
+    let case = CrashCase::new(redis, None).await;
+    case.send(FETCH).await;
+    let worker = FusedWorker::start(&case.config, None);
+    eventually("the run is parked", || async {
+        case.lines().await.iter().any(|line| event_name(line) == "wake_up_published").then_some(())
+    })
+    .await;
+    let fuse = Fuse::new(cut);
+    let first = operator(&case, &fuse).await;
+    let done = tokio::select! {
+        result = first.cancel(&case.id) => result.is_ok(),
+        () = fuse.died.notified() => false,
+    };
+    if !done {
+        operator(&case, &Fuse::new(None)).await.cancel(&case.id).await.unwrap();
+    }
+    let (_, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
+}
+
+async fn operator(case: &CrashCase, fuse: &Arc<Fuse>) -> Operator {
+    let publisher = AmqpQueue::connect(case.config.amqp.clone()).await.unwrap().publisher();
+    Operator::new(
+        Arc::new(FusedJournal(case.journal.clone(), fuse.clone())),
+        Arc::new(FusedPublisher(publisher, fuse.clone())),
+        Arc::new(SystemClock),
+        lifetimes(&case.config),
+    )
+}
+
+fn terminal(message: &Message) -> Option<Reply> {
+    let reply: Reply = serde_json::from_slice(&message.body).unwrap();
+    reply.event.is_terminal().then_some(reply)
+}
+
+/// Plays a story undisturbed, then cut off in every way at each of its points, and checks what is left each time; the
+/// story must come by the `points` named.
+async fn table(
+    story: impl AsyncFn(Cut) -> Aftermath,
+    check: impl Fn(&str, Option<(&str, Failure)>, &Aftermath),
+    points: &[&str],
+) {
+    let undisturbed = story(None).await;
+    one_reply("undisturbed", &undisturbed);
+    check("undisturbed", None, &undisturbed);
+    for point in points {
+        assert!(undisturbed.labels.iter().any(|label| label == point), "{point} is missing: {:#?}", undisturbed.labels);
+    }
+    let count = undisturbed.labels.len();
+    let failures = [Failure::Before, Failure::After, Failure::DoneButFailed];
+    let cases = (0..count).flat_map(|number| failures.map(|failure| (number, failure)));
+    let story = &story;
+    let played = futures_util::stream::iter(cases)
+        .map(|(number, failure)| async move { (number, failure, story(Some((Point::Number(number), failure))).await) });
+    let mut played = played.buffer_unordered(AT_ONCE);
+    let mut done = 0;
+    while let Some((number, failure, aftermath)) = played.next().await {
+        let label = aftermath.labels[number].as_str();
+        let case = format!("{failure:?} `{label}` (operation {number})");
+        one_reply(&case, &aftermath);
+        check(&case, Some((label, failure)), &aftermath);
+        done += 1;
+    }
+    println!("{done} cases at {count} points");
+    assert_eq!(done, count * 3);
+}
+
+/// However often it was sent, it is the same one, and the ledger is true.
+fn one_reply(case: &str, Aftermath { replies, sent, .. }: &Aftermath) {
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{case}: two different terminal replies: {replies:#?}");
+    assert!(*sent <= 1, "{case}: the mail was sent {sent} times");
+}
+
+fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let Aftermath { replies, letters, journal, sent, model_requests, .. } = aftermath;
+    assert_eq!(letters.len(), 0, "{case}");
+    let ReplyEvent::Completed(completed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
+    let state = completed.account.effects.iter().find(|effect| effect.tool == "gmail_send_message").unwrap().state;
+    match state {
+        EffectState::Done => assert_eq!(*sent, 1, "{case}: reported as done"),
+        EffectState::Unknown => assert_eq!(completed.status, Status::CompletedWithUnknownEffects, "{case}"),
+        EffectState::Failed => panic!("{case}: nothing failed: {completed:#?}"),
+    }
+    let in_doubt =
+        matches!(cut, Some(("append tool_started", Failure::After) | ("append tool_finished", Failure::Before)));
+    assert!(in_doubt || state == EffectState::Done, "{case}: there is no reason for doubt");
+    let turns = journal.iter().filter(|line| event_name(line) == "model_replied").count();
+    assert_eq!(turns, completed.account.steps as usize, "{case}");
+    let asked_again = matches!(cut, Some(("append model_replied", Failure::Before)));
+    // A worker that dies right after it journalled the question may or may not have asked it.
+    let asked_perhaps = matches!(cut, Some(("append model_asked", Failure::After)));
+    let extra = *model_requests - turns as u64;
+    assert!(
+        extra == u64::from(asked_again) || asked_perhaps && extra <= 1,
+        "{case}: {model_requests} requests for {turns} turns"
+    );
+}
+
+fn check_poison(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let Aftermath { replies, letters, model_requests, .. } = aftermath;
+    let ReplyEvent::Failed(failed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
+    assert_eq!((failed.error.code, *model_requests), (ErrorCode::AttemptsExhausted, 0), "{case}");
+    // A letter is made at least once: twice only where nobody could know of the first.
+    let twice = matches!(cut, Some(("publish dead letter", failure)) if failure != Failure::Before)
+        || matches!(cut, Some(("append delivered", Failure::Before)));
+    assert_eq!(letters.len(), 1 + usize::from(twice), "{case}: {letters:#?}");
+    for letter in letters {
+        let header = |name: &str| letter.properties.headers.get(name).map(String::as_str);
+        assert_eq!(header("x-agentkit-dead-reason"), Some("poison"), "{case}");
+        assert_eq!(header("x-agentkit-dead-attempts"), Some("1"), "{case}");
+        assert_eq!(header("x-agentkit-dead-step"), Some("checking the accounts"), "{case}");
+    }
+}
+
+fn check_cancelled(case: &str, _: Option<(&str, Failure)>, Aftermath { replies, letters, .. }: &Aftermath) {
+    let ReplyEvent::Failed(failed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
+    assert_eq!((failed.error.code, letters.len()), (ErrorCode::Cancelled, 0), "{case}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_write() {
+    let redis = Redis::start().await;
+    let points = [
+        "append started",
+        "append accounts_ready",
+        "append authorization_requested",
+        "append model_replied",
+        "append tool_started",
+        "append finished",
+        "append delivered",
+        "publish wake-up",
+        "publish agentkit.job.completed",
+        "ack",
+    ];
+    table(async |cut| mail(&redis, cut).await, check_mail, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_put_aside_has_its_reply_and_its_dead_letter_wherever_that_is_cut_off() {
+    let redis = Redis::start().await;
+    let points = [
+        "claim",
+        "append put_aside+finished",
+        "publish agentkit.job.failed",
+        "publish dead letter",
+        "append delivered",
+        "release",
+        "ack",
+    ];
+    table(async |cut| poison(&redis, cut).await, check_poison, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_cancelled_under_way_ends_so_wherever_its_worker_is_cut_off() {
+    let redis = Redis::start().await;
+    let points = ["append model_asked", "requeue", "publish agentkit.job.failed", "append delivered", "ack"];
+    table(async |cut| cancelled(&redis, cut).await, check_cancelled, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_of_a_parked_run_that_is_cut_off_anywhere_can_be_given_again() {
+    let redis = Redis::start().await;
+    let points = ["claim", "append finished", "release", "publish wake-up"];
+    table(async |cut| cancelled_while_parked(&redis, cut).await, check_cancelled, &points).await;
+}

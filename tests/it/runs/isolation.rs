@@ -1,0 +1,131 @@
+//! Users with hostile names never meet: not in the cache, not in the journal, not in a reply.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use agentkit_worker::app::{App, Backends};
+use agentkit_worker::cache::redis::RedisCache;
+use agentkit_worker::clock::{SharedClock, SystemClock};
+use agentkit_worker::journal::redis::RedisJournal;
+use agentkit_worker::queue::memory::MemoryQueue;
+use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
+use agentkit_worker::shutdown::Shutdown;
+use serde_json::{Value, json};
+
+use crate::support::redis::Redis;
+use crate::support::sandbox_peer::{SandboxPeer, config_of};
+use crate::support::soon;
+
+/// A worker with its journal and cache in a real Redis.
+struct WorkerOnRedis {
+    peer: SandboxPeer,
+    redis: Redis,
+    queue: MemoryQueue,
+    shutdown: Shutdown,
+}
+
+impl WorkerOnRedis {
+    async fn new(initial_status: Option<&str>) -> Self {
+        let redis = Redis::start().await;
+        let peer = SandboxPeer::start_with(|options| {
+            options.initial_status = initial_status.map(str::to_owned);
+            options.clock = Arc::new(SystemClock);
+        })
+        .await;
+        let mut config = config_of(&peer.sandbox);
+        config.redis = redis.config();
+        let (queue, shutdown) = (MemoryQueue::new(1000), Shutdown::new());
+        let clock: SharedClock = Arc::new(SystemClock);
+        let backends = Backends {
+            journal: Arc::new(RedisJournal::new(redis.client())),
+            cache: Arc::new(RedisCache::new(redis.client())),
+            ..Backends::memory(&queue, &clock)
+        };
+        let app = App::build(config, backends, clock, shutdown.clone()).unwrap();
+        tokio::spawn(app.run());
+        Self { peer, redis, queue, shutdown }
+    }
+
+    /// What follows `agentkit:start:` in the keys, but for the worker's own marks.
+    fn keys(&self, start: &str) -> BTreeSet<String> {
+        let keys = self.redis.command(&["--raw", "KEYS", "*"]);
+        let keys = keys.lines().filter_map(|key| key.strip_prefix(&format!("agentkit:{start}:")));
+        keys.filter(|key| !key.starts_with("{%00")).map(str::to_owned).collect()
+    }
+
+    /// The reply to a job, sent to a queue of its own.
+    async fn run(&self, job: &Value, message_id: &str) -> Value {
+        let mut inbox = self.queue.reply_inbox("answers");
+        let properties = Properties {
+            message_id: Some(message_id.to_owned()),
+            reply_to: Some("answers".to_owned()),
+            ..Properties::default()
+        };
+        let message = Message { body: job.to_string().into(), properties };
+        self.queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
+        let reply = soon("a reply", inbox.next()).await.unwrap();
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+}
+
+impl Drop for WorkerOnRedis {
+    fn drop(&mut self) {
+        self.shutdown.stop();
+    }
+}
+
+fn hostile() -> [String; 9] {
+    let plain = ["a:b", "a%3Ab", "a%253Ab", "../x", "a\nb", "{a}", "*", "a"];
+    let [one, two, three, four, five, six, seven, eight] = plain.map(str::to_owned);
+    [one, two, three, four, five, six, seven, eight, "é".repeat(100)]
+}
+
+#[tokio::test]
+async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
+    let worker = WorkerOnRedis::new(Some("ACTIVE")).await;
+    let names = hostile();
+    let job = |identifier: &str, prompt: String| json!({"identifier": identifier, "connections": ["gmail"], "prompt": prompt, "metadata": {"for": identifier}});
+    for (index, name) in names.iter().enumerate() {
+        let prompt = format!("Send an email to sam@example.com with subject Number{index} saying hello");
+        // The job's id is as hostile as the user's.
+        let reply = worker.run(&job(name, prompt), name).await;
+        assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
+        assert_eq!((&reply["subject"], &reply["data"]["metadata"]["for"]), (&json!(name), &json!(name)));
+        assert_eq!(reply["data"]["effects"].as_array().unwrap().len(), 1, "{reply:#}");
+    }
+    assert_eq!(worker.peer.count("scoped").await, names.len() as u64, "nobody was given another's list");
+    let lists = worker.keys("tools");
+    assert_eq!(lists.len(), names.len(), "{lists:#?}");
+    assert!(lists.contains("a%3Ab:gmail") && lists.contains("a%253Ab:gmail"), "{lists:#?}");
+    assert!(lists.iter().all(|key| key.matches(':').count() == 1 && !key.contains(['/', '{', '*'])), "{lists:#?}");
+    let runs = worker.keys("run");
+    assert_eq!(runs.len(), names.len(), "{runs:#?}");
+
+    for (index, call) in worker.peer.bodies("execute").await.iter().enumerate() {
+        assert_eq!((&call["identifier"], &call["agent_run_id"]), (&json!(names[index]), &json!(names[index])));
+        assert_eq!(call["params"]["subject"], json!(format!("Number{index}")));
+    }
+    for (index, name) in names.iter().enumerate() {
+        let reply = worker.run(&job(name, "Fetch my last unread email".to_owned()), &format!("2-{index}")).await;
+        assert_eq!(reply["data"]["metadata"]["for"], json!(name), "{index}: {reply:#}");
+    }
+    assert_eq!(worker.peer.count("scoped").await, names.len() as u64);
+    assert_eq!(worker.keys("run").len(), 2 * names.len());
+}
+
+#[tokio::test]
+async fn hostile_identifiers_get_links_of_their_own_and_the_same_one_again() {
+    let worker = WorkerOnRedis::new(None).await;
+    let mut links = BTreeSet::new();
+    for round in 0..2 {
+        for (index, name) in hostile().iter().enumerate() {
+            let job = json!({"identifier": name, "connections": ["gmail"], "prompt": "x", "authorization": {"wait_seconds": 0}});
+            let reply = worker.run(&job, &format!("{round}-{index}")).await;
+            assert_eq!(reply["type"], "agentkit.job.authorization_required", "{reply:#}");
+            assert_eq!(reply["data"]["identifier"], json!(name));
+            links.insert(reply["data"]["authorizations"][0]["link"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(links.len(), hostile().len());
+    }
+    assert_eq!(worker.keys("link").len(), hostile().len());
+}

@@ -1,0 +1,12 @@
+//! Runs: how they end, whose they are, and what they survive.
+
+mod crash_table;
+mod drain;
+mod in_doubt;
+mod isolation;
+mod long_runs;
+mod outcomes;
+mod ownership;
+mod properties;
+mod rate_limits;
+mod recovery;
