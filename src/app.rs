@@ -29,7 +29,7 @@ use crate::parking::memory::MemoryParking;
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::queue::memory::MemoryQueue;
-use crate::queue::{Consumer, Publisher};
+use crate::queue::{Consumer, Holder, Publisher};
 use crate::redis_client::RedisClient;
 use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
@@ -49,10 +49,14 @@ const MEMORY_CACHE_BYTES: usize = 64 << 20;
 
 /// Where jobs come from, and where their state is kept.
 pub struct Backends {
+    /// This process, unique at every start: owner of leases.
+    pub process: String,
     /// Jobs in.
     pub consumer: Box<dyn Consumer>,
     /// Replies, wake-ups, dead letters out.
     pub publisher: Arc<dyn Publisher>,
+    /// Messages that stand for runs under way.
+    pub holder: Arc<dyn Holder>,
     /// How far runs are.
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
@@ -91,7 +95,7 @@ impl Backends {
             warn!(%error, "Redis does not answer yet; jobs wait for it");
         }
         let prefetch = u16::try_from(config.worker.concurrency).unwrap_or(u16::MAX);
-        let status = queue.status();
+        let (process, status) = (process_name(), queue.status());
         let broken = status.broken();
         let consuming = status.clone();
         let alive: Check =
@@ -112,6 +116,8 @@ impl Backends {
         Ok(Self {
             consumer: Box::new(queue.consumer(prefetch)),
             publisher: queue.publisher(),
+            holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
+            process,
             journal: Arc::new(RedisJournal::new(redis.clone())),
             cache: Arc::new(RedisCache::new(redis.clone())),
             digests: Arc::new(RedisDigestStore::new(redis.clone())),
@@ -126,8 +132,10 @@ impl Backends {
     pub fn memory(queue: &MemoryQueue, clock: &SharedClock) -> Self {
         let fine: Check = Arc::new(|| Ok(()));
         Self {
+            process: process_name(),
             consumer: Box::new(queue.consumer()),
             publisher: queue.publisher(),
+            holder: Arc::new(queue.clone()),
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
@@ -149,7 +157,8 @@ impl App {
         {
             warn!("{warning}");
         }
-        let Backends { consumer, publisher, journal, cache, digests, parking, alive, ready, broken } = backends;
+        let Backends { process, consumer, publisher, holder, journal, cache, digests, parking, alive, ready, broken } =
+            backends;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
         let parked = Arc::new(ParkedIndex::new(parking.clone()));
@@ -177,7 +186,7 @@ impl App {
             tracker: shutdown.tracker(),
             rules: executor_rules(&config),
         };
-        let rules = worker_rules(&config);
+        let rules = worker_rules(&config, process);
         let scheduler = Scheduler {
             store: digests,
             publisher: publisher.clone(),
@@ -192,6 +201,7 @@ impl App {
             executor,
             journal,
             publisher,
+            holder,
             clock,
             rules,
             defaults: config.job.clone(),
@@ -270,7 +280,7 @@ impl App {
 }
 
 /// Scalekit and the model, as configured.
-pub fn edges(
+pub(crate) fn edges(
     config: &Config,
     clock: &SharedClock,
     metrics: &Arc<Metrics>,
@@ -310,10 +320,10 @@ pub fn lifetimes(config: &Config) -> Lifetimes {
     }
 }
 
-fn worker_rules(config: &Config) -> WorkerRules {
+fn worker_rules(config: &Config, name: String) -> WorkerRules {
     let worker = &config.worker;
     WorkerRules {
-        name: process_name(),
+        name,
         concurrency: worker.concurrency,
         max_job_bytes: worker.max_job_bytes,
         lifetimes: lifetimes(config),
@@ -326,7 +336,7 @@ fn worker_rules(config: &Config) -> WorkerRules {
 }
 
 /// What a scheduler of the name `owner` is told.
-pub fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules {
+pub(crate) fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules {
     schedule::Rules {
         owner,
         lease: Duration::from_secs(config.digests.lease_seconds),
@@ -336,6 +346,6 @@ pub fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules {
 
 /// Unique at every start: two starts of one host must not take each other's leases for their own.
 #[expect(clippy::disallowed_methods, reason = "the process floor is where randomness enters")]
-pub fn process_name() -> String {
+pub(crate) fn process_name() -> String {
     format!("worker-{}-{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8])
 }

@@ -14,15 +14,11 @@ use crate::reply::Reply;
 /// use std::sync::Arc;
 /// use std::time::Duration;
 ///
-/// use agentkit_worker::Job;
-/// use agentkit_worker::client::Client;
-/// use agentkit_worker::clock::SystemClock;
-/// use agentkit_worker::queue::amqp::Config;
-/// use agentkit_worker::reply::ReplyEvent;
+/// use agentkit_worker::{AmqpConfig, Client, Job, ReplyEvent, SystemClock};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> anyhow::Result<()> {
-/// let config = Config { url: "amqp://guest:guest@127.0.0.1:5672".into(), ..Config::default() };
+/// let config = AmqpConfig { url: "amqp://guest:guest@127.0.0.1:5672".into(), ..AmqpConfig::default() };
 /// let client = Client::connect(config, Arc::new(SystemClock)).await?;
 /// let job: Job = serde_json::from_str(
 ///     r#"{"id": "order-4711", "identifier": "user_123", "connections": ["gmail"], "prompt": "Fetch my last 3 mails"}"#,

@@ -14,7 +14,7 @@ use crate::worker::rules::{AfterLoss, Defaults};
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
-pub const DEFAULTS: &str = include_str!("../config/default.toml");
+pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
 const SECTIONS: [&str; 12] = [
     "worker",
@@ -66,7 +66,6 @@ pub struct Config {
 /// The worker's bounds; see `config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
 pub struct WorkerConfig {
     pub concurrency: usize,
     pub lease_seconds: u64,
@@ -86,7 +85,6 @@ pub struct WorkerConfig {
 /// Waiting for users; see `config/default.toml`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
 pub struct AuthorizationConfig {
     pub poll_seconds: u64,
     pub poll_seconds_at_most: u64,
@@ -96,7 +94,6 @@ pub struct AuthorizationConfig {
 /// Scheduled jobs; see `config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the keys are explained in config/default.toml")]
 pub struct DigestsConfig {
     pub enabled: bool,
     pub dir: PathBuf,

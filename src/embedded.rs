@@ -25,10 +25,8 @@ const CAPACITY: usize = 10_000;
 /// ```
 /// use std::sync::Arc;
 ///
-/// use agentkit_worker::clock::SystemClock;
-/// use agentkit_worker::reply::ReplyEvent;
-/// # use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
-/// use agentkit_worker::{Config, Embedded, Job};
+/// # use agentkit_worker::{Sandbox, SandboxOptions};
+/// use agentkit_worker::{Config, Embedded, Job, ReplyEvent, SystemClock};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> anyhow::Result<()> {

@@ -23,11 +23,11 @@ use crate::worker::control::webhooks::{Refused, Webhooks};
 const WEBHOOK_BYTES: usize = 256 * 1024;
 
 /// Says whether something holds, and if not, why.
-pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub(crate) type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// What the server tells of, and whom it tells.
 #[derive(Clone)]
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     /// Whether the worker does its work: a worker that is connected but does not consume is not alive.
     pub alive: Check,
     /// Whether it may be given work.
@@ -41,14 +41,14 @@ pub struct Endpoints {
 }
 
 /// Listens on `bind`, so that the port is known before anything else starts.
-pub async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
+pub(crate) async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(bind).await?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
 
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, facts: Endpoints, stop: CancellationToken) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, facts: Endpoints, stop: CancellationToken) -> std::io::Result<()> {
     let router = Router::new()
         .route("/livez", get(|State(facts): State<Endpoints>| async move { answer((facts.alive)()) }))
         .route("/readyz", get(|State(facts): State<Endpoints>| async move { answer((facts.ready)()) }))

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use agentkit_worker::cli::{self, Arguments};
+use agentkit_worker::internals::cli::{self, Arguments};
 use clap::Parser;
 
 /// As a shell reports a program that was ended by SIGPIPE.

@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging to standard error. Colour only on a terminal.
-pub fn start(config: &LogConfig) -> Result<(), String> {
+pub(crate) fn start(config: &LogConfig) -> Result<(), String> {
     // lapin reports what the supervisor reports better, and shows frames with credentials at trace; redis reports every
     // attempt to reach a node of a cluster that is gone.
     let filter = EnvFilter::try_new(format!("{},lapin=off,amq_protocol=off,redis=off", config.filter))

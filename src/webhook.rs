@@ -12,11 +12,11 @@ use sha2::Sha256;
 const TOLERANCE_SECONDS: i64 = 300;
 
 /// The keys of signatures that are taken; several while a secret is being replaced.
-pub struct Secrets(Vec<Vec<u8>>);
+pub(crate) struct Secrets(Vec<Vec<u8>>);
 
 /// A webhook as it came.
 #[derive(Debug, Clone, Copy)]
-pub struct Signed<'a> {
+pub(crate) struct Signed<'a> {
     /// Header `webhook-id`.
     pub id: &'a str,
     /// Header `webhook-timestamp`: Unix seconds.
@@ -29,7 +29,7 @@ pub struct Signed<'a> {
 
 /// Why a webhook is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Forged {
+pub(crate) enum Forged {
     /// There is no id, or the time is none.
     #[error("`webhook-id`, `webhook-timestamp` and `webhook-signature` are needed")]
     Incomplete,
@@ -46,7 +46,7 @@ impl Secrets {
     ///
     /// # Errors
     /// In words that do not repeat the text.
-    pub fn parse(text: &SecretString) -> Result<Self, String> {
+    pub(crate) fn parse(text: &SecretString) -> Result<Self, String> {
         let all = text.expose_secret().split(',').map(str::trim).filter(|secret| !secret.is_empty());
         let key = |secret: &str| {
             let key = secret.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
@@ -57,12 +57,12 @@ impl Secrets {
     }
 
     /// Whether there is none, so that no webhook can be believed.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether one of the keys signed exactly this, about `now`.
-    pub fn verify(&self, signed: &Signed<'_>, now: Timestamp) -> Result<(), Forged> {
+    pub(crate) fn verify(&self, signed: &Signed<'_>, now: Timestamp) -> Result<(), Forged> {
         let Ok(timestamp) = signed.timestamp.parse::<i64>() else { return Err(Forged::Incomplete) };
         if signed.id.is_empty() {
             return Err(Forged::Incomplete);

@@ -99,7 +99,7 @@ pub struct DropArguments {
 }
 
 /// Carries out `dead`.
-pub async fn dead(context: Context, arguments: DeadArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn dead(context: Context, arguments: DeadArguments) -> Result<ExitCode, CommandError> {
     match arguments.action {
         DeadAction::List(arguments) => list(&context, &arguments).await,
         DeadAction::Show(arguments) => show(&context, &arguments.id).await,
@@ -203,7 +203,7 @@ async fn take_all(
     wanted: impl Fn(&str) -> bool,
 ) -> Result<(Vec<Letter>, Vec<Letter>), CommandError> {
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    context.demand(named.collect())?;
+    Context::demand(named.collect())?;
     let queue = DeadLetters::open(&context.config.amqp).await?;
     let (mut found, mut others) = (Vec::new(), Vec::new());
     while let Some(delivery) = queue.take().await? {

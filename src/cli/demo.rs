@@ -35,7 +35,7 @@ Needs no account, no key, no network and no terminal; everything runs on loopbac
 pub struct DemoArguments {}
 
 /// Tells the story.
-pub async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode, CommandError> {
     let began = Instant::now();
     let sandbox =
         Sandbox::start(SandboxOptions::new(context.clock.clone())).await.context("the sandbox cannot start")?;

@@ -71,7 +71,7 @@ pub enum Action {
 }
 
 /// Carries out `digests`.
-pub async fn digests(context: Context, arguments: DigestsArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn digests(context: Context, arguments: DigestsArguments) -> Result<ExitCode, CommandError> {
     let all = digest::load(&context.config.digests.dir)?;
     match arguments.action {
         Action::List => list(&context, &all).await?,

@@ -65,7 +65,7 @@ impl Report {
 }
 
 /// Carries out `doctor`.
-pub async fn doctor(context: Context, arguments: DoctorArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn doctor(context: Context, arguments: DoctorArguments) -> Result<ExitCode, CommandError> {
     let mut report = Report::default();
     let problems = context.config.service_problems();
     for problem in &problems {

@@ -54,10 +54,10 @@ pub struct EnqueueArguments {
 }
 
 /// Carries out `enqueue`.
-pub async fn enqueue(context: Context, arguments: EnqueueArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn enqueue(context: Context, arguments: EnqueueArguments) -> Result<ExitCode, CommandError> {
     let job = job(&context, &arguments)?;
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    context.demand(named.collect())?;
+    Context::demand(named.collect())?;
     let client = Client::connect(context.config.amqp.clone(), context.clock.clone()).await?;
     if !arguments.wait {
         let job = client.enqueue(&job).await.map_err(failed)?;

@@ -88,7 +88,7 @@ impl From<JournalError> for CommandError {
 }
 
 /// Carries out `jobs`.
-pub async fn jobs(context: Context, arguments: JobsArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<ExitCode, CommandError> {
     match arguments.action {
         JobsAction::Show(arguments) => show(&context, &arguments).await,
         JobsAction::Cancel(arguments) => cancel(&context, &job_id(&arguments.id)?).await,
@@ -99,7 +99,7 @@ pub async fn jobs(context: Context, arguments: JobsArguments) -> Result<ExitCode
 /// The journals that the workers write.
 pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandError> {
     let named = context.config.redis.problems().into_iter().map(|problem| format!("redis.{problem}"));
-    context.demand(named.collect())?;
+    Context::demand(named.collect())?;
     let client =
         RedisClient::new(&context.config.redis).map_err(|error| CommandError::Usage(format!("redis: {error}")))?;
     Ok(Arc::new(RedisJournal::new(client)))
@@ -108,7 +108,7 @@ pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandErro
 /// The broker that the workers use; makes sure of the queues.
 pub(super) async fn broker(context: &Context) -> Result<AmqpQueue, CommandError> {
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    context.demand(named.collect())?;
+    Context::demand(named.collect())?;
     Ok(AmqpQueue::connect(context.config.amqp.clone()).await?)
 }
 

@@ -1,18 +1,18 @@
 //! The commands, one file each.
 
-pub mod dead;
-pub mod demo;
-pub mod digests;
-pub mod doctor;
-pub mod enqueue;
-pub mod jobs;
+pub(crate) mod dead;
+pub(crate) mod demo;
+pub(crate) mod digests;
+pub(crate) mod doctor;
+pub(crate) mod enqueue;
+pub(crate) mod jobs;
 mod output;
 pub mod run;
-pub mod sandbox;
-pub mod schema;
+pub(crate) mod sandbox;
+pub(crate) mod schema;
 mod timeline;
-pub mod tools;
-pub mod worker;
+pub(crate) mod tools;
+pub(crate) mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,9 +29,9 @@ use crate::telemetry;
 /// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;
 /// Exit code for a needed service that cannot be reached (`EX_UNAVAILABLE`).
-pub const UNAVAILABLE: u8 = 69;
+pub(crate) const UNAVAILABLE: u8 = 69;
 /// Exit code after SIGINT, as shells give it.
-pub const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Runs LLM agent jobs from RabbitMQ with each user's own tools through Scalekit AgentKit.
 #[derive(Debug, Parser)]
@@ -148,7 +148,7 @@ pub struct Context {
 
 impl Context {
     /// Fails with all of `problems` at once, if there are any.
-    pub fn demand(&self, problems: Vec<String>) -> Result<(), CommandError> {
+    pub fn demand(problems: Vec<String>) -> Result<(), CommandError> {
         if problems.is_empty() {
             return Ok(());
         }

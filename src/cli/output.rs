@@ -6,29 +6,29 @@ use crate::reply::{Account, AuthorizationRequired, EffectState, Progress, Reply,
 
 /// Where and how things are shown.
 #[derive(Debug, Clone, Copy)]
-pub struct Screen {
+pub(super) struct Screen {
     colour: bool,
     live: bool,
 }
 
 impl Screen {
     /// Standard output for what was asked for, standard error for live progress.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { colour: std::io::stdout().is_terminal(), live: std::io::stderr().is_terminal() }
     }
 
     /// A headline.
-    pub fn title(self, text: &str) {
+    pub(super) fn title(self, text: &str) {
         println!("\n{}", self.paint("1", text));
     }
 
     /// A line of detail.
-    pub fn note(self, text: &str) {
+    pub(super) fn note(self, text: &str) {
         println!("{}", self.paint("2", text));
     }
 
     /// What a run is doing right now; on a terminal it replaces the line before.
-    pub fn progress(self, progress: &Progress) {
+    pub(super) fn progress(self, progress: &Progress) {
         let doing = match (progress.phase.as_str(), &progress.tool) {
             ("accounts", _) => "checking the connected accounts".to_owned(),
             ("tools", _) => "discovering tools".to_owned(),
@@ -48,14 +48,14 @@ impl Screen {
     }
 
     /// Takes the live line away, before something else is printed.
-    pub fn clear(self) {
+    pub(super) fn clear(self) {
         if self.live {
             eprint!("\r\x1b[K");
         }
     }
 
     /// The links that a user must open.
-    pub fn authorization(self, event: &AuthorizationRequired) {
+    pub(super) fn authorization(self, event: &AuthorizationRequired) {
         self.clear();
         for entry in &event.authorizations {
             println!("\n[{}] {} ({})", entry.connection, self.paint("33", "Authorization required."), entry.status);
@@ -74,7 +74,7 @@ impl Screen {
     }
 
     /// A job's last reply.
-    pub fn terminal(self, reply: &Reply) {
+    pub(super) fn terminal(self, reply: &Reply) {
         self.clear();
         match &reply.event {
             ReplyEvent::Completed(completed) => {
@@ -134,7 +134,7 @@ impl Screen {
 }
 
 /// Text from elsewhere without anything that a terminal would obey.
-pub fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 

@@ -28,7 +28,7 @@ pub struct SandboxArguments {
 }
 
 /// Serves until SIGINT or SIGTERM.
-pub async fn sandbox(context: Context, arguments: SandboxArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn sandbox(context: Context, arguments: SandboxArguments) -> Result<ExitCode, CommandError> {
     let mut options = SandboxOptions::new(context.clock.clone());
     options.port = arguments.port;
     options.consent_after = arguments.consent_after.map(std::time::Duration::from_secs);

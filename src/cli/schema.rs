@@ -33,7 +33,7 @@ pub enum What {
 }
 
 /// Carries out `schema`.
-pub fn schema(arguments: &SchemaArguments) -> ExitCode {
+pub(crate) fn schema(arguments: &SchemaArguments) -> ExitCode {
     let document = match arguments.what {
         What::Job => Job::schema(),
         What::Reply => Reply::schema(),

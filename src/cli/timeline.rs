@@ -13,7 +13,7 @@ use crate::job::ConnectionName;
 use crate::reply::{Reply, ReplyEvent};
 
 /// A run and its journal.
-pub struct Timeline {
+pub(super) struct Timeline {
     run: Run,
     rows: Vec<Row>,
     state: State,
@@ -37,7 +37,7 @@ struct State {
 
 impl Timeline {
     /// The timeline that the lines of a journal tell, `None` where there are none.
-    pub fn read(lines: &[String]) -> Result<Option<Self>, BadJournal> {
+    pub(super) fn read(lines: &[String]) -> Result<Option<Self>, BadJournal> {
         let Some(run) = Run::replay(lines)? else { return Ok(None) };
         let mut tools = HashMap::new();
         let mut rows = Vec::new();
@@ -54,12 +54,12 @@ impl Timeline {
     }
 
     /// The run.
-    pub fn run(&self) -> &Run {
+    pub(super) fn run(&self) -> &Run {
         &self.run
     }
 
     /// For people.
-    pub fn print(&self, content: bool) {
+    pub(super) fn print(&self, content: bool) {
         let job = self.run.job();
         println!("run {} of {}", plain(job.id().as_str()), plain(job.identifier.as_str()));
         println!("state: {}", plain(&self.state.words));
@@ -74,7 +74,7 @@ impl Timeline {
     }
 
     /// For programs.
-    pub fn to_json(&self, content: bool) -> Value {
+    pub(super) fn to_json(&self, content: bool) -> Value {
         let job = self.run.job();
         let rows = self.rows.iter().map(|row| {
             let mut value = json!({"at": row.at, "event": row.event, "detail": row.detail});
@@ -121,7 +121,7 @@ impl State {
 }
 
 /// A reply's outcome in a word or two, `failed/cancelled` for one.
-pub fn outcome(reply: &Reply) -> String {
+pub(super) fn outcome(reply: &Reply) -> String {
     match &reply.event {
         ReplyEvent::Completed(completed) => match serde_json::to_value(completed.status) {
             Ok(Value::String(status)) => status,

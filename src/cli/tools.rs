@@ -31,9 +31,9 @@ pub struct ToolsArguments {
 }
 
 /// Carries out `tools`.
-pub async fn tools(context: Context, arguments: ToolsArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn tools(context: Context, arguments: ToolsArguments) -> Result<ExitCode, CommandError> {
     let named = context.config.scalekit.problems().into_iter().map(|problem| format!("scalekit.{problem}"));
-    context.demand(named.collect())?;
+    Context::demand(named.collect())?;
     let Some(identifier) = Identifier::new(arguments.identifier) else {
         return Err(CommandError::Usage("IDENTIFIER: 1 to 100 characters".into()));
     };

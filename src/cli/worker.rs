@@ -13,15 +13,15 @@ use crate::schedule::Digests;
 use crate::shutdown::{Ended, Shutdown};
 
 /// What `worker --help` shows.
-pub const EXAMPLES: &str = "Examples:
+pub(crate) const EXAMPLES: &str = "Examples:
   agentkit-worker worker
   agentkit-worker --config /etc/agentkit-worker.toml --log json worker
 
 Needs RabbitMQ (AMQP_URL), Redis (REDIS_URL), Scalekit and a model; `agentkit-worker doctor` checks them.";
 
 /// Consumes jobs until SIGTERM or SIGINT.
-pub async fn worker(context: Context) -> Result<ExitCode, CommandError> {
-    context.demand(context.config.service_problems())?;
+pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
+    Context::demand(context.config.service_problems())?;
     let digests = match context.config.digests.enabled {
         true => Some(Arc::new(Digests::of_directory(context.config.digests.dir.clone())?)),
         false => None,

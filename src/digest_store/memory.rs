@@ -9,8 +9,8 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, Holder, KEEP_MARKS, Marks, Members, Memory, Reminder,
-    Standing, StoreError,
+    ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, KEEP_MARKS, LeaseHolder, Marks, Members, Memory,
+    Reminder, Standing, StoreError,
 };
 use crate::clock::SharedClock;
 
@@ -147,7 +147,7 @@ impl DigestStore for MemoryDigestStore {
         firing: Firing<'_>,
         published: &[&str],
         skipped: &[&str],
-        holder: Holder<'_>,
+        holder: LeaseHolder<'_>,
     ) -> Result<(), StoreError> {
         self.with(firing.digest, |state, now| {
             let at = firing.at;
@@ -179,7 +179,7 @@ impl DigestStore for MemoryDigestStore {
         })
     }
 
-    async fn settle(&self, firing: Firing<'_>, holder: Holder<'_>, done: bool) -> Result<(), StoreError> {
+    async fn settle(&self, firing: Firing<'_>, holder: LeaseHolder<'_>, done: bool) -> Result<(), StoreError> {
         self.with(firing.digest, |state, _| {
             if state.standing.done.contains(&mark(firing)) {
                 return;

@@ -146,7 +146,7 @@ pub struct Reminder<'a> {
 
 /// Who holds parts of a firing, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Holder<'a> {
+pub struct LeaseHolder<'a> {
     /// Unique at every start of a process.
     pub owner: &'a str,
     /// From now on.
@@ -218,10 +218,10 @@ pub trait DigestStore: Send + Sync {
         firing: Firing<'_>,
         published: &[&str],
         skipped: &[&str],
-        holder: Holder<'_>,
+        holder: LeaseHolder<'_>,
     ) -> Result<(), StoreError>;
     /// Marks the holder's parts as done, or gives them free. A firing without parts left is finished.
-    async fn settle(&self, firing: Firing<'_>, holder: Holder<'_>, done: bool) -> Result<(), StoreError>;
+    async fn settle(&self, firing: Firing<'_>, holder: LeaseHolder<'_>, done: bool) -> Result<(), StoreError>;
     /// Adds what somebody remembers to what the store knows. The earliest time of a group counts, and a pause only where
     /// nobody has said anything else since.
     async fn remind(&self, digest: &str, reminder: Reminder<'_>, now: Timestamp) -> Result<(), StoreError>;

@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use super::scripts::{CLAIM, ENDED, LOOK, MAY_ASK, NOTE, REMIND, SETTLE};
 use super::{
-    ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, Holder, KEEP_FIRING, KEEP_MARKS, Marks, Members, Memory,
-    Reminder, Standing, StoreError,
+    ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, KEEP_FIRING, KEEP_MARKS, LeaseHolder, Marks, Members,
+    Memory, Reminder, Standing, StoreError,
 };
 use crate::key::encode;
 use crate::redis_client::{RedisClient, Unavailable};
@@ -161,7 +161,7 @@ impl DigestStore for RedisDigestStore {
         firing: Firing<'_>,
         published: &[&str],
         skipped: &[&str],
-        holder: Holder<'_>,
+        holder: LeaseHolder<'_>,
     ) -> Result<(), StoreError> {
         let part = |part| self.key(firing.digest, part);
         let mut script = self.note.key(part("recipients"));
@@ -172,7 +172,7 @@ impl DigestStore for RedisDigestStore {
         self.run(&script).await
     }
 
-    async fn settle(&self, firing: Firing<'_>, holder: Holder<'_>, done: bool) -> Result<(), StoreError> {
+    async fn settle(&self, firing: Firing<'_>, holder: LeaseHolder<'_>, done: bool) -> Result<(), StoreError> {
         let mut script = self.settle.key(self.firing_key(firing));
         script.key(self.key(firing.digest, "begun")).key(self.key(firing.digest, "done"));
         script.arg(mark(firing)).arg(firing.at.as_second()).arg(holder.owner).arg(if done { "done" } else { "free" });

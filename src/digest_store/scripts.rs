@@ -2,7 +2,7 @@
 //! that `redis` names.
 
 /// Keys: state, groups, begun, done. Arguments: now, from, longest absence and retention of marks in seconds, groups.
-pub const LOOK: &str = r"
+pub(super) const LOOK: &str = r"
 local now, from, absent, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local clock = tonumber(time[1])
@@ -37,7 +37,7 @@ return {born or '', paused or '', fire or '', success or '', failures or '', bou
 ";
 
 /// Keys: firing, done, state. Arguments: mark, due, most, owner, lease and retention in milliseconds.
-pub const CLAIM: &str = r"
+pub(super) const CLAIM: &str = r"
 local born = redis.call('HGET', KEYS[3], 'born') or ''
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {{}, -1, born} end
 local time = redis.call('TIME')
@@ -65,7 +65,7 @@ return {mine, held, born}
 /// Keys: recipients, begun, state, firing, done. Arguments: mark, time, owner, lease and retentions of recipients and of
 /// firings in milliseconds, number of parts, number of recipients with a job, parts, recipients with a job, recipients
 /// without. A claim that is not there any more was lost with everything else: its owner is at work, as it notes.
-pub const NOTE: &str = r"
+pub(super) const NOTE: &str = r"
 local at, portions, published = tonumber(ARGV[2]), tonumber(ARGV[7]), tonumber(ARGV[8])
 for index = 9 + portions, #ARGV do
     local memory = cjson.decode(redis.call('HGET', KEYS[1], ARGV[index]) or '{}')
@@ -93,7 +93,7 @@ redis.call('PEXPIRE', KEYS[4], ARGV[6])
 
 /// Keys: firing, begun, done. Arguments: mark, time, owner, `done` or `free`, number of all parts, retention in
 /// milliseconds, parts.
-pub const SETTLE: &str = r"
+pub(super) const SETTLE: &str = r"
 if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return end
 for index = 7, #ARGV do
     if ARGV[4] == 'done' then
@@ -118,7 +118,7 @@ end
 ";
 
 /// Keys: recipients, state. Arguments: recipient, time, `completed` or `failed`.
-pub const ENDED: &str = r"
+pub(super) const ENDED: &str = r"
 local at = tonumber(ARGV[2])
 local memory = cjson.decode(redis.call('HGET', KEYS[1], ARGV[1]) or '{}')
 if memory.e ~= at then
@@ -137,7 +137,7 @@ return tonumber(redis.call('HGET', KEYS[2], 'failures')) or 0
 ";
 
 /// Keys: recipients. Arguments: recipient, day, time.
-pub const MAY_ASK: &str = r"
+pub(super) const MAY_ASK: &str = r"
 local at = tonumber(ARGV[3])
 local memory = cjson.decode(redis.call('HGET', KEYS[1], ARGV[1]) or '{}')
 if memory.a == ARGV[2] and memory.j ~= at then return 0 end
@@ -148,7 +148,7 @@ return 1
 
 /// Keys: state, groups, begun, done. Arguments: now, `paused` or `active`, number of groups, number of begun marks, groups
 /// each with its time, begun marks each with its time, done marks each with its time.
-pub const REMIND: &str = r"
+pub(super) const REMIND: &str = r"
 local groups, begun = tonumber(ARGV[3]), tonumber(ARGV[4])
 if ARGV[2] == 'paused' and redis.call('HEXISTS', KEYS[1], 'floor') == 0 then
     redis.call('HSET', KEYS[1], 'paused', 1, 'floor', ARGV[1])

@@ -91,7 +91,7 @@ impl Journal for MemoryJournal {
         run.stolen_at = (mode == ClaimMode::Steal).then_some(now);
         owner.clone_into(&mut run.owner);
         run.lease(now, lease);
-        Ok(Claim::Granted { token, entries: run.entries.clone(), store_changed: false })
+        Ok(Claim::Granted { token, entries: run.entries.clone() })
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {

@@ -34,9 +34,6 @@ pub enum Claim {
         token: FencingToken,
         /// All entries so far, oldest first.
         entries: Vec<String>,
-        /// Whether the store is another server than the one that took the last entries, or has started again since: it may
-        /// have lost some.
-        store_changed: bool,
     },
     /// Another worker's lease on it is alive.
     Held {

@@ -1,8 +1,7 @@
 //! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step on one key.
 //!
 //! The hash has the fields `epoch`, `owner`, `lease` (when it ends, in milliseconds of Redis's own clock), `length`,
-//! `claimed_on` and `server` (the `run_id` of the Redis that took the last claim, and the last entries: another one is a
-//! server that was started anew or took over, and may have lost some), and the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run, and the
+//! and the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run, and the
 //! scripts run on a cluster node too. Needs Redis 6 or later.
 //!
 //! An acknowledged append can be lost by a restart without append-only file, by a power failure within the second
@@ -26,24 +25,23 @@ use crate::redis_client::{RedisClient, Unavailable};
 const CLAIM: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local epoch, owner, lease, server = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'lease', 'server'))
+local epoch, owner, lease = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'lease'))
 local remaining = (tonumber(lease) or 0) - now
 if ARGV[4] == 'if_free' and owner and owner ~= ARGV[1] and remaining > 0 then
-    return {0, owner, remaining, 0}
+    return {0, owner, remaining}
 end
 local taken = math.max((tonumber(epoch) or 0) + 1, now)
-local present = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', taken), 'owner', ARGV[1],
-    'lease', string.format('%.0f', now + ARGV[2]), 'claimed_on', present)
+    'lease', string.format('%.0f', now + ARGV[2]))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
-return {1, taken, redis.call('HGETALL', KEYS[1]), (server and server ~= present) and 1 or 0}
+return {1, taken, redis.call('HGETALL', KEYS[1])}
 ";
 
 /// Arguments: epoch, lease and retention in milliseconds, sequence, entries.
 const APPEND: &str = r"
-local epoch, length, server = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length', 'claimed_on'))
+local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
 epoch, length = tonumber(epoch) or 0, tonumber(length) or 0
 local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), #ARGV - 4
 if epoch > mine then return 'taken' end
@@ -61,7 +59,7 @@ else
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]), 'server', server or '')
+redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 'done'
 ";
@@ -150,15 +148,15 @@ impl Journal for RedisJournal {
         let mut script = self.claim.key(self.key(job));
         script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(word);
         let answer: Value = self.client.run(&script).await?;
-        match from_redis_value::<(u8, Value, Value, Option<u8>)>(answer) {
-            Ok((1, token, fields, changed)) => {
+        match from_redis_value::<(u8, Value, Value)>(answer) {
+            Ok((1, token, fields)) => {
                 let token = FencingToken(read_as(token)?);
                 if mode == ClaimMode::Steal {
                     self.note_stolen(job, token).await;
                 }
-                Ok(Claim::Granted { token, entries: entries(read_as(fields)?)?, store_changed: changed == Some(1) })
+                Ok(Claim::Granted { token, entries: entries(read_as(fields)?)? })
             }
-            Ok((_, owner, remaining, _)) => {
+            Ok((_, owner, remaining)) => {
                 Ok(Claim::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
             }
             Err(_) => Err(unreadable("an answer of another form")),

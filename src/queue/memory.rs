@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::{Consumer, Delivery, Destination, Message, Published, Publisher, QueueError, Settle};
+use super::{Consumer, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle};
 
 /// A bounded queue. Clones are handles on the same one.
 #[derive(Debug, Clone)]
@@ -184,6 +184,14 @@ impl Drop for MemorySettle {
         if let Some(message) = self.take() {
             self.shared.give_back(message);
         }
+    }
+}
+
+#[async_trait]
+impl Holder for MemoryQueue {
+    async fn hold(&self, message: Message) -> Result<Delivery, QueueError> {
+        let held = MemorySettle { shared: self.shared.clone(), held: Mutex::new(Some(message.clone())) };
+        Ok(Delivery::new(message, false, Box::new(held)))
     }
 }
 

@@ -145,6 +145,14 @@ pub trait Publisher: Send + Sync {
     async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError>;
 }
 
+/// Holds messages for this process: each stands for a run under way, in a queue that nobody else consumes.
+#[async_trait]
+pub trait Holder: Send + Sync {
+    /// Publishes `message` and takes it in hand at once; when this returns, the broker has it safely. Not acked, it goes to
+    /// the job queue: at once where it is requeued or dropped, soon after the end of this process or its connection.
+    async fn hold(&self, message: Message) -> Result<Delivery, QueueError>;
+}
+
 /// One delivery of a job message. Dropped unsettled, a job is redelivered at once, a dead letter when its connection ends.
 #[derive(Debug)]
 pub struct Delivery {

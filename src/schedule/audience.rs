@@ -13,14 +13,20 @@ use super::template::Template;
 /// As it stands in the file; exactly one of them.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Listed {
+pub(super) struct Listed {
     list: Option<Vec<Map<String, Value>>>,
     file: Option<PathBuf>,
     redis_set: Option<String>,
 }
 
 /// Where the recipients come from; files are looked for beside `file`.
-pub fn source(listed: Listed, cron: &str, prompt: &Template, file: &Path, problems: &mut Problems<'_>) -> Source {
+pub(super) fn source(
+    listed: Listed,
+    cron: &str,
+    prompt: &Template,
+    file: &Path,
+    problems: &mut Problems<'_>,
+) -> Source {
     let beside = |path: PathBuf| file.parent().map_or_else(|| path.clone(), |folder| folder.join(&path));
     match listed {
         Listed { list: Some(list), file: None, redis_set: None } => Source::List(list_of(list, cron, prompt, problems)),

@@ -14,7 +14,7 @@ use super::groups::{Group, Planned};
 use super::occurrence::Occurrence;
 use super::plan::portion_of;
 use super::recipients::{Recipient, Recipients, SourceError};
-use crate::digest_store::{Firing, Holder, Memory, StoreError};
+use crate::digest_store::{Firing, LeaseHolder, Memory, StoreError};
 use crate::job::Job;
 use crate::queue::{Destination, Message, QueueError};
 
@@ -78,7 +78,7 @@ impl Scheduler {
         let began = Instant::now();
         loop {
             let claim = self.store.claim(firing, due, share, &self.rules.owner, self.rules.lease).await?;
-            let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &claim.portions };
+            let holder = LeaseHolder { owner: &self.rules.owner, lease: self.rules.lease, portions: &claim.portions };
             if planned.recollection().contradicts(claim.born) {
                 self.store.settle(firing, holder, false).await?;
                 return Err(FireError::Forgotten);
@@ -199,7 +199,7 @@ struct Pass<'a> {
     group: &'a Group,
     occurrence: Occurrence,
     firing: Firing<'a>,
-    holder: Holder<'a>,
+    holder: LeaseHolder<'a>,
 }
 
 impl Pass<'_> {

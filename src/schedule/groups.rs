@@ -24,7 +24,7 @@ const NAMED: u64 = 5;
 
 /// Recipients with the same zone and time.
 #[derive(Debug, Clone)]
-pub struct Group {
+pub(super) struct Group {
     /// When they get the digest.
     pub schedule: Schedule,
     zone: Option<String>,
@@ -33,14 +33,14 @@ pub struct Group {
 
 impl Group {
     /// Whether `recipient` belongs to it.
-    pub fn has(&self, recipient: &Recipient) -> bool {
+    pub(super) fn has(&self, recipient: &Recipient) -> bool {
         self.time == recipient.time && self.zone == recipient.timezone
     }
 }
 
 /// A digest and the groups that it has at present.
 #[derive(Debug)]
-pub struct Planned {
+pub(super) struct Planned {
     /// The definition.
     pub digest: Digest,
     known: Mutex<Option<Known>>,
@@ -63,22 +63,22 @@ enum Stamp {
 
 impl Planned {
     /// A digest whose recipients were not looked through yet.
-    pub fn new(digest: Digest) -> Self {
+    pub(super) fn new(digest: Digest) -> Self {
         Self { digest, known: Mutex::const_new(None), recollection: Arc::default() }
     }
 
     /// The same with what `before`, an older definition of the digest, remembers.
-    pub fn remembering(self, before: &Self) -> Self {
+    pub(super) fn remembering(self, before: &Self) -> Self {
         Self { recollection: before.recollection.clone(), ..self }
     }
 
     /// What is remembered of the digest; not to be held across a wait.
-    pub fn recollection(&self) -> MutexGuard<'_, Recollection> {
+    pub(super) fn recollection(&self) -> MutexGuard<'_, Recollection> {
         self.recollection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The groups; looks the recipients through where that may give others than the last time.
-    pub async fn groups(&self, store: &dyn DigestStore, now: Timestamp) -> Result<Arc<Vec<Group>>, SourceError> {
+    pub(super) async fn groups(&self, store: &dyn DigestStore, now: Timestamp) -> Result<Arc<Vec<Group>>, SourceError> {
         let stamp = self.stamp(now).await?;
         let mut known = self.known.lock().await;
         if let Some(known) = &*known

@@ -28,7 +28,7 @@ pub use digest::{BadDigests, Digest};
 pub use firing::{Counts, FireError};
 
 use crate::clock::SharedClock;
-use crate::digest_store::{DigestStore, Hold, Holder, Standing, StoreError};
+use crate::digest_store::{DigestStore, Hold, LeaseHolder, Standing, StoreError};
 use crate::metrics::Metrics;
 use crate::queue::Publisher;
 use groups::{Group, Planned};
@@ -223,7 +223,7 @@ impl Scheduler {
         let digest = &planned.digest;
         let recollection = planned.recollection().clone();
         for (firing, portions) in recollection.parts(&digest.name) {
-            let holder = Holder { owner: &self.rules.owner, lease: self.rules.lease, portions: &portions };
+            let holder = LeaseHolder { owner: &self.rules.owner, lease: self.rules.lease, portions: &portions };
             self.store.settle(firing, holder, true).await?;
         }
         self.store.remind(&digest.name, recollection.reminder(), now).await?;

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Problems of a file, each with its line.
-pub struct Problems<'a> {
+pub(super) struct Problems<'a> {
     text: &'a str,
     file: &'a Path,
     table: Option<Spanned<DeTable<'a>>>,
@@ -19,18 +19,18 @@ pub struct Problems<'a> {
 
 impl<'a> Problems<'a> {
     /// Problems of `file`, which holds `text`.
-    pub fn new(text: &'a str, file: &'a Path) -> Self {
+    pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
         Self { text, file, table: DeTable::parse(text).ok(), found: Vec::new() }
     }
 
     /// Adds one; `path` is the key that it is about (`limits.steps`, `recipients.list.2`).
-    pub fn add(&mut self, path: &str, problem: &str) {
+    pub(super) fn add(&mut self, path: &str, problem: &str) {
         let key = if path.is_empty() { String::new() } else { format!("{path}: ") };
         self.found.push(format!("{}: {key}{problem}", self.place(path)));
     }
 
     /// The duration at `key`, with a problem where it is none or longer than `longest`.
-    pub fn duration(&mut self, key: &str, text: Option<&str>, default: Duration, longest: Duration) -> Duration {
+    pub(super) fn duration(&mut self, key: &str, text: Option<&str>, default: Duration, longest: Duration) -> Duration {
         let Some(text) = text else { return default };
         match text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok()) {
             Some(duration) if duration <= longest => duration,
@@ -46,7 +46,7 @@ impl<'a> Problems<'a> {
     }
 
     /// `file:line` of the last part of `path` that the file has.
-    pub fn place(&self, path: &str) -> String {
+    pub(super) fn place(&self, path: &str) -> String {
         let mut span = 0..0;
         let mut value = self.table.as_ref().map(|table| Here::Table(table.get_ref()));
         for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
@@ -72,7 +72,7 @@ impl<'a> Problems<'a> {
     }
 
     /// The line at which `span` of the text begins.
-    pub fn line(&self, span: Range<usize>) -> usize {
+    pub(super) fn line(&self, span: Range<usize>) -> usize {
         let before = self.text.get(..span.start.min(self.text.len())).unwrap_or(self.text);
         before.matches('\n').count() + 1
     }

@@ -15,7 +15,7 @@ type Division = (String, Timestamp, u32);
 
 /// What was heard last, and what has been finished since.
 #[derive(Debug, Default, Clone)]
-pub struct Recollection {
+pub(super) struct Recollection {
     born: Option<Timestamp>,
     paused: bool,
     groups: BTreeMap<String, Timestamp>,
@@ -27,12 +27,12 @@ pub struct Recollection {
 
 impl Recollection {
     /// Whether a store born at `born` is not the one that was listened to.
-    pub fn contradicts(&self, born: Option<Timestamp>) -> bool {
+    pub(super) fn contradicts(&self, born: Option<Timestamp>) -> bool {
         self.born.is_some() && self.born != born
     }
 
     /// Listens to the store: `standing` of `groups`, with marks from `from` on.
-    pub fn hear(&mut self, groups: &[String], standing: &Standing, from: Timestamp) {
+    pub(super) fn hear(&mut self, groups: &[String], standing: &Standing, from: Timestamp) {
         self.born = standing.born;
         self.paused = standing.paused;
         self.groups = groups.iter().cloned().zip(standing.not_before.iter().copied()).collect();
@@ -42,13 +42,13 @@ impl Recollection {
     }
 
     /// Parts of an occurrence are done.
-    pub fn finished(&mut self, firing: Firing<'_>, parts: impl IntoIterator<Item = u32>) {
+    pub(super) fn finished(&mut self, firing: Firing<'_>, parts: impl IntoIterator<Item = u32>) {
         let division = (firing.group.to_owned(), firing.at, firing.portions);
         self.parts.entry(division).or_default().extend(parts);
     }
 
     /// Occurrences of `digest` that were under way, and their parts that are done.
-    pub fn parts<'a>(&'a self, digest: &'a str) -> impl Iterator<Item = (Firing<'a>, Vec<u32>)> {
+    pub(super) fn parts<'a>(&'a self, digest: &'a str) -> impl Iterator<Item = (Firing<'a>, Vec<u32>)> {
         self.parts.iter().map(move |((group, at, portions), parts)| {
             let firing = Firing { digest, group, at: *at, portions: *portions };
             (firing, parts.iter().copied().collect())
@@ -56,12 +56,12 @@ impl Recollection {
     }
 
     /// What else a store that lost everything has to know.
-    pub fn reminder(&self) -> Reminder<'_> {
+    pub(super) fn reminder(&self) -> Reminder<'_> {
         Reminder { groups: &self.groups, begun: &self.begun, done: &self.done, paused: self.paused }
     }
 
     /// The store born at `born` was told.
-    pub fn told(&mut self, born: Option<Timestamp>) {
+    pub(super) fn told(&mut self, born: Option<Timestamp>) {
         self.born = born;
     }
 }

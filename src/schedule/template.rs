@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Placeholders that every digest has.
-pub const BUILT_IN: [&str; 6] = ["date", "time", "since", "timezone", "identifier", "digest"];
+pub(super) const BUILT_IN: [&str; 6] = ["date", "time", "since", "timezone", "identifier", "digest"];
 
 /// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(Vec<Piece>);
+pub(super) struct Template(Vec<Piece>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -17,7 +17,7 @@ enum Piece {
 
 impl Template {
     /// Reads `text`.
-    pub fn new(text: &str) -> Result<Self, String> {
+    pub(super) fn new(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("{{") {
@@ -37,7 +37,7 @@ impl Template {
     }
 
     /// The placeholders that are not built in: fields that recipients must have.
-    pub fn fields(&self) -> BTreeSet<&str> {
+    pub(super) fn fields(&self) -> BTreeSet<&str> {
         let names = self.0.iter().filter_map(|piece| match piece {
             Piece::Placeholder(name) => Some(name.as_str()),
             Piece::Text(_) => None,
@@ -46,7 +46,7 @@ impl Template {
     }
 
     /// The text with everything filled in, or the first placeholder that has no value. Values are not read again.
-    pub fn fill(&self, values: &[(&str, &str)], fields: &BTreeMap<String, String>) -> Result<String, String> {
+    pub(super) fn fill(&self, values: &[(&str, &str)], fields: &BTreeMap<String, String>) -> Result<String, String> {
         let mut text = String::new();
         for piece in &self.0 {
             match piece {

@@ -1,11 +1,11 @@
 //! The worker: deliveries come in by one door ([`intake`]) and leave by one ([`settle`]); what is between is the run
 //! ([`run`]). A room uses the rooms before it: `message`, `resources`, `run`, `settle`, `intake`; `control` stands beside.
 
-pub mod control;
+pub(crate) mod control;
 pub(crate) mod intake;
 pub(crate) mod message;
 pub(crate) mod resources;
-pub mod rules;
+pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod settle;
 
@@ -24,10 +24,10 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, Delivery, Publisher};
+use crate::queue::{Consumer, Delivery, Holder, Publisher};
 
 /// Takes jobs and brings them to their end.
-pub struct Worker {
+pub(crate) struct Worker {
     intake: Intake,
     tracker: TaskTracker,
 }
@@ -40,6 +40,8 @@ pub(crate) struct Parts {
     pub(crate) journal: Arc<dyn Journal>,
     /// Replies, wake-ups and dead letters.
     pub(crate) publisher: Arc<dyn Publisher>,
+    /// Messages that stand for runs under way.
+    pub(crate) holder: Arc<dyn Holder>,
     /// Time.
     pub(crate) clock: SharedClock,
     /// Bounds.
@@ -55,18 +57,19 @@ pub(crate) struct Parts {
 impl Worker {
     /// A worker that takes nothing yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { executor, journal, publisher, clock, rules, defaults, stop, tracker } = parts;
+        let Parts { executor, journal, publisher, holder, clock, rules, defaults, stop, tracker } = parts;
         let (rules, metrics) = (Arc::new(rules), executor.metrics.clone());
         let settler = Settler {
             journal: journal.clone(),
             publisher,
+            holder,
             parked: executor.parked.clone(),
             digests: executor.digests.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             rules: rules.clone(),
             stop: stop.clone(),
-            without_delivery: watch::Sender::new(0),
+            exchanged: watch::Sender::new(0),
         };
         let (revocations, claims) = (Revocations::default(), AtomicU64::new(0));
         let intake = Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, stop, claims };
@@ -87,10 +90,10 @@ impl Worker {
         consumer.stop().await;
     }
 
-    /// A delivery that comes although no place is free: runs that go on without their deliveries have the places, and
-    /// another worker may have one.
+    /// A delivery that comes although no place is free: runs whose deliveries were exchanged have the places, and another
+    /// worker may have one.
     async fn surplus(&self, consumer: &mut dyn Consumer) -> Option<Delivery> {
-        self.intake.settler.has_runs_without_delivery().await;
+        self.intake.settler.has_exchanged().await;
         consumer.next().await
     }
 

@@ -96,7 +96,7 @@ impl Default for LimitDefaults {
 
 /// Bounds of the worker.
 #[derive(Debug, Clone)]
-pub struct WorkerRules {
+pub(crate) struct WorkerRules {
     /// This process, unique at every start: owner of leases.
     pub name: String,
     /// Runs under way at the same time.

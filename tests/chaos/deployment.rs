@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::queue::amqp::{AmqpQueue, Config as Amqp};
+use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as Amqp};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::{Clock, SystemClock};
-use agentkit_worker::queue::amqp::AmqpPublisher;
-use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
+use agentkit_worker::internals::clock::{Clock, SystemClock};
+use agentkit_worker::internals::queue::amqp::AmqpPublisher;
+use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use serde_json::{Value, json};
 
 use crate::random::Random;

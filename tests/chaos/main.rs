@@ -27,12 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agentkit_worker::agent::run::{Run, Step};
-use agentkit_worker::clock::{Clock, SystemClock};
+use agentkit_worker::internals::agent::run::{Run, Step};
+use agentkit_worker::internals::clock::{Clock, SystemClock};
+use agentkit_worker::internals::journal::Journal;
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::redis_client::{Config as RedisConfig, RedisClient};
 use agentkit_worker::job::JobId;
-use agentkit_worker::journal::Journal;
-use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::redis_client::{Config as RedisConfig, RedisClient};
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 

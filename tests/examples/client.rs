@@ -7,11 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::Job;
-use agentkit_worker::client::Client;
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::{Config, Sources};
-use agentkit_worker::reply::{Reply, ReplyEvent};
+use agentkit_worker::{Client, Config, Job, Reply, ReplyEvent, Sources, SystemClock};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -8,11 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::{Config, Sources};
-use agentkit_worker::reply::ReplyEvent;
-use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
-use agentkit_worker::{Embedded, Job};
+use agentkit_worker::{Config, Embedded, Job, ReplyEvent, Sandbox, SandboxOptions, Sources, SystemClock};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

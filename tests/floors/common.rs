@@ -2,7 +2,7 @@
 
 /// Methods of the standard library and of the crates in use.
 #[rustfmt::skip]
-pub const COMMON: &[&str] = &[
+pub(crate) const COMMON: &[&str] = &[
     "abort", "abort_handle", "abs", "accept", "acquire", "acquire_many", "acquire_owned", "add", "all", "and",
     "and_modify", "and_then", "any", "append", "as_any", "as_array", "as_bool", "as_bytes", "as_deref", "as_deref_mut",
     "as_f64", "as_i64", "as_micros", "as_millis", "as_mut", "as_nanos", "as_number", "as_object", "as_pin_mut",

@@ -16,7 +16,7 @@ const BY_NAME: [&str; 3] = ["agent", "sandbox", "worker"];
 /// A type by the module that defines it and its name.
 type Id = (String, String);
 
-pub struct Methods<'a> {
+pub(crate) struct Methods<'a> {
     modules: &'a BTreeSet<String>,
     /// Where a type of that name is defined.
     types: BTreeMap<&'a str, BTreeSet<&'a str>>,
@@ -28,7 +28,7 @@ pub struct Methods<'a> {
 }
 
 impl<'a> Methods<'a> {
-    pub fn new(files: &'a [File], modules: &'a BTreeSet<String>) -> Self {
+    pub(crate) fn new(files: &'a [File], modules: &'a BTreeSet<String>) -> Self {
         let mut methods = Self {
             modules,
             types: BTreeMap::new(),
@@ -52,7 +52,7 @@ impl<'a> Methods<'a> {
     }
 
     /// The modules that `file` needs for the methods it uses: the line, the module, and the method as it is written.
-    pub fn used_by(&self, file: &File) -> Vec<(usize, &'a str, String)> {
+    pub(crate) fn used_by(&self, file: &File) -> Vec<(usize, &'a str, String)> {
         let mut uses = Vec::new();
         for path in &file.paths {
             if let ([of @ .., name], None) = (path.words.as_slice(), &path.imported) {

@@ -9,7 +9,7 @@ use crate::source::{Source, are_for_tests};
 use crate::tokens::{line, names};
 use crate::uses::{Call, Defined, File, Found, Inherent, Receiver};
 
-pub fn read(source: &Source) -> File {
+pub(crate) fn read(source: &Source) -> File {
     let Source { path, module, lines, syntax } = source;
     let file = File { path: path.clone(), module: module.clone(), lines: *lines, ..File::default() };
     let mut reader = Reader { file, inside: Vec::new(), this: Vec::new() };
@@ -17,7 +17,7 @@ pub fn read(source: &Source) -> File {
     reader.file
 }
 
-pub struct Reader {
+pub(crate) struct Reader {
     file: File,
     inside: Vec<String>,
     /// The types that `Self` stands for, the innermost last.
@@ -201,7 +201,7 @@ impl Reader {
     }
 
     /// A path in code; one word alone leads nowhere that a `use` does not tell.
-    pub fn named(&mut self, at: Span, mut words: Vec<String>) {
+    pub(crate) fn named(&mut self, at: Span, mut words: Vec<String>) {
         if words.len() > 1 {
             if let (true, Some(Some(this))) = (words[0] == "Self", self.this.last()) {
                 words.splice(..1, this.clone());
@@ -214,7 +214,7 @@ impl Reader {
         self.file.paths.push(Found { line: line(at), words, imported, inside: self.inside.clone() });
     }
 
-    pub fn call(&mut self, name: &Ident, of_self: bool) {
+    pub(crate) fn call(&mut self, name: &Ident, of_self: bool) {
         if name == "unwrap" {
             self.file.forbidden.push((line(name.span()), "`unwrap` outside tests".to_owned()));
         }
@@ -223,13 +223,13 @@ impl Reader {
         self.file.calls.push(Call { line: line(name.span()), name: name.to_string(), receiver });
     }
 
-    pub fn forbid_unfinished(&mut self, name: &Ident) {
+    pub(crate) fn forbid_unfinished(&mut self, name: &Ident) {
         if name == "todo" || name == "unimplemented" {
             self.file.forbidden.push((line(name.span()), format!("`{name}!` is unfinished work")));
         }
     }
 
-    pub fn forbid_allow(&mut self, at: Span) {
+    pub(crate) fn forbid_allow(&mut self, at: Span) {
         self.file.forbidden.push((line(at), "`allow` hides what `expect` would explain".to_owned()));
     }
 }

@@ -7,10 +7,10 @@ use crate::circles::{Graph, Use};
 use crate::map::{ROOMED, SETTLERS, SETTLES, within};
 use crate::uses::File;
 
-pub struct Rooms(BTreeSet<String>);
+pub(crate) struct Rooms(BTreeSet<String>);
 
 impl Rooms {
-    pub fn new(files: &[File]) -> Self {
+    pub(crate) fn new(files: &[File]) -> Self {
         let room = |file: &File| {
             let (room, _) = file.path.strip_prefix(ROOMED)?.strip_prefix('/')?.split_once('/')?;
             Some(format!("{ROOMED}::{room}"))
@@ -19,12 +19,12 @@ impl Rooms {
     }
 
     /// The room that `module` lies in, or else the module.
-    pub fn of<'a>(&'a self, module: &'a str) -> &'a str {
+    pub(crate) fn of<'a>(&'a self, module: &'a str) -> &'a str {
         self.0.iter().find(|room| within(module, room)).map_or(module, String::as_str)
     }
 
     /// Uses of the worker itself in a room, or in a file that a room uses.
-    pub fn reach_up(&self, graph: &Graph) -> Vec<String> {
+    pub(crate) fn reach_up(&self, graph: &Graph) -> Vec<String> {
         let below = |from: &str, to: &str| from != ROOMED && to != ROOMED && within(to, ROOMED);
         let lower: BTreeSet<&str> = self.0.iter().flat_map(|room| graph.reached_from(room, below)).collect();
         let uses = lower.iter().flat_map(|module| graph.uses(module).map(move |(to, at)| (module, to, at)));
@@ -35,7 +35,7 @@ impl Rooms {
     }
 
     /// What is wrong with a call of the method `name` in `module`, if anything is.
-    pub fn settling_breach(&self, module: &str, name: &str) -> Option<String> {
+    pub(crate) fn settling_breach(&self, module: &str, name: &str) -> Option<String> {
         let [settle, _] = SETTLERS;
         let is_free = !self.0.contains(settle)
             || !within(module, ROOMED)

@@ -6,7 +6,7 @@ use std::path::Path;
 use syn::{Attribute, Item};
 
 /// All of `src/**/*.rs`: the path under `src` and the text.
-pub fn read_all() -> Vec<(String, String)> {
+pub(crate) fn read_all() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut sources = Vec::new();
     read(&root, &root, &mut sources);
@@ -27,14 +27,14 @@ fn read(root: &Path, folder: &Path, sources: &mut Vec<(String, String)>) {
 }
 
 /// One file.
-pub struct Source {
+pub(crate) struct Source {
     /// Under `src`.
-    pub path: String,
+    pub(crate) path: String,
     /// As `worker::run`.
-    pub module: String,
+    pub(crate) module: String,
     /// All lines, tests too.
-    pub lines: usize,
-    pub syntax: syn::File,
+    pub(crate) lines: usize,
+    pub(crate) syntax: syn::File,
 }
 
 impl Source {
@@ -47,7 +47,7 @@ impl Source {
 }
 
 /// The files that are no tests, and what cannot be read.
-pub fn parse(sources: &[(String, String)]) -> (Vec<Source>, Vec<String>) {
+pub(crate) fn parse(sources: &[(String, String)]) -> (Vec<Source>, Vec<String>) {
     let (mut files, mut unreadable) = (Vec::new(), Vec::new());
     for (path, text) in sources {
         match Source::parse(path, text) {
@@ -81,12 +81,12 @@ fn test_modules(items: &[Item], at: &str, in_tests: bool, found: &mut BTreeSet<S
     }
 }
 
-pub fn is_root(module: &str) -> bool {
+pub(crate) fn is_root(module: &str) -> bool {
     ["lib", "main"].contains(&module)
 }
 
 /// Whether there is a `#[cfg(test)]` among `attributes`.
-pub fn are_for_tests(attributes: &[Attribute]) -> bool {
+pub(crate) fn are_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
             && attribute.parse_args::<syn::Path>().is_ok_and(|condition| condition.is_ident("test"))

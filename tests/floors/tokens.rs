@@ -4,12 +4,12 @@ use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 
 use crate::reader::Reader;
 
-pub fn line(at: Span) -> usize {
+pub(crate) fn line(at: Span) -> usize {
     at.start().line
 }
 
 /// Whether `word` is among `tokens`, at any depth.
-pub fn names(tokens: TokenStream, word: &str) -> bool {
+pub(crate) fn names(tokens: TokenStream, word: &str) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(found) => found == word,
         TokenTree::Group(group) => names(group.stream(), word),
@@ -18,7 +18,7 @@ pub fn names(tokens: TokenStream, word: &str) -> bool {
 }
 
 impl Reader {
-    pub fn scan(&mut self, tokens: TokenStream) {
+    pub(crate) fn scan(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut index = 0;
         while index < tokens.len() {

@@ -6,77 +6,77 @@ use crate::source::is_root;
 
 /// A file without its tests.
 #[derive(Default)]
-pub struct File {
+pub(crate) struct File {
     /// Under `src`.
-    pub path: String,
+    pub(crate) path: String,
     /// As `worker::run`.
-    pub module: String,
+    pub(crate) module: String,
     /// Without tests.
-    pub lines: usize,
-    pub paths: Vec<Found>,
-    pub calls: Vec<Call>,
+    pub(crate) lines: usize,
+    pub(crate) paths: Vec<Found>,
+    pub(crate) calls: Vec<Call>,
     /// Structs, enums, traits and the like.
-    pub types: Vec<Defined>,
+    pub(crate) types: Vec<Defined>,
     /// What it implements for types without a trait.
-    pub inherent: Vec<Inherent>,
+    pub(crate) inherent: Vec<Inherent>,
     /// The methods of the traits that it declares.
-    pub of_traits: Vec<String>,
+    pub(crate) of_traits: Vec<String>,
     /// What the style forbids, and where.
-    pub forbidden: Vec<(usize, String)>,
+    pub(crate) forbidden: Vec<(usize, String)>,
 }
 
 /// A path as it stands in a source.
-pub struct Found {
-    pub line: usize,
-    pub words: Vec<String>,
+pub(crate) struct Found {
+    pub(crate) line: usize,
+    pub(crate) words: Vec<String>,
     /// The name by which a `use` makes it known.
-    pub imported: Option<String>,
+    pub(crate) imported: Option<String>,
     /// The modules in braces that it stands in.
-    pub inside: Vec<String>,
+    pub(crate) inside: Vec<String>,
 }
 
 /// A call of a method: `receiver.name(…)`.
-pub struct Call {
-    pub line: usize,
-    pub name: String,
-    pub receiver: Receiver,
+pub(crate) struct Call {
+    pub(crate) line: usize,
+    pub(crate) name: String,
+    pub(crate) receiver: Receiver,
 }
 
-pub enum Receiver {
+pub(crate) enum Receiver {
     /// `self`, and the type that it stands for; none in a trait.
     This(Option<Vec<String>>),
     Other,
 }
 
-pub struct Defined {
-    pub line: usize,
-    pub name: String,
+pub(crate) struct Defined {
+    pub(crate) line: usize,
+    pub(crate) name: String,
     /// `pub` or `pub(…)`.
-    pub is_public: bool,
+    pub(crate) is_public: bool,
 }
 
-pub struct Inherent {
+pub(crate) struct Inherent {
     /// The path of the type.
-    pub of: Vec<String>,
-    pub name: String,
+    pub(crate) of: Vec<String>,
+    pub(crate) name: String,
 }
 
 /// Where a path leads.
-pub enum Target {
+pub(crate) enum Target {
     Module(String),
     Crate(String),
 }
 
 impl File {
     /// The names of all that is called, and where: `receiver.name(…)` and `Type::name`.
-    pub fn called(&self) -> impl Iterator<Item = (usize, &str)> {
+    pub(crate) fn called(&self) -> impl Iterator<Item = (usize, &str)> {
         let paths = self.paths.iter().filter(|path| path.imported.is_none());
         let paths = paths.filter_map(|path| Some((path.line, path.words.last()?.as_str())));
         self.calls.iter().map(|call| (call.line, call.name.as_str())).chain(paths)
     }
 
     /// All that the file names, and where.
-    pub fn targets(&self, modules: &BTreeSet<String>) -> Vec<(usize, Target)> {
+    pub(crate) fn targets(&self, modules: &BTreeSet<String>) -> Vec<(usize, Target)> {
         // A name that was imported from this crate is no crate of that name.
         let ours = self.paths.iter().filter(|path| self.resolve(path, modules).is_some());
         let ours: BTreeSet<&str> = ours.filter_map(|path| path.imported.as_deref()).collect();
@@ -93,7 +93,7 @@ impl File {
     }
 
     /// The module of this crate that `words`, read in the modules `inside` of this file, lead to, if they do.
-    pub fn leads_to(&self, words: &[String], inside: &[String], modules: &BTreeSet<String>) -> Option<String> {
+    pub(crate) fn leads_to(&self, words: &[String], inside: &[String], modules: &BTreeSet<String>) -> Option<String> {
         let mut at: Vec<&str> = self.module.split("::").chain(inside.iter().map(String::as_str)).collect();
         if is_root(&self.module) {
             at.remove(0);

@@ -59,7 +59,14 @@ impl ConnectionGeneration {
     /// Our form of a delivery.
     pub(super) fn delivery(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Delivery {
         let message = message::from_wire(delivery.data, &delivery.properties);
-        let settle = AmqpSettle { generation: self.clone(), acker: delivery.acker };
+        let settle = AmqpSettle { generation: self.clone(), acker: delivery.acker, back: Back::ToTheQueue };
+        Delivery::new(message, delivery.redelivered, Box::new(settle))
+    }
+
+    /// The same for a message of a queue whose dead letters are jobs: it goes back by being dead-lettered.
+    pub(super) fn held_delivery(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Delivery {
+        let message = message::from_wire(delivery.data, &delivery.properties);
+        let settle = AmqpSettle { generation: self.clone(), acker: delivery.acker, back: Back::ToTheJobs };
         Delivery::new(message, delivery.redelivered, Box::new(settle))
     }
 }
@@ -68,6 +75,22 @@ impl ConnectionGeneration {
 struct AmqpSettle {
     generation: Arc<ConnectionGeneration>,
     acker: Acker,
+    back: Back,
+}
+
+/// Where a message goes that is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Back {
+    /// To the queue that it came from.
+    ToTheQueue,
+    /// To where that queue's dead letters go.
+    ToTheJobs,
+}
+
+impl Back {
+    fn options(self) -> BasicNackOptions {
+        BasicNackOptions { requeue: self == Self::ToTheQueue, ..BasicNackOptions::default() }
+    }
 }
 
 impl AmqpSettle {
@@ -89,14 +112,14 @@ impl AmqpSettle {
 /// A task that panicked would otherwise hold its delivery until the broker's consumer timeout.
 impl Drop for AmqpSettle {
     fn drop(&mut self) {
-        let (generation, acker) = (self.generation.clone(), self.acker.clone());
+        let (generation, acker, back) = (self.generation.clone(), self.acker.clone(), self.back);
         if !generation.requeues_dropped || generation.over.is_cancelled() || !acker.usable() {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 tracing::warn!("a delivery was dropped and goes back to the queue");
-                let requeue = acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
+                let requeue = acker.nack(back.options());
                 // Where this fails, the end of the connection gives it back.
                 let _ = within(generation.timeout, requeue).await;
             });
@@ -123,6 +146,6 @@ impl Settle for AmqpSettle {
     }
 
     async fn requeue(&self) -> Result<(), QueueError> {
-        self.settle(self.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() })).await
+        self.settle(self.acker.nack(self.back.options())).await
     }
 }

@@ -8,6 +8,7 @@
 mod connection;
 mod consumer;
 mod delivery;
+mod holder;
 mod inbox;
 mod inspect;
 mod message;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use consumer::AmqpConsumer;
+pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
 pub use inspect::{BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
 pub use publisher::AmqpPublisher;
@@ -158,6 +160,11 @@ impl AmqpQueue {
     /// The publisher.
     pub fn publisher(&self) -> Arc<AmqpPublisher> {
         self.publisher.clone()
+    }
+
+    /// Holds messages for this process, in a queue of its own that is called after `process`.
+    pub async fn holder(&self, process: &str) -> Result<AmqpHolder, QueueError> {
+        AmqpHolder::start(self.config.clone(), process, self.publisher.clone(), &self.status).await
     }
 
     /// How the connections are doing.

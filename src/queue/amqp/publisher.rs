@@ -70,6 +70,19 @@ impl AmqpPublisher {
         generation.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
+    /// Publishes to a queue that is nobody's business but the caller's.
+    pub(super) async fn publish_to(&self, queue: &str, message: Message) -> Result<(), QueueError> {
+        let (size, limit) = (message.body.len(), self.config.max_message_bytes);
+        if size > limit {
+            return Err(QueueError::TooLarge { size, limit });
+        }
+        match self.send(queue, true, &message.body, message::to_wire(&message.properties)?).await? {
+            Fate::Taken => Ok(()),
+            Fate::Returned => Err(QueueError::Unavailable(format!("queue {queue} does not exist"))),
+            Fate::Refused => Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
+        }
+    }
+
     /// Publishes to a queue that must exist. Where somebody deleted it, it is made again and the message is not
     /// published; trying again may help.
     async fn send_to_our_own(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), QueueError> {

@@ -20,6 +20,10 @@ const DELIVERY_LIMIT: i64 = 20;
 /// Looking at a dead letter and putting it back counts as a delivery, and brokers from 4.0 drop it after 20 unless
 /// told otherwise; -1 for "never" is refused by 3.x.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
+/// A message of a process's own queue that is in nobody's hands goes to the job queue after this time.
+pub(super) const UNHELD_TTL: Duration = Duration::from_secs(2);
+/// The own queue of a process that is gone is removed after this time: long after all messages have left it.
+pub(super) const HELD_EXPIRES: Duration = Duration::from_hours(7 * 24);
 const REPLIES_MAX_LENGTH: i64 = 100_000;
 const REPLIES_TTL: Duration = Duration::from_hours(7 * 24);
 
@@ -117,6 +121,11 @@ impl QueueNames {
         format!("{}.wait.{}", self.prefix, tier.name())
     }
 
+    /// Messages in the hands of the process that is called `process`.
+    pub fn held(&self, process: &str) -> String {
+        format!("{}.held.{process}", self.prefix)
+    }
+
     /// Replies that have no queue of their own.
     pub fn replies(&self) -> String {
         format!("{}.replies", self.prefix)
@@ -212,6 +221,16 @@ pub(super) async fn establish(
 impl QueueDefinition {
     fn new(name: String) -> Self {
         Self { name, arguments: BTreeMap::new() }.text("x-queue-type", "quorum")
+    }
+
+    /// A process's own queue. Given back by a process that died again and again, a message is still a job's only one: no
+    /// delivery limit may take it.
+    pub(super) fn held(names: &QueueNames, process: &str) -> Self {
+        Self::new(names.held(process))
+            .number("x-message-ttl", milliseconds(UNHELD_TTL))
+            .number("x-expires", milliseconds(HELD_EXPIRES))
+            .number("x-delivery-limit", DEAD_DELIVERY_LIMIT)
+            .dead_lettered_safely_to(&names.jobs())
     }
 
     fn text(mut self, argument: &'static str, value: &str) -> Self {

@@ -1,4 +1,4 @@
 //! What reaches runs from outside: webhooks and operators.
 
-pub mod operator;
-pub mod webhooks;
+pub(crate) mod operator;
+pub(crate) mod webhooks;

@@ -175,7 +175,7 @@ impl Operator {
     async fn claim(&self, id: &JobId, mode: ClaimMode) -> Result<LeasedRun, OperatorError> {
         let asked = Instant::now();
         let (token, lines) = match self.journal.claim(id, NAME, LEASE, mode).await? {
-            Claim::Granted { token, entries, .. } => (token, entries),
+            Claim::Granted { token, entries } => (token, entries),
             Claim::Held { .. } => return Err(OperatorError::Busy),
         };
         let replayed = Run::replay(&lines);

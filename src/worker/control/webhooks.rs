@@ -37,7 +37,7 @@ const REFRESH_FAILED: &str = "connected_account.token_refresh_failed";
 
 /// Why a webhook is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// Nobody told us a secret, so none can be believed.
     #[error("no webhook secret is configured (scalekit.webhook_secret, SCALEKIT_WEBHOOK_SECRET)")]
     NotConfigured,
@@ -63,7 +63,7 @@ enum Unsafe {
 }
 
 /// Takes webhooks.
-pub struct Webhooks {
+pub(crate) struct Webhooks {
     /// Who may send them.
     pub secrets: Secrets,
     /// Time.
@@ -87,7 +87,7 @@ pub struct Webhooks {
 impl Webhooks {
     /// Takes a webhook: at the return everything that follows from it is safe with the broker. What is genuine and means
     /// nothing to us is taken as well, and ignored.
-    pub async fn receive(self: &Arc<Self>, signed: &Signed<'_>) -> Result<(), Refused> {
+    pub(crate) async fn receive(self: &Arc<Self>, signed: &Signed<'_>) -> Result<(), Refused> {
         if self.secrets.is_empty() {
             if !self.said.swap(true, Ordering::Relaxed) {
                 warn!("a webhook came and is refused, as are all others: {}", Refused::NotConfigured);

@@ -19,9 +19,6 @@ const HELD_FIRST: Duration = Duration::from_secs(1);
 /// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
 pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 
-/// Copies of a run's wake-ups come within [`HELD_WAIT`], which its wait tier keeps to within a tenth.
-const SETTLING: Duration = Duration::from_secs(40);
-
 /// What the worker knows of a message, besides what the claim found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation<'a> {
@@ -39,8 +36,6 @@ pub(super) struct Situation<'a> {
     pub(super) crash_limit: u32,
     /// What becomes of a run whose journal the store lost.
     pub(super) after_loss: AfterLoss,
-    /// Whether the store is not the server any more that took the run's last entries: it may have lost some.
-    pub(super) store_changed: bool,
     /// How long an owner is given to say what it did.
     pub(super) orphan_wait: Duration,
 }
@@ -144,14 +139,6 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
         (Step::Deliver(reply), _) => Next::Settle(Disposition::Finish(End::Journalled(reply))),
         (_, Reason::Seal) => Next::Settle(Disposition::DropStale(Stale::Sealed)),
         _ if let Some(next) = lost_end(situation, run) => next,
-        // A wake-up that knows of a later call may be on its way, and comes before this one does again.
-        (_, Reason::Continue) if situation.store_changed && wake_up.is_some_and(|wake_up| wake_up.effects) => {
-            Next::Settle(Disposition::Defer(Deferral::Same {
-                wait: SETTLING,
-                reason: Some(Reason::Orphaned),
-                saw_live_owner: false,
-            }))
-        }
         (_, Reason::JournalLost) => Next::Resume { first: vec![Event::JournalLost], end: end_after_loss(situation) },
         // Its last worker did not die with it.
         (_, Reason::GivenBack) if run.is_under_way() => {
@@ -280,7 +267,6 @@ mod tests {
             stopping: false,
             crash_limit: 3,
             after_loss: AfterLoss::Restart,
-            store_changed: false,
             orphan_wait: Duration::from_secs(40),
         }
     }
@@ -491,29 +477,6 @@ mod tests {
         assert_eq!(decided(Some(&witnessed(2, 9)), Found::Run(&run)), resumed(Vec::new()));
         assert!(
             matches!(decided(Some(&witnessed(3, 9)), Found::Run(&run)), Next::Resume { first, .. } if first.len() == 2)
-        );
-    }
-
-    #[test]
-    fn after_a_restart_of_the_store_a_copy_lets_those_come_first_that_may_know_of_later_calls() {
-        let run = run(vec![attempt()]);
-        let digest = job("x").digest();
-        let changed = |wake_up| Situation { store_changed: true, ..situation(wake_up, &digest) };
-        let copy = witnessed(1, 2);
-        let waits = Deferral::Same { wait: SETTLING, reason: Some(Reason::Orphaned), saw_live_owner: false };
-        assert_eq!(decide(changed(Some(&copy)), Found::Run(&run)), settled(Disposition::Defer(waits)));
-        let again = WakeUp { reason: Reason::Orphaned, ..copy.clone() };
-        assert_eq!(decide(changed(Some(&again)), Found::Run(&run)), resumed(Vec::new()), "once");
-        let reads = WakeUp { effects: false, ..copy.clone() };
-        assert_eq!(
-            decide(changed(Some(&reads)), Found::Run(&run)),
-            resumed(Vec::new()),
-            "a run that reads pays nothing"
-        );
-        assert_eq!(
-            decide(changed(None), Found::Run(&run)),
-            resumed(Vec::new()),
-            "its caller's message: nothing has left"
         );
     }
 

@@ -6,13 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use super::Intake;
-use crate::agent::run::Run;
 use crate::job::{Job, JobId};
 use crate::journal::{Append, Claim, ClaimMode, JournalError};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
-use crate::worker::settle::disposition::{Deferral, Disposition, Stale};
+use crate::worker::settle::disposition::Deferral;
 
 /// The mark is kept for longer than any journal.
 const MARK_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -21,35 +20,22 @@ const MARK_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
 const ORPHAN_WAIT: Duration = Duration::from_secs(10);
 
 impl Intake {
-    /// What becomes of a message whose run was alive elsewhere when it came last, if its journal says so without a claim:
-    /// one that is gone leaves the word to its owner, who knows what the run did and says so once it finds the journal
-    /// gone (a claimant would know less); one that knows a newer wake-up makes this one stale.
-    pub(super) async fn without_an_owner(&self, job: &Job, wake_up: &WakeUp) -> Option<Disposition> {
+    /// Whether a run that was alive elsewhere when this message came last has no journal any more. Who has it knows what
+    /// it did, and says so once it finds the journal gone: a claimant would know less.
+    pub(super) async fn is_orphaned(&self, job: &Job, wake_up: &WakeUp) -> bool {
         let was_alive = wake_up.saw_live_owner || wake_up.reason == Reason::Continue;
-        if !was_alive || [Reason::JournalLost, Reason::Orphaned].contains(&wake_up.reason) {
-            return None;
-        }
-        let lines = self.journal.read(&job.id()).await.ok()?;
-        if lines.is_empty() {
-            let (wait, reason) = (self.orphan_wait(), Some(Reason::Orphaned));
-            return Some(Disposition::Defer(Deferral::Same { wait, reason, saw_live_owner: false }));
-        }
-        let run = Run::replay(&lines).ok()??;
-        let superseded = wake_up.generation > 0 && wake_up.generation < run.wake_up_generation();
-        (superseded && run.digest() == job.digest()).then_some(Disposition::DropStale(Stale::Superseded))
+        let said_already = [Reason::JournalLost, Reason::Orphaned].contains(&wake_up.reason);
+        was_alive && !said_already && self.journal.read(&job.id()).await.is_ok_and(|lines| lines.is_empty())
+    }
+
+    /// The owner is given time.
+    pub(super) fn wait_for_owner(&self) -> Deferral {
+        Deferral::Same { wait: self.orphan_wait(), reason: Some(Reason::Orphaned), saw_live_owner: false }
     }
 
     /// How long the owner of a run without a journal is given.
     pub(super) fn orphan_wait(&self) -> Duration {
         self.rules.lifetimes.lease + ORPHAN_WAIT
-    }
-
-    /// Whether the journal is shorter than the message says. Looked at also before the message is due: an older copy of it
-    /// may come in the meantime, and would know less.
-    pub(super) async fn has_lost_its_end(&self, job: &Job, wake_up: &WakeUp) -> bool {
-        let Some(entries) = wake_up.entries else { return false };
-        let lines = self.journal.read(&job.id()).await;
-        lines.is_ok_and(|lines| (lines.len() as u64) < entries)
     }
 
     /// Whether a run without a journal had one before: its wake-up says so, or it was delivered before and the journal's
@@ -90,7 +76,7 @@ impl Intake {
         let Lifetimes { lease, .. } = self.rules.lifetimes;
         let claim = self.journal.claim(mark, &self.rules.name, lease, ClaimMode::IfFree).await?;
         // Somebody else is just making it, or has made it.
-        let Claim::Granted { token, entries, .. } = claim else { return Ok(()) };
+        let Claim::Granted { token, entries } = claim else { return Ok(()) };
         if entries.is_empty() {
             let line = serde_json::to_string(&Mark { began }).expect("a time prints");
             let append = Append { token, sequence: 0, entries: &[line], lease, retain: MARK_KEPT };

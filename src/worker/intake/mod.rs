@@ -63,8 +63,7 @@ impl Intake {
         let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
         let now = self.clock.now();
         let nobody = Subject { job: None, run: None };
-        let early = delivery.wake_up().filter(|wake_up| wake_up.entries.is_none());
-        if let Some(remaining) = early.and_then(|wake_up| wake_up.remaining(now)) {
+        if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
@@ -111,12 +110,12 @@ impl Intake {
             return self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
         }
         match self.claim(&job.id(), &delivery).await {
-            Some((asked, Claim::Granted { token, entries, store_changed })) => {
+            Some((asked, Claim::Granted { token, entries })) => {
                 let length = self.rules.lifetimes.lease;
                 let lease = Lease::new(self.journal.clone(), job.id(), token, length, asked);
                 tokio::select! {
                     biased;
-                    () = self.go_on(lease.clone(), &entries, store_changed, job, delivery) => {}
+                    () = self.go_on(lease.clone(), &entries, job, delivery) => {}
                     () = lease.keep(&self.revocations) => {}
                 }
             }
@@ -143,13 +142,8 @@ impl Intake {
     /// What becomes of a message that needs no claim, if anything.
     async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
         let wake_up = delivery.wake_up()?;
-        if let Some(remaining) = wake_up.remaining(self.clock.now())
-            && !self.has_lost_its_end(job, wake_up).await
-        {
-            return Some(Disposition::Defer(Deferral::NotDue { remaining }));
-        }
-        if let Some(disposition) = self.without_an_owner(job, wake_up).await {
-            return Some(disposition);
+        if self.is_orphaned(job, wake_up).await {
+            return Some(Disposition::Defer(self.wait_for_owner()));
         }
         match wake_up.reason {
             Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
@@ -166,14 +160,7 @@ impl Intake {
     }
 
     /// Goes on with the run that `lines` tell of.
-    async fn go_on(
-        &self,
-        lease: Arc<Lease>,
-        lines: &[String],
-        store_changed: bool,
-        job: &Job,
-        delivery: InFlightDelivery,
-    ) {
+    async fn go_on(&self, lease: Arc<Lease>, lines: &[String], job: &Job, delivery: InFlightDelivery) {
         let replayed = Run::replay(lines);
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
@@ -186,8 +173,7 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let digest = job.digest();
-        let situation = Situation { store_changed, ..self.situation(job, &digest, delivery.wake_up()) };
-        let next = decide(situation, found);
+        let next = decide(self.situation(job, &digest, delivery.wake_up()), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
@@ -315,7 +301,6 @@ impl Intake {
             stopping: self.stop.is_cancelled(),
             crash_limit: self.rules.crash_limit,
             after_loss: self.rules.after_loss,
-            store_changed: false,
             orphan_wait: self.orphan_wait(),
         }
     }

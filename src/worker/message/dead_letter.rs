@@ -6,15 +6,15 @@ use crate::agent::event::GivenUp;
 use crate::queue::Message;
 
 /// Header of a dead letter: why it was given up.
-pub const DEAD_REASON: &str = "x-agentkit-dead-reason";
+pub(crate) const DEAD_REASON: &str = "x-agentkit-dead-reason";
 /// Header of a dead letter: how often it was tried.
-pub const DEAD_ATTEMPTS: &str = "x-agentkit-dead-attempts";
+pub(crate) const DEAD_ATTEMPTS: &str = "x-agentkit-dead-attempts";
 /// Header of a dead letter: the last step that is known.
-pub const DEAD_STEP: &str = "x-agentkit-dead-step";
+pub(crate) const DEAD_STEP: &str = "x-agentkit-dead-step";
 /// Header of a dead letter: what went wrong, for people.
-pub const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
+pub(crate) const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
 /// Header of a dead letter: when it was given up (RFC 3339).
-pub const DEAD_AT: &str = "x-agentkit-dead-at";
+pub(crate) const DEAD_AT: &str = "x-agentkit-dead-at";
 
 /// Characters of a letter's detail.
 const LONGEST_DETAIL: usize = 500;

@@ -8,7 +8,7 @@ const HANDED_ON: &str = "x-agentkit-handed-on";
 
 /// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
 /// caller sent it.
-pub fn fresh(message: &Message) -> Message {
+pub(crate) fn fresh(message: &Message) -> Message {
     if let Some(wake_up) = WakeUp::of(message) {
         return WakeUp { due: None, ..wake_up }.stamp(message);
     }
@@ -28,7 +28,7 @@ pub(crate) fn handed_on(message: &Message) -> Message {
 }
 
 /// `message` as its caller sent it.
-pub fn as_sent(message: &Message) -> Message {
+pub(crate) fn as_sent(message: &Message) -> Message {
     let mut message = message.clone();
     message.properties.headers = message.properties.trace_headers();
     message

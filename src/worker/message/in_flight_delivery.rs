@@ -15,7 +15,7 @@ pub(crate) struct InFlightDelivery {
     message: Message,
     wake_up: Option<WakeUp>,
     redelivered: bool,
-    /// `None` once a wake-up in the broker stands for it: then there is nothing to ack, and nothing to requeue.
+    /// `None` where its connection was gone when it was to be exchanged: another message of the run comes by itself.
     delivery: Option<Delivery>,
     due: Instant,
 }
@@ -53,11 +53,6 @@ impl InFlightDelivery {
         self.due
     }
 
-    /// Whether the broker still waits for our ack.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        self.delivery.is_some()
-    }
-
     /// The message is dealt with.
     pub(crate) async fn ack(self) {
         if let Some(delivery) = self.delivery
@@ -67,17 +62,30 @@ impl InFlightDelivery {
         }
     }
 
-    /// A wake-up in the broker stands for the message from now on: the old one is gone at the return. With an error that is
-    /// not certain, and it may come again beside the wake-up.
-    pub(crate) async fn replace(&mut self, wake_up: WakeUp) -> Result<(), QueueError> {
-        self.wake_up = Some(wake_up);
-        match self.delivery.take() {
-            Some(delivery) => delivery.ack_for_certain().await,
-            None => Ok(()),
+    /// Has `held` stand for the message from now on: the old one is gone at the return. With an error that is not certain, as
+    /// its connection is gone; then `held` goes to the job queue, so that one of the two comes in any case.
+    pub(crate) async fn replace(&mut self, held: Delivery, hold_at_most: Duration) -> Result<(), QueueError> {
+        let old = self.delivery.take();
+        let gone = match old {
+            Some(old) => old.ack_for_certain().await,
+            None => Err(QueueError::Unavailable("the message that stood for the run is on its way again".to_owned())),
+        };
+        if let Err(error) = gone {
+            if let Err(error) = held.requeue().await {
+                info!(%error, "the message goes back by itself, as its connection is gone");
+            }
+            return Err(error);
         }
+        *self = Self::new(held, hold_at_most);
+        Ok(())
     }
 
-    /// Another worker shall have it. A wake-up that stands for it comes by itself.
+    /// Holds the message for a while longer.
+    pub(crate) fn hold_on(&mut self, longer: Duration) {
+        self.due = Instant::now() + longer;
+    }
+
+    /// Another worker shall have it.
     pub(crate) async fn requeue(self) {
         if let Some(delivery) = self.delivery
             && let Err(error) = delivery.requeue().await

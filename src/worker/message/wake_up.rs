@@ -32,7 +32,7 @@ const TOLERANCE: Duration = Duration::from_millis(500);
 
 /// Why a message is the wake-up that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The caller's own message, deferred.
     Unsaid,
     /// The run waits for its user.
@@ -83,7 +83,7 @@ impl Reason {
     }
 
     /// As in the header.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Other(text) => text,
             reason => Self::KNOWN.into_iter().find(|(known, _)| known == reason).map_or("", |(_, word)| word),
@@ -93,7 +93,7 @@ impl Reason {
 
 /// What the headers of a message say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WakeUp {
+pub(crate) struct WakeUp {
     /// Number of the wake-up; 0 where no run has made one yet.
     pub generation: u32,
     /// Why the run waited.
@@ -113,7 +113,7 @@ pub struct WakeUp {
 
 /// A call that is more than reading, as the broker knows of it before it leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WitnessedCall {
+pub(crate) struct WitnessedCall {
     /// The model's id of it.
     pub id: String,
     /// Its tool at Scalekit.
@@ -122,7 +122,7 @@ pub struct WitnessedCall {
 
 impl WakeUp {
     /// The first thing that is said of a run, for this reason.
-    pub fn new(reason: Reason) -> Self {
+    pub(crate) fn new(reason: Reason) -> Self {
         Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false, entries: None, call: None }
     }
 
@@ -134,7 +134,7 @@ impl WakeUp {
     }
 
     /// Reads the headers; `None` for a job as its caller sent it.
-    pub fn of(message: &Message) -> Option<Self> {
+    pub(crate) fn of(message: &Message) -> Option<Self> {
         let headers = &message.properties.headers;
         Some(Self {
             generation: headers.get(GENERATION)?.parse().ok()?,
@@ -151,7 +151,7 @@ impl WakeUp {
     }
 
     /// `message` with fresh headers of ours: nothing that the broker added is carried along.
-    pub fn stamp(&self, message: &Message) -> Message {
+    pub(crate) fn stamp(&self, message: &Message) -> Message {
         let mut message = message.clone();
         message.properties.headers = message.properties.trace_headers();
         let headers = &mut message.properties.headers;
@@ -168,7 +168,7 @@ impl WakeUp {
     }
 
     /// How long the message still has to wait at `now`, if it does.
-    pub fn remaining(&self, now: Timestamp) -> Option<Duration> {
+    pub(crate) fn remaining(&self, now: Timestamp) -> Option<Duration> {
         let remaining = Duration::from_millis(milliseconds_between(now, self.due?));
         (remaining > TOLERANCE).then_some(remaining)
     }

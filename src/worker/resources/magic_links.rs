@@ -34,7 +34,7 @@ pub(crate) struct RememberedLink {
 }
 
 /// The links that were handed out lately.
-pub struct MagicLinks {
+pub(crate) struct MagicLinks {
     scalekit: Arc<Scalekit>,
     cache: Arc<dyn Cache>,
     clock: SharedClock,
@@ -50,7 +50,7 @@ struct Found {
 
 impl MagicLinks {
     /// No links yet.
-    pub fn new(scalekit: Arc<Scalekit>, cache: Arc<dyn Cache>, clock: SharedClock) -> Self {
+    pub(crate) fn new(scalekit: Arc<Scalekit>, cache: Arc<dyn Cache>, clock: SharedClock) -> Self {
         let recent = moka::future::Cache::builder().max_capacity(IN_MEMORY).time_to_live(DEFAULT).build();
         Self { scalekit, cache, clock, recent }
     }

@@ -14,11 +14,11 @@ use crate::parking::{Parked, Parking, ParkingError};
 use crate::queue::{Message, Properties};
 
 /// The parked runs of all users.
-pub struct ParkedIndex(Arc<dyn Parking>);
+pub(crate) struct ParkedIndex(Arc<dyn Parking>);
 
 impl ParkedIndex {
     /// The index that `parking` keeps.
-    pub fn new(parking: Arc<dyn Parking>) -> Self {
+    pub(crate) fn new(parking: Arc<dyn Parking>) -> Self {
         Self(parking)
     }
 

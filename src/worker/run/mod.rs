@@ -38,7 +38,7 @@ use crate::retry::Policy;
 use crate::scalekit::Scalekit;
 
 /// Everything that a run needs from outside.
-pub struct Executor {
+pub(crate) struct Executor {
     /// Accounts, tools and their execution.
     pub scalekit: Arc<Scalekit>,
     /// The model.
@@ -63,7 +63,7 @@ pub struct Executor {
 
 /// Bounds and waits of the executor.
 #[derive(Debug, Clone, Copy)]
-pub struct RunRules {
+pub(crate) struct RunRules {
     /// Repeats of a model call in place.
     pub model_retry: Policy,
     /// Repeats of a tool call in place.

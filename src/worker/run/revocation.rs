@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The runs that were lately stolen, kept up to date by one task for all runs of the process.
 #[derive(Debug, Default)]
-pub struct Revocations(watch::Sender<HashMap<JobId, FencingToken>>);
+pub(crate) struct Revocations(watch::Sender<HashMap<JobId, FencingToken>>);
 
 impl Revocations {
     /// Keeps looking; never ends.

@@ -43,10 +43,6 @@ impl Settler {
 
     /// The journal makes no sense, so nothing can be known of the run nor done for it.
     async fn damaged(&self, delivery: &InFlightDelivery, job: &Job, run: Option<&LeasedRun>, problem: String) -> Exit {
-        if !delivery.is_unsettled() {
-            // The wake-up that stands for the run brings us here again, with a message to keep.
-            return Exit::Ack;
-        }
         let text = "the journal of the run is damaged; what it had done is not known";
         let hint = "check what the job did before sending it again under a new id; its message is a dead letter";
         let detail = ErrorDetail::new(ErrorCode::Internal, text).hint(hint);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::disposition::{Deferral, HELD_WAIT};
+use super::disposition::Deferral;
 use super::{Exit, Settler, release};
 use crate::agent::event::{Event, Pause};
 use crate::clock::after;
@@ -68,11 +68,8 @@ impl Settler {
             Pause::Transient => Reason::Transient,
             Pause::ContinueAsNew | Pause::Shutdown | Pause::JournalAway => Reason::Continue,
         };
-        let due = Some(after(self.clock.now(), wait));
-        let wake_up = WakeUp { due, ..WakeUp::of_run(run.run(), generation, reason) };
-        // What knows the length of a journal comes soon for the first time: before older copies of it, which know less.
-        let hop = if wake_up.entries.is_some() { wait.min(HELD_WAIT) } else { wait };
-        if let Err(error) = self.publish_wake_up(delivery, wake_up, hop).await {
+        let wake_up = WakeUp::of_run(run.run(), generation, reason);
+        if let Err(error) = self.publish_wake_up(delivery, wake_up, wait).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             run.release().await;
             return Exit::Requeue;
@@ -107,7 +104,7 @@ impl Settler {
     }
 
     /// Publishes the message as this wake-up; one that is due already keeps its time.
-    pub(super) async fn publish_wake_up(
+    async fn publish_wake_up(
         &self,
         delivery: &InFlightDelivery,
         wake_up: WakeUp,

@@ -28,20 +28,21 @@ use crate::digest_store::DigestStore;
 use crate::job::Job;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
-use crate::queue::Publisher;
+use crate::queue::{Holder, Publisher};
 
 /// Settles deliveries.
 pub(crate) struct Settler {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) holder: Arc<dyn Holder>,
     pub(crate) parked: Arc<ParkedIndex>,
     pub(crate) digests: Arc<dyn DigestStore>,
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rules: Arc<WorkerRules>,
     pub(crate) stop: CancellationToken,
-    /// Runs under way whose deliveries were exchanged for wake-ups.
-    pub(crate) without_delivery: watch::Sender<usize>,
+    /// Runs under way whose deliveries were exchanged for held messages.
+    pub(crate) exchanged: watch::Sender<usize>,
 }
 
 /// Whom a delivery is about.
@@ -116,12 +117,10 @@ impl Settler {
     /// The message goes back to the queue at once, at no cost to the job.
     async fn hand_over(&self, delivery: &InFlightDelivery, run: &mut LeasedRun, detail: String) -> Exit {
         match run.record(vec![Event::AttemptEnded { cause: Pause::Shutdown, detail }]).await {
-            Ok(()) if delivery.is_unsettled() => {
+            Ok(()) => {
                 run.release().await;
                 Exit::Requeue
             }
-            // The wake-up that stands for the run comes half a minute later at worst; this one comes now.
-            Ok(()) => self.defer_unjournalled(delivery, run, Duration::ZERO, Reason::Continue).await,
             Err(Interruption::OwnershipLost) => Exit::Requeue,
             Err(error) => {
                 warn!(%error, "the end of the attempt could not be journalled");

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Settler;
-use crate::queue::{Destination, Message, Published, QueueError};
+use crate::queue::{Delivery, Destination, Message, Published, QueueError};
 use crate::retry::{Policy, RetryDecision, retry_until};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 
@@ -14,6 +14,15 @@ const PATIENT: Policy =
     Policy { attempts: u32::MAX, initial_milliseconds: 500, max_milliseconds: 5000, max_retry_after_milliseconds: 0 };
 
 impl Settler {
+    /// Publishes `message` as one that is held by this process, with the same patience.
+    pub(super) async fn publish_held(
+        &self,
+        delivery: &InFlightDelivery,
+        message: Message,
+    ) -> Result<Delivery, QueueError> {
+        self.patiently(delivery, || self.holder.hold(message.clone())).await
+    }
+
     /// Publishes, as often as it takes until the broker confirms, the worker stops, or `delivery` has been held for half as
     /// long again as it should be; that is well below the broker's consumer timeout.
     pub(super) async fn publish(
@@ -22,6 +31,13 @@ impl Settler {
         destination: &Destination,
         message: Message,
     ) -> Result<Published, QueueError> {
+        self.patiently(delivery, || self.publisher.publish(destination, message.clone())).await
+    }
+
+    async fn patiently<T, F>(&self, delivery: &InFlightDelivery, publish: impl FnMut() -> F) -> Result<T, QueueError>
+    where
+        F: Future<Output = Result<T, QueueError>>,
+    {
         let last = delivery.due() + self.rules.hold_at_most / 2;
         let decide = |error: &QueueError| match error {
             QueueError::TooLarge { .. } => RetryDecision::Stop,
@@ -36,7 +52,6 @@ impl Settler {
                 debug!(%error, "a message waits on for the broker");
             }
         };
-        let publish = || self.publisher.publish(destination, message.clone());
         retry_until(self.stop.cancelled(), PATIENT, decide, notice, publish).await
     }
 }

@@ -8,7 +8,7 @@ mod same_names;
 mod style;
 
 /// The breaches in made-up sources, `path` and text each, beside a small legal house.
-pub fn found(sources: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn found(sources: &[(&str, &str)]) -> Vec<String> {
     let house =
         ["job.rs", "clock.rs", "agent/mod.rs", "http.rs", "queue/mod.rs", "worker/mod.rs", "client.rs", "cli.rs"];
     let house = house.iter().filter(|path| !sources.iter().any(|(other, _)| other == *path));
@@ -17,12 +17,12 @@ pub fn found(sources: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[track_caller]
-pub fn refused(path: &str, text: &str, line: usize) {
+pub(crate) fn refused(path: &str, text: &str, line: usize) {
     let found = found(&[(path, text)]);
     assert!(found.iter().any(|breach| breach.starts_with(&format!("src/{path}:{line}: "))), "{text}: {found:?}");
 }
 
 #[track_caller]
-pub fn accepted(path: &str, text: &str) {
+pub(crate) fn accepted(path: &str, text: &str) {
     assert_eq!(found(&[(path, text)]), [""; 0], "{text}");
 }

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use agentkit_worker::clock::{ManualClock, SystemClock};
-use agentkit_worker::digest_store::memory::MemoryDigestStore;
-use agentkit_worker::digest_store::redis::RedisDigestStore;
-use agentkit_worker::digest_store::{DigestStore, Fired, Hold};
-use agentkit_worker::embedded::Embedded;
-use agentkit_worker::queue::Consumer;
-use agentkit_worker::queue::amqp::AmqpQueue;
+use agentkit_worker::Embedded;
+use agentkit_worker::internals::clock::{ManualClock, SystemClock};
+use agentkit_worker::internals::digest_store::memory::MemoryDigestStore;
+use agentkit_worker::internals::digest_store::redis::RedisDigestStore;
+use agentkit_worker::internals::digest_store::{DigestStore, Fired, Hold};
+use agentkit_worker::internals::queue::Consumer;
+use agentkit_worker::internals::queue::amqp::AmqpQueue;
+use agentkit_worker::internals::schedule::{Digests, Scheduler};
 use agentkit_worker::reply::ReplyEvent;
-use agentkit_worker::schedule::{Digests, Scheduler};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::broker::Broker;
@@ -177,7 +177,7 @@ async fn a_pause_is_seen_by_all_and_what_was_due_meanwhile_stays_away() {
 
 impl DigestClockwork {
     fn clock_now(&self) -> Timestamp {
-        use agentkit_worker::clock::Clock;
+        use agentkit_worker::internals::clock::Clock;
         self.clock.now()
     }
 }
@@ -331,7 +331,7 @@ async fn a_new_set_and_a_stop_in_mid_firing_cost_nobody_a_job_and_nobody_a_secon
 #[tokio::test]
 async fn a_real_broker_that_is_away_at_the_due_time_gets_each_job_once() {
     let broker = Broker::exclusive().await;
-    let config = agentkit_worker::queue::amqp::Config {
+    let config = agentkit_worker::internals::queue::amqp::Config {
         heartbeat_seconds: 1,
         connect_timeout_milliseconds: 1000,
         reconnect_max_milliseconds: 500,

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agentkit_worker::clock::{Clock, ManualClock};
-use agentkit_worker::digest_store::memory::MemoryDigestStore;
-use agentkit_worker::digest_store::redis::RedisDigestStore;
-use agentkit_worker::digest_store::{DigestStore, Hold};
-use agentkit_worker::queue::{Destination, Message, Published, Publisher, QueueError};
-use agentkit_worker::schedule::{Digests, Scheduler};
+use agentkit_worker::internals::clock::{Clock, ManualClock};
+use agentkit_worker::internals::digest_store::memory::MemoryDigestStore;
+use agentkit_worker::internals::digest_store::redis::RedisDigestStore;
+use agentkit_worker::internals::digest_store::{DigestStore, Hold};
+use agentkit_worker::internals::queue::{Destination, Message, Published, Publisher, QueueError};
+use agentkit_worker::internals::schedule::{Digests, Scheduler};
 use jiff::SignedDuration;
 use tempfile::TempDir;
 

@@ -1,6 +1,6 @@
 //! Digests of the program itself, on a real broker and a real Redis: signals, commands, several workers.
 
-use agentkit_worker::clock::{Clock, SystemClock};
+use agentkit_worker::internals::clock::{Clock, SystemClock};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 

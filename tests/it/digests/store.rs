@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::ManualClock;
-use agentkit_worker::digest_store::memory::MemoryDigestStore;
-use agentkit_worker::digest_store::redis::RedisDigestStore;
-use agentkit_worker::digest_store::{DigestStore, Fired, Firing, Hold, Holder, Marks, Memory, Reminder};
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::digest_store::memory::MemoryDigestStore;
+use agentkit_worker::internals::digest_store::redis::RedisDigestStore;
+use agentkit_worker::internals::digest_store::{
+    DigestStore, Fired, Firing, Hold, LeaseHolder, Marks, Memory, Reminder,
+};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::redis::{AnyRedis, Redis};
@@ -50,8 +52,8 @@ fn firing(hour: i64) -> Firing<'static> {
     Firing { digest: "morning", group: "g", at: at(hour), portions: 4 }
 }
 
-fn holder<'a>(owner: &'a str, portions: &'a [u32]) -> Holder<'a> {
-    Holder { owner, lease: LEASE, portions }
+fn holder<'a>(owner: &'a str, portions: &'a [u32]) -> LeaseHolder<'a> {
+    LeaseHolder { owner, lease: LEASE, portions }
 }
 
 fn fired(recipient: &str, hour: i64) -> Fired {

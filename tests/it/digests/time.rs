@@ -1,6 +1,6 @@
 //! Digests come at the right time, whatever the clocks on the walls do.
 
-use agentkit_worker::schedule::occurrence::Schedule;
+use agentkit_worker::internals::schedule::occurrence::Schedule;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::schedulers::{daily, instant, oracle};

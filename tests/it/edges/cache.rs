@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::cache::Cache;
-use agentkit_worker::cache::memory::MemoryCache;
-use agentkit_worker::cache::redis::RedisCache;
-use agentkit_worker::clock::ManualClock;
-use agentkit_worker::key::Key;
+use agentkit_worker::internals::cache::Cache;
+use agentkit_worker::internals::cache::memory::MemoryCache;
+use agentkit_worker::internals::cache::redis::RedisCache;
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::key::Key;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;

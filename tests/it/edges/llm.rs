@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::agent::effect::Effect;
-use agentkit_worker::agent::message::{Finish, Message, ModelReply, ToolChoice, Usage};
-use agentkit_worker::agent::tool::Tool;
-use agentkit_worker::clock::{ManualClock, SharedClock};
-use agentkit_worker::http::{self, Client};
+use agentkit_worker::internals::agent::effect::Effect;
+use agentkit_worker::internals::agent::message::{Finish, Message, ModelReply, ToolChoice, Usage};
+use agentkit_worker::internals::agent::tool::Tool;
+use agentkit_worker::internals::clock::{ManualClock, SharedClock};
+use agentkit_worker::internals::http::{self, Client};
+use agentkit_worker::internals::llm::{Config, Llm, LlmError, ModelRequest, Profiles, RenderedTools};
+use agentkit_worker::internals::retry::RetryDecision;
 use agentkit_worker::job::ConnectionName;
-use agentkit_worker::llm::{Config, Llm, LlmError, ModelRequest, Profiles, RenderedTools};
-use agentkit_worker::retry::RetryDecision;
 use serde_json::json;
 use serde_json::value::RawValue;
 

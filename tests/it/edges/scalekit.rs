@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use agentkit_worker::agent::effect::Ran;
-use agentkit_worker::clock::{ManualClock, SharedClock};
-use agentkit_worker::http;
-use agentkit_worker::job::{ConnectionName, Identifier};
-use agentkit_worker::retry::{Policy, RetryDecision};
-use agentkit_worker::scalekit::{
+use agentkit_worker::internals::agent::effect::Ran;
+use agentkit_worker::internals::clock::{ManualClock, SharedClock};
+use agentkit_worker::internals::http;
+use agentkit_worker::internals::retry::{Policy, RetryDecision};
+use agentkit_worker::internals::scalekit::{
     AccountStatus, Config, Error, ExecuteRequest, LogStatus, RateLimitScope, Scalekit, ScopedTool, ToolAnswer,
 };
+use agentkit_worker::job::{ConnectionName, Identifier};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

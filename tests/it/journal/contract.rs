@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::ManualClock;
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::journal::memory::MemoryJournal;
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::job::JobId;
-use agentkit_worker::journal::memory::MemoryJournal;
-use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
 

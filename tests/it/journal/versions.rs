@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use agentkit_worker::agent::conclusion;
-use agentkit_worker::agent::effect::CallKey;
-use agentkit_worker::agent::event::{Entry, Event};
-use agentkit_worker::agent::run::{BadJournal, Run, Step};
+use agentkit_worker::internals::agent::conclusion;
+use agentkit_worker::internals::agent::effect::CallKey;
+use agentkit_worker::internals::agent::event::{Entry, Event};
+use agentkit_worker::internals::agent::run::{BadJournal, Run, Step};
 use agentkit_worker::reply::ReplyEvent;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 const FINISHED: &str = include_str!("../../data/journal/v1-finished.ndjson");
 const CUT: &str = include_str!("../../data/journal/v1-cut.ndjson");
 const PUT_ASIDE: &str = include_str!("../../data/journal/v2-put-aside.ndjson");
+const END_LOST: &str = include_str!("../../data/journal/v3-end-lost.ndjson");
 
 fn lines(journal: &str) -> Vec<String> {
     journal.lines().map(str::to_owned).collect()
@@ -33,7 +34,7 @@ fn send(to: &str) -> CallKey {
 
 #[test]
 fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
-    for line in lines(FINISHED).into_iter().chain(lines(PUT_ASIDE)) {
+    for line in [FINISHED, PUT_ASIDE, END_LOST].into_iter().flat_map(lines) {
         let entry: Entry = serde_json::from_str(&line).unwrap();
         let written: Value = serde_json::to_value(entry).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(&line).unwrap());
@@ -41,11 +42,11 @@ fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
 }
 
 /// All kinds but the operator's `reopened`, which a test of its own appends.
-const KINDS: usize = 17;
+const KINDS: usize = 18;
 
 #[test]
 fn every_kind_of_event_is_kept() {
-    let kept = [FINISHED, CUT, PUT_ASIDE].iter().flat_map(|journal| journal.lines());
+    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST].iter().flat_map(|journal| journal.lines());
     let events: Vec<Event> = kept.map(|line| serde_json::from_str::<Entry>(line).unwrap().event).collect();
     let names: BTreeSet<_> = events.iter().map(Event::name).collect();
     assert_eq!(names.len(), KINDS, "{names:?}");
@@ -66,6 +67,7 @@ fn every_kind_of_event_is_kept() {
             | Event::ToolNotRun { .. }
             | Event::ToolFinished { .. }
             | Event::JournalLost
+            | Event::EndLost { .. }
             | Event::GivenUp(_)
             | Event::Finished(_)
             | Event::Delivered
@@ -93,13 +95,24 @@ fn a_run_of_version_2_that_was_put_aside_keeps_its_reasons_and_can_be_opened_aga
 }
 
 #[test]
+fn a_run_of_version_3_that_lost_its_end_knows_the_call_that_it_must_not_repeat() {
+    let lines = lines(END_LOST);
+    let run = replay(&lines);
+    let now = at(&lines[lines.len() - 1]);
+    assert!(run.has_lost_entries());
+    assert_eq!(run.next(now), Step::SettleDoubt("c3".into()));
+    let older = &lines[..lines.len() - 1];
+    assert!(older.iter().all(|line| !line.contains(r#""schema":3"#)), "an older worker goes on with all but the loss");
+}
+
+#[test]
 fn a_line_of_a_newer_worker_is_refused_wherever_it_stands_and_whatever_it_says() {
     for newer in [
-        r#"{"schema":3,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
-        r#"{"schema":3,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
+        r#"{"schema":4,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
+        r#"{"schema":4,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
     ] {
         let journal = [lines(CUT), vec![newer.to_owned()]].concat();
-        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 3 }));
+        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 4 }));
     }
 }
 

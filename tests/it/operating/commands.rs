@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use agentkit_worker::internals::schema::Schema;
 use agentkit_worker::reply::Reply;
-use agentkit_worker::schema::Schema;
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use agentkit_worker::app::{App, Backends};
-use agentkit_worker::clock::SystemClock;
+use agentkit_worker::Shutdown;
+use agentkit_worker::internals::app::{App, Backends};
+use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::job::{Envelope, Job};
 use agentkit_worker::reply::Reply;
-use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
-use agentkit_worker::shutdown::Shutdown;
 use tokio::process::Command;
 
 use crate::support::broker::Broker;

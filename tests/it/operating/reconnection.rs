@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::queue::amqp::AmqpQueue;
+use agentkit_worker::internals::queue::amqp::AmqpQueue;
 use lapin::options::QueueDeleteOptions;
 use serde_json::{Value, json};
 use tokio::sync::Notify;

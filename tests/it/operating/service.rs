@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentkit_worker::clock::{Clock, SystemClock};
-use agentkit_worker::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, DeadLetters, ReplyInbox};
-use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
+use agentkit_worker::internals::clock::{Clock, SystemClock};
+use agentkit_worker::internals::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, DeadLetters, ReplyInbox};
+use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
+use agentkit_worker::internals::schema::Schema;
 use agentkit_worker::reply::Reply;
-use agentkit_worker::schema::Schema;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
@@ -20,6 +20,10 @@ use crate::support::sandbox_peer::SandboxPeer;
 use crate::support::{eventually, soon};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// What a worker says of a job on its way.
+const OF_A_JOB: [&str; 6] =
+    ["job received", "tools listed", "model answered", "the tool call is repeated", "tool call", "job ended"];
 
 /// Everything around a worker.
 struct Service {
@@ -359,11 +363,15 @@ async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
     for line in &log {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
-        messages.extend(line["message"].as_str().map(str::to_owned));
+        let message = line["message"].as_str().unwrap_or_default();
+        if OF_A_JOB.contains(&message) {
+            let span = &line["span"];
+            assert!(span["job.id"].is_string() && span["job.identifier"].is_string(), "whose line is this? {line}");
+            assert!(message == "job received" || span["job.attempt"] == 1, "which attempt? {line}");
+        }
+        messages.insert(message.to_owned());
     }
-    for message in
-        ["job received", "tools listed", "model answered", "the tool call is repeated", "tool call", "job ended"]
-    {
+    for message in OF_A_JOB {
         assert!(messages.contains(message), "{message} is missing in {messages:#?}");
     }
     let log = log.join("\n");

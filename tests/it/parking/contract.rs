@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::ManualClock;
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::parking::memory::MemoryParking;
+use agentkit_worker::internals::parking::redis::RedisParking;
+use agentkit_worker::internals::parking::{Parked, Parking};
 use agentkit_worker::job::{ConnectionName, Identifier, JobId};
-use agentkit_worker::parking::memory::MemoryParking;
-use agentkit_worker::parking::redis::RedisParking;
-use agentkit_worker::parking::{Parked, Parking};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::support::redis::AnyRedis;
@@ -58,7 +58,7 @@ fn user(name: &str) -> Identifier {
 
 /// A name of its own for the job of a user, without the characters that a job id may not have.
 fn job_of(name: &str) -> String {
-    agentkit_worker::key::digest(name, 8)
+    agentkit_worker::internals::key::digest(name, 8)
 }
 
 fn run(job: &str) -> Parked {

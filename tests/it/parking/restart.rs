@@ -1,10 +1,10 @@
 //! Runs that wait for their users outlive everything: worker, broker and Redis stop and come back.
 
-use agentkit_worker::client::Client;
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::Config;
+use agentkit_worker::Client;
+use agentkit_worker::Config;
+use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::queue::amqp::Config as Amqp;
 use agentkit_worker::job::Job;
-use agentkit_worker::queue::amqp::Config as Amqp;
 use agentkit_worker::reply::{Reply, ReplyEvent};
 use std::sync::Arc;
 use std::time::Duration;

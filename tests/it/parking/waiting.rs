@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::app::{App, Backends};
-use agentkit_worker::cache::memory::MemoryCache;
-use agentkit_worker::cache::{Cache, CacheError};
-use agentkit_worker::clock::SharedClock;
-use agentkit_worker::key::Key;
-use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
-use agentkit_worker::queue::{Destination, Message, Publisher};
+use agentkit_worker::internals::app::{App, Backends};
+use agentkit_worker::internals::cache::memory::MemoryCache;
+use agentkit_worker::internals::cache::{Cache, CacheError};
+use agentkit_worker::internals::clock::SharedClock;
+use agentkit_worker::internals::key::Key;
+use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
+use agentkit_worker::internals::queue::{Destination, Message, Publisher};
 use agentkit_worker::reply::{Reply, ReplyEvent};
-use agentkit_worker::shutdown::{Ended, Shutdown};
+use agentkit_worker::{Ended, Shutdown};
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};

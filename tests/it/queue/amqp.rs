@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use agentkit_worker::queue::amqp::{AmqpQueue, Config, DeadLetters, QueueState, ReplyInbox, TopologyMode, inspect};
-use agentkit_worker::queue::{Consumer, Delivery, Destination, Message, Properties, Published, Publisher, QueueError};
+use agentkit_worker::internals::queue::amqp::{
+    AmqpQueue, Config, DeadLetters, QueueState, ReplyInbox, TopologyMode, inspect,
+};
+use agentkit_worker::internals::queue::{
+    Consumer, Delivery, Destination, Message, Properties, Published, Publisher, QueueError,
+};
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};

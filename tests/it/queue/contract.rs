@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentkit_worker::queue::amqp::{AmqpQueue, Config, ReplyInbox};
-use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
-use agentkit_worker::queue::{Consumer, Delivery, Destination, Message, Properties, Published, Publisher};
+use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config, ReplyInbox};
+use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
+use agentkit_worker::internals::queue::{Consumer, Delivery, Destination, Message, Properties, Published, Publisher};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 

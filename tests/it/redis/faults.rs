@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use agentkit_worker::cache::Cache;
-use agentkit_worker::cache::redis::RedisCache;
+use agentkit_worker::internals::cache::Cache;
+use agentkit_worker::internals::cache::redis::RedisCache;
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::key::Key;
+use agentkit_worker::internals::redis_client::{Config, RedisClient};
 use agentkit_worker::job::JobId;
-use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
-use agentkit_worker::key::Key;
-use agentkit_worker::redis_client::{Config, RedisClient};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;

@@ -1,7 +1,7 @@
 //! Whole runs in which an answer got lost, or somebody said no: what is found out before it is believed.
 
-use agentkit_worker::agent::effect::Effect;
-use agentkit_worker::config::{Config, Sources};
+use agentkit_worker::internals::agent::effect::Effect;
+use agentkit_worker::{Config, Sources};
 use serde_json::{Value, json};
 
 use crate::support::embedded_worker::{EmbeddedWorker, job, with};

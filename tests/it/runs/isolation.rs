@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use agentkit_worker::app::{App, Backends};
-use agentkit_worker::cache::redis::RedisCache;
-use agentkit_worker::clock::{SharedClock, SystemClock};
-use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::queue::memory::MemoryQueue;
-use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
-use agentkit_worker::shutdown::Shutdown;
+use agentkit_worker::Shutdown;
+use agentkit_worker::internals::app::{App, Backends};
+use agentkit_worker::internals::cache::redis::RedisCache;
+use agentkit_worker::internals::clock::{SharedClock, SystemClock};
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::queue::memory::MemoryQueue;
+use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use serde_json::{Value, json};
 
 use crate::support::redis::Redis;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::support::broker::Broker;
+use crate::support::eventually;
 use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 
@@ -37,4 +38,24 @@ async fn a_model_call_longer_than_the_consumer_timeout_is_made_once() {
     let (knowing, unknowing) = tokio::join!(is_cut_off(&broker, &right), is_cut_off(&broker, &[]));
     assert!(!knowing, "no delivery was held for too long");
     assert!(unknowing, "the broker closes the channel of a delivery that is held for too long");
+}
+
+#[tokio::test]
+async fn a_job_that_finds_no_place_goes_to_a_worker_that_has_one() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let model = ScriptedModel::start([turn::hang(), turn::text("from the idle one")]).await;
+    let narrow = [("WORKER__CONCURRENCY", "1"), ("WORKER__HOLD_DELIVERY_SECONDS", "1")];
+    let busy = service.worker(&model, &narrow).await;
+    service.send("job-1", "take your time").await;
+    busy.running.line("a wake-up stands for it").await;
+    // The broker gives the next job to the only worker, whose one place the first run still has.
+    service.send("job-2", "be quick").await;
+    eventually("the job was handed on", || async {
+        (service.broker.ready(&service.amqp.names().jobs()).await == 0).then_some(())
+    })
+    .await;
+    let _idle = service.worker(&model, &narrow).await;
+    let reply = service.reply().await;
+    assert_eq!((reply["subject"].as_str(), reply["data"]["text"].as_str()), (Some("job-2"), Some("from the idle one")));
+    model.finish();
 }

@@ -6,6 +6,7 @@ mod in_doubt;
 mod isolation;
 mod long_runs;
 mod outcomes;
+mod own_faults;
 mod ownership;
 mod properties;
 mod rate_limits;

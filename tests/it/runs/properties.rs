@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use agentkit_worker::agent::conclusion;
-use agentkit_worker::agent::effect::Effect;
-use agentkit_worker::agent::event::{
+use agentkit_worker::internals::agent::conclusion;
+use agentkit_worker::internals::agent::effect::Effect;
+use agentkit_worker::internals::agent::event::{
     Entry, Event, GivenUp, Pause, Plan, SCHEMA_VERSION, Settings, Started, ToolOutcome,
 };
-use agentkit_worker::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
-use agentkit_worker::agent::plan::plan;
-use agentkit_worker::agent::run::{Run, Step};
-use agentkit_worker::agent::tool::{Tool, Toolset};
-use agentkit_worker::agent::turn::Conclusion;
+use agentkit_worker::internals::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
+use agentkit_worker::internals::agent::plan::plan;
+use agentkit_worker::internals::agent::run::{Run, Step};
+use agentkit_worker::internals::agent::tool::{Tool, Toolset};
+use agentkit_worker::internals::agent::turn::Conclusion;
 use agentkit_worker::job::{ConnectionName, Envelope, Job};
 use agentkit_worker::reply::{EffectState, ErrorCode, ErrorDetail, ReplyEvent};
 use jiff::{SignedDuration, Timestamp};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, Journal};
+use agentkit_worker::internals::worker::AfterLoss;
 use agentkit_worker::job::JobId;
-use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::journal::{Append, Claim, ClaimMode, Journal};
-use agentkit_worker::worker::rules::AfterLoss;
 use serde_json::json;
 use tokio::sync::Notify;
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use agentkit_worker::agent::message::{Message, ModelReply, ToolChoice};
-use agentkit_worker::agent::tool::Tool;
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::http;
+use agentkit_worker::internals::agent::message::{Message, ModelReply, ToolChoice};
+use agentkit_worker::internals::agent::tool::Tool;
+use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::http;
+use agentkit_worker::internals::llm::{self, Llm, ModelRequest, Profiles, RenderedTools};
+use agentkit_worker::internals::sandbox::Sandbox;
+use agentkit_worker::internals::scalekit::{self, AccountStatus, Error, ExecuteRequest, Scalekit};
 use agentkit_worker::job::{ConnectionName, Identifier};
-use agentkit_worker::llm::{self, Llm, ModelRequest, Profiles, RenderedTools};
-use agentkit_worker::sandbox::Sandbox;
-use agentkit_worker::scalekit::{self, AccountStatus, Error, ExecuteRequest, Scalekit};
 use serde_json::{Map, Value};
 
 use crate::support::sandbox_peer::{SandboxPeer, plain_client};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentkit_worker::sandbox::{Sandbox, WebhookTarget};
+use agentkit_worker::internals::sandbox::{Sandbox, WebhookTarget};
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::post;
@@ -119,8 +119,8 @@ async fn a_change_of_status_is_announced_with_a_signature() {
 
 #[tokio::test]
 async fn a_webhook_secret_that_cannot_be_read_stops_the_start() {
-    let clock = std::sync::Arc::new(agentkit_worker::clock::SystemClock);
-    let mut options = agentkit_worker::sandbox::SandboxOptions::new(clock);
+    let clock = std::sync::Arc::new(agentkit_worker::internals::clock::SystemClock);
+    let mut options = agentkit_worker::internals::sandbox::SandboxOptions::new(clock);
     options.webhook = Some(WebhookTarget { url: "http://127.0.0.1:9/".to_owned(), secret: "secret".to_owned() });
     assert!(Sandbox::start(options).await.is_err());
 }

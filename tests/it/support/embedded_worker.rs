@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::Config;
+use agentkit_worker::Config;
+use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::schema::Schema;
 use agentkit_worker::reply::Reply;
-use agentkit_worker::schema::Schema;
 use agentkit_worker::{Embedded, Job};
 use serde_json::{Value, json};
 

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentkit_worker::App;
-use agentkit_worker::app::Backends;
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::Config;
+use agentkit_worker::Config;
+use agentkit_worker::Shutdown;
+use agentkit_worker::internals::app::Backends;
+use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::queue::{
+    Consumer, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle,
+};
 use agentkit_worker::job::JobId;
-use agentkit_worker::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
-use agentkit_worker::queue::{Consumer, Delivery, Destination, Message, Published, Publisher, QueueError, Settle};
-use agentkit_worker::shutdown::Shutdown;
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -138,20 +140,34 @@ impl Publisher for FusedPublisher {
     }
 }
 
+struct FusedHolder(Arc<dyn Holder>, Arc<Fuse>);
+
+#[async_trait]
+impl Holder for FusedHolder {
+    async fn hold(&self, message: Message) -> Result<Delivery, QueueError> {
+        let operation = self.0.hold(message);
+        let delivery = self.1.guard("hold".into(), operation, || QueueError::TimedOut(Duration::ZERO)).await?;
+        Ok(fused(delivery, &self.1))
+    }
+}
+
 struct FusedConsumer(Box<dyn Consumer>, Arc<Fuse>);
 
 #[async_trait]
 impl Consumer for FusedConsumer {
     async fn next(&mut self) -> Option<Delivery> {
-        let delivery = self.0.next().await?;
-        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
-        let settle = FusedSettle { delivery: Mutex::new(Some(delivery)), fuse: self.1.clone() };
-        Some(Delivery::new(message, redelivered, Box::new(settle)))
+        Some(fused(self.0.next().await?, &self.1))
     }
 
     async fn stop(&mut self) {
         self.0.stop().await;
     }
+}
+
+fn fused(delivery: Delivery, fuse: &Arc<Fuse>) -> Delivery {
+    let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
+    let settle = FusedSettle { delivery: Mutex::new(Some(delivery)), fuse: fuse.clone() };
+    Delivery::new(message, redelivered, Box::new(settle))
 }
 
 #[derive(Debug)]
@@ -189,6 +205,7 @@ impl FusedWorker {
             let backends = Backends {
                 consumer: Box::new(FusedConsumer(backends.consumer, fused.clone())),
                 publisher: Arc::new(FusedPublisher(backends.publisher, fused.clone())),
+                holder: Arc::new(FusedHolder(backends.holder, fused.clone())),
                 journal: Arc::new(FusedJournal(backends.journal, fused)),
                 ..backends
             };

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
 
-use agentkit_worker::queue::amqp::Config as Amqp;
-use agentkit_worker::sandbox::Sandbox;
+use agentkit_worker::internals::queue::amqp::Config as Amqp;
+use agentkit_worker::internals::sandbox::Sandbox;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ use super::sandbox_peer::plain_client;
 use super::soon;
 
 /// What a command printed, and how it ended.
+#[derive(Debug)]
 pub(crate) struct CommandOutcome {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use agentkit_worker::clock::{Clock, SystemClock};
-use agentkit_worker::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, Tier};
-use agentkit_worker::queue::{Destination, Message, Properties, Publisher};
+use agentkit_worker::internals::clock::{Clock, SystemClock};
+use agentkit_worker::internals::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, Tier};
+use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use serde_json::{Value, json};
 
 use super::broker::Broker;

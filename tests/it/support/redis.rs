@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use agentkit_worker::redis_client::{Config, RedisClient};
+use agentkit_worker::internals::redis_client::{Config, RedisClient};
 use tempfile::TempDir;
 
 use super::redis_cluster::RedisCluster;

@@ -1,6 +1,6 @@
 //! A private Redis Cluster of three masters, whose slots a test may move and whose nodes it may kill.
 
-use agentkit_worker::redis_client::{Config, RedisClient};
+use agentkit_worker::internals::redis_client::{Config, RedisClient};
 use tokio::sync::OnceCell;
 
 use super::redis::{Redis, free_port};

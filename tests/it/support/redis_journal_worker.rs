@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use agentkit_worker::App;
-use agentkit_worker::app::Backends;
-use agentkit_worker::clock::{SharedClock, SystemClock};
-use agentkit_worker::config::Config;
-use agentkit_worker::journal::redis::RedisJournal;
-use agentkit_worker::metrics::Metrics;
-use agentkit_worker::queue::memory::{MemoryInbox, MemoryQueue};
-use agentkit_worker::queue::{Destination, Message, Publisher};
-use agentkit_worker::redis_client::RedisClient;
-use agentkit_worker::shutdown::Shutdown;
+use agentkit_worker::Config;
+use agentkit_worker::Shutdown;
+use agentkit_worker::internals::app::Backends;
+use agentkit_worker::internals::clock::{SharedClock, SystemClock};
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::metrics::Metrics;
+use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
+use agentkit_worker::internals::queue::{Destination, Message, Publisher};
+use agentkit_worker::internals::redis_client::RedisClient;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;

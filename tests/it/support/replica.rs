@@ -11,12 +11,12 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentkit_worker::clock::ManualClock;
-use agentkit_worker::digest_store::DigestStore;
-use agentkit_worker::digest_store::redis::RedisDigestStore;
-use agentkit_worker::queue::{Destination, Message, Published, Publisher, QueueError};
-use agentkit_worker::redis_client::{Config, RedisClient};
-use agentkit_worker::schedule::digest::load;
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::digest_store::DigestStore;
+use agentkit_worker::internals::digest_store::redis::RedisDigestStore;
+use agentkit_worker::internals::queue::{Destination, Message, Published, Publisher, QueueError};
+use agentkit_worker::internals::redis_client::{Config, RedisClient};
+use agentkit_worker::internals::schedule::digest::load;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::clock::{ManualClock, SystemClock};
-use agentkit_worker::config::Config;
-use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
+use agentkit_worker::Config;
+use agentkit_worker::internals::clock::{ManualClock, SystemClock};
+use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 

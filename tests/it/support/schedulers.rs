@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkit_worker::clock::ManualClock;
-use agentkit_worker::digest_store::DigestStore;
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::digest_store::DigestStore;
+use agentkit_worker::internals::metrics::Metrics;
+use agentkit_worker::internals::queue::{Destination, Message, Published, Publisher, QueueError};
+use agentkit_worker::internals::schedule::{Digest, Digests, Rules, Scheduler};
 use agentkit_worker::job::Job;
-use agentkit_worker::metrics::Metrics;
-use agentkit_worker::queue::{Destination, Message, Published, Publisher, QueueError};
-use agentkit_worker::schedule::{Digest, Digests, Rules, Scheduler};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use jiff::civil::DateTime;

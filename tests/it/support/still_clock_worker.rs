@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use agentkit_worker::clock::ManualClock;
-use agentkit_worker::config::Config;
-use agentkit_worker::embedded::{Embedded, Replies};
+use agentkit_worker::Config;
+use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::reply::{Reply, ReplyEvent};
-use agentkit_worker::sandbox::{Sandbox, SandboxOptions};
+use agentkit_worker::{Embedded, Replies};
 use serde_json::{Value, json};
 
 use super::sandbox_peer::{NOW, config_of, plain_client};

@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentkit_worker::app::{App, Backends};
-use agentkit_worker::client::Client;
-use agentkit_worker::clock::SystemClock;
-use agentkit_worker::config::Config;
+use agentkit_worker::Client;
+use agentkit_worker::Config;
+use agentkit_worker::internals::app::{App, Backends};
+use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::journal::Journal;
+use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions, WebhookTarget};
 use agentkit_worker::job::Job;
-use agentkit_worker::journal::Journal;
-use agentkit_worker::journal::redis::RedisJournal;
 use agentkit_worker::reply::{AuthorizationRequired, Reply, ReplyEvent};
-use agentkit_worker::sandbox::{Sandbox, SandboxOptions, WebhookTarget};
-use agentkit_worker::shutdown::{Ended, Shutdown};
+use agentkit_worker::{Ended, Shutdown};
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
@@ -169,7 +169,7 @@ impl WebhookedService {
 
     /// The entries of a run's journal.
     pub(crate) async fn journal(&self, job: &str) -> Vec<String> {
-        let client = agentkit_worker::redis_client::RedisClient::new(&self.config.redis).unwrap();
+        let client = agentkit_worker::internals::redis_client::RedisClient::new(&self.config.redis).unwrap();
         RedisJournal::new(client).read(&agentkit_worker::job::JobId::new(job).unwrap()).await.unwrap()
     }
 

@@ -1,0 +1,64 @@
+//! For this crate's own program and tests. Nothing in here is promised to anybody: what other programs use stands at the
+//! crate's root.
+
+pub mod agent {
+    pub use crate::agent::*;
+}
+pub mod app {
+    pub use crate::app::{App, Backends, lifetimes};
+}
+pub mod cache {
+    pub use crate::cache::*;
+}
+pub mod cli {
+    pub use crate::cli::{Arguments, USAGE, run};
+}
+pub mod clock {
+    pub use crate::clock::*;
+}
+pub mod digest_store {
+    pub use crate::digest_store::*;
+}
+pub mod http {
+    pub use crate::http::*;
+}
+pub mod journal {
+    pub use crate::journal::*;
+}
+pub mod key {
+    pub use crate::key::*;
+}
+pub mod llm {
+    pub use crate::llm::*;
+}
+pub mod metrics {
+    pub use crate::metrics::*;
+}
+pub mod parking {
+    pub use crate::parking::*;
+}
+pub mod queue {
+    pub use crate::queue::*;
+}
+pub mod redis_client {
+    pub use crate::redis_client::*;
+}
+pub mod retry {
+    pub use crate::retry::*;
+}
+pub mod sandbox {
+    pub use crate::sandbox::*;
+}
+pub mod scalekit {
+    pub use crate::scalekit::*;
+}
+pub mod schedule {
+    pub use crate::schedule::*;
+}
+pub mod schema {
+    pub use crate::schema::*;
+}
+pub mod worker {
+    pub use crate::worker::control::operator::Operator;
+    pub use crate::worker::rules::AfterLoss;
+}
