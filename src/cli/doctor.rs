@@ -192,6 +192,19 @@ fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {
             "set `appendonly yes`: without it a restart loses how far runs are",
         );
     }
+    if let Some(fsync) = facts.append_fsync.as_ref().filter(|fsync| facts.append_only && *fsync != "always") {
+        report.good(
+            &format!("{name} appendfsync"),
+            &format!("{fsync}: a power cut may lose the last second; such a run is noticed, and no write is repeated"),
+        );
+    }
+    if facts.replicas > 0 && facts.min_replicas == Some(0) {
+        report.warn(
+            &format!("{name} replicas"),
+            &format!("{} connected, min-replicas-to-write 0", facts.replicas),
+            "set `min-replicas-to-write 1`: a fail-over to a replica that lags loses the end of journals",
+        );
+    }
     if facts.eviction_policy == "noeviction" {
         report.good(&format!("{name} eviction"), "noeviction");
     } else {

@@ -78,8 +78,9 @@ impl Default for Config {
             retry: Policy {
                 attempts: 4,
                 initial_milliseconds: 1_000,
-                max_milliseconds: 20_000,
-                max_retry_after_milliseconds: 60_000,
+                // Longer waits than a moment give the place to another run.
+                max_milliseconds: 2_000,
+                max_retry_after_milliseconds: 2_000,
             },
             max_output_tokens: None,
             temperature: None,

@@ -1,5 +1,7 @@
 //! What an operator must know about a Redis server.
 
+use std::collections::HashMap;
+
 /// What an operator must know about a Redis server, from its `INFO` and `CLUSTER INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
@@ -13,6 +15,12 @@ pub struct ServerFacts {
     pub append_only: bool,
     /// `maxmemory_policy`: anything but `noeviction` may evict journals.
     pub eviction_policy: String,
+    /// `connected_slaves`: replicas that one of may take over.
+    pub(crate) replicas: u32,
+    /// `appendfsync`, where the server tells its settings: with anything but `always` a power cut loses the last second.
+    pub(crate) append_fsync: Option<String>,
+    /// `min-replicas-to-write`, where the server tells: with 0 a fail-over may lose what was acknowledged.
+    pub(crate) min_replicas: Option<u32>,
     /// `cluster_state` of a node of a Redis Cluster: `ok`, or it serves no keys.
     pub cluster: Option<String>,
 }
@@ -28,8 +36,17 @@ impl ServerFacts {
             role: field(&info, "role"),
             append_only: field(&info, "aof_enabled") == "1",
             eviction_policy: field(&info, "maxmemory_policy"),
+            replicas: field(&info, "connected_slaves").parse().unwrap_or(0),
+            append_fsync: None,
+            min_replicas: None,
             cluster: clustered.then(|| "unknown".to_owned()),
         }
+    }
+
+    /// Takes in the settings that the server tells of; managed servers often do not.
+    pub(super) fn of_settings(&mut self, settings: &HashMap<String, String>) {
+        self.append_fsync = settings.get("appendfsync").cloned();
+        self.min_replicas = settings.get("min-replicas-to-write").and_then(|number| number.parse().ok());
     }
 
     /// Reads the answer to `CLUSTER INFO`; says how many masters with slots the node knows.
@@ -61,6 +78,9 @@ mod tests {
         for broken in ["", ":", "redis_version", "redis_versions:7", "\0\n\r:::"] {
             assert_eq!(ServerFacts::new("", broken.as_bytes()).version, "unknown", "{broken:?}");
         }
+        let settings = [("appendfsync", "everysec"), ("min-replicas-to-write", "1")];
+        facts.of_settings(&settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        assert_eq!((facts.append_fsync.as_deref(), facts.min_replicas), (Some("everysec"), Some(1)));
         assert_eq!(facts.cluster, None);
         assert_eq!(facts.of_cluster(b"cluster_state:fail\r\ncluster_size:3\r\n"), 3);
         assert_eq!(facts.cluster.as_deref(), Some("fail"));

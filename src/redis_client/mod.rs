@@ -16,7 +16,7 @@ mod config;
 mod connection;
 mod facts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -116,7 +116,15 @@ impl RedisClient {
     pub async fn facts(&self) -> Result<Vec<ServerFacts>, Unavailable> {
         let infos = self.ask_all(&cmd("INFO")).await?;
         let mut all: Vec<ServerFacts> = infos.iter().map(|(server, info)| ServerFacts::new(server, info)).collect();
-        if all.iter().all(|facts| facts.cluster.is_none()) {
+        if let [facts] = all.as_mut_slice()
+            && facts.cluster.is_none()
+        {
+            let mut settings = HashMap::new();
+            for name in ["appendfsync", "min-replicas-to-write"] {
+                let told = self.query::<HashMap<String, String>>(cmd("CONFIG").arg("GET").arg(name)).await;
+                settings.extend(told.unwrap_or_default());
+            }
+            facts.of_settings(&settings);
             return Ok(all);
         }
         let states = self.ask_all(cmd("CLUSTER").arg("INFO")).await?;

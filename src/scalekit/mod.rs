@@ -68,12 +68,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // Scalekit's Java SDK: 3 attempts, 1 s doubled, at most 30 s.
+        // Attempts and first wait as in Scalekit's Java SDK; longer waits than a moment give the place to another run.
         let policy = Policy {
             attempts: 3,
             initial_milliseconds: 1_000,
-            max_milliseconds: 30_000,
-            max_retry_after_milliseconds: 30_000,
+            max_milliseconds: 2_000,
+            max_retry_after_milliseconds: 2_000,
         };
         Self {
             environment_url: String::new(),

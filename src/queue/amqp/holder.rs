@@ -1,8 +1,8 @@
 //! Messages that this process holds: a queue of its own at the broker, consumed by nobody else.
 //!
-//! What is in it and in nobody's hands goes to the job queue after [`super::topology::UNHELD_TTL`] (measured on 3.10: a message that a closed
-//! channel gives back is older than that, so it goes at once), so a process that dies leaves nothing behind but an empty
-//! queue, which the broker removes after [`super::topology::HELD_EXPIRES`] without a consumer.
+//! What is in it and in nobody's hands for [`super::topology::UNHELD_TTL`] goes to the job queue, so a process that dies
+//! leaves nothing behind but an empty queue, which the broker removes after [`super::topology::HELD_EXPIRES`] without a
+//! consumer. That it does is shown on a real broker by the tests of the queue's contract.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -204,7 +204,7 @@ fn conflict(digest: &str, run: &Run) -> Disposition {
 fn give_up(run: &Run, now: Timestamp) -> End {
     let text = format!("the worker died {} times in a row while it worked on this job", run.crash_count() + 1);
     let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
-        .hint("the job was put aside as a dead letter; look at it with `agentkit-worker dead show`");
+        .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");
     let why = GivenUp { reason: DeadLetterReason::Poison.as_str().to_owned(), detail: text, step: run.doing(now) };
     End::Concluded(Conclusion::failed(error), Some(why))
 }
@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(
             decided(Some(&wake_up(Reason::Unsaid, 0)), Found::Run(&delivered)),
             again,
-            "put off before it ended"
+            "deferred before it ended"
         );
         for reason in all_reasons() {
             let wake_up = wake_up(reason, 1);

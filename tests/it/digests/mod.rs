@@ -1,5 +1,6 @@
 //! Digests: when they come, to whom, and what becomes of them when clocks, stores, brokers and schedulers do their worst.
 
+mod ends;
 mod firing;
 mod loss;
 mod service;

@@ -7,6 +7,7 @@ use agentkit_worker::reply::Reply;
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
+use crate::support::eventually;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
 use crate::support::sandbox_peer::SandboxPeer;
@@ -256,11 +257,20 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
             "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'",
             "ok      Redis",
             "ok      Redis persistence",
+            "ok      Redis appendfsync: everysec",
             "ok      connection gmail: 1 connected",
             "ok      model gpt-4o",
             " 0 broken",
         ],
     );
+    let replica = Redis::start().await;
+    replica.command(&["REPLICAOF", "127.0.0.1", &redis.port().to_string()]);
+    let warned = eventually("the replica is there", || async {
+        let output = program.run(&["doctor"]).await;
+        output.stdout.contains("1 connected, min-replicas-to-write 0").then_some(output)
+    })
+    .await;
+    assert_eq!(warned.code, Some(0), "{}", warned.all());
     let held_too_long = program.set("AGENTKIT_WORKER__WORKER__HOLD_DELIVERY_SECONDS", "1081");
     let output = held_too_long.run(&["doctor"]).await;
     assert_eq!(output.code, Some(1), "{}", output.all());

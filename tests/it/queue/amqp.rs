@@ -7,7 +7,7 @@ use agentkit_worker::internals::queue::amqp::{
     AmqpQueue, Config, DeadLetters, QueueState, ReplyInbox, TopologyMode, inspect,
 };
 use agentkit_worker::internals::queue::{
-    Consumer, Delivery, Destination, Message, Properties, Published, Publisher, QueueError,
+    Consumer, Delivery, Destination, Holder, Message, Properties, Published, Publisher, QueueError,
 };
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -417,4 +417,24 @@ async fn a_killed_broker_loses_nothing_that_it_confirmed() {
     assert!(queue.status().reconnects() >= 2);
     insist(&queue, &Destination::Wait(Duration::from_secs(1)), "waited").await;
     while id(&next(&mut consumer).await) != "waited" {}
+}
+
+#[tokio::test]
+async fn what_a_dead_process_held_becomes_jobs_within_seconds_and_its_queue_is_empty() {
+    let broker = Broker::start_own().await;
+    let config = impatient(broker.config());
+    let queue = AmqpQueue::connect(config.clone()).await.unwrap();
+    let holder = queue.holder("one").await.unwrap();
+    let held = soon("a held message", holder.hold(message("a"))).await.unwrap();
+    // As a process that is killed: nothing is said, the connection just ends.
+    broker.control(&["close_all_connections", "killed"]).await;
+    assert!(held.ack_for_certain().await.is_err(), "nobody can tell whether it is gone");
+    let mut consumer = queue.consumer(8);
+    let again = next(&mut consumer).await;
+    assert_eq!(again.message.properties.message_id.as_deref(), Some("a"));
+    again.ack().await.unwrap();
+    let newer = eventually("the holder holds again", || async { holder.hold(message("b")).await.ok() }).await;
+    newer.ack_for_certain().await.unwrap();
+    let name = config.names().held("one");
+    eventually("the queue is empty", || async { (broker.ready(&name).await == 0).then_some(()) }).await;
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config, ReplyInbox};
 use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
-use agentkit_worker::internals::queue::{Consumer, Delivery, Destination, Message, Properties, Published, Publisher};
+use agentkit_worker::internals::queue::{
+    Consumer, Delivery, Destination, Holder, Message, Properties, Published, Publisher,
+};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
@@ -43,6 +45,13 @@ impl QueueUnderTest {
         match self {
             Self::Amqp(_, queue) => queue.publisher(),
             Self::Memory(queue) => queue.publisher(),
+        }
+    }
+
+    async fn holder(&self) -> Box<dyn Holder> {
+        match self {
+            Self::Amqp(_, queue) => Box::new(queue.holder(&unique("process")).await.unwrap()),
+            Self::Memory(queue) => Box::new(queue.clone()),
         }
     }
 
@@ -118,6 +127,36 @@ async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: Que
     let again = next(&mut consumer).await;
     assert_eq!((id(&again), again.redelivered), ("a", true));
     again.ack().await.unwrap();
+}
+
+async fn a_held_message_is_in_hand_at_once_and_gone_once_it_is_acked(backend: QueueUnderTest) {
+    let (holder, mut consumer) = (backend.holder().await, backend.consumer());
+    let held = soon("a held message", holder.hold(message("held"))).await.unwrap();
+    assert_eq!((id(&held), &held.message.body), ("held", &message("held").body));
+    let newer = soon("a newer one", holder.hold(message("newer"))).await.unwrap();
+    held.ack_for_certain().await.unwrap();
+    newer.requeue().await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(id(&delivery), "newer", "what is given back is a job, and what was acked is nothing any more");
+    delivery.ack().await.unwrap();
+}
+
+async fn held_messages_become_jobs_again_with_the_end_of_their_holder(backend: QueueUnderTest) {
+    let holder = backend.holder().await;
+    let mut held = Vec::new();
+    for number in 0..20 {
+        held.push(soon("a held message", holder.hold(message(&number.to_string()))).await.unwrap());
+    }
+    let mut consumer = backend.consumer();
+    drop((holder, held));
+    let mut back = Vec::new();
+    while back.len() < 20 {
+        let delivery = next(&mut consumer).await;
+        back.push(id(&delivery).parse::<u32>().unwrap());
+        delivery.ack().await.unwrap();
+    }
+    back.sort_unstable();
+    assert_eq!(back, (0..20).collect::<Vec<u32>>());
 }
 
 async fn a_message_can_wait(backend: QueueUnderTest) {
@@ -273,6 +312,16 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn a_held_message_is_in_hand_at_once_and_gone_once_it_is_acked() {
+        super::a_held_message_is_in_hand_at_once_and_gone_once_it_is_acked(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn held_messages_become_jobs_again_with_the_end_of_their_holder() {
+        super::held_messages_become_jobs_again_with_the_end_of_their_holder(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
     async fn a_message_can_wait() {
         super::a_message_can_wait(QueueUnderTest::memory()).await;
     }
@@ -319,6 +368,16 @@ mod amqp {
     #[tokio::test]
     async fn an_unsettled_message_comes_again_when_its_consumer_is_gone() {
         super::an_unsettled_message_comes_again_when_its_consumer_is_gone(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_held_message_is_in_hand_at_once_and_gone_once_it_is_acked() {
+        super::a_held_message_is_in_hand_at_once_and_gone_once_it_is_acked(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn held_messages_become_jobs_again_with_the_end_of_their_holder() {
+        super::held_messages_become_jobs_again_with_the_end_of_their_holder(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]

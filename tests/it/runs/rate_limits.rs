@@ -16,11 +16,7 @@ async fn a_rate_limit_with_a_known_time_frees_the_place_and_is_kept_by_the_tiers
     let service = ProxiedService::new(Broker::shared().await).await;
     let script = [turn::status(429).retry_after(WAIT), turn::text("other"), turn::text("at last")];
     let model = ScriptedModel::start(script).await;
-    let settings = [
-        ("WORKER__CONCURRENCY", "1"),
-        ("WORKER__TRANSIENT__ATTEMPTS", "1"),
-        ("MODEL__RETRY__MAX_RETRY_AFTER_MILLISECONDS", "1000"),
-    ];
+    let settings = [("WORKER__CONCURRENCY", "1"), ("WORKER__TRANSIENT__ATTEMPTS", "1")];
     let worker = service.worker(&model, &settings).await;
     let told = Instant::now();
     service.send("limited", "say it").await;
@@ -48,4 +44,16 @@ async fn a_rate_limit_that_asks_for_no_wait_at_all_is_no_busy_loop() {
     assert_eq!(service.only_reply().await["data"]["status"], "completed");
     assert!(began.elapsed() >= Duration::from_secs(4), "a second each time at least: {:?}", began.elapsed());
     assert!(before.processor_since(worker.running.process()) < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_wait_for_a_provider_is_no_working_time() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let script = [turn::status(429).retry_after(WAIT), turn::status(429).retry_after(WAIT), turn::text("at last")];
+    let model = ScriptedModel::start(script).await;
+    let _worker = service.worker(&model, &[("JOB__LIMITS__SECONDS", "5")]).await;
+    service.send("job-1", "say it").await;
+    let reply = service.only_reply().await;
+    assert_eq!((&reply["data"]["text"], &reply["data"]["attempts"]), (&json!("at last"), &json!(3)), "{reply:#}");
+    model.finish();
 }
