@@ -12,11 +12,12 @@ use tracing::{error, info, warn};
 use crate::cache::Cache;
 use crate::cache::memory::MemoryCache;
 use crate::cache::redis::RedisCache;
-use crate::clock::SharedClock;
+use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
 use crate::digest_store::DigestStore;
 use crate::digest_store::memory::MemoryDigestStore;
 use crate::digest_store::redis::RedisDigestStore;
+use crate::fleet_clock::FleetClock;
 use crate::http;
 use crate::http_server::{self, Check, Endpoints};
 use crate::journal::Journal;
@@ -36,6 +37,7 @@ use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::webhook::Secrets;
 use crate::worker::control::webhooks::Webhooks;
+use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::tool_catalog::ToolCatalog;
@@ -84,6 +86,7 @@ pub struct App {
     scheduler: Scheduler,
     tool_catalog: Arc<ToolCatalog>,
     broken: CancellationToken,
+    fleet_clock: FleetClock,
 }
 
 impl Backends {
@@ -151,6 +154,8 @@ impl App {
     /// Builds the worker. Nothing is consumed before [`App::run`].
     pub fn build(config: Config, backends: Backends, clock: SharedClock, shutdown: Shutdown) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
+        let reference = Arc::new(ReferenceClock::new(clock));
+        let clock: SharedClock = reference.clone();
         let (scalekit, llm) = edges(&config, &clock, &metrics)?;
         if let Some(warning) =
             llm.shutdown_warning(&config.model.model, clock.now().to_zoned(jiff::tz::TimeZone::UTC).date())
@@ -175,6 +180,7 @@ impl App {
             said: AtomicBool::new(false),
         };
         let executor = Executor {
+            cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
             magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
             scalekit,
             llm,
@@ -186,6 +192,7 @@ impl App {
             tracker: shutdown.tracker(),
             rules: executor_rules(&config),
         };
+        let fleet_clock = FleetClock::new(reference, journal.clone(), metrics.clone());
         let rules = worker_rules(&config, process);
         let scheduler = Scheduler {
             store: digests,
@@ -225,6 +232,7 @@ impl App {
             scheduler,
             tool_catalog,
             broken,
+            fleet_clock,
         })
     }
 
@@ -266,11 +274,17 @@ impl App {
 
     /// Works until the shutdown is said and everything under way has ended, or was cut off.
     pub async fn run(self) -> Ended {
+        // Before anything is fired or found to be due.
+        self.fleet_clock.begin().await;
         if let Some(digests) = self.digests.clone() {
             let scheduler = Scheduler { digests, ..self.scheduler.clone() };
             self.shutdown.spawn("scheduler", async move { scheduler.run().await });
         }
         self.shutdown.spawn("worker", self.worker.run(self.consumer));
+        let (fleet_clock, stop) = (self.fleet_clock, self.shutdown.soft());
+        self.shutdown.spawn("clock", async move {
+            tokio::select! { () = fleet_clock.keep() => {}, () = stop.cancelled() => {} }
+        });
         let (broken, stop) = (self.broken, self.shutdown.soft());
         self.shutdown.spawn("connections", async move {
             tokio::select! { () = broken.cancelled() => {}, () = stop.cancelled() => {} }

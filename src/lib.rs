@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod digest_store;
 mod embedded;
+mod fleet_clock;
 mod http;
 mod http_server;
 #[doc(hidden)]

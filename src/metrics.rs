@@ -2,7 +2,7 @@
 //! a prompt or a job id.
 
 use std::fmt;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -97,6 +97,7 @@ pub struct Metrics {
     digest_last_success: Family<DigestName, Gauge>,
     digest_failures: Family<DigestName, Gauge>,
     journals_lost: Counter,
+    clock_ahead: Gauge<f64, AtomicU64>,
 }
 
 impl fmt::Debug for Metrics {
@@ -115,6 +116,12 @@ impl Default for Metrics {
         let all = &mut registry;
         Self {
             jobs: add(all, "jobs", "Jobs that ended, by outcome", Family::default()),
+            clock_ahead: add(
+                all,
+                "clock_ahead_seconds",
+                "How far this machine's clock is ahead of the journal's store; it is put right by that",
+                Gauge::default(),
+            ),
             jobs_in_flight: add(all, "jobs_in_flight", "Runs that hold a place in this process", Gauge::default()),
             job_duration: add(all, "job_duration_seconds", "Working time of ended jobs", Histogram::new(SECONDS)),
             queue_wait: add(
@@ -242,6 +249,11 @@ impl Metrics {
         for (kind, count) in [("input", input), ("output", output), ("cached", cached)] {
             self.model_tokens.get_or_create(&TokenLabels { model: model.to_owned(), kind }).inc_by(count);
         }
+    }
+
+    /// This machine's clock is so far ahead of the fleet's.
+    pub fn clock_ahead(&self, seconds: f64) {
+        self.clock_ahead.set(seconds);
     }
 
     /// So many runs wait for their users, of all workers: one process parks a run and another takes it up, so no

@@ -75,7 +75,8 @@ impl Event {
     /// Whether `later`, in the same append, may become illegal by this event, or legal.
     fn decides_about(&self, later: &Self) -> bool {
         match (self, later) {
-            (Self::Retried { .. } | Self::WakeUpPublished { .. }, _) | (Self::GivenUp(_), Self::Finished(_)) => false,
+            (Self::Retried { .. } | Self::WakeUpPublished { .. }, _)
+            | (Self::JournalLost | Self::EndLost { .. } | Self::GivenUp(_), Self::Finished(_)) => false,
             (Self::ToolStarted { call_id: one }, Self::ToolStarted { call_id: other }) => one == other,
             _ => true,
         }

@@ -165,10 +165,27 @@ async fn redis(context: &Context, report: &mut Report) {
     } else if servers.iter().any(|facts| facts.cluster.is_some()) {
         report.bad("Redis Cluster", "this server is a node of one", "set `redis.cluster = true`");
     }
+    clock(context, report).await;
     for facts in &servers {
         let name = if config.cluster { format!("Redis {}", facts.server) } else { "Redis".to_owned() };
         redis_server(&name, facts, report);
     }
+}
+
+/// Workers put their clocks right by Redis'; a machine that needs it has something to be looked after.
+async fn clock(context: &Context, report: &mut Report) {
+    let Ok(client) = RedisClient::new(&context.config.redis) else { return };
+    let Ok(reference) = client.time().await else { return };
+    let ahead = context.clock.now().duration_since(reference);
+    if ahead.abs().as_secs() < 2 {
+        return report.good("clock", "as Redis'");
+    }
+    let found = format!("{} s ahead of Redis'", ahead.as_secs());
+    report.warn(
+        "clock",
+        &found,
+        "let NTP keep the clocks of this machine and of Redis'; workers go by Redis' until then",
+    );
 }
 
 fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {

@@ -124,6 +124,10 @@ impl Journal for MemoryJournal {
         Ok(runs.get(job).filter(|run| run.keep_until > now).map(|run| run.entries.clone()).unwrap_or_default())
     }
 
+    async fn now(&self) -> Result<Timestamp, JournalError> {
+        Ok(self.clock.now())
+    }
+
     async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {
         let now = self.clock.now();
         let runs = self.runs();

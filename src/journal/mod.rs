@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use crate::job::JobId;
 
@@ -96,6 +97,8 @@ pub trait Journal: Send + Sync {
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError>;
     /// All entries of a run, oldest first, without claiming it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
+    /// The store's own time, by which leases end; the same for all workers.
+    async fn now(&self) -> Result<Timestamp, JournalError>;
     /// The runs that were stolen in the last half minute and under which token, so that their former owners need
     /// not wait for an append or renewal to learn it. Best effort: one may be missing, and one more may be there.
     async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError>;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ::redis::{FromRedisValue, Script, ScriptInvocation, Value, cmd, from_redis_value};
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use tracing::warn;
 
 use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, STOLEN_RETENTION};
@@ -179,6 +180,10 @@ impl Journal for RedisJournal {
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         let answer: Value = self.client.query(cmd("HGETALL").arg(self.key(job))).await?;
         entries(read_as(answer)?)
+    }
+
+    async fn now(&self) -> Result<Timestamp, JournalError> {
+        Ok(self.client.time().await?)
     }
 
     async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {

@@ -23,6 +23,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd};
 use tokio::time::Instant;
 
@@ -110,6 +111,13 @@ impl RedisClient {
     /// Asks for a sign of life, of a cluster all masters that are connected.
     pub async fn ping(&self) -> Result<(), Unavailable> {
         self.query::<()>(&cmd("PING")).await
+    }
+
+    /// The server's time (`TIME`); of a cluster that of any master.
+    pub async fn time(&self) -> Result<Timestamp, Unavailable> {
+        let (seconds, microseconds): (i64, i32) = self.query(&cmd("TIME")).await?;
+        let unreadable = |_| Unavailable("the server's time cannot be read".to_owned());
+        Timestamp::new(seconds, microseconds.saturating_mul(1000)).map_err(unreadable)
     }
 
     /// What an operator must know about the server, or about every master of a cluster.

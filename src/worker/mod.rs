@@ -11,8 +11,9 @@ pub(crate) mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -25,6 +26,9 @@ use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
 use crate::queue::{Consumer, Delivery, Holder, Publisher};
+
+/// A delivery that finds no place is kept for so long: the place may be free by then, and nobody need have it.
+const SURPLUS_WAIT: Duration = Duration::from_millis(200);
 
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
@@ -98,7 +102,7 @@ impl Worker {
     }
 
     async fn consume(self: &Arc<Self>, consumer: &mut dyn Consumer) {
-        let Intake { rules, stop, metrics, .. } = &self.intake;
+        let Intake { rules, stop, .. } = &self.intake;
         let places = Arc::new(Semaphore::new(rules.concurrency.max(1)));
         loop {
             let place = tokio::select! {
@@ -107,8 +111,21 @@ impl Worker {
                 place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
                 delivery = self.surplus(consumer) => {
                     let Some(delivery) = delivery else { break };
-                    let worker = self.clone();
-                    self.tracker.spawn(async move { worker.intake.hand_on(delivery).await });
+                    // One at a time and after a moment: a fleet that is full must not send its backlog round and round.
+                    let place = tokio::select! {
+                        biased;
+                        place = places.clone().acquire_owned() => place.ok(),
+                        () = stop.cancelled() => None,
+                        () = tokio::time::sleep(SURPLUS_WAIT) => None,
+                    };
+                    match place {
+                        Some(place) => self.start(delivery, place),
+                        None => {
+                            // On its own: the broker may take its time.
+                            let worker = self.clone();
+                            self.tracker.spawn(async move { worker.intake.hand_on(delivery).await });
+                        }
+                    }
                     continue;
                 }
             };
@@ -118,12 +135,15 @@ impl Worker {
                 delivery = consumer.next() => delivery,
             };
             let Some(delivery) = delivery else { break };
-            let worker = self.clone();
-            let in_flight = metrics.job_in_flight();
-            self.tracker.spawn(async move {
-                worker.intake.handle(delivery).await;
-                drop((place, in_flight));
-            });
+            self.start(delivery, place);
         }
+    }
+
+    fn start(self: &Arc<Self>, delivery: Delivery, place: OwnedSemaphorePermit) {
+        let (worker, in_flight) = (self.clone(), self.intake.metrics.job_in_flight());
+        self.tracker.spawn(async move {
+            worker.intake.handle(delivery).await;
+            drop((place, in_flight));
+        });
     }
 }

@@ -8,7 +8,19 @@ const FLOORS: [(&str, &[&str]); 6] = [
     ("logic", &["worker", "schedule", "client"]),
     (
         "process",
-        &["main", "lib", "cli", "app", "embedded", "config", "telemetry", "shutdown", "http_server", "internals"],
+        &[
+            "main",
+            "lib",
+            "cli",
+            "app",
+            "embedded",
+            "config",
+            "telemetry",
+            "shutdown",
+            "http_server",
+            "fleet_clock",
+            "internals",
+        ],
     ),
     ("apart", &["sandbox"]),
 ];

@@ -138,11 +138,8 @@ impl Settle for AmqpSettle {
     async fn ack_for_certain(&self) -> Result<(), QueueError> {
         self.ack().await?;
         let asked = self.generation.channel.confirm_select(ConfirmSelectOptions { nowait: false });
-        let answered = within(self.generation.timeout, asked).await;
-        if answered.is_err() {
-            self.generation.end();
-        }
-        answered
+        // One slow answer is no reason to end the connection of all others: the heartbeats notice one that is dead.
+        within(self.generation.timeout, asked).await
     }
 
     async fn requeue(&self) -> Result<(), QueueError> {

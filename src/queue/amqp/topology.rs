@@ -23,7 +23,7 @@ const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
 /// A message of a process's own queue that is in nobody's hands goes to the job queue after this time.
 pub(super) const UNHELD_TTL: Duration = Duration::from_secs(2);
 /// The own queue of a process that is gone is removed after this time: long after all messages have left it.
-pub(super) const HELD_EXPIRES: Duration = Duration::from_hours(7 * 24);
+pub(super) const HELD_EXPIRES: Duration = Duration::from_hours(24);
 const REPLIES_MAX_LENGTH: i64 = 100_000;
 const REPLIES_TTL: Duration = Duration::from_hours(7 * 24);
 

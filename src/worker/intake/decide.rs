@@ -73,14 +73,14 @@ pub(super) enum Next {
         /// Said in the journal and in the reply.
         journal_lost: bool,
         /// Not gone on with, but ended by this.
-        end: Option<End>,
+        end: Option<Conclusion>,
     },
     /// The run goes on, once these are journalled.
     Resume {
         /// What happened to it in between.
         first: Vec<Event>,
         /// Not gone on with, but ended by this.
-        end: Option<End>,
+        end: Option<Conclusion>,
     },
 }
 
@@ -178,7 +178,7 @@ fn live_elsewhere(wait: Duration) -> Disposition {
 }
 
 /// How a run ends whose journal is gone, where it must not start again.
-fn end_after_loss(situation: Situation<'_>) -> Option<End> {
+fn end_after_loss(situation: Situation<'_>) -> Option<Conclusion> {
     let effects = situation.wake_up.is_some_and(|wake_up| wake_up.effects);
     if situation.after_loss == AfterLoss::Restart && !effects {
         return None;
@@ -191,7 +191,7 @@ fn end_after_loss(situation: Situation<'_>) -> Option<End> {
     };
     let error = ErrorDetail::new(ErrorCode::Internal, text)
         .hint("check what the job did before sending it again under a new id; Redis needs an append-only file");
-    Some(End::Concluded(Conclusion::failed(error), None))
+    Some(Conclusion::failed(error))
 }
 
 /// The id belongs to another job: the caller is told under an event id of its own.
@@ -328,8 +328,7 @@ mod tests {
         let lost = Found::NoJournal { lost: true };
         assert_eq!(decided(Some(&clean), lost), Next::Begin { journal_lost: true, end: None });
         let wrote = WakeUp { effects: true, ..clean.clone() };
-        let Next::Begin { journal_lost: true, end: Some(End::Concluded(Conclusion::Failed(error), None)) } =
-            decided(Some(&wrote), lost)
+        let Next::Begin { journal_lost: true, end: Some(Conclusion::Failed(error)) } = decided(Some(&wrote), lost)
         else {
             panic!("it may have written")
         };
@@ -459,7 +458,7 @@ mod tests {
         for entries in [0, 3] {
             assert_eq!(decided(Some(&witnessed(1, entries)), Found::Run(&run)), resumed(Vec::new()), "{entries}");
         }
-        let Next::Resume { first, end: Some(End::Concluded(Conclusion::Failed(error), None)) } =
+        let Next::Resume { first, end: Some(Conclusion::Failed(error)) } =
             decided(Some(&witnessed(1, 4)), Found::Run(&run))
         else {
             panic!("the turn of the call is lost, too: nobody can go on")

@@ -56,6 +56,10 @@ impl Intake {
             _ => return Look::NotParked,
         };
         let stale = wake_up.generation < run.wake_up_generation() || run.digest() != job.digest();
+        if !stale && run.has_lost_entries() {
+            // The message may have become the run's own when the loss was noticed.
+            return Look::Claim;
+        }
         if stale || run.next(now) != Step::CheckAccounts {
             return Look::NotParked;
         }

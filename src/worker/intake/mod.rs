@@ -32,6 +32,7 @@ use super::settle::disposition::{
 use super::settle::{Settler, Subject};
 use crate::agent::event::{Event, SCHEMA_VERSION};
 use crate::agent::run::{BadJournal, Run};
+use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
 use crate::job::Job;
@@ -199,7 +200,7 @@ impl Intake {
         job: &Job,
         delivery: InFlightDelivery,
         journal_lost: bool,
-        end: Option<End>,
+        end: Option<Conclusion>,
     ) {
         let started = self.defaults.started(job, &self.executor.llm.config().model);
         let started = crate::agent::event::Started { journal_lost, ..started };
@@ -229,19 +230,24 @@ impl Intake {
         job: &Job,
         delivery: InFlightDelivery,
         first: Vec<Event>,
-        end: Option<End>,
+        end: Option<Conclusion>,
     ) {
         if first.iter().any(|event| matches!(event, Event::JournalLost | Event::EndLost { .. })) {
             self.say_journal_lost(&delivery);
         }
-        let recorded = if first.is_empty() { Ok(()) } else { run.record(first).await };
-        match (recorded, end) {
-            (Ok(()), None) => self.work(run, job, delivery).await,
-            (Ok(()), Some(end)) => {
+        let recorded = match end {
+            None if first.is_empty() => Ok(None),
+            None => run.record(first).await.map(|()| None),
+            // Together: a run that knows of its loss and not of its end would go on.
+            Some(conclusion) => run.conclude(first, conclusion).await.map(Some),
+        };
+        match recorded {
+            Ok(None) => self.work(run, job, delivery).await,
+            Ok(Some(reply)) => {
                 let subject = Subject { job: Some(job), run: Some(run) };
-                self.settler.settle(delivery, subject, Disposition::Finish(end)).await;
+                self.settler.settle(delivery, subject, Disposition::Finish(End::Journalled(reply))).await;
             }
-            (Err(why), _) => self.interrupted(run, job, delivery, &why).await,
+            Err(why) => self.interrupted(run, job, delivery, &why).await,
         }
     }
 

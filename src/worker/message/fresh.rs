@@ -3,6 +3,8 @@
 use super::wake_up::WakeUp;
 use crate::queue::Message;
 
+/// Value of [`HANDED_ON`]: as a new message it would seem never to have been delivered.
+const REDELIVERED: &str = "redelivered";
 /// Header of a message that a worker had no place for.
 const HANDED_ON: &str = "x-agentkit-handed-on";
 
@@ -20,10 +22,16 @@ pub(crate) fn was_handed_on(message: &Message) -> bool {
     message.properties.headers.contains_key(HANDED_ON)
 }
 
+/// Whether the broker said of a message that was handed on that it was delivered before.
+pub(crate) fn was_redelivered(message: &Message) -> bool {
+    message.properties.headers.get(HANDED_ON).is_some_and(|how| how == REDELIVERED)
+}
+
 /// `message` for a worker that has a place for it.
-pub(crate) fn handed_on(message: &Message) -> Message {
+pub(crate) fn handed_on(message: &Message, redelivered: bool) -> Message {
     let mut message = fresh(message);
-    message.properties.headers.insert(HANDED_ON.to_owned(), "1".to_owned());
+    let how = if redelivered { REDELIVERED } else { "once" };
+    message.properties.headers.insert(HANDED_ON.to_owned(), how.to_owned());
     message
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::fresh::was_redelivered;
 use super::wake_up::WakeUp;
 use crate::queue::{Delivery, Message, QueueError};
 
@@ -23,7 +24,8 @@ pub(crate) struct InFlightDelivery {
 impl InFlightDelivery {
     /// A delivery that came just now and is to be held for `hold_at_most`.
     pub(crate) fn new(delivery: Delivery, hold_at_most: Duration) -> Self {
-        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
+        let message = delivery.message.clone();
+        let redelivered = delivery.redelivered || was_redelivered(&message);
         let wake_up = WakeUp::of(&message);
         Self { message, wake_up, redelivered, delivery: Some(delivery), due: Instant::now() + hold_at_most }
     }
@@ -51,6 +53,11 @@ impl InFlightDelivery {
     /// When the delivery has been held for as long as it should be: whatever is waited for counts together.
     pub(crate) fn due(&self) -> Instant {
         self.due
+    }
+
+    /// Whether the message is in our hands: where its connection was gone when it was to be exchanged, it is not any more.
+    pub(crate) fn is_in_hand(&self) -> bool {
+        self.delivery.is_some()
     }
 
     /// The message is dealt with.

@@ -133,6 +133,16 @@ impl WakeUp {
         Self { generation, effects, entries: effects.then(|| run.sequence()), call, ..Self::new(reason) }
     }
 
+    /// The same, and nothing less than the message before it knew, which this one takes the place of: a run whose journal was
+    /// cut knows less of itself.
+    pub(crate) fn knowing(self, said: Option<&Self>) -> Self {
+        let Some(said) = said else { return self };
+        let (generation, effects) = (self.generation.max(said.generation), self.effects || said.effects);
+        let (entries, call) =
+            if said.entries > self.entries { (said.entries, said.call.clone()) } else { (self.entries, self.call) };
+        Self { generation, effects, entries, call, ..self }
+    }
+
     /// Reads the headers; `None` for a job as its caller sent it.
     pub(crate) fn of(message: &Message) -> Option<Self> {
         let headers = &message.properties.headers;
@@ -213,6 +223,26 @@ mod tests {
             assert_eq!(stamped.properties.headers.get(REASON).map(String::as_str), Some(word));
             assert_eq!(WakeUp::of(&stamped).map(|wake_up| wake_up.reason), Some(reason));
         }
+    }
+
+    #[test]
+    fn a_message_that_takes_the_place_of_another_knows_nothing_less() {
+        let call = |id: &str| Some(WitnessedCall { id: id.to_owned(), tool: "send".to_owned() });
+        let said = WakeUp {
+            generation: 3,
+            effects: true,
+            entries: Some(9),
+            call: call("c1"),
+            ..WakeUp::new(Reason::Continue)
+        };
+        let fresh = WakeUp { generation: 1, ..WakeUp::new(Reason::GivenBack) };
+        let known = fresh.clone().knowing(Some(&said));
+        assert_eq!(known, WakeUp { reason: Reason::GivenBack, ..said.clone() });
+        let cut = WakeUp { entries: Some(4), call: call("c0"), effects: true, ..fresh.clone() };
+        assert_eq!(cut.knowing(Some(&said)), known);
+        let longer = WakeUp { generation: 4, entries: Some(12), call: call("c2"), effects: true, ..fresh.clone() };
+        assert_eq!(longer.clone().knowing(Some(&said)), longer);
+        assert_eq!(fresh.clone().knowing(None), fresh);
     }
 
     #[test]

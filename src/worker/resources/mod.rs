@@ -1,5 +1,6 @@
 //! What runs share: tool lists, magic links, the index of parked runs, and the making of each value once.
 
+pub(crate) mod cooldown;
 pub(crate) mod magic_links;
 pub(crate) mod parked_index;
 pub(crate) mod single_flight;

@@ -30,6 +30,10 @@ impl Attempt<'_> {
         if self.offer().await?.is_none() {
             return Ok(());
         }
+        let model = self.run().settings().model.clone();
+        if let Some(wait) = self.executor.cooldowns.remaining(&model).await {
+            return Err(Interruption::RateLimited { wait, reason: format!("the model `{model}` asked to come later") });
+        }
         self.leased.record(vec![Event::ModelAsked]).await?;
         self.progress("model", None);
         let left = self.run().remaining(self.leased.clock().now());
@@ -124,6 +128,7 @@ impl Attempt<'_> {
             LlmError::ContentFiltered { .. } => ErrorCode::ContentFiltered,
             LlmError::RateLimited { retry_after, .. } => {
                 let wait = retry_after.unwrap_or(RATE_LIMIT_WAIT);
+                self.executor.cooldowns.begin(&self.run().settings().model, wait).await;
                 return Err(Interruption::RateLimited { wait, reason: error.to_string() });
             }
             LlmError::NotSent(_)

@@ -72,14 +72,16 @@ impl Attempt<'_> {
         let Some(call) = calls.iter().find(|call| call.tool.effect != Effect::Read) else { return Ok(None) };
         let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
         let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
-        match self.witness.testify(entries, generation, witnessed).await {
-            Ok(generation) => Ok(Some(Event::WakeUpPublished { generation })),
-            Err(error) => {
-                let reason = "not_witnessed".to_owned();
-                self.leased.record(vec![Event::ToolNotRun { call_id: call.call_id.clone(), reason }]).await?;
-                Err(Interruption::Unwitnessed(error.to_string()))
-            }
-        }
+        let why = tokio::select! {
+            testified = self.witness.testify(entries, generation, witnessed) => match testified {
+                Ok(generation) => return Ok(Some(Event::WakeUpPublished { generation })),
+                Err(error) => Interruption::Unwitnessed(error.to_string()),
+            },
+            () = self.executor.out_of_time(self.stop) => Interruption::Shutdown,
+        };
+        let reason = "not_witnessed".to_owned();
+        self.leased.record(vec![Event::ToolNotRun { call_id: call.call_id.clone(), reason }]).await?;
+        Err(why)
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.

@@ -6,10 +6,13 @@ use tracing::{debug, warn};
 
 use super::interruption::Interruption;
 use super::lease::Lease;
+use crate::agent::conclusion;
 use crate::agent::event::{Entry, Event, Started};
 use crate::agent::run::Run;
+use crate::agent::turn::Conclusion;
 use crate::clock::SharedClock;
 use crate::journal::JournalError;
+use crate::reply::Reply;
 use crate::retry::{Policy, RetryDecision, retry};
 use crate::worker::rules::Lifetimes;
 
@@ -72,6 +75,24 @@ impl LeasedRun {
             self.run.apply(entry).map_err(|error| Interruption::Damaged(error.to_string()))?;
         }
         Ok(())
+    }
+
+    /// Journals `first` and the run's end in one step, so that none of them stands alone; returns the reply.
+    pub(crate) async fn conclude(
+        &mut self,
+        first: Vec<Event>,
+        conclusion: Conclusion,
+    ) -> Result<Box<Reply>, Interruption> {
+        let (at, mut after) = (self.clock.now(), Run::clone(&self.run));
+        for event in &first {
+            let applied = after.apply(Entry::new(at, event.clone()));
+            applied.map_err(|error| Interruption::Illegal(error.to_string()))?;
+        }
+        let reply = Box::new(conclusion::reply(&after, conclusion, at));
+        let mut events = first;
+        events.push(Event::Finished(reply.clone()));
+        self.record(events).await?;
+        Ok(reply)
     }
 
     /// Gives the run free at once, so that its next message does not have to wait for the lease to run out.

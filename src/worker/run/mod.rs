@@ -22,6 +22,7 @@ use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
 use self::list_tools::Offer;
 use super::message::witness::Witness;
+use super::resources::cooldown::Cooldowns;
 use super::resources::magic_links::MagicLinks;
 use super::resources::parked_index::ParkedIndex;
 use super::resources::tool_catalog::ToolCatalog;
@@ -45,6 +46,8 @@ pub(crate) struct Executor {
     pub llm: Arc<Llm>,
     /// Tool lists.
     pub tool_catalog: Arc<ToolCatalog>,
+    /// Models that asked to be left alone.
+    pub cooldowns: Cooldowns,
     /// Magic links that were handed out.
     pub magic_links: MagicLinks,
     /// How the jobs of digests end, and which of them may ask their users.

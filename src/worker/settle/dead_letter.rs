@@ -51,9 +51,9 @@ impl Settler {
         let why = GivenUp { reason: reason.to_owned(), detail: problem, step };
         let attempts = run.map_or(0, |run| run.run().attempts());
         let letter = fresh(delivery.message());
+        self.note_digest_ended(job, ErrorCode::Internal.as_str()).await;
         Exit::once(
             self.refuse(delivery, job, reason, detail).await
-                && self.note_digest_ended(job, ErrorCode::Internal.as_str()).await
                 && self.publish_dead_letter(delivery, letter, &why, attempts).await,
         )
     }

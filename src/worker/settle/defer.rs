@@ -42,7 +42,9 @@ impl Settler {
             }
             (Deferral::HandedOn { wait }, _) => {
                 let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
-                let published = self.publish(delivery, &destination, handed_on(delivery.message())).await;
+                let published = self
+                    .publish(delivery, &destination, handed_on(delivery.message(), delivery.was_redelivered()))
+                    .await;
                 Exit::once(published.is_ok())
             }
             (Deferral::NotDue { remaining: wait }, _)
@@ -68,7 +70,7 @@ impl Settler {
             Pause::Transient => Reason::Transient,
             Pause::ContinueAsNew | Pause::Shutdown | Pause::JournalAway => Reason::Continue,
         };
-        let wake_up = WakeUp::of_run(run.run(), generation, reason);
+        let wake_up = WakeUp::of_run(run.run(), generation, reason).knowing(delivery.wake_up());
         if let Err(error) = self.publish_wake_up(delivery, wake_up, wait).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             run.release().await;
@@ -91,7 +93,7 @@ impl Settler {
     ) -> Exit {
         let generation = run.run().wake_up_generation().max(delivery.generation()).max(1);
         run.release().await;
-        let wake_up = WakeUp::of_run(run.run(), generation, reason);
+        let wake_up = WakeUp::of_run(run.run(), generation, reason).knowing(delivery.wake_up());
         self.replace(delivery, wake_up, wait).await
     }
 

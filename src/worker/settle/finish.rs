@@ -49,7 +49,10 @@ impl Settler {
         };
         let working = run.run().working_milliseconds_at(self.clock.now());
         // Before the journal is sealed: whoever comes after this one would not note it any more.
-        if !self.note_digest_ended(job, outcome).await {
+        let noted = self.note_digest_ended(job, outcome).await;
+        let tried_before = delivery.wake_up().is_some_and(|wake_up| wake_up.reason == Reason::GivenBack);
+        // Tried again once, after the store had time: a note that cannot be made must not send the reply round and round.
+        if !noted && !tried_before {
             return self.defer_unjournalled(delivery, run, JOURNAL_WAIT, Reason::GivenBack).await;
         }
         if let Err(error) = run.record(vec![Event::Delivered]).await {

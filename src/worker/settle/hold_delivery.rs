@@ -1,5 +1,6 @@
 //! Holding the message of a run that is under way, and exchanging it for a newer one where it must not be held any longer,
-//! or where the run is about to change something. One message stands for the run at any time.
+//! or where the run is about to change something: the message in hand knows the most of the run, and the one before it is
+//! gone.
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +53,9 @@ impl Settler {
                 biased;
                 () = ended.cancelled() => return delivery,
                 testimony = testimonies.next() => self.witness(&mut delivery, testimony).await,
-                () = tokio::time::sleep_until(delivery.due()) => self.renew(&mut delivery, job).await,
+                () = tokio::time::sleep_until(delivery.due()), if delivery.is_in_hand() => {
+                    self.renew(&mut delivery, job).await;
+                }
             }
             exchanged.get_or_insert_with(|| Exchanged::new(&self.exchanged));
         }
@@ -78,14 +81,14 @@ impl Settler {
 
     /// Without the broker's confirm the delivery is kept.
     async fn renew(&self, delivery: &mut InFlightDelivery, job: &JobId) {
-        // Counted as a wake-up, so that a lost journal is noticed.
-        let generation = delivery.generation().max(1);
         let run = self.journal.read(job).await.ok().and_then(|lines| Run::replay(&lines).ok()?);
-        let wake_up = match (run, delivery.wake_up()) {
-            (Some(run), _) => WakeUp::of_run(&run, generation, Reason::Continue),
-            (None, Some(said)) => WakeUp { generation, reason: Reason::Continue, due: None, ..said.clone() },
-            (None, None) => WakeUp { generation, ..WakeUp::new(Reason::Continue) },
+        let Some(run) = run else {
+            // A message that knows nothing of the run would be stale, or worse, believed.
+            return delivery.hold_on(self.rules.hold_at_most / 10);
         };
+        // Counted as a wake-up, so that a lost journal is noticed.
+        let generation = run.wake_up_generation().max(1);
+        let wake_up = WakeUp::of_run(&run, generation, Reason::Continue).knowing(delivery.wake_up());
         match self.exchange(delivery, wake_up).await {
             Ok(()) => info!("the delivery of the run was held for long; a wake-up stands for it"),
             Err(error) => {

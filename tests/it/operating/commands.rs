@@ -258,6 +258,7 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
             "ok      Redis",
             "ok      Redis persistence",
             "ok      Redis appendfsync: everysec",
+            "ok      clock: as Redis'",
             "ok      connection gmail: 1 connected",
             "ok      model gpt-4o",
             " 0 broken",

@@ -15,6 +15,7 @@ use agentkit_worker::internals::queue::{Consumer, Delivery, Destination, Message
 use agentkit_worker::job::JobId;
 use agentkit_worker::{App, Ended, Shutdown};
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -56,6 +57,10 @@ impl Journal for PanickingJournal {
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.inner.read(job).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, JournalError> {
+        self.inner.now().await
     }
 
     async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {

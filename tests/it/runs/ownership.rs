@@ -15,7 +15,12 @@ use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 
 /// A paused worker's connection is given up by the broker after two of these, its lease runs out in the same time.
-const PAUSED: [(&str, &str); 2] = [("WORKER__LEASE_SECONDS", "2"), ("AMQP__HEARTBEAT_SECONDS", "1")];
+const PAUSED: [(&str, &str); 4] = [
+    ("MODEL__RETRY__MAX_RETRY_AFTER_MILLISECONDS", "10000"),
+    ("SCALEKIT__TOOL_RETRY__MAX_RETRY_AFTER_MILLISECONDS", "10000"),
+    ("WORKER__LEASE_SECONDS", "2"),
+    ("AMQP__HEARTBEAT_SECONDS", "1"),
+];
 const READ: &str = "Call gmail_fetch_mails with {\"max_results\": 1}";
 
 /// Wakes the paused worker, and waits until it has found out that the run is not its own any more.

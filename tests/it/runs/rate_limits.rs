@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
 use crate::support::process_usage::ProcessUsage;
-use crate::support::proxied_service::ProxiedService;
+use crate::support::proxied_service::{ProxiedService, USER};
 use crate::support::scripted_model::{ScriptedModel, turn};
 use serde_json::json;
 
@@ -21,7 +21,11 @@ async fn a_rate_limit_with_a_known_time_frees_the_place_and_is_kept_by_the_tiers
     let told = Instant::now();
     service.send("limited", "say it").await;
     worker.running.line("run interrupted").await;
-    service.send("other", "say it").await;
+    // Another model: the one that asked for it is left alone.
+    let other = json!({
+        "id": "other", "identifier": USER, "connections": ["gmail"], "prompt": "say it", "model": "gpt-4o-mini"
+    });
+    service.send_job("other", other).await;
     assert_eq!(service.reply().await["subject"], "other", "its place is free meanwhile");
     let reply = service.only_reply().await;
     let waited = told.elapsed();
@@ -55,5 +59,29 @@ async fn a_wait_for_a_provider_is_no_working_time() {
     service.send("job-1", "say it").await;
     let reply = service.only_reply().await;
     assert_eq!((&reply["data"]["text"], &reply["data"]["attempts"]), (&json!("at last"), &json!(3)), "{reply:#}");
+    model.finish();
+}
+
+#[tokio::test]
+async fn what_one_run_was_told_by_the_model_holds_for_all_runs_of_the_fleet() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let script = [turn::status(429).retry_after(WAIT), turn::text("at last"), turn::text("at last")];
+    let model = ScriptedModel::start(script).await;
+    let narrow = [("WORKER__CONCURRENCY", "1")];
+    let first = service.worker(&model, &narrow).await;
+    let told = Instant::now();
+    service.send("job-1", "say it").await;
+    first.running.line("asked to come later").await;
+    first.running.signal("STOP");
+    // Another process, which has not asked the model yet.
+    let second = service.worker(&model, &narrow).await;
+    service.send("job-2", "say it").await;
+    second.running.line("asked to come later").await;
+    assert_eq!(model.requests().len(), 1, "nobody asks the model meanwhile");
+    first.running.signal("CONT");
+    for _ in 0..2 {
+        assert_eq!(service.reply().await["data"]["text"], "at last");
+        assert!(told.elapsed() >= Duration::from_secs(WAIT), "{:?}", told.elapsed());
+    }
     model.finish();
 }

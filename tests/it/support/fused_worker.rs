@@ -17,6 +17,7 @@ use agentkit_worker::internals::queue::{
 };
 use agentkit_worker::job::JobId;
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -119,6 +120,10 @@ impl Journal for FusedJournal {
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.0.read(job).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, JournalError> {
+        self.0.now().await
     }
 
     async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError> {

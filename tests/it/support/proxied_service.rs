@@ -69,7 +69,11 @@ impl<'a> ProxiedService<'a> {
 
     /// Hands a job over; its reply goes to the common queue.
     pub(crate) async fn send(&self, id: &str, prompt: &str) {
-        let body = json!({"id": id, "identifier": USER, "connections": ["gmail"], "prompt": prompt});
+        self.send_job(id, json!({"id": id, "identifier": USER, "connections": ["gmail"], "prompt": prompt})).await;
+    }
+
+    /// Hands over this job.
+    pub(crate) async fn send_job(&self, id: &str, body: Value) {
         let properties =
             Properties { message_id: Some(id.to_owned()), timestamp: Some(SystemClock.now()), ..Properties::default() };
         let message = Message { body: body.to_string().into(), properties };
