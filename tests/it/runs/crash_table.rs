@@ -26,8 +26,8 @@ use crate::support::redis::Redis;
 use crate::support::sandbox_peer::{SandboxPeer, config_of};
 use crate::support::{eventually, soon, unique};
 
-/// The store never dies here. Hundreds of workers start and die beside it, and the broker syncs what each declares: a Redis
-/// that waits for the same disk stands still for longer than anybody waits for it.
+/// The store never dies here, so it need not sync: with hundreds of workers that start and die beside it, a look at one that
+/// did timed out after ten seconds.
 const NEVER_DIES: [&str; 2] = ["--appendfsync", "no"];
 
 /// So many cases at the same time.
