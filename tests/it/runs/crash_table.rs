@@ -26,10 +26,6 @@ use crate::support::redis::Redis;
 use crate::support::sandbox_peer::{SandboxPeer, config_of};
 use crate::support::{eventually, soon, unique};
 
-/// The store never dies here, so it need not sync: with hundreds of workers that start and die beside it, a look at one that
-/// did timed out after ten seconds.
-const NEVER_DIES: [&str; 2] = ["--appendfsync", "no"];
-
 /// So many cases at the same time.
 const AT_ONCE: usize = 10;
 const FETCH: &str = "call gmail_fetch_mails with {\"max_results\": 2}";
@@ -73,7 +69,11 @@ impl CrashCase {
         config.worker.concurrency = 4;
         let inbox = ReplyInbox::open(&config.amqp).await.unwrap();
         // Who only watches has patience with a busy machine.
-        let patient = redis_client::Config { response_timeout_milliseconds: 10_000, ..config.redis.clone() };
+        let patient = redis_client::Config {
+            connection_timeout_milliseconds: 10_000,
+            response_timeout_milliseconds: 10_000,
+            ..config.redis.clone()
+        };
         let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient).unwrap()));
         let reply_to = inbox.name().to_owned();
         let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
@@ -330,7 +330,7 @@ fn check_cancelled(case: &str, _: Option<(&str, Failure)>, Aftermath { replies, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_write() {
-    let redis = Redis::start_with(&NEVER_DIES).await;
+    let redis = Redis::start().await;
     let points = [
         "append started",
         "append accounts_ready",
@@ -348,7 +348,7 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_put_aside_has_its_reply_and_its_dead_letter_wherever_that_is_cut_off() {
-    let redis = Redis::start_with(&NEVER_DIES).await;
+    let redis = Redis::start().await;
     let points = [
         "claim",
         "append put_aside+finished",
@@ -363,14 +363,14 @@ async fn a_run_that_is_put_aside_has_its_reply_and_its_dead_letter_wherever_that
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_cancelled_under_way_ends_so_wherever_its_worker_is_cut_off() {
-    let redis = Redis::start_with(&NEVER_DIES).await;
+    let redis = Redis::start().await;
     let points = ["append model_asked", "requeue", "publish agentkit.job.failed", "append delivered", "ack"];
     table(async |cut| cancelled(&redis, cut).await, check_cancelled, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_of_a_parked_run_that_is_cut_off_anywhere_can_be_given_again() {
-    let redis = Redis::start_with(&NEVER_DIES).await;
+    let redis = Redis::start().await;
     let points = ["claim", "append finished", "release", "publish wake-up"];
     table(async |cut| cancelled_while_parked(&redis, cut).await, check_cancelled, &points).await;
 }
