@@ -12,7 +12,7 @@ use super::{
     ABSENT, ClaimedPortions, DigestStore, Fired, Firing, Hold, KEEP_MARKS, LeaseHolder, Marks, Members, Memory,
     Reminder, Standing, StoreError,
 };
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, after};
 
 /// What one process knows of digests, and sets of recipients.
 #[derive(Debug)]
@@ -294,10 +294,6 @@ fn mark(firing: Firing<'_>) -> (String, Timestamp) {
 
 fn division(firing: Firing<'_>) -> (String, Timestamp, u32) {
     (firing.group.to_owned(), firing.at, firing.portions)
-}
-
-fn after(now: Timestamp, wait: Duration) -> Timestamp {
-    now.saturating_add(signed(wait)).unwrap_or(Timestamp::MAX)
 }
 
 fn signed(wait: Duration) -> SignedDuration {
