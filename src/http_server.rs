@@ -32,7 +32,6 @@ pub(crate) struct Endpoints {
     pub alive: Check,
     /// Whether it may be given work.
     pub ready: Check,
-    /// What it has counted.
     pub metrics: Arc<Metrics>,
     /// How many runs wait for their users.
     pub parking: Arc<dyn Parking>,

@@ -201,7 +201,6 @@ impl Script {
         super::conclusion::reply(&self.run, *conclusion, self.now)
     }
 
-    /// The account in the terminal reply.
     pub(super) fn account(&self) -> crate::reply::Account {
         match self.reply().event {
             ReplyEvent::Completed(completed) => completed.account,

@@ -217,7 +217,6 @@ pub(super) fn forget_start(run: &mut Run, call_id: &str) {
     run.calls_made -= u32::from(run.ledger.len() < before);
 }
 
-/// A call has its outcome.
 pub(super) fn finish_call(run: &mut Run, call_id: &str, outcome: &ToolOutcome) {
     let (content, state, execution_id) = match outcome {
         ToolOutcome::Done { content, execution_id } => (content.clone(), EffectState::Done, execution_id),

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::{Status, Unavailable, lock};
 
-/// The breaker of one connection.
 pub(super) struct Breaker {
     threshold: u32,
     open_time: Duration,

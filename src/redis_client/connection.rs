@@ -27,7 +27,6 @@ pub(super) enum Target {
     Cluster(ClusterClient),
 }
 
-/// A connection to it.
 #[derive(Clone)]
 pub(super) enum RedisConnection {
     Single(MultiplexedConnection),

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::data::embedded;
 
-/// One connection of the workspace.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Connection {
     /// The name that callers use; not the provider's.

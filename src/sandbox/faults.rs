@@ -13,7 +13,6 @@ use super::route_group::RouteGroup;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {
-    /// The group of routes it applies to.
     pub(super) on: RouteGroup,
     /// Only calls of this tool (for `execute`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,7 +26,6 @@ pub(super) struct Fault {
     /// Milliseconds to wait before anything else happens.
     #[serde(default)]
     pub(super) delay_ms: u64,
-    /// What happens.
     pub(super) kind: FaultKind,
     /// For `status`: the HTTP status, 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +56,6 @@ pub(super) struct Fault {
     pub(super) big_answer_bytes: usize,
 }
 
-/// What a fault does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum FaultKind {

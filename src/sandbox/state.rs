@@ -18,7 +18,6 @@ pub(super) struct State {
     /// Access tokens and the instant each expires.
     pub(super) tokens: BTreeMap<String, Timestamp>,
     pub(super) accounts: Accounts,
-    /// By identifier.
     pub(super) worlds: BTreeMap<String, World>,
     pub(super) tool_calls: Vec<ToolCall>,
     pub(super) faults: Faults,

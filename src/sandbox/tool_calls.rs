@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::accounts::Account;
 use super::world::ProviderError;
 
-/// A call that reached a tool.
 #[derive(Debug)]
 pub(super) struct ToolCall {
     pub(super) execution_id: String,

@@ -27,13 +27,11 @@ pub struct Details {
 
 /// What an error's body says. Any field may be missing or of the wrong type.
 pub(super) struct Body {
-    /// Whether it is JSON.
     pub(super) json: bool,
     /// Whether the provider of the tool failed, and not Scalekit.
     pub(super) tool_error: bool,
     /// Scalekit's `error_code`.
     pub(super) code: Option<String>,
-    /// What was said.
     pub(super) details: Details,
 }
 

@@ -41,7 +41,6 @@ impl Group {
 /// A digest and the groups that it has at present.
 #[derive(Debug)]
 pub(super) struct Planned {
-    /// The definition.
     pub digest: Digest,
     known: Mutex<Option<Known>>,
     recollection: Arc<std::sync::Mutex<Recollection>>,

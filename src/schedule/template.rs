@@ -16,7 +16,6 @@ enum Piece {
 }
 
 impl Template {
-    /// Reads `text`.
     pub(super) fn new(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = text;

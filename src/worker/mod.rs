@@ -46,9 +46,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub(crate) holder: Arc<dyn Holder>,
-    /// Time.
     pub(crate) clock: SharedClock,
-    /// Bounds.
     pub(crate) rules: WorkerRules,
     /// What jobs leave open.
     pub(crate) defaults: Defaults,

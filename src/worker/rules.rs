@@ -46,15 +46,10 @@ pub struct LimitDefaults {
     pub steps: u32,
     /// Model turns at most.
     pub steps_at_most: u32,
-    /// Tool calls.
     pub tool_calls: u32,
-    /// Tool calls at most.
     pub tool_calls_at_most: u32,
-    /// Tokens.
     pub tokens: u64,
-    /// Tokens at most.
     pub tokens_at_most: u64,
-    /// Working seconds.
     pub seconds: u64,
     /// Working seconds at most.
     pub seconds_at_most: u64,
@@ -94,14 +89,12 @@ impl Default for LimitDefaults {
     }
 }
 
-/// Bounds of the worker.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerRules {
     /// This process, unique at every start: owner of leases.
     pub name: String,
     /// Runs under way at the same time.
     pub concurrency: usize,
-    /// Largest job in bytes.
     pub max_job_bytes: usize,
     /// How long leases and journals last.
     pub lifetimes: Lifetimes,

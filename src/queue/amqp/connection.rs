@@ -23,7 +23,6 @@ use crate::retry::{Backoff, Policy, RetryDecision};
 /// Nominal wait before the first reconnect.
 const RECONNECT_INITIAL_MILLISECONDS: u64 = 200;
 
-/// An open connection.
 #[derive(Debug)]
 pub(super) struct BrokerConnection {
     pub(super) connection: Connection,
@@ -47,7 +46,6 @@ impl BrokerConnection {
         }
     }
 
-    /// Opens a channel.
     pub(super) async fn channel(&self, timeout: Duration) -> Result<Channel, QueueError> {
         within(timeout, self.connection.create_channel()).await
     }
@@ -219,7 +217,6 @@ impl Reconnect {
         }
     }
 
-    /// The connection is up.
     pub(super) fn came_up(&mut self) {
         self.tried = true;
         self.up_since = Some(tokio::time::Instant::now());

@@ -81,7 +81,6 @@ struct AmqpSettle {
 /// Where a message goes that is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Back {
-    /// To the queue that it came from.
     ToTheQueue,
     /// To where that queue's dead letters go.
     ToTheJobs,

@@ -49,7 +49,6 @@ pub(super) fn found_items(conversation: &Conversation) -> Vec<Value> {
     results.flat_map(|result| items(&result, 0).unwrap_or_default()).collect()
 }
 
-/// Ids of what was found.
 pub(super) fn found_ids(conversation: &Conversation) -> Vec<String> {
     found_items(conversation).iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect()
 }

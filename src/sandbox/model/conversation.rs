@@ -60,7 +60,6 @@ impl History {
     }
 }
 
-/// A tool on offer.
 #[derive(Debug, Clone)]
 pub(super) struct ToolSpec {
     pub(super) name: String,

@@ -42,7 +42,6 @@ pub(super) async fn show(Path(name): Path<String>) -> Result<Json<Value>, ApiErr
     profile(&name).map(|profile| Json(describe(profile)))
 }
 
-/// The profile that the body names.
 pub(super) fn model_of(body: &Map<String, Value>) -> Result<&'static Profile, ApiError> {
     let name = body.get("model").and_then(Value::as_str);
     profile(name.ok_or_else(|| ApiError::invalid("model", "a model has to be named"))?)

@@ -9,7 +9,6 @@ use super::models::Profile;
 /// Most tools in one request.
 const TOOL_LIMIT: usize = 128;
 
-/// A body as it comes in.
 pub(super) type Body = Result<JsonBody<Map<String, Value>>, JsonRejection>;
 
 /// The body, if it is an object.

@@ -24,7 +24,6 @@ pub(super) fn without_free_text(segment: &str) -> String {
     outside.collect::<Vec<_>>().join(" ")
 }
 
-/// What is to be passed on.
 pub(super) fn free_text(words: &str) -> Option<String> {
     let text = FREE_TEXT.iter().find_map(|marker| after(words, marker))?;
     Some(quoted_or(&text, &[]))

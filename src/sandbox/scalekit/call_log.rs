@@ -35,7 +35,6 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): Raw
     Ok(Json(answer))
 }
 
-/// One call.
 pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(execution_id): Path<String>) -> Answer {
     let state = shared.lock();
     let call = state.tool_calls.iter().find(|call| call.execution_id == execution_id);

@@ -7,10 +7,8 @@ use serde_json::{Value, json};
 
 use crate::sandbox::authorization::Problem;
 
-/// What a route answers.
 pub(super) type Answer = Result<Json<Value>, Refusal>;
 
-/// A refused request.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: u16,
@@ -30,7 +28,6 @@ impl Refusal {
         Self::new(400, "INVALID_ARGUMENT", message)
     }
 
-    /// 400 that names the field.
     pub(super) fn field(field: &str, problem: &str, constraint: &str) -> Self {
         let violation = json!({"field": field, "description": problem, "constraint": constraint});
         let more = json!({"validation_error_info": {"field_violations": [violation]}});

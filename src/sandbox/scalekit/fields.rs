@@ -7,7 +7,6 @@ use super::errors::Refusal;
 /// Longest identifier that is accepted.
 const IDENTIFIER_LIMIT: usize = 100;
 
-/// A body as it comes in.
 pub(super) type Body<T> = Result<JsonBody<T>, JsonRejection>;
 
 /// The body, if it has the right form.

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-/// Parameters of a tool.
 pub(super) type Parameters = Map<String, Value>;
 
 /// A text parameter, empty where it is absent.

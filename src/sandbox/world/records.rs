@@ -12,7 +12,6 @@ use super::parameters::{Parameters, count, text};
 /// What a code host keeps.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Repository {
-    /// By kind.
     records: BTreeMap<String, Vec<Value>>,
 }
 

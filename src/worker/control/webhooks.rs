@@ -62,11 +62,9 @@ enum Unsafe {
     Queue(JobId, QueueError),
 }
 
-/// Takes webhooks.
 pub(crate) struct Webhooks {
     /// Who may send them.
     pub secrets: Secrets,
-    /// Time.
     pub clock: SharedClock,
     /// Ids of webhooks that were followed.
     pub cache: Arc<dyn Cache>,

@@ -24,11 +24,9 @@ pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 pub(super) struct Situation<'a> {
     /// What its headers say; `None` for a job as its caller sent it.
     pub(super) wake_up: Option<&'a WakeUp>,
-    /// The digest of its job.
     pub(super) digest: &'a str,
     /// Whether its job is an occurrence of a digest.
     pub(super) is_occurrence: bool,
-    /// The present.
     pub(super) now: Timestamp,
     /// Whether the worker stops.
     pub(super) stopping: bool,
@@ -59,11 +57,9 @@ pub(super) enum Found<'a> {
     NewerJournal,
     /// Ours, and its journal says what cannot be.
     Damaged(&'a str),
-    /// Ours.
     Run(&'a Run),
 }
 
-/// What to do next.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Next {
     /// The delivery is settled; nothing is run.
@@ -84,7 +80,6 @@ pub(super) enum Next {
     },
 }
 
-/// The table.
 pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
     let reason = situation.wake_up.map(|wake_up| &wake_up.reason);
     let settle = |disposition| Next::Settle(disposition);

@@ -24,7 +24,6 @@ const SAW_LIVE_OWNER: &str = "x-agentkit-met";
 const ENTRIES: &str = "x-agentkit-entries";
 /// The model's id of the call that was about to leave then.
 const CALL: &str = "x-agentkit-call";
-/// The tool of that call.
 const TOOL: &str = "x-agentkit-tool";
 
 /// A message is early by less than this: it counts as due. The shortest wait tier is a second.
@@ -82,7 +81,6 @@ impl Reason {
         known.map_or_else(|| Self::Other(text.to_owned()), |(reason, _)| reason)
     }
 
-    /// As in the header.
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Other(text) => text,

@@ -21,11 +21,9 @@ pub(crate) struct Testimony {
     answer: oneshot::Sender<Result<u32, QueueError>>,
 }
 
-/// Asks for a witness.
 #[derive(Debug, Clone)]
 pub(crate) struct Witness(mpsc::Sender<Testimony>);
 
-/// What was asked.
 #[derive(Debug)]
 pub(crate) struct Testimonies(mpsc::Receiver<Testimony>);
 

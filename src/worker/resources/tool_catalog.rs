@@ -54,11 +54,9 @@ impl Default for Config {
 /// Where a list was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundIn {
-    /// In this process.
     Process,
     /// In the cache that all workers share.
     Shared,
-    /// At Scalekit.
     Scalekit,
 }
 

@@ -42,9 +42,7 @@ use crate::scalekit::Scalekit;
 pub(crate) struct Executor {
     /// Accounts, tools and their execution.
     pub scalekit: Arc<Scalekit>,
-    /// The model.
     pub llm: Arc<Llm>,
-    /// Tool lists.
     pub tool_catalog: Arc<ToolCatalog>,
     /// Models that asked to be left alone.
     pub cooldowns: Cooldowns,
@@ -56,7 +54,6 @@ pub(crate) struct Executor {
     pub parked: Arc<ParkedIndex>,
     /// Interim replies.
     pub publisher: Arc<dyn Publisher>,
-    /// Counters.
     pub metrics: Arc<Metrics>,
     /// Tasks that nothing waits for but the process's end.
     pub tracker: TaskTracker,

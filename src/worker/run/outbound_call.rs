@@ -10,13 +10,11 @@ use crate::scalekit::Error;
 pub(super) struct OutboundCall {
     /// The model's id of it.
     pub(super) call_id: String,
-    /// As it was pinned.
     pub(super) tool: PinnedTool,
     /// Checked against the tool's schema.
     pub(super) arguments: Map<String, Value>,
     /// Whose account runs it.
     pub(super) identifier: Identifier,
-    /// The run that makes it.
     pub(super) run_id: JobId,
     /// Bytes of its result that the model sees.
     pub(super) result_bytes: usize,
@@ -26,7 +24,6 @@ pub(super) struct OutboundCall {
 
 /// How a call ended that was sent as often as it may be.
 pub(super) enum CallEnd {
-    /// It has its outcome.
     Outcome(ToolOutcome),
     /// It did not run and can be made again, once what hinders it has passed.
     NotRun(Error),

@@ -51,7 +51,6 @@ pub(crate) enum Disposition {
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum End {
-    /// With the reply that its journal holds.
     Journalled(Box<Reply>),
     /// With this, which is still to be journalled; given up with a dead letter where a reason is there.
     Concluded(Conclusion, Option<GivenUp>),
@@ -85,7 +84,6 @@ pub(crate) enum Deferral {
         wait: Duration,
         /// Why the attempt ended.
         pause: Pause,
-        /// For people.
         detail: String,
     },
     /// The run's message, though nothing can be journalled: it says what is known of the run, in case the journal does not
@@ -93,7 +91,6 @@ pub(crate) enum Deferral {
     Unjournalled {
         /// Until it is due.
         wait: Duration,
-        /// Why.
         reason: Reason,
     },
 }
@@ -112,7 +109,6 @@ pub(crate) enum Undeliverable {
 pub(crate) enum Stale {
     /// A newer wake-up of the run is under way.
     Superseded,
-    /// The run has ended.
     Ended,
     /// The reply is out, and the end of its journal was lost.
     Sealed,
@@ -137,7 +133,6 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
-    /// Those of `run`.
     pub(crate) fn of(run: &Run, rules: &WorkerRules) -> Self {
         Self {
             transient: (run.transient_failures(), rules.transient),

@@ -30,7 +30,6 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::queue::{Holder, Publisher};
 
-/// Settles deliveries.
 pub(crate) struct Settler {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) publisher: Arc<dyn Publisher>,
