@@ -15,7 +15,7 @@ use crate::reply::Reply;
 /// |---|---|
 /// | 1 | all but the following |
 /// | 2 | [`Entry::schema`], [`Event::GivenUp`], [`Event::JournalLost`], [`Pause::JournalAway`] |
-/// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`] |
+/// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`] |
 /// | 3 | [`Event::EndLost`] |
 pub const SCHEMA_VERSION: u32 = 3;
 /// What all events but the newest are written as: an older worker goes on with a run that has none of these.
@@ -66,6 +66,9 @@ pub enum Event {
     AttemptStarted {
         /// The worker's name, for people.
         worker: String,
+        /// Whether no other run that workers had died with was under way in that process: if it dies, this run is blamed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        alone: bool,
     },
     /// The worker gave the run out of its hands in good order.
     AttemptEnded {

@@ -126,10 +126,11 @@ impl Run {
         match event {
             // `check` lets none pass.
             Event::Started(_) => {}
-            Event::AttemptStarted { .. } => {
-                self.crash_count += u32::from(self.active);
+            Event::AttemptStarted { alone, .. } => {
+                self.crash_count = self.crash_count();
                 self.attempts += 1;
                 self.active = true;
+                self.alone = alone;
                 self.usage.unknown |= self.asked;
                 self.asked = false;
             }
@@ -562,11 +563,11 @@ mod tests {
         }
         assert_eq!((script.run.crash_count(), script.run.transient_failures()), (2, 2), "good order costs nothing");
         script.model(wants(&[("r1", READ, "{}")]));
-        assert_eq!((script.run.crash_count(), script.run.transient_failures()), (0, 0));
+        assert_eq!((script.run.crash_count(), script.run.transient_failures()), (1, 0), "if its worker is dead now");
         script.start("r1").attempt();
-        assert_eq!(script.run.crash_count(), 1, "a start is no progress");
+        assert_eq!(script.run.crash_count(), 2, "a start is no progress");
         script.start("r1").done("r1", "ok");
-        assert_eq!(script.run.crash_count(), 0);
+        assert_eq!(script.run.crash_count(), 1);
         assert_eq!(script.run.attempts(), 10);
     }
 
@@ -584,7 +585,7 @@ mod tests {
         let reply = crate::agent::conclusion::reply(&script.run, super::super::turn::deadline_exceeded(1), script.now);
         vec![
             Event::Started(Box::new(started())),
-            Event::AttemptStarted { worker: "w".into() },
+            Event::AttemptStarted { worker: "w".into(), alone: false },
             Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() },
             Event::WakeUpPublished { generation: 1 },
             Event::AccountsReady,

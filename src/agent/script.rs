@@ -114,7 +114,7 @@ impl Script {
     }
 
     pub(super) fn attempt(&mut self) -> &mut Self {
-        self.event(Event::AttemptStarted { worker: "w".into() })
+        self.event(Event::AttemptStarted { worker: "w".into(), alone: false })
     }
 
     pub(super) fn pause(&mut self, cause: Pause) -> &mut Self {

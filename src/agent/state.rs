@@ -106,6 +106,9 @@ impl Awaited {
     }
 }
 
+/// Deaths of workers that had several suspects under way count for each of these up to so many.
+const SHARED_CRASHES: u32 = 2;
+
 /// A run's whole state.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own; no two of them make a state")]
 #[derive(Debug, Clone, PartialEq)]
@@ -135,6 +138,7 @@ pub struct Run {
     pub(super) retries: BTreeMap<(String, String), u32>,
     pub(super) attempts: u32,
     pub(super) active: bool,
+    pub(super) alone: bool,
     pub(super) crash_count: u32,
     pub(super) transient_failures: u32,
     pub(super) rate_limited: u32,
@@ -181,6 +185,7 @@ impl Run {
             retries: BTreeMap::new(),
             attempts: 0,
             active: false,
+            alone: false,
             crash_count: 0,
             transient_failures: 0,
             rate_limited: 0,
@@ -316,9 +321,16 @@ impl Run {
         self.attempts
     }
 
-    /// How many workers in a row died with this run, without its getting any further.
+    /// How many workers in a row died with this run, without its getting any further; one that has it now counts as dead,
+    /// too. Deaths among other suspects count up to [`SHARED_CRASHES`] only, as any of them may have been the cause.
     pub fn crash_count(&self) -> u32 {
-        self.crash_count
+        self.crash_count + u32::from(self.active && (self.alone || self.crash_count < SHARED_CRASHES))
+    }
+
+    /// Whether so many workers died with this run that it must not be under way beside another suspect: one more death may
+    /// be the `limit`.
+    pub fn is_crash_suspect(&self, limit: u32) -> bool {
+        self.crash_count() >= SHARED_CRASHES.min(limit.saturating_sub(1)).max(1)
     }
 
     /// How many attempts in a row ended in a transient failure, without the run's getting any further.

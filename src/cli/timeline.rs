@@ -99,7 +99,7 @@ impl State {
     fn after(self, entry: &Entry, run: &Run) -> Self {
         let new = |name, words| Self { name, words };
         match &entry.event {
-            Event::AttemptStarted { worker } => new("running", format!("running on {worker} since {}", entry.at)),
+            Event::AttemptStarted { worker, .. } => new("running", format!("running on {worker} since {}", entry.at)),
             Event::AttemptEnded { cause: Pause::Authorization, .. } => {
                 let Some(awaited) = run.awaited_authorization() else { return self };
                 let names: Vec<&str> = awaited.connections.iter().map(ConnectionName::as_str).collect();
@@ -143,7 +143,7 @@ impl Row {
                 let names: Vec<&str> = started.job.connections.iter().map(ConnectionName::as_str).collect();
                 format!("{}, model {}", names.join(", "), started.settings.model)
             }
-            Event::AttemptStarted { worker } => worker.clone(),
+            Event::AttemptStarted { worker, .. } => worker.clone(),
             Event::AttemptEnded { detail, .. } => detail.clone(),
             Event::WakeUpPublished { generation } => format!("number {generation}"),
             Event::AuthorizationRequested { connections, until, .. } => {

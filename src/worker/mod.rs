@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use self::intake::Intake;
+use self::intake::{Intake, Suspects};
 use self::rules::{Defaults, WorkerRules};
 use self::run::Executor;
 use self::run::revocation::Revocations;
@@ -73,8 +73,9 @@ impl Worker {
             stop: stop.clone(),
             exchanged: watch::Sender::new(0),
         };
-        let (revocations, claims) = (Revocations::default(), AtomicU64::new(0));
-        let intake = Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, stop, claims };
+        let (revocations, suspects, claims) = (Revocations::default(), Suspects::default(), AtomicU64::new(0));
+        let intake =
+            Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, suspects, stop, claims };
         Self { intake, tracker }
     }
 

@@ -16,6 +16,8 @@ use crate::worker::settle::disposition::{Deferral, Disposition, End, HELD_WAIT, 
 
 /// A message whose run is alive elsewhere waits so long at first: the run may just be giving its place back.
 const HELD_FIRST: Duration = Duration::from_secs(1);
+/// A run that workers died with comes again after this time where another one is under way.
+pub(super) const SUSPECT_WAIT: Duration = Duration::from_secs(5);
 /// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
 pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 
@@ -32,6 +34,8 @@ pub(super) struct Situation<'a> {
     pub(super) stopping: bool,
     /// Workers in a row that may die with a run.
     pub(super) crash_limit: u32,
+    /// Whether no other suspect of killing workers is under way in this process.
+    pub(super) alone: bool,
     /// What becomes of a run whose journal the store lost.
     pub(super) after_loss: AfterLoss,
     /// How long an owner is given to say what it did.
@@ -140,8 +144,11 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
             let detail = "the journal could not be reached".to_owned();
             Next::Resume { first: vec![Event::AttemptEnded { cause: Pause::JournalAway, detail }], end: None }
         }
-        _ if run.is_under_way() && run.crash_count() + 1 >= situation.crash_limit => {
+        _ if run.is_under_way() && run.crash_count() >= situation.crash_limit => {
             Next::Settle(Disposition::Finish(give_up(run, situation.now)))
+        }
+        _ if run.is_crash_suspect(situation.crash_limit) && !situation.alone => {
+            Next::Settle(Disposition::Defer(Deferral::same(SUSPECT_WAIT)))
         }
         _ => Next::Resume { first: Vec::new(), end: None },
     }
@@ -197,7 +204,7 @@ fn conflict(digest: &str, run: &Run) -> Disposition {
 
 /// The worker died with this run again and again: it is not tried any more.
 fn give_up(run: &Run, now: Timestamp) -> End {
-    let text = format!("the worker died {} times in a row while it worked on this job", run.crash_count() + 1);
+    let text = format!("the worker died {} times in a row while it worked on this job", run.crash_count());
     let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
         .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");
     let why = GivenUp { reason: DeadLetterReason::Poison.as_str().to_owned(), detail: text, step: run.doing(now) };
@@ -232,7 +239,11 @@ mod tests {
     }
 
     fn attempt() -> Event {
-        Event::AttemptStarted { worker: "w".into() }
+        Event::AttemptStarted { worker: "w".into(), alone: false }
+    }
+
+    fn attempt_alone() -> Event {
+        Event::AttemptStarted { worker: "w".into(), alone: true }
     }
 
     fn reply() -> Reply {
@@ -261,6 +272,7 @@ mod tests {
             now: NOW,
             stopping: false,
             crash_limit: 3,
+            alone: true,
             after_loss: AfterLoss::Restart,
             orphan_wait: Duration::from_secs(40),
         }
@@ -356,7 +368,7 @@ mod tests {
     #[test]
     fn a_run_whose_worker_gave_it_back_is_not_taken_for_a_crash() {
         let under_way = run(vec![attempt(), attempt(), attempt()]);
-        assert_eq!(under_way.crash_count(), 2);
+        assert_eq!(under_way.crash_count(), 2, "three died, and in none it was alone suspected");
         let Next::Resume { first, end: None } = decided(Some(&wake_up(Reason::GivenBack, 1)), Found::Run(&under_way))
         else {
             panic!("it goes on")
@@ -365,17 +377,40 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_workers_died_over_is_given_up_with_a_dead_letter() {
-        let twice = run(vec![attempt(), attempt()]);
-        assert_eq!(decided(None, Found::Run(&twice)), resumed(Vec::new()), "one more may try");
-        let thrice = run(vec![attempt(), attempt(), attempt()]);
-        let Next::Settle(Disposition::Finish(End::Concluded(Conclusion::Failed(error), Some(why)))) =
-            decided(None, Found::Run(&thrice))
+    fn a_run_is_given_up_with_a_dead_letter_only_for_a_death_that_it_was_alone_suspected_of() {
+        let digest = job("x").digest();
+        let beside = |run: &Run| decide(Situation { alone: false, ..situation(None, &digest) }, Found::Run(run));
+        let waits = settled(Disposition::Defer(Deferral::same(SUSPECT_WAIT)));
+        let once = run(vec![attempt()]);
+        assert_eq!(beside(&once), resumed(Vec::new()), "the first death makes no suspect");
+        for deaths in 2..6 {
+            let suspect = run(vec![attempt(); deaths]);
+            assert_eq!(beside(&suspect), waits, "{deaths} deaths");
+            assert_eq!(decided(None, Found::Run(&suspect)), resumed(Vec::new()), "{deaths} deaths, alone");
+        }
+        let alone = run(vec![attempt(), attempt(), attempt_alone()]);
+        let Next::Settle(Disposition::Finish(End::Concluded(Conclusion::Failed(error), Some(why)))) = beside(&alone)
         else {
             panic!("it is given up")
         };
         assert_eq!((error.code, why.reason.as_str()), (ErrorCode::AttemptsExhausted, "poison"));
         assert_eq!(why.step, "checking the accounts");
+        assert!(error.message.contains("died 3 times"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_limit_below_three_needs_a_death_alone_too_and_a_limit_of_one_the_first() {
+        let digest = job("x").digest();
+        let decided = |limit, events| {
+            let run = run(events);
+            let situation = Situation { crash_limit: limit, alone: false, ..situation(None, &digest) };
+            decide(situation, Found::Run(&run))
+        };
+        let waits = settled(Disposition::Defer(Deferral::same(SUSPECT_WAIT)));
+        assert_eq!(decided(2, vec![attempt()]), waits);
+        for given_up in [decided(2, vec![attempt(), attempt_alone()]), decided(1, vec![attempt()])] {
+            assert!(matches!(given_up, Next::Settle(Disposition::Finish(End::Concluded(_, Some(_))))), "{given_up:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod claim;
 mod decide;
 mod look;
 mod lost_journal;
+mod suspects;
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -15,7 +16,9 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, error_span, field, info, warn};
 
-use self::decide::{Found, Next, Situation, decide};
+use self::decide::{Found, Next, SUSPECT_WAIT, Situation, decide};
+pub(crate) use self::suspects::Suspects;
+use self::suspects::{Alone, is_suspect};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::wake_up::{Reason, WakeUp};
@@ -53,6 +56,7 @@ pub(crate) struct Intake {
     pub(crate) rules: Arc<WorkerRules>,
     pub(crate) defaults: Defaults,
     pub(crate) revocations: Revocations,
+    pub(crate) suspects: Suspects,
     pub(crate) stop: CancellationToken,
     /// Counts the claims, so that each has a name.
     pub(crate) claims: AtomicU64,
@@ -68,13 +72,18 @@ impl Intake {
             let deferral = Deferral::NotDue { remaining };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
+        let alone = if is_suspect(&delivery) { self.suspects.alone().await } else { None };
+        if alone.is_none() && is_suspect(&delivery) {
+            let deferral = Deferral::HandedOn { wait: SUSPECT_WAIT };
+            return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
+        }
         let message = delivery.message();
         match Job::from_slice(&message.body, &message.envelope(), self.rules.max_job_bytes) {
             Ok(job) => {
                 // On the level of errors, so that it stands beside every line, however few are wanted.
                 let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
                 // Boxed: a large future is moved about otherwise, once for each of thousands of jobs.
-                let handled = AssertUnwindSafe(Box::pin(self.handle_job(&job, delivery))).catch_unwind();
+                let handled = AssertUnwindSafe(Box::pin(self.handle_job(&job, delivery, alone))).catch_unwind();
                 let handled = async {
                     if let Err(panic) = handled.await {
                         // Dropped unsettled, the message went back to the queue.
@@ -105,7 +114,7 @@ impl Intake {
         self.settler.settle(delivery, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
     }
 
-    async fn handle_job(&self, job: &Job, delivery: InFlightDelivery) {
+    async fn handle_job(&self, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
         self.note_received(job, &delivery);
         if let Some(disposition) = self.before_the_claim(job, &delivery).await {
             return self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
@@ -116,7 +125,7 @@ impl Intake {
                 let lease = Lease::new(self.journal.clone(), job.id(), token, length, asked);
                 tokio::select! {
                     biased;
-                    () = self.go_on(lease.clone(), &entries, job, delivery) => {}
+                    () = self.go_on(lease.clone(), &entries, job, delivery, alone) => {}
                     () = lease.keep(&self.revocations) => {}
                 }
             }
@@ -155,14 +164,23 @@ impl Intake {
     /// The run is not ours.
     async fn go_without(&self, job: &Job, delivery: InFlightDelivery, found: Found<'_>) {
         let digest = job.digest();
-        if let Next::Settle(disposition) = decide(self.situation(job, &digest, delivery.wake_up()), found) {
+        if let Next::Settle(disposition) = decide(self.situation(job, &digest, delivery.wake_up(), false), found) {
             self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
         }
     }
 
     /// Goes on with the run that `lines` tell of.
-    async fn go_on(&self, lease: Arc<Lease>, lines: &[String], job: &Job, delivery: InFlightDelivery) {
+    async fn go_on(
+        &self,
+        lease: Arc<Lease>,
+        lines: &[String],
+        job: &Job,
+        delivery: InFlightDelivery,
+        alone: Option<Alone>,
+    ) {
         let replayed = Run::replay(lines);
+        let suspect = matches!(&replayed, Ok(Some(run)) if run.is_crash_suspect(self.rules.crash_limit));
+        let alone = if suspect && alone.is_none() { self.suspects.alone().await } else { alone };
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
             (Ok(Some(run)), _) => Found::Run(run),
@@ -174,12 +192,12 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let digest = job.digest();
-        let next = decide(self.situation(job, &digest, delivery.wake_up()), found);
+        let next = decide(self.situation(job, &digest, delivery.wake_up(), alone.is_some()), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
-            (Next::Begin { journal_lost, end }, _) => self.begin(lease, job, delivery, journal_lost, end).await,
-            (Next::Resume { first, end }, Some(run)) => self.resume(run, job, delivery, first, end).await,
+            (Next::Begin { journal_lost, end }, _) => self.begin(lease, job, delivery, journal_lost, end, alone).await,
+            (Next::Resume { first, end }, Some(run)) => self.resume(run, job, delivery, first, end, alone).await,
             (Next::Settle(disposition), run) => {
                 if run.is_none() {
                     lease.release().await;
@@ -201,6 +219,7 @@ impl Intake {
         delivery: InFlightDelivery,
         journal_lost: bool,
         end: Option<Conclusion>,
+        alone: Option<Alone>,
     ) {
         let started = self.defaults.started(job, &self.executor.llm.config().model);
         let started = crate::agent::event::Started { journal_lost, ..started };
@@ -208,7 +227,7 @@ impl Intake {
             self.say_journal_lost(&delivery);
         }
         match LeasedRun::start(lease.clone(), self.clock.clone(), self.rules.lifetimes, started).await {
-            Ok(run) => self.resume(run, job, delivery, Vec::new(), end).await,
+            Ok(run) => self.resume(run, job, delivery, Vec::new(), end, alone).await,
             Err(error) => {
                 let disposition = match error {
                     Interruption::OwnershipLost => Disposition::Requeue { end: None },
@@ -231,6 +250,7 @@ impl Intake {
         delivery: InFlightDelivery,
         first: Vec<Event>,
         end: Option<Conclusion>,
+        alone: Option<Alone>,
     ) {
         if first.iter().any(|event| matches!(event, Event::JournalLost | Event::EndLost { .. })) {
             self.say_journal_lost(&delivery);
@@ -242,7 +262,7 @@ impl Intake {
             Some(conclusion) => run.conclude(first, conclusion).await.map(Some),
         };
         match recorded {
-            Ok(None) => self.work(run, job, delivery).await,
+            Ok(None) => self.work(run, job, delivery, alone).await,
             Ok(Some(reply)) => {
                 let subject = Subject { job: Some(job), run: Some(run) };
                 self.settler.settle(delivery, subject, Disposition::Finish(End::Journalled(reply))).await;
@@ -252,13 +272,17 @@ impl Intake {
     }
 
     /// Goes on with a run that is ours.
-    async fn work(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery) {
+    async fn work(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
         let (id, message, ended) = (job.id(), delivery.message().clone(), CancellationToken::new());
         let (witness, testimonies) = witness();
+        let suspect = alone.is_some() && run.run().is_crash_suspect(self.rules.crash_limit);
         Span::current().record("job.attempt", run.run().attempts() + 1);
         // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
         let attempt = Box::pin(async {
-            run.record(vec![Event::AttemptStarted { worker: self.rules.name.clone() }]).await?;
+            let started = Event::AttemptStarted { worker: self.rules.name.clone(), alone: suspect };
+            run.record(vec![started]).await?;
+            // Only the message was suspect: from now on its run's journal tells.
+            let _alone = alone.filter(|_| suspect);
             let lease = run.lease().clone();
             tokio::select! {
                 biased;
@@ -298,7 +322,7 @@ impl Intake {
         warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
     }
 
-    fn situation<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>) -> Situation<'a> {
+    fn situation<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>, alone: bool) -> Situation<'a> {
         Situation {
             wake_up,
             digest,
@@ -306,6 +330,7 @@ impl Intake {
             now: self.clock.now(),
             stopping: self.stop.is_cancelled(),
             crash_limit: self.rules.crash_limit,
+            alone,
             after_loss: self.rules.after_loss,
             orphan_wait: self.orphan_wait(),
         }

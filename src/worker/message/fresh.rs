@@ -17,6 +17,18 @@ pub(crate) fn fresh(message: &Message) -> Message {
     as_sent(message)
 }
 
+/// Header of the broker: how often a message came back to its queue.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Header of a message that was handed on: how often it had come back before, as its copies.
+const DELIVERIES: &str = "x-agentkit-deliveries";
+
+/// How often the message was delivered before, and came back.
+pub(crate) fn deliveries(message: &Message) -> u32 {
+    let number =
+        |header| -> u32 { message.properties.headers.get(header).and_then(|text| text.parse().ok()).unwrap_or(0) };
+    number(DELIVERY_COUNT).saturating_add(number(DELIVERIES))
+}
+
 /// Whether the worker that had the message before had no place for it.
 pub(crate) fn was_handed_on(message: &Message) -> bool {
     message.properties.headers.contains_key(HANDED_ON)
@@ -29,9 +41,13 @@ pub(crate) fn was_redelivered(message: &Message) -> bool {
 
 /// `message` for a worker that has a place for it.
 pub(crate) fn handed_on(message: &Message, redelivered: bool) -> Message {
+    let before = deliveries(message);
     let mut message = fresh(message);
-    let how = if redelivered { REDELIVERED } else { "once" };
-    message.properties.headers.insert(HANDED_ON.to_owned(), how.to_owned());
+    let headers = &mut message.properties.headers;
+    headers.insert(HANDED_ON.to_owned(), if redelivered { REDELIVERED } else { "once" }.to_owned());
+    if before > 0 {
+        headers.insert(DELIVERIES.to_owned(), before.to_string());
+    }
     message
 }
 

@@ -128,6 +128,17 @@ async fn kill(worker: WorkerProcess) {
     worker.running.end().await;
 }
 
+/// The answer after two seconds.
+fn long_call(answer: Answer) -> Answer {
+    let answered = Arc::new(Notify::new());
+    let ready = answered.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ready.notify_one();
+    });
+    Answer::After(answered, Box::new(answer))
+}
+
 fn completion(message: &Value) -> Answer {
     let usage = json!({"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11});
     let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
@@ -310,6 +321,49 @@ async fn a_job_that_kills_its_worker_is_put_aside_while_its_neighbour_goes_on_an
     assert_eq!((reply.id.as_str(), text(&reply)), ("poison:result:2", "sent"));
     assert_eq!(system.sent_mails().await, 1);
     assert_eq!(system.dead_ids(0).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn neighbours_in_long_calls_beside_a_job_that_kills_three_workers_end_well() {
+    const NEIGHBOURS: usize = 4;
+    let (poison, neighbours) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = (poison.clone(), neighbours.clone());
+    let system = LiveSystem::start(move |request| {
+        let (poison, neighbours) = &counted;
+        if prompt(request) == "poison" {
+            poison.fetch_add(1, Ordering::SeqCst);
+            return Answer::Hang;
+        }
+        match neighbours.fetch_add(1, Ordering::SeqCst) {
+            asked if asked < 2 * NEIGHBOURS => Answer::Hang,
+            _ => long_call(says("done")),
+        }
+    })
+    .await;
+    system.connect_gmail().await;
+    system.send("poison", "poison").await;
+    for neighbour in 0..NEIGHBOURS {
+        system.send(&format!("neighbour-{neighbour}"), "neighbour").await;
+    }
+    for death in 1..=3 {
+        let worker = system.worker().await;
+        eventually("all at the model", || async {
+            let together = neighbours.load(Ordering::SeqCst) >= NEIGHBOURS * death.min(2);
+            (together && poison.load(Ordering::SeqCst) == death).then_some(())
+        })
+        .await;
+        kill(worker).await;
+    }
+    let _worker = system.worker().await;
+    for _ in 0..=NEIGHBOURS {
+        let reply = system.reply().await;
+        match reply.subject.as_str() {
+            "poison" => assert_eq!(failure(&reply), ErrorCode::AttemptsExhausted),
+            _ => assert_eq!(text(&reply), "done"),
+        }
+    }
+    assert_eq!(poison.load(Ordering::SeqCst), 3);
+    assert_eq!(system.dead_ids(1).await, ["poison"]);
 }
 
 #[tokio::test]

@@ -166,7 +166,7 @@ impl RandomWorld {
 
     /// A worker takes the run; the one that had it, if any, died.
     fn take_up(&mut self) {
-        self.event(Event::AttemptStarted { worker: "w".into() });
+        self.event(Event::AttemptStarted { worker: "w".into(), alone: false });
     }
 
     fn pause(&mut self, cause: Pause) {
