@@ -43,7 +43,7 @@ use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::tool_catalog::ToolCatalog;
 use crate::worker::rules::{Lifetimes, WorkerRules};
 use crate::worker::run::{Executor, RunRules};
-use crate::worker::{Parts, Worker};
+use crate::worker::{Parts, Worker, urgent_places};
 
 /// Runs kept by the journal in memory, and bytes kept by the cache in memory.
 const MEMORY_RUNS: usize = 100_000;
@@ -55,6 +55,8 @@ pub struct Backends {
     pub process: String,
     /// Jobs in.
     pub consumer: Box<dyn Consumer>,
+    /// Wake-ups that somebody waits for.
+    pub urgent: Option<Box<dyn Consumer>>,
     /// Replies, wake-ups, dead letters out.
     pub publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
@@ -79,6 +81,7 @@ pub struct Backends {
 pub struct App {
     worker: Arc<Worker>,
     consumer: Box<dyn Consumer>,
+    urgent: Option<Box<dyn Consumer>>,
     facts: Endpoints,
     config: Config,
     shutdown: Shutdown,
@@ -97,7 +100,9 @@ impl Backends {
         if let Err(error) = redis.ping().await {
             warn!(%error, "Redis does not answer yet; jobs wait for it");
         }
-        let prefetch = u16::try_from(config.worker.concurrency).unwrap_or(u16::MAX);
+        let prefetch = |places| u16::try_from(places).unwrap_or(u16::MAX);
+        let urgent = queue.urgent_consumer(prefetch(urgent_places(config.worker.concurrency))).await;
+        let urgent = urgent.context("RabbitMQ cannot be used")?;
         let (process, status) = (process_name(), queue.status());
         let broken = status.broken();
         let consuming = status.clone();
@@ -117,7 +122,8 @@ impl Backends {
             Ok(())
         });
         Ok(Self {
-            consumer: Box::new(queue.consumer(prefetch)),
+            consumer: Box::new(queue.consumer(prefetch(config.worker.concurrency))),
+            urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
             publisher: queue.publisher(),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
@@ -137,6 +143,7 @@ impl Backends {
         Self {
             process: process_name(),
             consumer: Box::new(queue.consumer()),
+            urgent: Some(Box::new(queue.urgent_consumer())),
             publisher: queue.publisher(),
             holder: Arc::new(queue.clone()),
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
@@ -162,8 +169,20 @@ impl App {
         {
             warn!("{warning}");
         }
-        let Backends { process, consumer, publisher, holder, journal, cache, digests, parking, alive, ready, broken } =
-            backends;
+        let Backends {
+            process,
+            consumer,
+            urgent,
+            publisher,
+            holder,
+            journal,
+            cache,
+            digests,
+            parking,
+            alive,
+            ready,
+            broken,
+        } = backends;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
         let parked = Arc::new(ParkedIndex::new(parking.clone()));
@@ -225,6 +244,7 @@ impl App {
         Ok(Self {
             worker: Arc::new(worker),
             consumer,
+            urgent,
             facts,
             config,
             shutdown,
@@ -280,7 +300,7 @@ impl App {
             let scheduler = Scheduler { digests, ..self.scheduler.clone() };
             self.shutdown.spawn("scheduler", async move { scheduler.run().await });
         }
-        self.shutdown.spawn("worker", self.worker.run(self.consumer));
+        self.shutdown.spawn("worker", self.worker.run(self.consumer, self.urgent));
         let (fleet_clock, stop) = (self.fleet_clock, self.shutdown.soft());
         self.shutdown.spawn("clock", async move {
             tokio::select! { () = fleet_clock.keep() => {}, () = stop.cancelled() => {} }

@@ -26,12 +26,20 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<Ready>,
+    urgent: VecDeque<Ready>,
     /// By due time and order of arrival.
     waiting: BTreeMap<(Instant, u64), Message>,
     arrivals: u64,
     inboxes: HashMap<String, mpsc::UnboundedSender<Message>>,
     replies: VecDeque<Message>,
     dead: VecDeque<Message>,
+}
+
+/// The two job queues.
+#[derive(Debug, Clone, Copy)]
+enum Lane {
+    Normal,
+    Urgent,
 }
 
 #[derive(Debug)]
@@ -49,7 +57,12 @@ impl MemoryQueue {
 
     /// A consumer; several share the messages.
     pub fn consumer(&self) -> MemoryConsumer {
-        MemoryConsumer { shared: self.shared.clone(), stopped: false }
+        MemoryConsumer { shared: self.shared.clone(), lane: Lane::Normal, stopped: false }
+    }
+
+    /// A consumer of what is urgent.
+    pub fn urgent_consumer(&self) -> MemoryConsumer {
+        MemoryConsumer { lane: Lane::Urgent, ..self.consumer() }
     }
 
     /// The publisher.
@@ -73,7 +86,7 @@ impl MemoryQueue {
     /// Jobs and wake-ups that are not in anybody's hands.
     pub fn waiting(&self) -> usize {
         let state = self.shared.lock();
-        state.ready.len() + state.waiting.len()
+        state.ready.len() + state.urgent.len() + state.waiting.len()
     }
 
     /// The dead letters, oldest first.
@@ -88,8 +101,8 @@ impl Shared {
     }
 
     /// Puts a message back that was handed out, before all others: it has waited longest.
-    fn give_back(&self, message: Message) {
-        self.lock().ready.push_front(Ready { message, redelivered: true });
+    fn give_back(&self, message: Message, lane: Lane) {
+        self.lock().lane(lane).push_front(Ready { message, redelivered: true });
         self.changed.notify_waiters();
     }
 
@@ -103,14 +116,21 @@ impl Shared {
 }
 
 impl State {
+    fn lane(&mut self, lane: Lane) -> &mut VecDeque<Ready> {
+        match lane {
+            Lane::Normal => &mut self.ready,
+            Lane::Urgent => &mut self.urgent,
+        }
+    }
+
     /// The next ready message, or when the next waiting one is due.
-    fn next(&mut self, now: Instant) -> Result<Ready, Option<Instant>> {
+    fn next(&mut self, lane: Lane, now: Instant) -> Result<Ready, Option<Instant>> {
         while let Some(first) = self.waiting.first_entry()
             && first.key().0 <= now
         {
             self.ready.push_back(Ready { message: first.remove(), redelivered: false });
         }
-        self.ready.pop_front().ok_or_else(|| self.waiting.keys().next().map(|(due, _)| *due))
+        self.lane(lane).pop_front().ok_or_else(|| self.waiting.keys().next().map(|(due, _)| *due))
     }
 }
 
@@ -118,6 +138,7 @@ impl State {
 #[derive(Debug)]
 pub struct MemoryConsumer {
     shared: Arc<Shared>,
+    lane: Lane,
     stopped: bool,
 }
 
@@ -131,11 +152,11 @@ impl Consumer for MemoryConsumer {
             // Listened before looked, so that nothing that happens in between is missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
-            let next = self.shared.lock().next(Instant::now());
+            let next = self.shared.lock().next(self.lane, Instant::now());
             match next {
                 Ok(ready) => {
                     let held = Mutex::new(Some(ready.message.clone()));
-                    let settle = MemorySettle { shared: self.shared.clone(), held };
+                    let settle = MemorySettle { shared: self.shared.clone(), held, lane: self.lane };
                     return Some(Delivery::new(ready.message, ready.redelivered, Box::new(settle)));
                 }
                 Err(None) => changed.await,
@@ -156,6 +177,7 @@ impl Consumer for MemoryConsumer {
 struct MemorySettle {
     shared: Arc<Shared>,
     held: Mutex<Option<Message>>,
+    lane: Lane,
 }
 
 impl MemorySettle {
@@ -173,7 +195,7 @@ impl Settle for MemorySettle {
 
     async fn requeue(&self) -> Result<(), QueueError> {
         if let Some(message) = self.take() {
-            self.shared.give_back(message);
+            self.shared.give_back(message, self.lane);
         }
         Ok(())
     }
@@ -182,7 +204,7 @@ impl Settle for MemorySettle {
 impl Drop for MemorySettle {
     fn drop(&mut self) {
         if let Some(message) = self.take() {
-            self.shared.give_back(message);
+            self.shared.give_back(message, self.lane);
         }
     }
 }
@@ -190,7 +212,8 @@ impl Drop for MemorySettle {
 #[async_trait]
 impl Holder for MemoryQueue {
     async fn hold(&self, message: Message) -> Result<Delivery, QueueError> {
-        let held = MemorySettle { shared: self.shared.clone(), held: Mutex::new(Some(message.clone())) };
+        let held =
+            MemorySettle { shared: self.shared.clone(), held: Mutex::new(Some(message.clone())), lane: Lane::Normal };
         Ok(Delivery::new(message, false, Box::new(held)))
     }
 }
@@ -211,6 +234,7 @@ impl Publisher for MemoryPublisher {
                 return Err(QueueError::Unavailable(format!("{} jobs are waiting already", state.ready.len())));
             }
             Destination::Jobs => state.ready.push_back(Ready { message, redelivered: false }),
+            Destination::Urgent => state.urgent.push_back(Ready { message, redelivered: false }),
             Destination::Wait(wait) => {
                 state.arrivals += 1;
                 state.waiting.insert((Instant::now() + *wait, state.arrivals), message);

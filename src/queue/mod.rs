@@ -88,6 +88,9 @@ impl Message {
 pub enum Destination {
     /// The job queue, at once.
     Jobs,
+    /// The job queue of high priority: for copies of a message that somebody waits for now. Each must have another copy on its
+    /// way, as workers of an earlier version do not look there.
+    Urgent,
     /// The job queue, after a wait. The AMQP implementation has wait tiers (1 s to 1 h) and takes the longest tier that is not
     /// longer than the wait; the caller publishes again until the time has come (see [`Destination::wait`]).
     Wait(Duration),

@@ -25,10 +25,15 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, Delivery, Holder, Publisher};
+use crate::queue::{Consumer, Delivery, Destination, Holder, Publisher};
 
 /// A delivery that finds no place is kept for so long: the place may be free by then, and nobody need have it.
 const SURPLUS_WAIT: Duration = Duration::from_millis(200);
+
+/// Urgent runs under way at the same time, beyond `concurrency` others.
+pub(crate) fn urgent_places(concurrency: usize) -> usize {
+    (concurrency / 10).max(1)
+}
 
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
@@ -79,18 +84,31 @@ impl Worker {
         Self { intake, tracker }
     }
 
-    /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker.
-    pub(crate) async fn run(self: Arc<Self>, mut consumer: Box<dyn Consumer>) {
+    /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker. What is urgent
+    /// has a tenth as many places of its own, so that it waits neither for other jobs nor for their places.
+    pub(crate) async fn run(self: Arc<Self>, mut consumer: Box<dyn Consumer>, mut urgent: Option<Box<dyn Consumer>>) {
         let rules = &self.intake.rules;
         // Made before the first job: a job that is older than the data lost its journal.
         self.intake.data_began().await;
         info!(worker = rules.name, concurrency = rules.concurrency, "worker takes jobs");
+        let consume_urgent = async {
+            match &mut urgent {
+                Some(urgent) => {
+                    self.consume(&mut **urgent, urgent_places(rules.concurrency), Destination::Urgent).await
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = self.consume(&mut *consumer) => {}
+            () = self.consume(&mut *consumer, rules.concurrency.max(1), Destination::Jobs) => {}
+            () = consume_urgent => {}
             () = self.intake.revocations.watch(&*self.intake.journal) => {}
         }
         info!(worker = rules.name, "worker takes no more jobs");
         consumer.stop().await;
+        if let Some(mut urgent) = urgent {
+            urgent.stop().await;
+        }
     }
 
     /// A delivery that comes although no place is free: runs whose deliveries were exchanged have the places, and another
@@ -100,9 +118,9 @@ impl Worker {
         consumer.next().await
     }
 
-    async fn consume(self: &Arc<Self>, consumer: &mut dyn Consumer) {
-        let Intake { rules, stop, .. } = &self.intake;
-        let places = Arc::new(Semaphore::new(rules.concurrency.max(1)));
+    async fn consume(self: &Arc<Self>, consumer: &mut dyn Consumer, places: usize, lane: Destination) {
+        let stop = &self.intake.stop;
+        let places = Arc::new(Semaphore::new(places));
         loop {
             let place = tokio::select! {
                 biased;
@@ -121,8 +139,8 @@ impl Worker {
                         Some(place) => self.start(delivery, place),
                         None => {
                             // On its own: the broker may take its time.
-                            let worker = self.clone();
-                            self.tracker.spawn(async move { worker.intake.hand_on(delivery).await });
+                            let (worker, lane) = (self.clone(), lane.clone());
+                            self.tracker.spawn(async move { worker.intake.hand_on(delivery, lane).await });
                         }
                     }
                     continue;

@@ -1,4 +1,4 @@
-//! Consuming: one consumer of the job queue on a connection that is rebuilt for ever.
+//! Consuming: one consumer of a job queue on a connection that is rebuilt for ever.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::delivery::ConnectionGeneration;
 use super::{Config, Status, topology};
 use crate::queue::{Consumer, Delivery, QueueError};
 
-/// The consumer of the job queue. Its connection is kept up also while nobody calls [`Consumer::next`].
+/// The consumer of a job queue. Its connection is kept up also while nobody calls [`Consumer::next`].
 #[derive(Debug)]
 pub struct AmqpConsumer {
     deliveries: mpsc::Receiver<(Arc<ConnectionGeneration>, Delivery)>,
@@ -27,10 +27,11 @@ pub struct AmqpConsumer {
 }
 
 impl AmqpConsumer {
-    pub(super) fn start(config: Arc<Config>, prefetch: u16, status: Arc<Status>) -> Self {
+    pub(super) fn start(config: Arc<Config>, queue: String, prefetch: u16, status: Arc<Status>) -> Self {
         let stop = CancellationToken::new();
         let (sender, deliveries) = mpsc::channel(1);
-        let task = status.keep(supervise(config, prefetch, sender, status.clone(), stop.clone()));
+        status.consumers.fetch_add(1, Ordering::Relaxed);
+        let task = status.keep(supervise(config, queue, prefetch, sender, status.clone(), stop.clone()));
         Self { deliveries, stop: stop.clone(), task: Some(task), _stop_on_drop: stop.drop_guard() }
     }
 }
@@ -63,6 +64,7 @@ impl Consumer for AmqpConsumer {
 /// Keeps a consumer registered until `stop`, for ever.
 async fn supervise(
     config: Arc<Config>,
+    queue: String,
     prefetch: u16,
     deliveries: mpsc::Sender<(Arc<ConnectionGeneration>, Delivery)>,
     status: Arc<Status>,
@@ -70,27 +72,32 @@ async fn supervise(
 ) {
     let mut reconnect = Reconnect::new(&config);
     let mut lives = 0_u64;
-    while let Some((generation, consumer)) = reconnect.until_open(&stop, || open(&config, prefetch)).await {
+    while let Some((generation, consumer)) = reconnect.until_open(&stop, || open(&config, &queue, prefetch)).await {
         status.reconnects.fetch_add(u64::from(lives > 0), Ordering::Relaxed);
         lives += 1;
-        status.consuming.store(true, Ordering::Relaxed);
+        status.consuming.fetch_add(1, Ordering::Relaxed);
         tracing::info!(queue = %consumer.queue(), prefetch, "consuming");
         let ended = pass_on(&generation, consumer, &deliveries, &stop).await;
-        status.consuming.store(false, Ordering::Relaxed);
-        let Err(reason) = ended else { return };
+        status.consuming.fetch_sub(1, Ordering::Relaxed);
+        let Err(reason) = ended else { break };
         generation.end();
         tracing::warn!(reason, "consuming connection lost");
     }
+    status.consumers.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn open(config: &Config, prefetch: u16) -> Result<(Arc<ConnectionGeneration>, lapin::Consumer), QueueError> {
+async fn open(
+    config: &Config,
+    queue: &str,
+    prefetch: u16,
+) -> Result<(Arc<ConnectionGeneration>, lapin::Consumer), QueueError> {
     let (names, timeout) = (config.names(), config.answer_timeout());
     let link = BrokerConnection::open(config, "agentkit-worker consumer").await?;
     topology::establish(&link, &names, config.topology, timeout).await?;
     let channel = link.channel(timeout).await?;
     // Per consumer: quorum queues refuse the other kind (measured on 3.10 and 4.0).
     within(timeout, channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
-    let queue = short(&names.jobs())?;
+    let queue = short(queue)?;
     let consume = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default());
     let consumer = within(timeout, consume).await?;
     Ok((ConnectionGeneration::new(link, channel, timeout, true), consumer))

@@ -16,7 +16,7 @@ mod publisher;
 mod topology;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -154,7 +154,17 @@ impl AmqpQueue {
     /// A consumer of the job queue on a connection of its own. `prefetch` deliveries are handed out or fetched ahead at
     /// most: the worker's concurrency, as more would wait behind long jobs while other workers are idle.
     pub fn consumer(&self, prefetch: u16) -> AmqpConsumer {
-        AmqpConsumer::start(self.config.clone(), prefetch, self.status.clone())
+        AmqpConsumer::start(self.config.clone(), self.config.names().jobs(), prefetch, self.status.clone())
+    }
+
+    /// The same of the queue of what is urgent; `None` where that does not exist, as where somebody else makes the queues.
+    pub async fn urgent_consumer(&self, prefetch: u16) -> Result<Option<AmqpConsumer>, QueueError> {
+        let queue = self.config.names().urgent();
+        if self.config.topology != TopologyMode::Declare && !self.publisher.has_queue(&queue).await? {
+            tracing::warn!(queue, "queue does not exist: what is urgent waits with all other jobs");
+            return Ok(None);
+        }
+        Ok(Some(AmqpConsumer::start(self.config.clone(), queue, prefetch, self.status.clone())))
     }
 
     /// The publisher.
@@ -177,7 +187,9 @@ impl AmqpQueue {
 #[derive(Debug, Default)]
 pub struct Status {
     connected: AtomicBool,
-    consuming: AtomicBool,
+    /// Consumers that are to be registered, and that are.
+    consumers: AtomicUsize,
+    consuming: AtomicUsize,
     blocked: AtomicBool,
     reconnects: AtomicU64,
     broken: CancellationToken,
@@ -189,9 +201,10 @@ impl Status {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// Whether a consumer is registered at the broker and its connection up.
+    /// Whether all consumers are registered at the broker and their connections up.
     pub fn consuming(&self) -> bool {
-        self.consuming.load(Ordering::Relaxed)
+        let consuming = self.consuming.load(Ordering::Relaxed);
+        consuming > 0 && consuming >= self.consumers.load(Ordering::Relaxed)
     }
 
     /// Whether the broker takes no publishes for lack of memory or disk.

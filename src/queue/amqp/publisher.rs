@@ -70,6 +70,12 @@ impl AmqpPublisher {
         generation.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
+    /// Whether the queue exists.
+    pub(super) async fn has_queue(&self, queue: &str) -> Result<bool, QueueError> {
+        let (generation, timeout) = (self.generation().await?, self.config.answer_timeout());
+        topology::exists(&generation.link, queue, timeout).await
+    }
+
     /// Publishes to a queue that is nobody's business but the caller's.
     pub(super) async fn publish_to(&self, queue: &str, message: Message) -> Result<(), QueueError> {
         let (size, limit) = (message.body.len(), self.config.max_message_bytes);
@@ -107,7 +113,13 @@ impl Publisher for AmqpPublisher {
         }
         let properties = message::to_wire(&message.properties)?;
         let names = self.config.names();
-        let queue = names.of(destination);
+        let mut queue = names.of(destination);
+        if *destination == Destination::Urgent {
+            match self.send(&queue, true, &message.body, properties.clone()).await? {
+                Fate::Taken => return Ok(Published::Routed),
+                Fate::Returned | Fate::Refused => queue = names.jobs(),
+            }
+        }
         let Destination::Reply(Some(name)) = destination else {
             return self.send_to_our_own(&queue, &message.body, properties).await.map(|()| Published::Routed);
         };

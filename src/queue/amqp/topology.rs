@@ -111,6 +111,11 @@ impl QueueNames {
         format!("{}.jobs", self.prefix)
     }
 
+    /// Copies of messages that somebody waits for now.
+    pub fn urgent(&self) -> String {
+        format!("{}.jobs.high", self.prefix)
+    }
+
     /// Dead letters.
     pub fn dead(&self) -> String {
         format!("{}.dead", self.prefix)
@@ -135,6 +140,7 @@ impl QueueNames {
     pub(super) fn of(&self, destination: &Destination) -> String {
         match destination {
             Destination::Jobs => self.jobs(),
+            Destination::Urgent => self.urgent(),
             Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
             Destination::Reply(Some(name)) => name.clone(),
             Destination::Reply(None) => self.replies(),
@@ -172,11 +178,13 @@ impl fmt::Display for Argument {
 
 /// All queues of `names`.
 pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
+    let jobs = |name| {
+        QueueDefinition::new(name).number("x-delivery-limit", DELIVERY_LIMIT).dead_lettered_safely_to(&names.dead())
+    };
     let mut all = vec![
         QueueDefinition::new(names.dead()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT),
-        QueueDefinition::new(names.jobs())
-            .number("x-delivery-limit", DELIVERY_LIMIT)
-            .dead_lettered_safely_to(&names.dead()),
+        jobs(names.jobs()),
+        jobs(names.urgent()),
         QueueDefinition::new(names.replies())
             .number("x-max-length", REPLIES_MAX_LENGTH)
             .number("x-message-ttl", milliseconds(REPLIES_TTL)),
@@ -205,6 +213,8 @@ pub(super) async fn establish(
         let channel = link.channel(timeout).await?;
         let declared = match mode {
             TopologyMode::Declare => definition.declare(&channel, timeout).await.map(drop),
+            // Made by whoever may, or never: what is urgent goes to the job queue then.
+            TopologyMode::Verify if definition.name == names.urgent() => Ok(()),
             TopologyMode::Verify | TopologyMode::None => definition.look(&channel, timeout).await.and_then(|queue| {
                 queue.map(drop).ok_or_else(|| QueueError::Refused(format!("queue {} does not exist", definition.name)))
             }),
@@ -216,6 +226,12 @@ pub(super) async fn establish(
         }
     }
     if refusals.is_empty() { Ok(()) } else { Err(QueueError::Refused(refusals.join("; "))) }
+}
+
+/// Whether the queue exists.
+pub(super) async fn exists(link: &BrokerConnection, queue: &str, timeout: Duration) -> Result<bool, QueueError> {
+    let channel = link.channel(timeout).await?;
+    QueueDefinition::new(queue.to_owned()).look(&channel, timeout).await.map(|found| found.is_some())
 }
 
 impl QueueDefinition {
@@ -353,13 +369,13 @@ mod tests {
     fn every_queue_is_a_quorum_queue_and_dead_letters_stop_at_the_dead_queue() {
         let names = QueueNames::new("p");
         let all = definitions(&names);
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 10);
         for definition in &all {
             assert_eq!(definition.arguments["x-queue-type"].to_string(), "quorum");
             let target = definition.arguments.get("x-dead-letter-routing-key").map(ToString::to_string);
             let expected = match definition.name.as_str() {
                 "p.dead" | "p.replies" => None,
-                "p.jobs" => Some("p.dead".to_owned()),
+                "p.jobs" | "p.jobs.high" => Some("p.dead".to_owned()),
                 _ => Some("p.jobs".to_owned()),
             };
             assert_eq!(target, expected, "{}", definition.name);

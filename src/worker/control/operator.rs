@@ -192,7 +192,7 @@ impl Operator {
     async fn wake_up(&self, run: &Run) -> Result<(), QueueError> {
         let wake_up = WakeUp::of_run(run, run.wake_up_generation().max(1), Reason::Operator);
         let message = Message::of_job(run.job(), None);
-        self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await.map(drop)
+        self.publisher.publish(&Destination::Urgent, wake_up.stamp(&message)).await.map(drop)
     }
 }
 

@@ -157,7 +157,7 @@ impl Webhooks {
         // One more than the journal knows, as the run may be about to journal its own next wake-up.
         let generation = run.wake_up_generation() + 1;
         let wake_up = WakeUp::of_run(&run, generation, Reason::Webhook);
-        let published = self.publisher.publish(&Destination::Jobs, wake_up.stamp(&message)).await;
+        let published = self.publisher.publish(&Destination::Urgent, wake_up.stamp(&message)).await;
         published.map_err(|error| Unsafe::Queue(parked.job.clone(), error))?;
         info!(job.id = %parked.job, "a parked run is woken");
         Ok(())

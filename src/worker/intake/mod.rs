@@ -41,7 +41,7 @@ use crate::digest_store::Fired;
 use crate::job::Job;
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
-use crate::queue::Delivery;
+use crate::queue::{Delivery, Destination};
 
 /// A message that no worker had a place for is handed on again after this time.
 const HAND_ON_WAIT: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ impl Intake {
         }
         let alone = if is_suspect(&delivery) { self.suspects.alone().await } else { None };
         if alone.is_none() && is_suspect(&delivery) {
-            let deferral = Deferral::HandedOn { wait: SUSPECT_WAIT };
+            let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
         let message = delivery.message();
@@ -104,12 +104,12 @@ impl Intake {
 
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new
     /// message, which the broker does not count towards its delivery limit.
-    pub(crate) async fn hand_on(&self, delivery: Delivery) {
+    pub(crate) async fn hand_on(&self, delivery: Delivery, lane: Destination) {
         let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
         let again = was_handed_on(delivery.message());
         let deferral = match delivery.wake_up().and_then(|wake_up| wake_up.remaining(self.clock.now())) {
             Some(remaining) => Deferral::NotDue { remaining },
-            None => Deferral::HandedOn { wait: if again { HAND_ON_WAIT } else { Duration::ZERO } },
+            None => Deferral::HandedOn { to: if again { Destination::Wait(HAND_ON_WAIT) } else { lane } },
         };
         self.settler.settle(delivery, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
     }

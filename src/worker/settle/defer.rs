@@ -40,12 +40,9 @@ impl Settler {
                 let reason = reason.unwrap_or_else(|| said.reason.clone());
                 self.replace(delivery, WakeUp { reason, saw_live_owner, due: None, ..said }, wait).await
             }
-            (Deferral::HandedOn { wait }, _) => {
-                let destination = if wait.is_zero() { Destination::Jobs } else { Destination::Wait(wait) };
-                let published = self
-                    .publish(delivery, &destination, handed_on(delivery.message(), delivery.was_redelivered()))
-                    .await;
-                Exit::once(published.is_ok())
+            (Deferral::HandedOn { to }, _) => {
+                let message = handed_on(delivery.message(), delivery.was_redelivered());
+                Exit::once(self.publish(delivery, &to, message).await.is_ok())
             }
             (Deferral::NotDue { remaining: wait }, _)
             | (Deferral::NextWakeUp { wait, .. } | Deferral::Unjournalled { wait, .. }, None) => {

@@ -7,6 +7,7 @@ use crate::agent::event::{GivenUp, Pause};
 use crate::agent::run::Run;
 use crate::agent::turn::Conclusion;
 use crate::job::InvalidJob;
+use crate::queue::Destination;
 use crate::reply::{ErrorCode, ErrorDetail, Reply};
 use crate::retry::{Backoff, Policy, RetryDecision};
 use crate::worker::message::wake_up::Reason;
@@ -66,8 +67,8 @@ pub(crate) enum Deferral {
     },
     /// The same message, for a worker that has a place for it.
     HandedOn {
-        /// Until it comes again.
-        wait: Duration,
+        /// Where that worker finds it.
+        to: Destination,
     },
     /// The same message: nothing is known of its run beyond what it says.
     Same {

@@ -252,6 +252,33 @@ async fn a_parked_run_is_cancelled_or_woken_by_hand() {
 }
 
 #[tokio::test]
+async fn who_is_waited_for_waits_neither_behind_fresh_jobs_nor_for_their_places() {
+    let mut system = LiveSystem::start(|request| match prompt(request).as_str() {
+        "long" => Answer::Hang,
+        _ => says("done"),
+    })
+    .await;
+    system.program = system.program.set("AGENTKIT_WORKER__WORKER__CONCURRENCY", "1");
+    let _worker = system.worker().await;
+    for id in ["unwanted", "wanted"] {
+        system.send(id, "read my mails").await;
+        assert!(matches!(system.reply().await.event, ReplyEvent::AuthorizationRequired(_)));
+        system.until_state(id, "waiting_for_authorization").await;
+    }
+    system.connect_gmail().await;
+    for job in 0..50 {
+        system.send(&format!("long-{job}"), "long").await;
+    }
+    system.model.arrival("/v1/chat/completions").await;
+    assert_eq!(system.run(&["jobs", "resume", "wanted"]).await.code, Some(0));
+    let reply = system.reply().await;
+    assert_eq!((reply.subject.as_str(), text(&reply)), ("wanted", "done"));
+    assert_eq!(system.run(&["jobs", "cancel", "unwanted"]).await.code, Some(0));
+    let reply = system.reply().await;
+    assert_eq!((reply.subject.as_str(), failure(&reply)), ("unwanted", ErrorCode::Cancelled));
+}
+
+#[tokio::test]
 async fn a_job_that_kills_its_worker_is_put_aside_while_its_neighbour_goes_on_and_a_replay_repeats_no_write() {
     let (cured, poison, neighbour) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

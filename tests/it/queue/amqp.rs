@@ -94,6 +94,18 @@ async fn verifying_refuses_missing_queues_and_takes_others_as_they_are() {
 }
 
 #[tokio::test]
+async fn where_somebody_else_made_the_queues_without_the_urgent_one_its_messages_go_to_the_job_queue() {
+    let broker = Broker::shared().await;
+    let config = broker.config();
+    AmqpQueue::connect(config.clone()).await.unwrap();
+    delete(&broker.connect().await, config.names().urgent()).await;
+    let queue = AmqpQueue::connect(Config { topology: TopologyMode::Verify, ..config }).await.unwrap();
+    assert!(queue.urgent_consumer(1).await.unwrap().is_none());
+    insist(&queue, &Destination::Urgent, "urgent").await;
+    assert_eq!(id(&next(&mut queue.consumer(1)).await), "urgent");
+}
+
+#[tokio::test]
 async fn bad_credentials_are_refused_at_once_and_never_shown() {
     let broker = Broker::shared().await;
     let url = broker.url().replace("guest:guest@", "guest:hunter2@");

@@ -41,6 +41,13 @@ impl QueueUnderTest {
         }
     }
 
+    async fn urgent_consumer(&self) -> Box<dyn Consumer> {
+        match self {
+            Self::Amqp(_, queue) => Box::new(queue.urgent_consumer(8).await.unwrap().expect("it was declared")),
+            Self::Memory(queue) => Box::new(queue.urgent_consumer()),
+        }
+    }
+
     fn publisher(&self) -> Arc<dyn Publisher> {
         match self {
             Self::Amqp(_, queue) => queue.publisher(),
@@ -116,6 +123,19 @@ async fn a_requeued_message_comes_again_and_says_so(backend: QueueUnderTest) {
     let again = next(&mut consumer).await;
     assert_eq!((id(&again), again.redelivered), ("a", true));
     again.ack().await.unwrap();
+}
+
+async fn what_is_urgent_is_before_all_other_jobs_and_comes_again_there(backend: QueueUnderTest) {
+    for job in ["a", "b", "c"] {
+        backend.publish(Destination::Jobs, message(job)).await;
+    }
+    assert_eq!(backend.publish(Destination::Urgent, message("urgent")).await, Published::Routed);
+    let mut urgent = backend.urgent_consumer().await;
+    next(&mut urgent).await.requeue().await.unwrap();
+    let again = next(&mut urgent).await;
+    assert_eq!((id(&again), again.redelivered), ("urgent", true));
+    again.ack().await.unwrap();
+    assert_eq!(id(&next(&mut backend.consumer()).await), "a");
 }
 
 async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: QueueUnderTest) {
@@ -332,6 +352,11 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn what_is_urgent_is_before_all_other_jobs_and_comes_again_there() {
+        super::what_is_urgent_is_before_all_other_jobs_and_comes_again_there(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
     async fn bodies_and_properties_arrive_as_they_were() {
         super::bodies_and_properties_arrive_as_they_were(QueueUnderTest::memory()).await;
     }
@@ -388,6 +413,11 @@ mod amqp {
     #[tokio::test]
     async fn a_reply_goes_to_its_queue_or_falls_back() {
         super::a_reply_goes_to_its_queue_or_falls_back(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_urgent_is_before_all_other_jobs_and_comes_again_there() {
+        super::what_is_urgent_is_before_all_other_jobs_and_comes_again_there(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
