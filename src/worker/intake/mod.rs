@@ -21,6 +21,7 @@ pub(crate) use self::suspects::Suspects;
 use self::suspects::{Alone, is_suspect};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
+use super::message::version::{is_newer, times_left};
 use super::message::wake_up::{Reason, WakeUp};
 use super::message::witness::witness;
 use super::rules::{Defaults, WorkerRules};
@@ -30,7 +31,7 @@ use super::run::lease::Lease;
 use super::run::leased_run::LeasedRun;
 use super::run::revocation::Revocations;
 use super::settle::disposition::{
-    Budgets, Deferral, Disposition, End, JOURNAL_WAIT, Undeliverable, after_interruption,
+    Budgets, Deferral, Disposition, End, JOURNAL_WAIT, LEFT_AT_MOST, Undeliverable, after_interruption,
 };
 use super::settle::{Settler, Subject};
 use crate::agent::event::{Event, SCHEMA_VERSION};
@@ -38,7 +39,7 @@ use crate::agent::run::{BadJournal, Run};
 use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
-use crate::job::Job;
+use crate::job::{InvalidJob, Job};
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
@@ -77,8 +78,7 @@ impl Intake {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
-        let message = delivery.message();
-        match Job::from_slice(&message.body, &message.envelope(), self.rules.max_job_bytes) {
+        match self.read(&delivery) {
             Ok(job) => {
                 // On the level of errors, so that it stands beside every line, however few are wanted.
                 let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
@@ -95,11 +95,30 @@ impl Intake {
                 };
                 handled.instrument(span).await;
             }
-            Err(invalid) => {
-                let what = Undeliverable::NotAJob(invalid);
-                self.settler.settle(delivery, nobody, Disposition::DeadLetter(what)).await;
-            }
+            Err(disposition) => self.settler.settle(delivery, nobody, disposition).await,
         }
+    }
+
+    /// The job in a message, or what becomes of one that is none to us. A wake-up is one to the worker that made it.
+    fn read(&self, delivery: &InFlightDelivery) -> Result<Job, Disposition> {
+        let message = delivery.message();
+        let read = Job::from_slice(&message.body, &message.envelope(), self.rules.max_job_bytes);
+        let newer = is_newer(message) || (read.is_err() && delivery.wake_up().is_some());
+        if newer && times_left(message) < LEFT_AT_MOST {
+            warn!(message.id = message.properties.message_id, "the message is left to a newer worker");
+            return Err(Disposition::Defer(Deferral::Left));
+        }
+        let invalid = match read {
+            Ok(job) if newer => Box::new(InvalidJob {
+                problems: vec!["needs a newer worker than those that have been at work for a day".to_owned()],
+                id: Some(job.id()),
+                reply_to: job.reply_to,
+                correlation_id: job.correlation_id,
+            }),
+            Ok(job) => return Ok(job),
+            Err(invalid) => invalid,
+        };
+        Err(Disposition::DeadLetter(Undeliverable::NotAJob(invalid)))
     }
 
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new

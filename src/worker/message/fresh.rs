@@ -1,5 +1,6 @@
 //! A message as it is published again: without what the broker and others added to it.
 
+use super::version::carried_headers;
 use super::wake_up::WakeUp;
 use crate::queue::Message;
 
@@ -54,6 +55,6 @@ pub(crate) fn handed_on(message: &Message, redelivered: bool) -> Message {
 /// `message` as its caller sent it.
 pub(crate) fn as_sent(message: &Message) -> Message {
     let mut message = message.clone();
-    message.properties.headers = message.properties.trace_headers();
+    message.properties.headers = carried_headers(&message);
     message
 }

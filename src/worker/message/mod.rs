@@ -4,5 +4,6 @@ pub(crate) mod dead_letter;
 pub(crate) mod fresh;
 pub(crate) mod in_flight_delivery;
 pub(crate) mod reply_message;
+pub(crate) mod version;
 pub(crate) mod wake_up;
 pub(crate) mod witness;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::agent::run::Run;
 use crate::clock::milliseconds_between;
 use crate::queue::Message;
+use crate::worker::message::version::carried_headers;
 
 /// Not before this instant (RFC 3339).
 const DUE: &str = "x-agentkit-due";
@@ -161,7 +162,7 @@ impl WakeUp {
     /// `message` with fresh headers of ours: nothing that the broker added is carried along.
     pub(crate) fn stamp(&self, message: &Message) -> Message {
         let mut message = message.clone();
-        message.properties.headers = message.properties.trace_headers();
+        message.properties.headers = carried_headers(&message);
         let headers = &mut message.properties.headers;
         headers.insert(GENERATION.into(), self.generation.to_string());
         headers.insert(REASON.into(), self.reason.as_str().to_owned());

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::disposition::Deferral;
+use super::disposition::{Deferral, HELD_WAIT};
 use super::{Exit, Settler, release};
 use crate::agent::event::{Event, Pause};
 use crate::clock::after;
 use crate::queue::{Destination, QueueError};
 use crate::worker::message::fresh::handed_on;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
+use crate::worker::message::version::left;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::run::leased_run::LeasedRun;
 
@@ -39,6 +40,10 @@ impl Settler {
                 let saw_live_owner = saw_live_owner || said.saw_live_owner;
                 let reason = reason.unwrap_or_else(|| said.reason.clone());
                 self.replace(delivery, WakeUp { reason, saw_live_owner, due: None, ..said }, wait).await
+            }
+            (Deferral::Left, _) => {
+                let published = self.publish(delivery, &Destination::Wait(HELD_WAIT), left(delivery.message())).await;
+                Exit::once(published.is_ok())
             }
             (Deferral::HandedOn { to }, _) => {
                 let message = handed_on(delivery.message(), delivery.was_redelivered());

@@ -18,8 +18,10 @@ use crate::worker::run::interruption::Interruption;
 const LEAST_RATE_LIMIT_WAIT: Duration = Duration::from_secs(1);
 /// A journal that is down is looked for again after this time.
 pub(crate) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
-/// A run that another worker has is looked at again after this time at the latest.
+/// A run that another worker has, or that only a newer one can read, is looked at again after this time at the latest.
 pub(crate) const HELD_WAIT: Duration = Duration::from_secs(30);
+/// A message is left to a newer worker so often, which takes a day: longer than any upgrade of a fleet.
+pub(crate) const LEFT_AT_MOST: u32 = 2880;
 
 /// What becomes of a delivery. Nothing is done before [`super::Settler::settle`] does it.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +72,8 @@ pub(crate) enum Deferral {
         /// Where that worker finds it.
         to: Destination,
     },
+    /// Only a newer worker can read it.
+    Left,
     /// The same message: nothing is known of its run beyond what it says.
     Same {
         /// Until it comes again.

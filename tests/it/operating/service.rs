@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agentkit_worker::internals::clock::{Clock, SystemClock};
-use agentkit_worker::internals::queue::amqp::{AmqpPublisher, AmqpQueue, Config as Amqp, DeadLetters, ReplyInbox};
+use agentkit_worker::internals::queue::amqp::{
+    AmqpPublisher, AmqpQueue, Config as Amqp, DeadLetters, ReplyInbox, Tier,
+};
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use agentkit_worker::internals::schema::Schema;
 use agentkit_worker::reply::Reply;
 use futures_util::{StreamExt, stream};
+use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
@@ -269,6 +272,46 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
     assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"invalid_job\"}").await, Some(10.0));
     assert_eq!(worker.metric("agentkit_jobs_total{outcome=\"invalid_job\"}").await, Some(10.0));
     assert_eq!(worker.get("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_message_of_a_newer_version_is_left_to_a_newer_worker_for_a_day() {
+    let service = Service::new().await;
+    let worker = service.program.worker().await;
+    let mut inbox = service.inbox().await;
+    let mut newer = job("user_123", "hello");
+    newer["of_tomorrow"] = true.into();
+    let of = |id: &str, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Properties { message_id: Some(id.to_owned()), headers, ..inbox.to() }
+    };
+    let job_of_tomorrow = of("job", &[("x-agentkit-needs", "2"), ("x-agentkit-of-tomorrow", "a")]);
+    let wake_up_of_tomorrow = of("wake-up", &[("x-agentkit-turn", "3"), ("x-agentkit-effects", "1")]);
+    for properties in [&job_of_tomorrow, &wake_up_of_tomorrow] {
+        service.send(newer.to_string(), properties.clone()).await;
+    }
+    let waiting = service.amqp.names().wait(Tier::ThirtySeconds);
+    for _ in 0..2 {
+        let (body, properties) = eventually("the message", || service.broker.take(&waiting)).await;
+        let is_job = properties.message_id().as_ref().is_some_and(|id| id.as_str() == "job");
+        let mut sent = if is_job { job_of_tomorrow.headers.clone() } else { wake_up_of_tomorrow.headers.clone() };
+        sent.insert("x-agentkit-left".into(), "1".into());
+        let headers = properties.headers().as_ref().unwrap().inner();
+        let kept: BTreeMap<String, String> =
+            headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
+        assert_eq!((body, kept), (newer.to_string().into_bytes(), sent));
+    }
+    let late = of("late", &[("x-agentkit-needs", "2"), ("x-agentkit-left", "2880")]);
+    service.send(job("user_123", "hello").to_string(), late).await;
+    let reply = inbox.reply().await;
+    assert_eq!((&reply["subject"], &reply["data"]["error"]["code"]), (&json!("late"), &json!("invalid_job")));
+    assert!(reply["data"]["error"]["message"].as_str().unwrap().contains("needs a newer worker"), "{reply}");
+    assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"invalid_job\"}").await, Some(1.0));
+}
+
+/// What the broker itself says of a message is not text.
+fn text(value: &AMQPValue) -> Option<String> {
+    if let AMQPValue::LongString(text) = value { Some(text.to_string()) } else { None }
 }
 
 #[tokio::test]
