@@ -25,6 +25,8 @@ pub(crate) struct Audit {
     /// Jobs that failed: none has a reason to.
     pub(crate) failed: Vec<String>,
     pub(crate) completed: u64,
+    /// Jobs that failed as the store lost how far they were.
+    pub(crate) lost_journals: u64,
     pub(crate) mails: u64,
     pub(crate) unknown: u64,
     /// Those of unknown state that were not sent.
@@ -60,11 +62,15 @@ impl Audit {
         let completed = reply["type"] == "agentkit.job.completed";
         if completed {
             self.completed += 1;
+        } else if tells_of_loss(reply) {
+            self.lost_journals += 1;
         } else {
             self.failed.push(format!("{}: {}", job.id, reply["data"]["error"]));
         }
         let status = reply["data"]["status"].as_str().unwrap_or_default();
-        let covered = done <= present && present <= done + unknown;
+        // A failed job whose journal is gone says that nobody knows what it did.
+        let doubted = tells_of_loss(reply);
+        let covered = (done <= present && present <= done + unknown) || doubted;
         let told = !completed || (unknown > 0) == (status == "completed_with_unknown_effects");
         let explained = present == job.subjects.len() || unknown + failed > 0 || !completed;
         if !(covered && told && explained) {
@@ -79,9 +85,10 @@ impl Audit {
     /// Prints everything and fails where a counter is not zero.
     pub(crate) fn conclude(&self, jobs: usize) {
         println!(
-            "chaos: {jobs} jobs, {} completed, {} failed; {} mails sent, {} effects unknown ({} of them did not happen)",
+            "chaos: {jobs} jobs, {} completed, {} failed, {} without their journals; {} mails sent, {} effects unknown ({} of them did not happen)",
             self.completed,
             self.failed.len(),
+            self.lost_journals,
             self.mails,
             self.unknown,
             self.unknown_not_sent
@@ -100,6 +107,12 @@ impl Audit {
         let problems: Vec<_> = counters.iter().filter(|(_, offenders)| !offenders.is_empty()).collect();
         assert!(problems.is_empty(), "{problems:#?}");
     }
+}
+
+/// Whether a job failed as the store had lost its journal. Nothing else may make one fail.
+fn tells_of_loss(reply: &Value) -> bool {
+    let error = &reply["data"]["error"];
+    error["code"] == "internal" && error["message"].as_str().unwrap_or_default().contains("the store lost")
 }
 
 #[cfg(test)]

@@ -5,13 +5,19 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentkit_worker::internals::agent::event::{Entry, Event};
+use agentkit_worker::internals::journal::Journal;
+use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as Amqp};
+use agentkit_worker::internals::redis_client::{Config as RedisConfig, RedisClient};
+use agentkit_worker::job::JobId;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::jobs::Sender;
+use crate::forgetting;
+use crate::jobs::{Accepted, Sender};
 use crate::random::Random;
 use crate::replies::ReplyCollector;
 use crate::support::broker::Broker;
@@ -25,12 +31,11 @@ const WORKERS: usize = 3;
 const LEASE: Duration = Duration::from_secs(3);
 
 /// Waits and bounds are short, so that much happens; a job may meet more accidents than it would in years.
-const SETTINGS: [(&str, &str); 26] = [
+const SETTINGS: [(&str, &str); 25] = [
     ("WORKER__CONCURRENCY", "8"),
     ("WORKER__LEASE_SECONDS", "3"),
     ("WORKER__GRACE_SECONDS", "8"),
     ("WORKER__DRAIN_TOOL_SECONDS", "2"),
-    ("WORKER__STRIKES", "10"),
     ("WORKER__TRANSIENT__ATTEMPTS", "100"),
     ("WORKER__TRANSIENT__INITIAL_MILLISECONDS", "200"),
     ("WORKER__TRANSIENT__MAX_MILLISECONDS", "2000"),
@@ -70,11 +75,51 @@ pub(crate) enum Accident {
     RedisKilled,
     RedisCut,
     RedisFrozen,
+    /// Loses the last of what it had acknowledged, as in a power cut.
+    RedisTailLost,
+    /// Goes on with what a lagging replica had.
+    RedisFailedOver,
+    /// Loses everything.
+    RedisEmptied,
+    /// A job that its workers die with, while the others are in long model calls.
+    Poison,
+}
+
+/// What the world may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum World {
+    /// Things die, hang and come back with all that they had acknowledged.
+    Faithful,
+    /// Redis loses acknowledged writes, and two of three workers have clocks that are hours off.
+    Forgetful,
+}
+
+impl World {
+    /// One of each; workers are the most likely to suffer.
+    pub(crate) fn deck(self) -> Vec<Accident> {
+        match self {
+            Self::Faithful => Accident::DECK.to_vec(),
+            Self::Forgetful => Accident::FORGETFUL_DECK.to_vec(),
+        }
+    }
 }
 
 impl Accident {
-    /// One of each; workers are the most likely to suffer.
-    pub(crate) const DECK: [Self; 15] = [
+    const FORGETFUL_DECK: [Self; 12] = [
+        Self::WorkerKilled,
+        Self::WorkerKilled,
+        Self::WorkerPaused,
+        Self::WorkerStopped,
+        Self::BrokerKilled,
+        Self::BrokerCut,
+        Self::RedisTailLost,
+        Self::RedisTailLost,
+        Self::RedisFailedOver,
+        Self::RedisFailedOver,
+        Self::RedisEmptied,
+        Self::Poison,
+    ];
+    const DECK: [Self; 15] = [
         Self::WorkerKilled,
         Self::WorkerKilled,
         Self::WorkerKilled,
@@ -103,7 +148,10 @@ pub(crate) struct Deployment {
     broker_proxy: Proxy,
     redis_proxy: Proxy,
     program: Program,
+    world: World,
     workers: Vec<RunningProgram>,
+    /// Jobs that workers died with, and how many.
+    pub(crate) poisonous: Vec<(Accepted, u32)>,
     /// Workers that ended without having been told to.
     pub(crate) deserters: u64,
     logs: TempDir,
@@ -111,7 +159,7 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(world: World) -> Self {
         let (broker, redis) = (Broker::start_own().await, Redis::start().await);
         let peer = SandboxPeer::with_active_accounts_in_real_time().await;
         let amqp = broker.config();
@@ -125,7 +173,9 @@ impl Deployment {
         }
         let replies = ReplyCollector::start(broker.url(), &format!("{}.caller", amqp.prefix)).await;
         let mut deployment = Self {
-            workers: (0..WORKERS).map(|_| program.start(&["worker"])).collect(),
+            workers: Vec::new(),
+            poisonous: Vec::new(),
+            world,
             peer: Arc::new(peer),
             deserters: 0,
             logs: tempfile::tempdir().unwrap(),
@@ -138,6 +188,7 @@ impl Deployment {
             redis_proxy,
             program,
         };
+        deployment.workers = (0..WORKERS).map(|number| deployment.start_worker(number)).collect();
         deployment.order_faults(&[]).await;
         // A queue younger than a second does not survive the death of its only node (measured on 3.10 and 4.0).
         sleep(Duration::from_secs(3)).await;
@@ -217,6 +268,28 @@ impl Deployment {
                 sleep(long).await;
                 self.redis.restart().await;
             }
+            Accident::RedisTailLost => {
+                let bytes = 500 + random.below(20_000);
+                self.say(&format!("Redis is killed and has lost its last {bytes} bytes"));
+                self.redis.kill();
+                self.redis.in_folder(|folder| forgetting::lose_the_end(folder, bytes));
+                self.redis.restart().await;
+            }
+            Accident::RedisFailedOver => {
+                let (replica, lag) =
+                    (self.redis.in_folder(forgetting::replica), Duration::from_millis(300 + random.below(1500)));
+                sleep(lag).await;
+                self.say(&format!("Redis is killed, and a replica that lags by {lag:?} takes its place"));
+                self.redis.kill();
+                self.redis.forget();
+                forgetting::become_replica(&replica);
+                self.redis.restart().await;
+            }
+            Accident::RedisEmptied => {
+                self.say("Redis is emptied");
+                self.redis.command(&["FLUSHALL"]);
+            }
+            Accident::Poison => self.poison().await,
             Accident::RedisCut => {
                 self.say("all connections to Redis are cut");
                 self.redis_proxy.cut();
@@ -235,6 +308,51 @@ impl Deployment {
                 self.replace(number);
             }
         }
+    }
+
+    /// A job is sent that every worker dies with at the same step, until it has its reply.
+    async fn poison(&mut self) {
+        let long_calls = json!({"on": "model", "kind": "delay", "delay_ms": 2000, "times": u32::MAX});
+        self.order_faults(&[long_calls]).await;
+        let job = self.sender().await.send_poison(self.poisonous.len()).await;
+        self.say(&format!("{} is sent: every worker dies with it", job.id));
+        let (mut deaths, began) = (0, Instant::now());
+        while !self.replies.terminal().contains_key(&job.id) {
+            assert!(began.elapsed() < Duration::from_secs(120), "{} is not given up after {deaths} deaths", job.id);
+            if let Some(number) = self.asks_the_model(&job).await {
+                self.workers[number].signal("KILL");
+                self.replace(number);
+                deaths += 1;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.say(&format!("{} was given up after {deaths} deaths", job.id));
+        self.order_faults(&[]).await;
+        self.poisonous.push((job, deaths));
+    }
+
+    /// The worker that waits for the model for this job.
+    async fn asks_the_model(&self, job: &Accepted) -> Option<usize> {
+        let lines = self.journal().read(&JobId::new(&job.id).unwrap()).await.ok()?;
+        let mut entries = lines.iter().map(|line| serde_json::from_str::<Entry>(line).unwrap().event);
+        let worker = entries.clone().rev().find_map(|event| match event {
+            Event::AttemptStarted { worker, .. } => Some(worker),
+            _ => None,
+        })?;
+        let process: u32 = worker.split('-').nth(1)?.parse().ok()?;
+        let asks = entries.next_back() == Some(Event::ModelAsked);
+        self.workers.iter().position(|worker| worker.process() == process).filter(|_| asks)
+    }
+
+    /// The workers' journal.
+    pub(crate) fn journal(&self) -> RedisJournal {
+        let config = RedisConfig {
+            key_prefix: format!("{}:", self.amqp.prefix),
+            response_timeout_milliseconds: 10_000,
+            connection_timeout_milliseconds: 10_000,
+            ..self.redis.config()
+        };
+        RedisJournal::new(RedisClient::new(&config).unwrap())
     }
 
     /// Something goes wrong at Scalekit or at the model.
@@ -274,8 +392,17 @@ impl Deployment {
 
     /// A new process in a worker's place; the lines of the old one are kept for the post-mortem.
     fn replace(&mut self, number: usize) {
-        let old = std::mem::replace(&mut self.workers[number], self.program.start(&["worker"]));
+        let new = self.start_worker(number);
+        let old = std::mem::replace(&mut self.workers[number], new);
         keep_log(&self.logs, number, &old);
+    }
+
+    fn start_worker(&self, number: usize) -> RunningProgram {
+        let wrong = ["+0", "+3h", "-3h"][number];
+        match self.world {
+            World::Faithful => self.program.start(&["worker"]),
+            World::Forgetful => self.program.start_with(&["worker"], &wrong_clock(wrong)),
+        }
     }
 
     /// Keeps the workers' logs where a person can read them.
@@ -286,6 +413,14 @@ impl Deployment {
         self.logs.disable_cleanup(true);
         println!("chaos: the workers' logs are in {}", self.logs.path().display());
     }
+}
+
+/// The environment of a process whose wall clock is that much off; `tests/run` installs the library.
+fn wrong_clock(by: &str) -> [(&str, String); 3] {
+    let libraries = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let library = libraries.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|library| library.exists());
+    let library = library.expect("libfaketime").to_string_lossy().into_owned();
+    [("LD_PRELOAD", library), ("FAKETIME", by.to_owned()), ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned())]
 }
 
 fn keep_log(folder: &TempDir, number: usize, worker: &RunningProgram) {

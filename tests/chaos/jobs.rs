@@ -49,6 +49,14 @@ impl Sender {
         }
     }
 
+    /// A job that its workers will die with.
+    pub(crate) async fn send_poison(&self, number: usize) -> Accepted {
+        let id = format!("poison-{number}");
+        let body = json!({"id": id, "identifier": id, "connections": ["gmail"], "prompt": "hello"});
+        self.publish(&id, &body).await;
+        Accepted { identifier: id.clone(), id, subjects: Vec::new() }
+    }
+
     /// A job that only reads.
     pub(crate) async fn send_simple(&self, number: u64) -> Accepted {
         let read = "Call gmail_fetch_mails with {\"max_results\": 1}".to_owned();

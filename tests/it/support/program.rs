@@ -86,7 +86,14 @@ impl Program {
 
     /// Starts a command that goes on until it is told to stop.
     pub(crate) fn start(&self, arguments: &[&str]) -> RunningProgram {
-        let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.start_with(arguments, &[])
+    }
+
+    /// The same with further variables.
+    pub(crate) fn start_with(&self, arguments: &[&str], variables: &[(&str, String)]) -> RunningProgram {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().cloned());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = watch::channel(Vec::new());
         let sender = Arc::new(sender);
         tokio::spawn(keep(child.stdout.take().unwrap(), Arc::clone(&sender)));

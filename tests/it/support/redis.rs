@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use agentkit_worker::internals::redis_client::{Config, RedisClient};
@@ -90,9 +91,16 @@ impl Redis {
     /// Has a server that was killed begin with nothing when it is started again.
     pub(crate) fn forget(&self) {
         assert!(self.running.is_none(), "redis runs");
-        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
-            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
-        }
+        self.in_folder(|folder| {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+            }
+        });
+    }
+
+    /// Looks at the server's files, or changes those of one that was killed.
+    pub(crate) fn in_folder<T>(&self, act: impl FnOnce(&Path) -> T) -> T {
+        act(self.folder.path())
     }
 
     /// Stops the server's process without closing its connections, as a stalled machine does.
