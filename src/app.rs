@@ -331,6 +331,7 @@ pub fn lifetimes(config: &Config) -> Lifetimes {
         lease: Duration::from_secs(config.worker.lease_seconds),
         unfinished: Duration::from_secs(config.worker.keep_unfinished_seconds),
         delivered: Duration::from_secs(config.worker.keep_delivered_seconds),
+        sealed: Duration::from_secs(config.worker.keep_sealed_seconds),
     }
 }
 

@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::shortly;
 
@@ -39,7 +40,9 @@ async fn take(journal: &RedisJournal) -> (FencingToken, Vec<String>) {
 
 async fn append(journal: &RedisJournal, token: FencingToken, sequence: u64, entry: &str) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
-    journal.append(&job(), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
+    journal
+        .append(&job(), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None })
+        .await
 }
 
 async fn within_bound<T>(call: impl Future<Output = T>) -> T {
@@ -209,6 +212,51 @@ async fn a_full_redis_is_reported_as_unavailable_and_takes_nothing_by_half() {
     assert_eq!(journal.read(&job()).await.unwrap(), Vec::<String>::new());
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     append(&journal, token, 0, "x").await.unwrap();
+}
+
+/// A journal of six megabytes, its token, and another way to it that takes three seconds for them.
+async fn large_run_behind_a_slow_link(redis: &Redis) -> (Proxy, RedisJournal, FencingToken, Vec<String>) {
+    let direct = RedisJournal::new(redis.client());
+    let (token, _) = take(&direct).await;
+    let expected: Vec<String> = (0..6).map(|number| format!("{number}é").repeat(1 << 18)).collect();
+    for (sequence, entry) in (0..).zip(&expected) {
+        append(&direct, token, sequence, entry).await.unwrap();
+    }
+    let proxy = Proxy::to(&format!("127.0.0.1:{}", redis.port())).await;
+    proxy.slow(2000);
+    let config = Config { url: format!("redis://{}", proxy.address()).into(), ..redis.config() };
+    (proxy, RedisJournal::new(RedisClient::new(&config).unwrap()), token, expected)
+}
+
+#[tokio::test]
+async fn a_run_of_megabytes_is_claimed_and_read_over_a_link_that_needs_seconds_for_it() {
+    let redis = Redis::start().await;
+    let (_proxy, slow, _, expected) = large_run_behind_a_slow_link(&redis).await;
+    assert!(slow.read(&job()).await.unwrap() == expected);
+    assert!(take(&slow).await.1 == expected);
+}
+
+#[tokio::test]
+async fn a_run_that_is_taken_while_it_is_read_belongs_to_who_took_it() {
+    let redis = Redis::start().await;
+    let (_proxy, slow, first, expected) = large_run_behind_a_slow_link(&redis).await;
+    let direct = RedisJournal::new(redis.client());
+    let read = async {
+        let id = job();
+        tokio::join!(slow.read(&id), slow.claim(&id, "one", LEASE, ClaimMode::IfFree))
+    };
+    let epoch = || redis.command(&["HGET", "agentkit:run:{a}", "epoch"]);
+    let thief = async {
+        shortly("the slow claim is made", async || (epoch() != first.0.to_string()).then_some(())).await;
+        let claim = direct.claim(&job(), "two", LEASE, ClaimMode::Steal).await.unwrap();
+        let Claim::Granted { token, entries } = claim else { panic!("{claim:?}") };
+        assert!(entries == expected);
+        append(&direct, token, 6, "more").await.unwrap();
+    };
+    let ((read, claimed), ()) = tokio::join!(read, thief);
+    assert!(matches!(claimed, Err(JournalError::OwnershipLost)));
+    let read = read.unwrap();
+    assert!(read[..6] == expected, "{} entries", read.len());
 }
 
 #[tokio::test]
