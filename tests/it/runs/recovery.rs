@@ -121,7 +121,10 @@ async fn a_damaged_journal_becomes_a_dead_letter_with_its_reason() {
 
 /// Bytes that the keys of `job-1` take in Redis.
 fn bytes(worker: &RedisJournalWorker, kind: &str) -> usize {
-    worker.redis_command(&["MEMORY", "USAGE", &format!("agentkit:{kind}:{{job-1}}")]).parse().unwrap_or(0)
+    worker
+        .redis_command(&["MEMORY", "USAGE", &format!("agentkit:{kind}:{{job-1}}"), "SAMPLES", "0"])
+        .parse()
+        .unwrap_or(0)
 }
 
 #[tokio::test]
