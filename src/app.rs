@@ -114,6 +114,9 @@ impl Backends {
             if !redis_status.status().available {
                 return Err("Redis does not answer".to_owned());
             }
+            if redis_status.is_full() {
+                return Err("Redis is full (maxmemory): new jobs wait".to_owned());
+            }
             Ok(())
         });
         Ok(Self {

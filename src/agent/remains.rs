@@ -57,7 +57,7 @@ mod tests {
         let mut script = Script::ready(|started| {
             started.job.id = None;
             started.job.prompt = "a secret ".repeat(10_000);
-            started.job.output_schema = Some(serde_json::json!({"title": "a secret"}));
+            started.settings.instructions = "a secret".to_owned();
             started.job.metadata = serde_json::json!({"order": 4711});
             started.digest = started.job.digest();
         });

@@ -5,6 +5,9 @@
 //! scripts run on a cluster node too. What remains of a run is a second hash in the same slot, with `length` and entries
 //! alone. Needs Redis 6 or later.
 //!
+//! A Redis that has reached its `maxmemory` takes no new runs, and what belongs to one that has begun all the same, from
+//! Redis 7 on. An earlier one takes nothing then.
+//!
 //! Entries are read in pages of [`PAGE_BYTES`], each under a timeout of its own, so that a run of megabytes is read over
 //! any link that carries one page in time.
 //!
@@ -29,6 +32,11 @@ const PAGE_BYTES: usize = 256 * 1024;
 
 /// A run that is claimed or forgotten while it is read is read anew, so often at most.
 const READS: u32 = 5;
+
+/// Begins the scripts that change a run that has begun although Redis is full.
+const WHEN_FULL: &str = r"#!lua flags=allow-oom
+if redis.call('HEXISTS', KEYS[1], 'length') == 0 then return redis.error_reply('the run has not begun') end
+";
 
 /// From byte `offset` of entry `index` on, as much as there is room for: the epoch, the length, where the next page begins,
 /// and the parts, each of an entry of its own. Of the run, or of what remains of it where it has no entries.
@@ -140,10 +148,23 @@ return 'done'
 pub struct RedisJournal {
     client: RedisClient,
     read: Script,
-    claim: Script,
-    append: Script,
-    renew: Script,
+    claim: Change,
+    append: Change,
+    renew: Change,
     note_stolen: Script,
+}
+
+/// A script that changes a run.
+#[derive(Debug)]
+struct Change {
+    ordinary: Script,
+    when_full: Script,
+}
+
+impl Change {
+    fn new(text: &str) -> Self {
+        Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, text].concat()) }
+    }
 }
 
 /// The epoch, the length, index and offset of the next page, and the parts.
@@ -155,18 +176,36 @@ impl RedisJournal {
         Self {
             client,
             read: Script::new(&[PAGE, READ].concat()),
-            claim: Script::new(&[PAGE, CLAIM].concat()),
-            append: Script::new(APPEND),
-            renew: Script::new(RENEW),
+            claim: Change::new(&[PAGE, CLAIM].concat()),
+            append: Change::new(APPEND),
+            renew: Change::new(RENEW),
             note_stolen: Script::new(NOTE_STOLEN),
         }
     }
 
-    /// `script` on the run of `job` and what remains of it.
-    fn on<'a>(&self, job: &JobId, script: &'a Script) -> ScriptInvocation<'a> {
+    /// Runs `script` on the run of `job` and what remains of it.
+    async fn run<T: FromRedisValue>(
+        &self,
+        job: &JobId,
+        script: &Script,
+        arguments: &(impl Fn(&mut ScriptInvocation<'_>) + Sync),
+    ) -> Result<T, Unavailable> {
         let mut invocation = script.key(self.client.tagged_key("run", job.as_str()));
         invocation.key(self.client.tagged_key("sealed", job.as_str()));
-        invocation
+        arguments(&mut invocation);
+        self.client.run(&invocation).await
+    }
+
+    async fn change<T: FromRedisValue>(
+        &self,
+        job: &JobId,
+        change: &Change,
+        arguments: impl Fn(&mut ScriptInvocation<'_>) + Sync,
+    ) -> Result<T, Unavailable> {
+        match self.run(job, &change.ordinary, &arguments).await {
+            Err(full) if full.is_full() => self.run(job, &change.when_full, &arguments).await.map_err(|_| full),
+            result => result,
+        }
     }
 
     fn stolen_key(&self) -> String {
@@ -177,15 +216,16 @@ impl RedisJournal {
     async fn note_stolen(&self, job: &JobId, token: FencingToken) {
         let mut script = self.note_stolen.key(self.stolen_key());
         script.arg(token.0).arg(job.as_str()).arg(milliseconds(STOLEN_RETENTION));
-        if let Err(error) = self.change(&script).await {
+        if let Err(error) = self.client.run::<()>(&script).await {
             warn!(job.id = %job, %error, "the run's former owner could not be told at once");
         }
     }
 
     async fn page(&self, job: &JobId, index: u64, offset: u64) -> Result<Page, JournalError> {
-        let mut script = self.on(job, &self.read);
-        script.arg(index).arg(offset).arg(PAGE_BYTES);
-        read_as(self.client.run(&script).await?)
+        let arguments = |script: &mut ScriptInvocation<'_>| {
+            script.arg(index).arg(offset).arg(PAGE_BYTES);
+        };
+        read_as(self.run(job, &self.read, &arguments).await?)
     }
 
     /// All entries, of which `page` holds the first. What comes after somebody claimed the run, or its time was over, need
@@ -216,15 +256,6 @@ impl RedisJournal {
         let text = |entry| String::from_utf8(entry).map_err(|_| unreadable("an entry that is not text"));
         entries.into_iter().map(text).collect()
     }
-
-    async fn change(&self, script: &ScriptInvocation<'_>) -> Result<(), JournalError> {
-        let verdict: String = self.client.run(script).await?;
-        match verdict.as_str() {
-            "done" => Ok(()),
-            "lost" => Err(JournalError::Lost),
-            _ => Err(JournalError::OwnershipLost),
-        }
-    }
 }
 
 #[async_trait]
@@ -234,10 +265,11 @@ impl Journal for RedisJournal {
             ClaimMode::IfFree => "if_free",
             ClaimMode::Steal => "steal",
         };
-        let mut script = self.on(job, &self.claim);
-        script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
-        script.arg(word).arg(PAGE_BYTES);
-        let answer: Value = self.client.run(&script).await?;
+        let change = self.change(job, &self.claim, |script| {
+            script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
+            script.arg(word).arg(PAGE_BYTES);
+        });
+        let answer: Value = change.await?;
         match from_redis_value::<(u8, Value, Value)>(answer) {
             Ok((1, token, page)) => {
                 let token = FencingToken(read_as(token)?);
@@ -254,18 +286,21 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
-        let mut script = self.on(job, &self.append);
-        script.arg(append.token.0).arg(milliseconds(append.lease)).arg(milliseconds(append.retain.max(append.lease)));
         let Remains { entries, retain } = append.remains.unwrap_or(Remains { entries: &[], retain: Duration::ZERO });
-        script.arg(append.sequence).arg(append.entries.len()).arg(milliseconds(retain));
-        script.arg(append.entries).arg(entries);
-        self.change(&script).await
+        let change = self.change::<String>(job, &self.append, |script| {
+            script.arg(append.token.0).arg(milliseconds(append.lease));
+            script.arg(milliseconds(append.retain.max(append.lease)));
+            script.arg(append.sequence).arg(append.entries.len()).arg(milliseconds(retain));
+            script.arg(append.entries).arg(entries);
+        });
+        verdict(&change.await?)
     }
 
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
-        let mut script = self.on(job, &self.renew);
-        script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
-        self.change(&script).await
+        let change = self.change::<String>(job, &self.renew, |script| {
+            script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
+        });
+        verdict(&change.await?)
     }
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
@@ -288,6 +323,14 @@ impl Journal for RedisJournal {
         let answer: Value = self.client.query(cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES")).await?;
         let pairs: Vec<(String, u64)> = read_as(answer)?;
         Ok(pairs.into_iter().filter_map(|(job, token)| Some((JobId::new(job)?, FencingToken(token)))).collect())
+    }
+}
+
+fn verdict(word: &str) -> Result<(), JournalError> {
+    match word {
+        "done" => Ok(()),
+        "lost" => Err(JournalError::Lost),
+        _ => Err(JournalError::OwnershipLost),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use agentkit_worker::internals::cache::Cache;
 use agentkit_worker::internals::cache::redis::RedisCache;
 use agentkit_worker::internals::journal::redis::RedisJournal;
-use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains};
 use agentkit_worker::internals::key::Key;
 use agentkit_worker::internals::redis_client::{Config, RedisClient};
 use agentkit_worker::job::JobId;
@@ -212,6 +212,31 @@ async fn a_full_redis_is_reported_as_unavailable_and_takes_nothing_by_half() {
     assert_eq!(journal.read(&job()).await.unwrap(), Vec::<String>::new());
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     append(&journal, token, 0, "x").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_what_belongs_to_a_run_that_has_begun_and_no_new_one() {
+    let redis = Redis::start().await;
+    let client = redis.client();
+    let journal = RedisJournal::new(client.clone());
+    let (first, _) = take(&journal).await;
+    append(&journal, first, 0, "x").await.unwrap();
+    assert!(!client.is_full());
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    append(&journal, first, 1, "y").await.unwrap();
+    assert!(client.is_full());
+    journal.renew(&job(), first, Duration::ZERO).await.unwrap();
+    let (second, entries) = take(&journal).await;
+    assert_eq!(entries, ["x", "y"]);
+    assert!(matches!(append(&journal, first, 2, "z").await, Err(JournalError::OwnershipLost)));
+    let remains = Some(Remains { entries: &entries, retain: LEASE });
+    let end = ["end".to_owned()];
+    let end = Append { token: second, sequence: 2, entries: &end, lease: LEASE, retain: LEASE, remains };
+    journal.append(&job(), end).await.unwrap();
+    assert_eq!(redis.command(&["EXISTS", "agentkit:sealed:{a}"]), "1");
+    let new = journal.claim(&JobId::new("new").unwrap(), "one", LEASE, ClaimMode::IfFree).await;
+    assert!(matches!(&new, Err(JournalError::Unavailable(text)) if text.contains("OOM")), "{new:?}");
+    assert_eq!(redis.command(&["EXISTS", "agentkit:run:{new}"]), "0");
 }
 
 /// A journal of six megabytes, its token, and another way to it that takes three seconds for them.
