@@ -36,6 +36,8 @@ impl Run {
             output_schema: None,
             limits: Limits::default(),
             metadata: Value::Null,
+            reply_to: None,
+            correlation_id: None,
             ..self.job().clone()
         };
         let settings = Settings { instructions: String::new(), ..self.settings().clone() };

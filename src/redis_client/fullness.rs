@@ -40,10 +40,10 @@ mod tests {
         assert!(!fullness.is_full());
         for _ in 0..3 {
             fullness.refused(&Unavailable("OOM".to_owned()));
-            tokio::time::advance(REMEMBERED - Duration::from_secs(1)).await;
+            tokio::time::advance(REMEMBERED * 9 / 10).await;
             assert!(fullness.is_full());
         }
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(REMEMBERED / 10).await;
         assert!(!fullness.is_full());
     }
 }
