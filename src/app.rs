@@ -119,6 +119,9 @@ impl Backends {
             if !redis_status.status().available {
                 return Err("Redis does not answer".to_owned());
             }
+            if redis_status.is_full() {
+                return Err("Redis is full (maxmemory): new jobs wait".to_owned());
+            }
             Ok(())
         });
         Ok(Self {
@@ -351,6 +354,7 @@ pub fn lifetimes(config: &Config) -> Lifetimes {
         lease: Duration::from_secs(config.worker.lease_seconds),
         unfinished: Duration::from_secs(config.worker.keep_unfinished_seconds),
         delivered: Duration::from_secs(config.worker.keep_delivered_seconds),
+        sealed: Duration::from_secs(config.worker.keep_sealed_seconds),
     }
 }
 

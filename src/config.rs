@@ -78,6 +78,7 @@ pub struct WorkerConfig {
     pub strikes: u32,
     pub keep_unfinished_seconds: u64,
     pub keep_delivered_seconds: u64,
+    pub keep_sealed_seconds: u64,
     pub transient: Policy,
     pub rate_limited: Policy,
 }

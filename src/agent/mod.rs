@@ -5,6 +5,7 @@ pub mod effect;
 pub mod event;
 pub mod message;
 pub mod plan;
+mod remains;
 pub mod result;
 pub mod run;
 #[cfg(test)]

@@ -58,12 +58,26 @@ impl Timeline {
         &self.run
     }
 
+    /// Attempts and model turns; of a run that has ended its reply knows them, too, when the journal does not any more.
+    fn counts(&self) -> (u32, u32) {
+        match self.run.reply().map(|reply| &reply.event) {
+            Some(ReplyEvent::Completed(completed)) => (completed.account.attempts, completed.account.steps),
+            Some(ReplyEvent::Failed(failed)) => (failed.account.attempts, failed.account.steps),
+            _ => (self.run.attempts(), self.run.steps()),
+        }
+    }
+
     /// For people.
     pub(super) fn print(&self, content: bool) {
         let job = self.run.job();
         println!("run {} of {}", plain(job.id().as_str()), plain(job.identifier.as_str()));
         println!("state: {}", plain(&self.state.words));
-        println!("{} attempt(s), {} model turn(s)\n", self.run.attempts(), self.run.steps());
+        let (attempts, steps) = self.counts();
+        println!("{attempts} attempt(s), {steps} model turn(s)");
+        if self.run.job().prompt.is_empty() {
+            println!("its time is over: only its beginning and its end are kept");
+        }
+        println!();
         for row in &self.rows {
             let at = row.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
             println!("{at}  {:<23} {}", row.event, plain(&row.detail));
@@ -83,13 +97,14 @@ impl Timeline {
             }
             value
         });
+        let (attempts, steps) = self.counts();
         json!({
             "id": job.id(),
             "identifier": job.identifier,
             "state": self.state.name,
             "state_words": self.state.words,
-            "attempts": self.run.attempts(),
-            "steps": self.run.steps(),
+            "attempts": attempts,
+            "steps": steps,
             "timeline": rows.collect::<Vec<_>>(),
         })
     }

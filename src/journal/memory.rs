@@ -7,19 +7,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, STOLEN_RETENTION};
+use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION};
 use crate::clock::{SharedClock, after};
 use crate::job::JobId;
 
 /// The journals of one process.
 ///
 /// Holds a bounded number of runs. A new run that finds no room drops those whose time is over; where there are none,
-/// it drops the one without a live lease that would expire first.
+/// it drops the one without a live lease that would expire first. Of what remains of runs it holds as much.
 #[derive(Debug)]
 pub struct MemoryJournal {
     clock: SharedClock,
     most_runs: usize,
     runs: Mutex<HashMap<JobId, Run>>,
+    /// What remains of runs whose time is over, and until when.
+    remains: Mutex<HashMap<JobId, (Vec<String>, Timestamp)>>,
 }
 
 #[derive(Debug)]
@@ -35,11 +37,35 @@ struct Run {
 impl MemoryJournal {
     /// Journals for up to `most_runs` runs at a time.
     pub fn new(clock: SharedClock, most_runs: usize) -> Self {
-        Self { clock, most_runs, runs: Mutex::default() }
+        Self { clock, most_runs, runs: Mutex::default(), remains: Mutex::default() }
     }
 
     fn runs(&self) -> MutexGuard<'_, HashMap<JobId, Run>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entries of `run`, or what remains of it where there are none.
+    fn entries(&self, job: &JobId, run: Option<&Run>, now: Timestamp) -> Vec<String> {
+        if let Some(run) = run.filter(|run| !run.entries.is_empty()) {
+            return run.entries.clone();
+        }
+        let remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = remains.get(job).filter(|(_, until)| *until > now);
+        kept.map(|(entries, _)| entries.clone()).unwrap_or_default()
+    }
+
+    fn keep_remains(&self, job: &JobId, kept: Remains<'_>, now: Timestamp) {
+        let mut remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
+        if remains.len() >= self.most_runs && !remains.contains_key(job) {
+            remains.retain(|_, (_, until)| *until > now);
+        }
+        if remains.len() >= self.most_runs
+            && !remains.contains_key(job)
+            && let Some(first) = remains.iter().min_by_key(|(_, (_, until))| *until).map(|(job, _)| job.clone())
+        {
+            remains.remove(&first);
+        }
+        remains.insert(job.clone(), (kept.entries.to_vec(), after(now, kept.retain)));
     }
 
     fn make_room(&self, runs: &mut HashMap<JobId, Run>, now: Timestamp) -> Result<(), JournalError> {
@@ -91,7 +117,7 @@ impl Journal for MemoryJournal {
         run.stolen_at = (mode == ClaimMode::Steal).then_some(now);
         owner.clone_into(&mut run.owner);
         run.lease(now, lease);
-        Ok(Claim::Granted { token, entries: run.entries.clone() })
+        Ok(Claim::Granted { token, entries: self.entries(job, Some(run), now) })
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
@@ -109,6 +135,9 @@ impl Journal for MemoryJournal {
         }
         run.lease_until = after(now, append.lease);
         run.keep_until = after(now, append.retain.max(append.lease));
+        if let Some(remains) = append.remains {
+            self.keep_remains(job, remains, now);
+        }
         Ok(())
     }
 
@@ -121,7 +150,7 @@ impl Journal for MemoryJournal {
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         let now = self.clock.now();
         let runs = self.runs();
-        Ok(runs.get(job).filter(|run| run.keep_until > now).map(|run| run.entries.clone()).unwrap_or_default())
+        Ok(self.entries(job, runs.get(job).filter(|run| run.keep_until > now), now))
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {
@@ -178,7 +207,7 @@ mod tests {
             panic!("{name} is held");
         };
         let entries = [name.to_owned()];
-        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain };
+        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain, remains: None };
         journal.append(&job(name), append).await.unwrap();
     }
 

@@ -33,7 +33,7 @@ pub enum Claim {
     Granted {
         /// Goes into every append.
         token: FencingToken,
-        /// All entries so far, oldest first.
+        /// All entries so far, oldest first, or what remains of them.
         entries: Vec<String>,
     },
     /// Another worker's lease on it is alive.
@@ -67,6 +67,17 @@ pub struct Append<'a> {
     pub lease: Duration,
     /// How long the journal is kept from now on; at least as long as the lease.
     pub retain: Duration,
+    /// Kept in the same atomic step, instead of what was kept before.
+    pub remains: Option<Remains<'a>>,
+}
+
+/// What claims and reads find of a run, as its entries, when its journal is gone. Nothing can be appended to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Remains<'a> {
+    /// The entries.
+    pub entries: &'a [String],
+    /// How long they are kept from now on.
+    pub retain: Duration,
 }
 
 /// Why the journal did not do it.
@@ -88,14 +99,15 @@ pub enum JournalError {
 /// The journals of all runs.
 #[async_trait]
 pub trait Journal: Send + Sync {
-    /// Claims the run of `job` for `owner`, for as long as `lease` lasts without an append or renewal.
+    /// Claims the run of `job` for `owner`, for as long as `lease` lasts without an append or renewal. Fails where somebody
+    /// else takes it while it is read.
     async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError>;
     /// Appends entries in one atomic step, only where the token is ours and the sequence is as expected. An append that
     /// already happened in the same form (answer lost on the way) succeeds without a second copy. Renews the lease.
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError>;
     /// Renews the lease, or gives the run free where `lease` is zero. Only where the token is ours.
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError>;
-    /// All entries of a run, oldest first, without claiming it; empty where there is none.
+    /// All entries of a run, oldest first, or what remains of them, without claiming it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
     /// The store's own time, by which leases end; the same for all workers.
     async fn now(&self) -> Result<Timestamp, JournalError>;

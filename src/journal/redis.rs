@@ -1,8 +1,15 @@
-//! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step on one key.
+//! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step in one slot.
 //!
 //! The hash has the fields `epoch`, `owner`, `lease` (when it ends, in milliseconds of Redis's own clock), `length`,
 //! and the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run, and the
-//! scripts run on a cluster node too. Needs Redis 6 or later.
+//! scripts run on a cluster node too. What remains of a run is a second hash in the same slot, with `length` and entries
+//! alone. Needs Redis 6 or later.
+//!
+//! A Redis that has reached its `maxmemory` takes no new runs, and what belongs to one that has begun all the same, from
+//! Redis 7 on. An earlier one takes nothing then.
+//!
+//! Entries are read in pages of [`PAGE_BYTES`], each under a timeout of its own, so that a run of megabytes is read over
+//! any link that carries one page in time.
 //!
 //! An acknowledged append can be lost by a restart without append-only file, by a power failure within the second
 //! before `appendfsync everysec` writes, and by a fail-over to a replica that lags; killing Redis alone loses none.
@@ -12,17 +19,55 @@ use std::time::Duration;
 
 use ::redis::{FromRedisValue, Script, ScriptInvocation, Value, cmd, from_redis_value};
 use async_trait::async_trait;
-use bytes::Bytes;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, STOLEN_RETENTION};
+use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION};
 use crate::job::JobId;
 use crate::key::Key;
 use crate::redis_client::{RedisClient, Unavailable};
 
-/// Arguments: owner, lease and least retention in milliseconds, `if_free` or `steal`. Answers the epoch and the whole
-/// hash, or the present owner and what remains of its lease.
+/// At most so many bytes of entries are read in one answer.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// A run that is claimed or forgotten while it is read is read anew, so often at most.
+const READS: u32 = 5;
+
+/// Begins the scripts that change a run that has begun although Redis is full.
+const WHEN_FULL: &str = r"#!lua flags=allow-oom
+if redis.call('HEXISTS', KEYS[1], 'length') == 0 then return redis.error_reply('the run has not begun') end
+";
+
+/// From byte `offset` of entry `index` on, as much as there is room for: the epoch, the length, where the next page begins,
+/// and the parts, each of an entry of its own. Of the run, or of what remains of it where it has no entries.
+const PAGE: &str = r"
+local function page(index, offset, room)
+    local key = KEYS[1]
+    local epoch, length = unpack(redis.call('HMGET', key, 'epoch', 'length'))
+    if not length then
+        key = KEYS[2]
+        length = redis.call('HGET', key, 'length')
+    end
+    local parts = {}
+    while index < (tonumber(length) or 0) and room > 0 do
+        local entry = redis.call('HGET', key, index)
+        if not entry then break end
+        local part = string.sub(entry, offset + 1, offset + room)
+        parts[#parts + 1] = part
+        room = room - #part - 1
+        offset = offset + #part
+        if offset < #entry then break end
+        index, offset = index + 1, 0
+    end
+    return {epoch, length, index, offset, parts}
+end
+";
+
+/// Arguments: index, offset, room.
+const READ: &str = "return page(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]))";
+
+/// Arguments: owner, lease and least retention in milliseconds, `if_free` or `steal`, room. Answers the epoch and the
+/// first page, or the present owner and what remains of its lease.
 const CLAIM: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -37,24 +82,25 @@ redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', taken), 'owner', ARGV
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
-return {1, taken, redis.call('HGETALL', KEYS[1])}
+return {1, taken, page(0, 0, tonumber(ARGV[5]))}
 ";
 
-/// Arguments: epoch, lease and retention in milliseconds, sequence, entries.
+/// Arguments: epoch, lease and retention in milliseconds, sequence, number of entries, retention of what remains,
+/// entries, what remains.
 const APPEND: &str = r"
 local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
 epoch, length = tonumber(epoch) or 0, tonumber(length) or 0
-local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), #ARGV - 4
+local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if epoch > mine then return 'taken' end
 if epoch < mine or sequence > length then return 'lost' end
 if sequence < length and sequence + count ~= length then return 'taken' end
 if sequence < length then
     for index = 1, count do
-        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[4 + index] then return 'taken' end
+        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[6 + index] then return 'taken' end
     end
 else
     for index = 1, count do
-        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[4 + index])
+        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[6 + index])
     end
     redis.call('HSET', KEYS[1], 'length', string.format('%.0f', sequence + count))
 end
@@ -62,6 +108,15 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local remains = #ARGV - 6 - count
+if remains > 0 then
+    redis.call('DEL', KEYS[2])
+    for index = 1, remains do
+        redis.call('HSET', KEYS[2], index - 1, ARGV[6 + count + index])
+    end
+    redis.call('HSET', KEYS[2], 'length', string.format('%.0f', remains))
+    redis.call('PEXPIRE', KEYS[2], ARGV[6])
+end
 return 'done'
 ";
 
@@ -92,28 +147,65 @@ return 'done'
 #[derive(Debug)]
 pub struct RedisJournal {
     client: RedisClient,
-    claim: Script,
-    append: Script,
-    renew: Script,
+    read: Script,
+    claim: Change,
+    append: Change,
+    renew: Change,
     note_stolen: Script,
 }
 
-type Fields = HashMap<String, Bytes>;
+/// A script that changes a run.
+#[derive(Debug)]
+struct Change {
+    ordinary: Script,
+    when_full: Script,
+}
+
+impl Change {
+    fn new(text: &str) -> Self {
+        Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, text].concat()) }
+    }
+}
+
+/// The epoch, the length, index and offset of the next page, and the parts.
+type Page = (Option<String>, Option<String>, u64, u64, Vec<Vec<u8>>);
 
 impl RedisJournal {
     /// Journals kept through `client`.
     pub fn new(client: RedisClient) -> Self {
         Self {
             client,
-            claim: Script::new(CLAIM),
-            append: Script::new(APPEND),
-            renew: Script::new(RENEW),
+            read: Script::new(&[PAGE, READ].concat()),
+            claim: Change::new(&[PAGE, CLAIM].concat()),
+            append: Change::new(APPEND),
+            renew: Change::new(RENEW),
             note_stolen: Script::new(NOTE_STOLEN),
         }
     }
 
-    fn key(&self, job: &JobId) -> String {
-        self.client.tagged_key("run", job.as_str())
+    /// Runs `script` on the run of `job` and what remains of it.
+    async fn run<T: FromRedisValue>(
+        &self,
+        job: &JobId,
+        script: &Script,
+        arguments: &(impl Fn(&mut ScriptInvocation<'_>) + Sync),
+    ) -> Result<T, Unavailable> {
+        let mut invocation = script.key(self.client.tagged_key("run", job.as_str()));
+        invocation.key(self.client.tagged_key("sealed", job.as_str()));
+        arguments(&mut invocation);
+        self.client.run(&invocation).await
+    }
+
+    async fn change<T: FromRedisValue>(
+        &self,
+        job: &JobId,
+        change: &Change,
+        arguments: impl Fn(&mut ScriptInvocation<'_>) + Sync,
+    ) -> Result<T, Unavailable> {
+        match self.run(job, &change.ordinary, &arguments).await {
+            Err(full) if full.is_full() => self.run(job, &change.when_full, &arguments).await.map_err(|_| full),
+            result => result,
+        }
     }
 
     fn stolen_key(&self) -> String {
@@ -124,18 +216,45 @@ impl RedisJournal {
     async fn note_stolen(&self, job: &JobId, token: FencingToken) {
         let mut script = self.note_stolen.key(self.stolen_key());
         script.arg(token.0).arg(job.as_str()).arg(milliseconds(STOLEN_RETENTION));
-        if let Err(error) = self.change(&script).await {
+        if let Err(error) = self.client.run::<()>(&script).await {
             warn!(job.id = %job, %error, "the run's former owner could not be told at once");
         }
     }
 
-    async fn change(&self, script: &ScriptInvocation<'_>) -> Result<(), JournalError> {
-        let verdict: String = self.client.run(script).await?;
-        match verdict.as_str() {
-            "done" => Ok(()),
-            "lost" => Err(JournalError::Lost),
-            _ => Err(JournalError::OwnershipLost),
+    async fn page(&self, job: &JobId, index: u64, offset: u64) -> Result<Page, JournalError> {
+        let arguments = |script: &mut ScriptInvocation<'_>| {
+            script.arg(index).arg(offset).arg(PAGE_BYTES);
+        };
+        read_as(self.run(job, &self.read, &arguments).await?)
+    }
+
+    /// All entries, of which `page` holds the first. What comes after somebody claimed the run, or its time was over, need
+    /// not belong to what came before: [`JournalError::OwnershipLost`], [`JournalError::Lost`].
+    async fn entries(&self, job: &JobId, page: Page) -> Result<Vec<String>, JournalError> {
+        let (first_epoch, first_length, mut index, mut offset, mut entries) = page;
+        let length: u64 = match &first_length {
+            None => 0,
+            Some(text) => text.parse().map_err(|_| unreadable("its length"))?,
+        };
+        while index < length {
+            let continued = offset > 0;
+            let (epoch, present_length, next_index, next_offset, parts) = self.page(job, index, offset).await?;
+            if epoch != first_epoch {
+                return Err(JournalError::OwnershipLost);
+            }
+            if (next_index, next_offset) == (index, offset) {
+                let forgotten = present_length != first_length;
+                return Err(if forgotten { JournalError::Lost } else { unreadable("a missing entry") });
+            }
+            (index, offset) = (next_index, next_offset);
+            let mut parts = parts.into_iter();
+            if continued && let (Some(last), Some(rest)) = (entries.last_mut(), parts.next()) {
+                last.extend(rest);
+            }
+            entries.extend(parts);
         }
+        let text = |entry| String::from_utf8(entry).map_err(|_| unreadable("an entry that is not text"));
+        entries.into_iter().map(text).collect()
     }
 }
 
@@ -146,16 +265,18 @@ impl Journal for RedisJournal {
             ClaimMode::IfFree => "if_free",
             ClaimMode::Steal => "steal",
         };
-        let mut script = self.claim.key(self.key(job));
-        script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(word);
-        let answer: Value = self.client.run(&script).await?;
+        let change = self.change(job, &self.claim, |script| {
+            script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
+            script.arg(word).arg(PAGE_BYTES);
+        });
+        let answer: Value = change.await?;
         match from_redis_value::<(u8, Value, Value)>(answer) {
-            Ok((1, token, fields)) => {
+            Ok((1, token, page)) => {
                 let token = FencingToken(read_as(token)?);
                 if mode == ClaimMode::Steal {
                     self.note_stolen(job, token).await;
                 }
-                Ok(Claim::Granted { token, entries: entries(read_as(fields)?)? })
+                Ok(Claim::Granted { token, entries: self.entries(job, read_as(page)?).await? })
             }
             Ok((_, owner, remaining)) => {
                 Ok(Claim::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
@@ -165,21 +286,32 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
-        let mut script = self.append.key(self.key(job));
-        script.arg(append.token.0).arg(milliseconds(append.lease)).arg(milliseconds(append.retain.max(append.lease)));
-        script.arg(append.sequence).arg(append.entries);
-        self.change(&script).await
+        let Remains { entries, retain } = append.remains.unwrap_or(Remains { entries: &[], retain: Duration::ZERO });
+        let change = self.change::<String>(job, &self.append, |script| {
+            script.arg(append.token.0).arg(milliseconds(append.lease));
+            script.arg(milliseconds(append.retain.max(append.lease)));
+            script.arg(append.sequence).arg(append.entries.len()).arg(milliseconds(retain));
+            script.arg(append.entries).arg(entries);
+        });
+        verdict(&change.await?)
     }
 
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
-        let mut script = self.renew.key(self.key(job));
-        script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
-        self.change(&script).await
+        let change = self.change::<String>(job, &self.renew, |script| {
+            script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
+        });
+        verdict(&change.await?)
     }
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
-        let answer: Value = self.client.query(cmd("HGETALL").arg(self.key(job))).await?;
-        entries(read_as(answer)?)
+        for _ in 0..READS {
+            let first = self.page(job, 0, 0).await?;
+            match self.entries(job, first).await {
+                Err(JournalError::OwnershipLost | JournalError::Lost) => {}
+                read => return read,
+            }
+        }
+        Err(unreadable("it changes all the time"))
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {
@@ -194,19 +326,12 @@ impl Journal for RedisJournal {
     }
 }
 
-fn entries(mut fields: Fields) -> Result<Vec<String>, JournalError> {
-    let length = match fields.get("length") {
-        None => 0,
-        Some(text) => {
-            str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| unreadable("its length"))?
-        }
-    };
-    let mut entries = Vec::new();
-    for index in 0..length {
-        let bytes = fields.remove(&u64::to_string(&index)).ok_or_else(|| unreadable("a missing entry"))?;
-        entries.push(String::from_utf8(bytes.into()).map_err(|_| unreadable("an entry that is not text"))?);
+fn verdict(word: &str) -> Result<(), JournalError> {
+    match word {
+        "done" => Ok(()),
+        "lost" => Err(JournalError::Lost),
+        _ => Err(JournalError::OwnershipLost),
     }
-    Ok(entries)
 }
 
 fn read_as<T: FromRedisValue>(value: Value) -> Result<T, JournalError> {

@@ -19,7 +19,7 @@ pub struct Config {
     pub key_prefix: String,
     /// Longest wait for a connection, TLS and authentication included.
     pub connection_timeout_milliseconds: u64,
-    /// Longest wait for an answer. Journals are read in one answer, so it must have room for a few megabytes.
+    /// Longest wait for an answer: of a journal that is one page of 256 KB.
     pub response_timeout_milliseconds: u64,
     /// After so many failures of the connection in a row Redis is skipped for a while.
     pub breaker_failures: u32,

@@ -15,6 +15,7 @@ mod breaker;
 mod config;
 mod connection;
 mod facts;
+mod fullness;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -33,12 +34,23 @@ pub use facts::ServerFacts;
 use crate::key::Key;
 use breaker::Breaker;
 use connection::{RedisConnection, Target};
+use fullness::Fullness;
 
 /// Redis did not do it: not reached, not in time, or refused (read-only, out of memory, loading). What a timed-out
 /// command did is not known. The text names the cause and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub String);
+
+/// What Redis says of a command that needs memory which it must not take, alone or in a script.
+const FULL: &str = "command not allowed when used memory";
+
+impl Unavailable {
+    /// Whether Redis has no room for it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.contains(FULL)
+    }
+}
 
 /// How Redis has answered lately.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +75,7 @@ struct Inner {
     /// Held while connecting, so that one task connects for all; counts the connections made.
     connecting: tokio::sync::Mutex<u64>,
     breaker: Breaker,
+    fullness: Fullness,
 }
 
 #[derive(Clone)]
@@ -100,12 +113,18 @@ impl RedisClient {
             link: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(0),
             breaker: Breaker::new(config.breaker_failures, open_time),
+            fullness: Fullness::default(),
         })))
     }
 
     /// How Redis has answered lately. Asks nothing; see [`RedisClient::ping`].
     pub fn status(&self) -> Status {
         self.0.breaker.status()
+    }
+
+    /// Whether it has lately refused something for want of memory.
+    pub fn is_full(&self) -> bool {
+        self.0.fullness.is_full()
     }
 
     /// Asks for a sign of life, of a cluster all masters that are connected.
@@ -199,7 +218,11 @@ impl RedisClient {
             }
             Err(Failure::Refused(error)) => {
                 self.0.breaker.succeeded();
-                Err(self.0.target.describe(&error))
+                let failure = self.0.target.describe(&error);
+                if failure.is_full() {
+                    self.0.fullness.refused(&failure);
+                }
+                Err(failure)
             }
             Err(Failure::Unreachable(error) | Failure::Dropped(error)) => {
                 let failure = self.0.target.describe(&error);

@@ -127,6 +127,8 @@ pub struct Lifetimes {
     pub lease: Duration,
     /// An unfinished run's journal is kept so long after its last entry: longer than the longest wait for a user.
     pub unfinished: Duration,
-    /// A delivered run's journal is kept so long: the time in which a repeated job gets the same reply again.
+    /// A delivered run's whole journal is kept so long.
     pub delivered: Duration,
+    /// What remains of it is kept so long: the time in which a repeated job gets the same reply again.
+    pub sealed: Duration,
 }

@@ -14,7 +14,7 @@ use crate::clock::SharedClock;
 use crate::job::JobId;
 use crate::journal::{Claim, ClaimMode, Journal, JournalError};
 use crate::queue::{Destination, Message, Publisher, QueueError};
-use crate::reply::{ErrorCode, ErrorDetail, ReplyEvent};
+use crate::reply::{ErrorCode, ErrorDetail};
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
 use crate::worker::run::interruption::Interruption;
@@ -158,7 +158,7 @@ impl Operator {
         if !run.is_delivered() {
             return Ok(Reopen::Unfinished);
         }
-        if !was_given_up(&run) {
+        if !run.may_be_reopened() {
             return Ok(Reopen::Ended(Box::new(run)));
         }
         let mut leased = self.claim(id, ClaimMode::IfFree).await?;
@@ -194,8 +194,4 @@ impl Operator {
         let message = Message::of_job(run.job(), None);
         self.publisher.publish(&Destination::Urgent, wake_up.stamp(&message)).await.map(drop)
     }
-}
-
-fn was_given_up(run: &Run) -> bool {
-    matches!(run.reply().map(|reply| &reply.event), Some(ReplyEvent::Failed(failed)) if failed.error.code == ErrorCode::AttemptsExhausted)
 }

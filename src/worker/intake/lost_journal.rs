@@ -79,7 +79,8 @@ impl Intake {
         let Claim::Granted { token, entries } = claim else { return Ok(()) };
         if entries.is_empty() {
             let line = serde_json::to_string(&Mark { began }).expect("a time prints");
-            let append = Append { token, sequence: 0, entries: &[line], lease, retain: MARK_KEPT };
+            let entries = &[line];
+            let append = Append { token, sequence: 0, entries, lease, retain: MARK_KEPT, remains: None };
             self.journal.append(mark, append).await?;
         }
         self.journal.renew(mark, token, Duration::ZERO).await

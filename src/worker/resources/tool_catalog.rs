@@ -1,5 +1,8 @@
 //! The tools of a user on a connection: from this process's memory, else from the cache that all workers share, else
 //! from Scalekit. A cache that fails is a miss and a warning, never a failed job.
+//!
+//! Most users of a connection have the same tools. What stands under a user's key is the name of a list, which is the
+//! digest of its bytes; the list itself is stored once for all who have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,8 +20,14 @@ use crate::key::{Key, digest};
 use crate::metrics::Metrics;
 use crate::scalekit::{self, Scalekit};
 
-/// Form of the cached value; another one is a miss.
-const VERSION: u32 = 1;
+/// Form of the cached value: with the list itself, as earlier workers write it, or with its name. Another one is a miss,
+/// as to them is the one that they do not know.
+const WHOLE: u32 = 1;
+const NAMED: u32 = 2;
+/// Bytes of a list's name.
+const NAME_BYTES: usize = 32;
+/// How much more or less than it should a list stays in the shared cache at most.
+const JITTER: f64 = 0.1;
 
 /// Rules for tools and their cache.
 #[derive(Debug, Clone, Deserialize)]
@@ -85,7 +94,10 @@ pub enum ToolCatalogError {
 #[derive(Serialize, Deserialize)]
 struct Cached {
     version: u32,
-    tools: Vec<Tool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tools: Option<Vec<Tool>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    list: Option<String>,
 }
 
 /// The tool lists of all users that this worker has seen lately.
@@ -94,6 +106,8 @@ pub struct ToolCatalog {
     scalekit: Arc<Scalekit>,
     cache: Arc<dyn Cache>,
     recent: moka::future::Cache<Key, Arc<Vec<Tool>>>,
+    /// By name, so that users who have the same list share it here, too.
+    lists: moka::future::Cache<String, Arc<Vec<Tool>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -104,7 +118,11 @@ impl ToolCatalog {
             .max_capacity(config.memory_lists)
             .time_to_live(Duration::from_secs(config.memory_seconds))
             .build();
-        Self { config, scalekit, cache, recent, metrics }
+        let lists = moka::future::Cache::builder()
+            .max_capacity(config.memory_lists)
+            .time_to_idle(Duration::from_secs(config.cache_seconds))
+            .build();
+        Self { config, scalekit, cache, recent, lists, metrics }
     }
 
     /// The operator's rules.
@@ -124,7 +142,7 @@ impl ToolCatalog {
         let load = async {
             let (tools, found) = self.load(&key, identifier, connection).await?;
             source = found;
-            Ok(Arc::new(tools))
+            Ok(tools)
         };
         let tools = self
             .recent
@@ -155,7 +173,7 @@ impl ToolCatalog {
         key: &Key,
         identifier: &Identifier,
         connection: &ConnectionName,
-    ) -> Result<(Vec<Tool>, FoundIn), ToolCatalogError> {
+    ) -> Result<(Arc<Vec<Tool>>, FoundIn), ToolCatalogError> {
         let cached = self.cached(key).await;
         if let Ok(Some(tools)) = cached {
             return Ok((tools, FoundIn::Shared));
@@ -175,41 +193,65 @@ impl ToolCatalog {
                 definitions.iter().filter_map(|scoped| Tool::from_definition(&scoped.definition, connection, &none));
             tools.collect::<Vec<_>>()
         });
-        if let Ok(tools) = &tools
-            && !tools.is_empty()
-        {
-            self.store(key, tools).await;
-        }
-        flight.finish(&*self.cache).await;
-        match tools {
+        let result = match tools {
             Ok(tools) if tools.is_empty() => Err(ToolCatalogError::Empty),
-            Ok(tools) => Ok((tools, FoundIn::Scalekit)),
+            Ok(tools) => Ok((self.store(key, tools).await, FoundIn::Scalekit)),
             Err(error) => Err(ToolCatalogError::Scalekit(Arc::new(error))),
-        }
+        };
+        flight.finish(&*self.cache).await;
+        result
     }
 
-    async fn cached(&self, key: &Key) -> Result<Option<Vec<Tool>>, CacheError> {
-        match self.cache.get(key).await {
-            Ok(None) => Ok(None),
-            Ok(Some(value)) => match serde_json::from_slice(&value) {
-                Ok(Cached { version: VERSION, tools }) if !tools.is_empty() => Ok(Some(tools)),
+    async fn cached(&self, key: &Key) -> Result<Option<Arc<Vec<Tool>>>, CacheError> {
+        let cached = async {
+            let Some(value) = self.cache.get(key).await? else { return Ok(None) };
+            match serde_json::from_slice(&value) {
+                Ok(Cached { version: WHOLE, tools: Some(tools), .. }) if !tools.is_empty() => Ok(Some(Arc::new(tools))),
+                Ok(Cached { version: NAMED, list: Some(name), .. }) => self.named(name).await,
                 _ => Ok(None),
-            },
-            Err(error) => {
-                warn!(%error, "tool lists are not cached");
-                Err(error)
             }
+        };
+        cached.await.inspect_err(|error| warn!(%error, "tool lists are not cached"))
+    }
+
+    /// The list of that name; one that says something else than it did is none.
+    async fn named(&self, name: String) -> Result<Option<Arc<Vec<Tool>>>, CacheError> {
+        if let Some(tools) = self.lists.get(&name).await {
+            return Ok(Some(tools));
+        }
+        let Some(value) = self.cache.get(&list_key(&name)).await? else { return Ok(None) };
+        match serde_json::from_slice::<Vec<Tool>>(&value) {
+            Ok(tools) if digest(&value, NAME_BYTES) == name => Ok(Some(self.shared(name, tools).await)),
+            _ => Ok(None),
         }
     }
 
-    async fn store(&self, key: &Key, tools: &[Tool]) {
-        let value = Cached { version: VERSION, tools: tools.to_vec() };
-        let value = serde_json::to_vec(&value).expect("tools are JSON types only");
-        let ttl = jittered(Duration::from_secs(self.config.cache_seconds), key);
-        if let Err(error) = self.cache.put(key, value.into(), ttl).await {
+    /// The list of that name, in one copy for all who have it.
+    async fn shared(&self, name: String, tools: Vec<Tool>) -> Arc<Vec<Tool>> {
+        self.lists.get_with(name, async { Arc::new(tools) }).await
+    }
+
+    /// First the list, then its name. The list stays for as long as any name of it could: whoever else names it only puts
+    /// off its end.
+    async fn store(&self, key: &Key, tools: Vec<Tool>) -> Arc<Vec<Tool>> {
+        let list = serde_json::to_vec(&tools).expect("tools are JSON types only");
+        let name = digest(&list, NAME_BYTES);
+        let cached = Cached { version: NAMED, tools: None, list: Some(name.clone()) };
+        let cached = serde_json::to_vec(&cached).expect("a name is a JSON type");
+        let ttl = Duration::from_secs(self.config.cache_seconds);
+        let stored = async {
+            self.cache.put(&list_key(&name), list.into(), ttl.mul_f64(1.0 + JITTER)).await?;
+            self.cache.put(key, cached.into(), jittered(ttl, key)).await
+        };
+        if let Err(error) = stored.await {
             warn!(%error, "a tool list could not be cached");
         }
+        self.shared(name, tools).await
     }
+}
+
+fn list_key(name: &str) -> Key {
+    Key::new(&["toollist", name])
 }
 
 fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
@@ -219,12 +261,24 @@ fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
 /// Up to a tenth more or less, by the key: lists that were loaded together do not run out together.
 fn jittered(ttl: Duration, key: &Key) -> Duration {
     let spread = u32::from_str_radix(&digest(key.as_str(), 2), 16).unwrap_or(0);
-    ttl.mul_f64(0.9 + 0.2 * f64::from(spread) / f64::from(u16::MAX))
+    ttl.mul_f64(1.0 - JITTER + 2.0 * JITTER * f64::from(spread) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn to_an_earlier_worker_a_name_is_a_miss() {
+        #[derive(Deserialize)]
+        #[expect(dead_code, reason = "only its form counts")]
+        struct EarlierCached {
+            version: u32,
+            tools: Vec<Tool>,
+        }
+        let named = Cached { version: NAMED, tools: None, list: Some("name".to_owned()) };
+        assert!(serde_json::from_slice::<EarlierCached>(&serde_json::to_vec(&named).unwrap()).is_err());
+    }
 
     #[test]
     fn lists_do_not_run_out_together() {

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::interruption::Interruption;
 use super::revocation::Revocations;
 use crate::job::JobId;
-use crate::journal::{Append, FencingToken, Journal, JournalError};
+use crate::journal::{Append, FencingToken, Journal, JournalError, Remains};
 
 /// A worker's lease of a run.
 pub(crate) struct Lease {
@@ -59,8 +59,14 @@ impl Lease {
     }
 
     /// Appends lines after the first `sequence` ones.
-    pub(crate) async fn append(&self, sequence: u64, lines: &[String], retain: Duration) -> Result<(), JournalError> {
-        let append = Append { token: self.token, sequence, entries: lines, lease: self.length, retain };
+    pub(crate) async fn append(
+        &self,
+        sequence: u64,
+        lines: &[String],
+        retain: Duration,
+        remains: Option<Remains<'_>>,
+    ) -> Result<(), JournalError> {
+        let append = Append { token: self.token, sequence, entries: lines, lease: self.length, retain, remains };
         let asked = Instant::now();
         self.journal.append(&self.id, append).await?;
         self.confirm(asked);

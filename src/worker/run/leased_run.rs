@@ -11,7 +11,7 @@ use crate::agent::event::{Entry, Event, Started};
 use crate::agent::run::Run;
 use crate::agent::turn::Conclusion;
 use crate::clock::SharedClock;
-use crate::journal::JournalError;
+use crate::journal::{JournalError, Remains};
 use crate::reply::Reply;
 use crate::retry::{Policy, RetryDecision, retry};
 use crate::worker::rules::Lifetimes;
@@ -101,16 +101,26 @@ impl LeasedRun {
     }
 
     async fn append(&self, sequence: u64, entries: &[Entry]) -> Result<(), Interruption> {
-        let lines: Vec<String> =
-            entries.iter().map(|entry| serde_json::to_string(entry).expect("entries are JSON types only")).collect();
-        let delivered = entries.iter().any(|entry| entry.event == Event::Delivered);
-        let retain = if delivered { self.lifetimes.delivered } else { self.lifetimes.unfinished };
+        let (lines, Lifetimes { unfinished, delivered, sealed, .. }) = (lines(entries), self.lifetimes);
+        let end = entries.iter().find(|entry| entry.event == Event::Delivered);
+        let remains = end.filter(|_| sealed > delivered).and_then(|end| self.run.remains(end.at));
+        let retain = match (end, &remains) {
+            (None, _) => unfinished,
+            (Some(_), Some(_)) => delivered,
+            (Some(_), None) => delivered.max(sealed),
+        };
+        let remains = remains.as_deref().map(self::lines);
+        let remains = remains.as_deref().map(|entries| Remains { entries, retain: sealed });
         let decide = |error: &JournalError| match error {
             JournalError::Unavailable(_) => RetryDecision::Again,
             JournalError::OwnershipLost | JournalError::Lost => RetryDecision::Stop,
         };
         let notice = |error: &JournalError, attempt, _| warn!(%error, attempt, "an append to the journal is repeated");
-        let append = || self.lease.append(sequence, &lines, retain);
+        let append = || self.lease.append(sequence, &lines, retain, remains);
         retry(APPEND, decide, notice, append).await.map_err(Interruption::from)
     }
+}
+
+fn lines(entries: &[Entry]) -> Vec<String> {
+    entries.iter().map(|entry| serde_json::to_string(entry).expect("entries are JSON types only")).collect()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agentkit_worker::internals::clock::ManualClock;
 use agentkit_worker::internals::journal::memory::MemoryJournal;
 use agentkit_worker::internals::journal::redis::RedisJournal;
-use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains};
 use agentkit_worker::job::JobId;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
@@ -66,7 +66,9 @@ impl JournalUnderTest {
         entries: &[&str],
     ) -> Result<(), JournalError> {
         let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
-        self.journal.append(job, Append { token, sequence, entries: &entries, lease: LEASE, retain: RETAIN }).await
+        self.journal
+            .append(job, Append { token, sequence, entries: &entries, lease: LEASE, retain: RETAIN, remains: None })
+            .await
     }
 
     async fn entries(&self, job: &JobId) -> Vec<String> {
@@ -114,7 +116,7 @@ async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(
     let short = Duration::from_millis(150);
     let (old, _) = taken(subject.journal.claim(&job, "one", short, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
-    let append = Append { token: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN };
+    let append = Append { token: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN, remains: None };
     subject.journal.append(&job, append).await.unwrap();
     let (new, entries) = subject
         .later("the lease runs out", async |journal| {
@@ -231,7 +233,8 @@ async fn of_many_appends_at_one_place_exactly_one_wins(subject: &JournalUnderTes
             tokio::spawn(async move {
                 let entries = [format!("{number}"), format!("{number} again")];
                 start.wait().await;
-                let append = Append { token, sequence: 0, entries: &entries, lease: LEASE, retain: RETAIN };
+                let append =
+                    Append { token, sequence: 0, entries: &entries, lease: LEASE, retain: RETAIN, remains: None };
                 journal.append(&job, append).await.ok().map(|()| entries)
             })
         })
@@ -284,9 +287,16 @@ async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Jo
     let (leased_epoch, _) = subject.claim(&leased, "one", ClaimMode::IfFree).await;
     let entries = ["x".to_owned()];
     let brief = Duration::from_millis(150);
-    let append = Append { token, sequence: 0, entries: &entries, lease: brief, retain: brief };
+    let append = Append { token, sequence: 0, entries: &entries, lease: brief, retain: brief, remains: None };
     subject.journal.append(&short, append).await.unwrap();
-    let append = Append { token: leased_epoch, sequence: 0, entries: &entries, lease: LEASE, retain: Duration::ZERO };
+    let append = Append {
+        token: leased_epoch,
+        sequence: 0,
+        entries: &entries,
+        lease: LEASE,
+        retain: Duration::ZERO,
+        remains: None,
+    };
     subject.journal.append(&leased, append).await.unwrap();
     subject
         .later("the run is forgotten", async |journal| journal.read(&short).await.unwrap().is_empty().then_some(()))
@@ -299,17 +309,60 @@ async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Jo
     assert_eq!(subject.entries(&leased).await, ["x"]);
 }
 
+async fn what_remains_of_a_run_is_found_when_its_journal_is_gone(subject: &JournalUnderTest) {
+    let job = job("a");
+    let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
+    subject.append(&job, token, 0, &["x"]).await.unwrap();
+    let (end, kept) = (["end".to_owned()], ["small \0".to_owned(), "é".repeat(1 << 20)]);
+    let brief = Duration::from_millis(150);
+    let seal = |retain| {
+        let remains = Some(Remains { entries: &kept, retain });
+        Append { token, sequence: 1, entries: &end, lease: Duration::ZERO, retain: brief, remains }
+    };
+    subject.journal.append(&job, seal(brief)).await.unwrap();
+    assert_eq!(subject.entries(&job).await, ["x", "end"], "the whole is there for its time");
+    subject.journal.append(&job, seal(Duration::from_secs(3))).await.unwrap();
+    let gone =
+        async |journal: &dyn Journal| journal.read(&job).await.unwrap().first().filter(|entry| **entry != "x").cloned();
+    assert_eq!(subject.later("the whole is forgotten", gone).await, kept[0]);
+    assert!(subject.entries(&job).await == kept);
+    let (token, entries) = subject.claim(&job, "two", ClaimMode::IfFree).await;
+    assert!(entries == kept);
+    assert!(matches!(subject.append(&job, token, 2, &["y"]).await, Err(JournalError::Lost)), "nothing follows it");
+    assert!(subject.entries(&job).await == kept, "a claim leaves it");
+    subject
+        .later("what remains is forgotten, too", async |journal| {
+            journal.read(&job).await.unwrap().is_empty().then_some(())
+        })
+        .await;
+}
+
+async fn a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one(subject: &JournalUnderTest) {
+    let job = job("a");
+    let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
+    let kept = ["small".to_owned()];
+    let remains = Some(Remains { entries: &kept, retain: RETAIN });
+    let (lease, retain) = (Duration::ZERO, Duration::ZERO);
+    subject.journal.append(&job, Append { token, sequence: 0, entries: &kept, lease, retain, remains }).await.unwrap();
+    let (token, entries) = subject.claim(&job, "two", ClaimMode::IfFree).await;
+    assert_eq!(entries, kept);
+    subject.append(&job, token, 0, &["x"]).await.unwrap();
+    assert_eq!(subject.entries(&job).await, ["x"]);
+}
+
 async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subject: &JournalUnderTest) {
     let job = job("a");
     let (token, _) = taken(subject.journal.claim(&job, "one", Duration::MAX, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
-    let append = Append { token, sequence: 0, entries: &entries, lease: Duration::MAX, retain: Duration::MAX };
+    let append =
+        Append { token, sequence: 0, entries: &entries, lease: Duration::MAX, retain: Duration::MAX, remains: None };
     subject.journal.append(&job, append).await.unwrap();
     subject.journal.renew(&job, token, Duration::MAX).await.unwrap();
     let held = subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await;
     assert!(matches!(held, Ok(Claim::Held { .. })), "{held:?}");
     assert_eq!(subject.entries(&job).await, ["x"]);
-    let append = Append { token, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO };
+    let append =
+        Append { token, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO, remains: None };
     subject.journal.append(&job, append).await.unwrap();
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
 }
@@ -330,6 +383,8 @@ async fn all_of_it_holds_on_a_cluster() {
     entries_come_back_byte_for_byte_and_in_order(&JournalUnderTest::cluster().await).await;
     hostile_job_ids_and_owners_never_share_a_run(&JournalUnderTest::cluster().await).await;
     a_run_is_forgotten_after_its_time_and_not_before_its_lease(&JournalUnderTest::cluster().await).await;
+    what_remains_of_a_run_is_found_when_its_journal_is_gone(&JournalUnderTest::cluster().await).await;
+    a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one(&JournalUnderTest::cluster().await).await;
     times_without_end_are_for_ever_and_times_of_nothing_over_at_once(&JournalUnderTest::cluster().await).await;
 }
 
@@ -405,6 +460,16 @@ mod memory {
     #[tokio::test]
     async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease() {
         super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&JournalUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn what_remains_of_a_run_is_found_when_its_journal_is_gone() {
+        super::what_remains_of_a_run_is_found_when_its_journal_is_gone(&JournalUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one() {
+        super::a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
@@ -486,6 +551,16 @@ mod redis {
     #[tokio::test]
     async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease() {
         super::a_run_is_forgotten_after_its_time_and_not_before_its_lease(&JournalUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn what_remains_of_a_run_is_found_when_its_journal_is_gone() {
+        super::what_remains_of_a_run_is_found_when_its_journal_is_gone(&JournalUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one() {
+        super::a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]

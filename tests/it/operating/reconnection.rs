@@ -127,6 +127,40 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
 }
 
 #[tokio::test]
+async fn a_full_redis_takes_no_new_job_and_lets_the_one_under_way_end() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let go = Arc::new(Notify::new());
+    let [mail, sent] = a_mail(&go);
+    let model = ScriptedModel::start([mail, sent, turn::text("the second one")]).await;
+    let worker = service.worker(&model, &[]).await;
+    service.send("job-1", "send it").await;
+    model.wait_for_requests(1).await;
+    service.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    service.send("job-2", "say it").await;
+    assert!(worker.page("/readyz", 503).await.contains("Redis is full"));
+    assert_eq!(worker.get("/livez").await.0, 200, "it still consumes");
+    worker.running.line("the job waits for the journal").await;
+    // The lease of the first one is renewed meanwhile, and its mail journalled before and after.
+    go.notify_one();
+    let reply = service.reply().await;
+    assert_completed(&reply);
+    assert_eq!(reply["subject"], "job-1");
+    worker.running.line("job ended").await;
+    let exists = |key: &str| service.redis.command(&["EXISTS", &format!("{}:{key}", service.amqp.prefix)]) == "1";
+    assert_eq!((exists("sealed:{job-1}"), exists("run:{job-2}")), (true, false));
+    assert_eq!(worker.metric("agentkit_jobs_in_flight").await, Some(1.0), "the second one waits in its place");
+    assert_eq!((worker.lines("job received"), worker.lines("redis is full")), (2, 1));
+
+    service.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    let reply = service.only_reply().await;
+    assert_completed(&reply);
+    assert_eq!(reply["subject"], "job-2");
+    worker.page("/readyz", 200).await;
+    assert_eq!((worker.lines("job received"), service.mails().await), (2, 1));
+    model.finish();
+}
+
+#[tokio::test]
 async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_flood_of_lines() {
     let service = ProxiedService::new(Broker::shared().await).await;
     let worker = service.program(&[]).worker().await;

@@ -186,7 +186,7 @@ async fn a_run_that_has_ended_is_not_woken_even_where_its_journal_is_gone() {
     assert_eq!(tell(&worker, &event("user_123", None)).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
     service.redis.command(&["HSET", "agentkit:parked:user_123", "j", stale.as_str().unwrap()]);
-    service.redis.command(&["DEL", "agentkit:run:{j}"]);
+    service.redis.command(&["DEL", "agentkit:run:{j}", "agentkit:sealed:{j}"]);
     assert_eq!(tell(&worker, &event("user_123", None)).await, 204);
     shortly("the entry is gone", async || {
         (service.redis.command(&["EXISTS", "agentkit:parked:user_123"]) == "0").then_some(())

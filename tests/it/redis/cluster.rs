@@ -59,7 +59,9 @@ async fn append(
     entry: &str,
 ) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
-    journal.append(&job(name), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
+    journal
+        .append(&job(name), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None })
+        .await
 }
 
 async fn within_bound<T>(call: impl Future<Output = T>) -> T {

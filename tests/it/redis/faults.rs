@@ -5,7 +5,7 @@ use std::time::Duration;
 use agentkit_worker::internals::cache::Cache;
 use agentkit_worker::internals::cache::redis::RedisCache;
 use agentkit_worker::internals::journal::redis::RedisJournal;
-use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains};
 use agentkit_worker::internals::key::Key;
 use agentkit_worker::internals::redis_client::{Config, RedisClient};
 use agentkit_worker::job::JobId;
@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::shortly;
 
@@ -39,7 +40,9 @@ async fn take(journal: &RedisJournal) -> (FencingToken, Vec<String>) {
 
 async fn append(journal: &RedisJournal, token: FencingToken, sequence: u64, entry: &str) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
-    journal.append(&job(), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE }).await
+    journal
+        .append(&job(), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None })
+        .await
 }
 
 async fn within_bound<T>(call: impl Future<Output = T>) -> T {
@@ -209,6 +212,76 @@ async fn a_full_redis_is_reported_as_unavailable_and_takes_nothing_by_half() {
     assert_eq!(journal.read(&job()).await.unwrap(), Vec::<String>::new());
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     append(&journal, token, 0, "x").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_what_belongs_to_a_run_that_has_begun_and_no_new_one() {
+    let redis = Redis::start().await;
+    let client = redis.client();
+    let journal = RedisJournal::new(client.clone());
+    let (first, _) = take(&journal).await;
+    append(&journal, first, 0, "x").await.unwrap();
+    assert!(!client.is_full());
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    append(&journal, first, 1, "y").await.unwrap();
+    assert!(client.is_full());
+    journal.renew(&job(), first, Duration::ZERO).await.unwrap();
+    let (second, entries) = take(&journal).await;
+    assert_eq!(entries, ["x", "y"]);
+    assert!(matches!(append(&journal, first, 2, "z").await, Err(JournalError::OwnershipLost)));
+    let remains = Some(Remains { entries: &entries, retain: LEASE });
+    let end = ["end".to_owned()];
+    let end = Append { token: second, sequence: 2, entries: &end, lease: LEASE, retain: LEASE, remains };
+    journal.append(&job(), end).await.unwrap();
+    assert_eq!(redis.command(&["EXISTS", "agentkit:sealed:{a}"]), "1");
+    let new = journal.claim(&JobId::new("new").unwrap(), "one", LEASE, ClaimMode::IfFree).await;
+    assert!(matches!(&new, Err(JournalError::Unavailable(text)) if text.contains("OOM")), "{new:?}");
+    assert_eq!(redis.command(&["EXISTS", "agentkit:run:{new}"]), "0");
+}
+
+/// A journal of six megabytes, its token, and another way to it that takes three seconds for them.
+async fn large_run_behind_a_slow_link(redis: &Redis) -> (Proxy, RedisJournal, FencingToken, Vec<String>) {
+    let direct = RedisJournal::new(redis.client());
+    let (token, _) = take(&direct).await;
+    let expected: Vec<String> = (0..6).map(|number| format!("{number}é").repeat(1 << 18)).collect();
+    for (sequence, entry) in (0..).zip(&expected) {
+        append(&direct, token, sequence, entry).await.unwrap();
+    }
+    let proxy = Proxy::to(&format!("127.0.0.1:{}", redis.port())).await;
+    proxy.slow(2000);
+    let config = Config { url: format!("redis://{}", proxy.address()).into(), ..redis.config() };
+    (proxy, RedisJournal::new(RedisClient::new(&config).unwrap()), token, expected)
+}
+
+#[tokio::test]
+async fn a_run_of_megabytes_is_claimed_and_read_over_a_link_that_needs_seconds_for_it() {
+    let redis = Redis::start().await;
+    let (_proxy, slow, _, expected) = large_run_behind_a_slow_link(&redis).await;
+    assert!(slow.read(&job()).await.unwrap() == expected);
+    assert!(take(&slow).await.1 == expected);
+}
+
+#[tokio::test]
+async fn a_run_that_is_taken_while_it_is_read_belongs_to_who_took_it() {
+    let redis = Redis::start().await;
+    let (_proxy, slow, first, expected) = large_run_behind_a_slow_link(&redis).await;
+    let direct = RedisJournal::new(redis.client());
+    let read = async {
+        let id = job();
+        tokio::join!(slow.read(&id), slow.claim(&id, "one", LEASE, ClaimMode::IfFree))
+    };
+    let epoch = || redis.command(&["HGET", "agentkit:run:{a}", "epoch"]);
+    let thief = async {
+        shortly("the slow claim is made", async || (epoch() != first.0.to_string()).then_some(())).await;
+        let claim = direct.claim(&job(), "two", LEASE, ClaimMode::Steal).await.unwrap();
+        let Claim::Granted { token, entries } = claim else { panic!("{claim:?}") };
+        assert!(entries == expected);
+        append(&direct, token, 6, "more").await.unwrap();
+    };
+    let ((read, claimed), ()) = tokio::join!(read, thief);
+    assert!(matches!(claimed, Err(JournalError::OwnershipLost)));
+    let read = read.unwrap();
+    assert!(read[..6] == expected, "{} entries", read.len());
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use agentkit_worker::internals::app::{App, Backends};
 use agentkit_worker::internals::cache::redis::RedisCache;
 use agentkit_worker::internals::clock::{SharedClock, SystemClock};
 use agentkit_worker::internals::journal::redis::RedisJournal;
+use agentkit_worker::internals::key::digest;
 use agentkit_worker::internals::queue::memory::MemoryQueue;
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use serde_json::{Value, json};
@@ -111,6 +112,50 @@ async fn hostile_identifiers_share_no_tool_list_no_journal_and_no_mailbox() {
     }
     assert_eq!(worker.peer.count("scoped").await, names.len() as u64);
     assert_eq!(worker.keys("run").len(), 2 * names.len());
+}
+
+#[tokio::test]
+async fn users_with_the_same_tools_share_one_stored_list_and_no_other_is_taken_for_it() {
+    let worker = WorkerOnRedis::new(Some("ACTIVE")).await;
+    let run = async |identifier: &str| {
+        let job = json!({"identifier": identifier, "connections": ["gmail"], "prompt": "Fetch my last unread email"});
+        let reply = worker.run(&job, identifier).await;
+        assert_eq!(reply["type"], "agentkit.job.completed", "{identifier}: {reply:#}");
+        worker.peer.count("scoped").await
+    };
+    for (index, name) in ["ann", "bob", "cid"].into_iter().enumerate() {
+        assert_eq!(run(name).await, index as u64 + 1);
+    }
+    let [name] = &Vec::from_iter(worker.keys("toollist"))[..] else { panic!("{:?}", worker.keys("toollist")) };
+    let list_key = format!("agentkit:toollist:{name}");
+    let list = worker.redis.command(&["--raw", "GET", &list_key]);
+    assert_eq!(*name, digest(&list, 32), "its name is what it says");
+    let size: usize = worker.redis.command(&["STRLEN", "agentkit:tools:bob:gmail"]).parse().unwrap();
+    assert!(size < 200 && list.len() > 20 * size, "{size} bytes name {} bytes", list.len());
+    let lifetime = |key: &str| worker.redis.command(&["TTL", key]).parse::<u64>().unwrap();
+    assert!(
+        ["ann", "bob", "cid"]
+            .iter()
+            .all(|user| lifetime(&format!("agentkit:tools:{user}:gmail")) <= lifetime(&list_key))
+    );
+
+    let set = |key: &str, value: &str| assert_eq!(worker.redis.command(&["SET", key, value]), "OK");
+    let of_user = |identifier: &str, cached: String| set(&format!("agentkit:tools:{identifier}:gmail"), &cached);
+    let named = |name: &str| json!({"version": 2, "list": name}).to_string();
+    of_user("as-before", format!(r#"{{"version":1,"tools":{list}}}"#));
+    assert_eq!(run("as-before").await, 3, "what an earlier worker stored is read");
+    // The worker does not have this one in its memory.
+    let other = format!(" {list}");
+    set(&format!("agentkit:toollist:{}", digest(&other, 32)), &other);
+    of_user("elsewhere", named(&digest(&other, 32)));
+    assert_eq!(run("elsewhere").await, 3, "what another worker stored is read");
+    of_user("evicted", named(&digest("gone", 32)));
+    assert_eq!(run("evicted").await, 4);
+    set(&format!("agentkit:toollist:{}", digest("forged", 32)), &list);
+    of_user("forged", named(&digest("forged", 32)));
+    assert_eq!(run("forged").await, 5, "a list that is not what its name says is nobody's");
+    of_user("of-tomorrow", json!({"version": 3, "list": name}).to_string());
+    assert_eq!(run("of-tomorrow").await, 6);
 }
 
 #[tokio::test]

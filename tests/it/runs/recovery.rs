@@ -1,4 +1,4 @@
-//! What becomes of a run whose journal is lost, newer than the worker, or no journal at all.
+//! What becomes of a run whose journal is lost, past its time, newer than the worker, or no journal at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +78,8 @@ async fn write(journal: &RedisJournal, line: &str) {
         panic!("nobody else has it")
     };
     let entries = [line.to_owned()];
-    let append = Append { token, sequence: 0, entries: &entries, lease, retain: Duration::from_secs(600) };
+    let append =
+        Append { token, sequence: 0, entries: &entries, lease, retain: Duration::from_secs(600), remains: None };
     journal.append(&id, append).await.unwrap();
     journal.renew(&id, token, Duration::ZERO).await.unwrap();
 }
@@ -115,5 +116,42 @@ async fn a_damaged_journal_becomes_a_dead_letter_with_its_reason() {
     assert_eq!(data["error"]["code"], "internal", "{data:#}");
     let letter = eventually("a dead letter", || async { worker.queue.dead_letters().pop() }).await;
     assert_eq!(letter.properties.headers["x-agentkit-dead-reason"], "damaged_journal");
+    model.finish();
+}
+
+/// Bytes that the keys of `job-1` take in Redis.
+fn bytes(worker: &RedisJournalWorker, kind: &str) -> usize {
+    worker
+        .redis_command(&["MEMORY", "USAGE", &format!("agentkit:{kind}:{{job-1}}"), "SAMPLES", "0"])
+        .parse()
+        .unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_duplicate_that_comes_after_the_journals_time_gets_the_same_reply_and_is_not_run() {
+    let words = "word ".repeat(20_000);
+    let answer = "five mails".repeat(20);
+    let model =
+        ScriptedModel::start([turn::fetch_mails().with_text(&words), turn::send_mail(), turn::text(&answer)]).await;
+    let mut worker = start(&model, AfterLoss::Restart).await;
+    worker.publish(&[]).await;
+    let first = worker.reply("agentkit.job.completed").await;
+    assert_eq!(first["text"], answer);
+    worker.idle().await;
+    let (whole, remains) = (bytes(&worker, "run"), bytes(&worker, "sealed"));
+    assert!(whole > 100_000 && (500..4000).contains(&remains), "{whole} bytes, of which {remains} remain");
+    let kept: u64 = worker.redis_command(&["TTL", "agentkit:sealed:{job-1}"]).parse().unwrap();
+    assert!((604_000..=604_800).contains(&kept), "{kept}");
+
+    // The day is over.
+    assert_eq!(worker.redis_command(&["DEL", "agentkit:run:{job-1}"]), "1");
+    // A wake-up of ours that was redelivered late, and the caller asking again.
+    worker.publish(&[("x-agentkit-turn", "1"), ("x-agentkit-reason", "continue")]).await;
+    worker.publish(&[]).await;
+    assert_eq!(worker.reply("agentkit.job.completed").await, first);
+    eventually("both are done with", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
+    worker.idle().await;
+    assert_eq!(worker.mails().await, 1);
+    assert!(worker.metrics.render().contains("agentkit_replies_total{type=\"agentkit.job.completed\"} 2"));
     model.finish();
 }

@@ -1,6 +1,7 @@
-//! A TCP proxy in this process: its connections can be cut, made to stand still, and refused.
+//! A TCP proxy in this process: its connections can be cut, made slow or to stand still, and refused.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,8 @@ struct Flow {
     frozen: bool,
     /// Connections are reset as soon as they are made.
     shut: bool,
+    /// So many bytes pass on a connection in a millisecond, where not as many as come.
+    bytes_per_millisecond: Option<u64>,
 }
 
 impl Proxy {
@@ -30,7 +33,7 @@ impl Proxy {
     pub(crate) async fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (flow, state) = watch::channel(Flow { cuts: 0, frozen: false, shut: false });
+        let (flow, state) = watch::channel(Flow { cuts: 0, frozen: false, shut: false, bytes_per_millisecond: None });
         let server = tokio::spawn(accept(listener, target.to_owned(), state));
         Self { address, flow, _server: AbortOnDropHandle::new(server) }
     }
@@ -48,6 +51,11 @@ impl Proxy {
     /// Lets nothing through, without a word, or everything again.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.flow.send_modify(|flow| flow.frozen = frozen);
+    }
+
+    /// Lets no more bytes through on a connection.
+    pub(crate) fn slow(&self, bytes_per_millisecond: u64) {
+        self.flow.send_modify(|flow| flow.bytes_per_millisecond = Some(bytes_per_millisecond));
     }
 
     /// Resets all connections and every new one, as if the server were gone, or serves them again.
@@ -91,6 +99,10 @@ async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     let mut buffer = vec![0; 16 << 10];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        let pace = flow.borrow().bytes_per_millisecond;
+        if let Some(pace) = pace {
+            tokio::time::sleep(Duration::from_millis(count as u64 / pace)).await;
+        }
         let flows = flow.wait_for(|flow| !flow.frozen).await.is_ok();
         if !flows || to.write_all(&buffer[..count]).await.is_err() {
             return;
