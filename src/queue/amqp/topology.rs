@@ -24,6 +24,9 @@ const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
 pub(super) const UNHELD_TTL: Duration = Duration::from_secs(2);
 /// The own queue of a process that is gone is removed after this time: long after all messages have left it.
 pub(super) const HELD_EXPIRES: Duration = Duration::from_hours(24);
+/// The argument that says what a full queue does, and its value for one that refuses.
+const OVERFLOW: &str = "x-overflow";
+const REJECT: &str = "reject-publish";
 const REPLIES_MAX_LENGTH: i64 = 100_000;
 const REPLIES_TTL: Duration = Duration::from_hours(7 * 24);
 
@@ -136,7 +139,7 @@ impl QueueNames {
         match destination {
             Destination::Jobs => self.jobs(),
             Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
-            Destination::Reply(Some(name)) => name.clone(),
+            Destination::Reply(Some(name)) | Destination::Progress(name) => name.clone(),
             Destination::Reply(None) => self.replies(),
             Destination::Dead => self.dead(),
         }
@@ -177,9 +180,7 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
         QueueDefinition::new(names.jobs())
             .number("x-delivery-limit", DELIVERY_LIMIT)
             .dead_lettered_safely_to(&names.dead()),
-        QueueDefinition::new(names.replies())
-            .number("x-max-length", REPLIES_MAX_LENGTH)
-            .number("x-message-ttl", milliseconds(REPLIES_TTL)),
+        QueueDefinition::replies(names),
     ];
     all.extend(Tier::ALL.map(|tier| {
         QueueDefinition::new(names.wait(tier))
@@ -187,6 +188,13 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
             .dead_lettered_safely_to(&names.jobs())
     }));
     all
+}
+
+/// How a queue was found.
+pub(super) enum Declared {
+    AsDefined,
+    /// As an earlier version declared it.
+    Earlier(Queue),
 }
 
 /// Makes sure of the queues as `mode` says. All refusals are reported at once.
@@ -201,13 +209,14 @@ pub(super) async fn establish(
     }
     let mut refusals = Vec::new();
     for definition in definitions(names) {
-        // A channel of its own each, as an error closes the channel.
-        let channel = link.channel(timeout).await?;
         let declared = match mode {
-            TopologyMode::Declare => definition.declare(&channel, timeout).await.map(drop),
-            TopologyMode::Verify | TopologyMode::None => definition.look(&channel, timeout).await.and_then(|queue| {
-                queue.map(drop).ok_or_else(|| QueueError::Refused(format!("queue {} does not exist", definition.name)))
-            }),
+            TopologyMode::Declare => definition.declare_or_take(link, names, timeout).await.map(drop),
+            TopologyMode::Verify | TopologyMode::None => {
+                definition.look(&link.channel(timeout).await?, timeout).await.and_then(|queue| {
+                    let missing = || QueueError::Refused(format!("queue {} does not exist", definition.name));
+                    queue.map(drop).ok_or_else(missing)
+                })
+            }
         };
         match declared {
             Ok(()) => {}
@@ -219,8 +228,20 @@ pub(super) async fn establish(
 }
 
 impl QueueDefinition {
-    fn new(name: String) -> Self {
+    pub(super) fn new(name: String) -> Self {
         Self { name, arguments: BTreeMap::new() }.text("x-queue-type", "quorum")
+    }
+
+    /// The common reply queue. One that is full refuses: a reply that it took is kept until it is read, or too old.
+    pub(super) fn replies(names: &QueueNames) -> Self {
+        Self::before_it_refused(names).text(OVERFLOW, REJECT)
+    }
+
+    /// The common reply queue as it was declared up to version 0.1.0: one that is full drops its oldest replies.
+    fn before_it_refused(names: &QueueNames) -> Self {
+        Self::new(names.replies())
+            .number("x-max-length", REPLIES_MAX_LENGTH)
+            .number("x-message-ttl", milliseconds(REPLIES_TTL))
     }
 
     /// A process's own queue. Given back by a process that died again and again, a message is still a job's only one: no
@@ -249,7 +270,23 @@ impl QueueDefinition {
         self.text("x-dead-letter-exchange", "")
             .text("x-dead-letter-routing-key", queue)
             .text("x-dead-letter-strategy", "at-least-once")
-            .text("x-overflow", "reject-publish")
+            .text(OVERFLOW, REJECT)
+    }
+
+    /// Declares the queue; the common reply queue may also be the one of an earlier version, and is used as it is then.
+    pub(super) async fn declare_or_take(
+        &self,
+        link: &BrokerConnection,
+        names: &QueueNames,
+        timeout: Duration,
+    ) -> Result<Declared, QueueError> {
+        // A channel of its own each, as an error closes the channel.
+        let refused = match self.declare(&link.channel(timeout).await?, timeout).await {
+            Err(error @ QueueError::Refused(_)) if self.name == names.replies() => error,
+            declared => return declared.map(|_| Declared::AsDefined),
+        };
+        let earlier = Self::before_it_refused(names).declare(&link.channel(timeout).await?, timeout).await;
+        earlier.map(Declared::Earlier).map_err(|_| refused)
     }
 
     /// Declares the queue. Harmless where it exists with these arguments, [`QueueError::Refused`] where they differ.
@@ -363,7 +400,13 @@ mod tests {
                 _ => Some("p.jobs".to_owned()),
             };
             assert_eq!(target, expected, "{}", definition.name);
-            assert_eq!(target.is_some(), definition.arguments.contains_key("x-overflow"));
+            let refuses = definition.arguments.get(OVERFLOW).is_some_and(|how| how.to_string() == REJECT);
+            assert_eq!(
+                refuses,
+                definition.name != "p.dead",
+                "{}: nothing is dropped by a queue that is full",
+                definition.name
+            );
         }
     }
 
