@@ -14,6 +14,10 @@ use jiff::Timestamp;
 
 use crate::job::{Envelope, Job};
 
+/// How often the job queue delivers one message before it gives it up. Only the net for workers that crash on a job: runs
+/// count their attempts in the journal. Generous, because all deliveries of a crashed worker count, innocents included.
+pub const DELIVERY_LIMIT: u32 = 20;
+
 /// A message, as it is published and as it is delivered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {

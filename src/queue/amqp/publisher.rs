@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{BrokerConnection, Reconnect, explain, short, within};
-use super::reply_queues::ReplyQueues;
+use super::reply_queues::{CONFIRMS_NOTHING, ReplyQueues};
 use super::{Config, Status, message, renewal, topology};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 
@@ -67,7 +67,10 @@ impl AmqpPublisher {
 
     /// Publishes to a reply queue, of which nobody knows whether it takes anything.
     async fn send_reply(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Fate, QueueError> {
-        let turn = self.reply_queues.turn(queue, self.config.answer_timeout()).await?;
+        let turn = self.reply_queues.turn(queue, self.config.answer_timeout()).await.map_err(|error| {
+            let is_blocked = self.current.borrow().as_ref().is_some_and(|generation| generation.link.is_blocked());
+            if is_blocked { QueueError::Blocked } else { error }
+        })?;
         let mandatory = !queue.starts_with(DIRECT_REPLY_TO);
         let fate = self.send(queue, mandatory, body, properties).await;
         match &fate {
@@ -275,8 +278,7 @@ impl PublisherGeneration {
                 }
                 // One queue without a leader must not cost all others their connection.
                 if self.confirms.load(Ordering::Relaxed) != confirms {
-                    let reason = "it confirms nothing, while others do";
-                    return Err(QueueError::NotTaken { queue: queue.to_owned(), reason });
+                    return Err(QueueError::NotTaken { queue: queue.to_owned(), reason: CONFIRMS_NOTHING });
                 }
                 self.stuck.cancel();
                 return Err(QueueError::TimedOut(self.timeout));

@@ -13,6 +13,9 @@ use crate::queue::QueueError;
 /// Publishes that wait for the confirm of one reply queue at the same time.
 const AT_A_TIME: usize = 4;
 
+/// What is said of a queue that is stuck.
+pub(super) const CONFIRMS_NOTHING: &str = "it confirms nothing, while others do";
+
 /// The reply queues that are published to, and those that are known to be stuck.
 #[derive(Debug, Default)]
 pub(super) struct ReplyQueues(Mutex<HashMap<String, Arc<ReplyQueue>>>);
@@ -47,15 +50,14 @@ impl ReplyQueues {
     pub(super) async fn turn<'a>(&'a self, name: &'a str, timeout: Duration) -> Result<Turn<'a>, QueueError> {
         let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone();
         let mut turn = Turn { all: self, name, queue, place: None };
-        let not_taken = |reason| QueueError::NotTaken { queue: name.to_owned(), reason };
         if !turn.is_stuck() {
             let place = tokio::time::timeout(timeout, turn.queue.places.clone().acquire_owned()).await;
-            turn.place = place.map_err(|_| not_taken("others wait for it already"))?.ok();
+            turn.place = place.map_err(|_| QueueError::TimedOut(timeout))?.ok();
         }
         // Also where it became so meanwhile.
         if turn.is_stuck() {
-            let trial = turn.queue.trial.clone().try_acquire_owned();
-            turn.place = Some(trial.map_err(|_| not_taken("it confirms nothing, while others do"))?);
+            let stuck = |_| QueueError::NotTaken { queue: name.to_owned(), reason: CONFIRMS_NOTHING };
+            turn.place = Some(turn.queue.trial.clone().try_acquire_owned().map_err(stuck)?);
         }
         Ok(turn)
     }
@@ -99,8 +101,8 @@ mod tests {
         for _ in 0..AT_A_TIME {
             turns.push(queues.turn("a", TIMEOUT).await.unwrap());
         }
-        let refused = queues.turn("a", TIMEOUT).await.unwrap_err();
-        assert!(matches!(refused, QueueError::NotTaken { .. }), "{refused}");
+        let late = queues.turn("a", TIMEOUT).await.unwrap_err();
+        assert!(matches!(late, QueueError::TimedOut(_)), "{late}");
         drop(queues.turn("b", TIMEOUT).await.unwrap());
         assert_eq!(known(&queues), 1);
         turns.pop();
@@ -115,7 +117,8 @@ mod tests {
         queues.turn("a", TIMEOUT).await.unwrap().found(true);
         let trial = queues.turn("a", TIMEOUT).await.unwrap();
         let started = tokio::time::Instant::now();
-        assert!(queues.turn("a", TIMEOUT).await.is_err());
+        let refused = queues.turn("a", TIMEOUT).await.unwrap_err();
+        assert!(matches!(refused, QueueError::NotTaken { .. }), "{refused}");
         assert!(started.elapsed().is_zero(), "nobody waits for a queue that is stuck");
         trial.found(false);
         let second = queues.turn("a", TIMEOUT).await.unwrap();

@@ -12,11 +12,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Queue};
 
 use super::connection::{BrokerConnection, short, within};
-use crate::queue::{Destination, QueueError};
+use crate::queue::{DELIVERY_LIMIT, Destination, QueueError};
 
-/// Deliveries of one job message before the broker dead-letters it. Only the net for workers that crash on a job: runs
-/// count their attempts in the journal. Generous, because all deliveries of a crashed worker count, innocents included.
-const DELIVERY_LIMIT: i64 = 20;
 /// Looking at a dead letter and putting it back counts as a delivery, and brokers from 4.0 drop it after 20 unless
 /// told otherwise; -1 for "never" is refused by 3.x.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
@@ -178,7 +175,7 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
     let mut all = vec![
         QueueDefinition::new(names.dead()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT),
         QueueDefinition::new(names.jobs())
-            .number("x-delivery-limit", DELIVERY_LIMIT)
+            .number("x-delivery-limit", DELIVERY_LIMIT.into())
             .dead_lettered_safely_to(&names.dead()),
         QueueDefinition::replies(names),
     ];

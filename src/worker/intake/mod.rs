@@ -18,7 +18,7 @@ use tracing::{Instrument, Span, error, error_span, field, info, warn};
 use self::decide::{Found, Next, Situation, decide};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
-use super::message::wake_up::{Reason, WakeUp};
+use super::message::wake_up::Reason;
 use super::message::witness::witness;
 use super::rules::{Defaults, WorkerRules};
 use super::run::Executor;
@@ -155,7 +155,7 @@ impl Intake {
     /// The run is not ours.
     async fn go_without(&self, job: &Job, delivery: InFlightDelivery, found: Found<'_>) {
         let digest = job.digest();
-        if let Next::Settle(disposition) = decide(self.situation(job, &digest, delivery.wake_up()), found) {
+        if let Next::Settle(disposition) = decide(self.situation(job, &digest, &delivery), found) {
             self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
         }
     }
@@ -174,7 +174,7 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let digest = job.digest();
-        let next = decide(self.situation(job, &digest, delivery.wake_up()), found);
+        let next = decide(self.situation(job, &digest, &delivery), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
@@ -298,9 +298,10 @@ impl Intake {
         warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
     }
 
-    fn situation<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>) -> Situation<'a> {
+    fn situation<'a>(&self, job: &Job, digest: &'a str, delivery: &'a InFlightDelivery) -> Situation<'a> {
         Situation {
-            wake_up,
+            wake_up: delivery.wake_up(),
+            delivered_before: delivery.delivered_before(),
             digest,
             is_occurrence: Fired::of(job).is_some(),
             now: self.clock.now(),

@@ -9,6 +9,9 @@ use super::fresh::was_redelivered;
 use super::wake_up::WakeUp;
 use crate::queue::{Delivery, Message, QueueError};
 
+/// Header of the broker's.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
 /// A message in this worker's hands. It leaves them once, by [`InFlightDelivery::ack`] or [`InFlightDelivery::requeue`];
 /// dropped, as by a panic, it goes back to the queue.
 #[derive(Debug)]
@@ -48,6 +51,11 @@ impl InFlightDelivery {
     /// Whether the broker says that it was delivered before.
     pub(crate) fn was_redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// How often the broker says that it delivered the message before.
+    pub(crate) fn delivered_before(&self) -> u32 {
+        self.message.properties.headers.get(DELIVERY_COUNT).and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
     /// When the delivery has been held for as long as it should be: whatever is waited for counts together.

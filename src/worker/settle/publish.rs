@@ -26,7 +26,8 @@ impl Settler {
     }
 
     /// Publishes, as often as it takes until the broker confirms, the worker stops, or `delivery` has been held for half as
-    /// long again as it should be; that is well below the broker's consumer timeout. A reply queue is somebody else's: one
+    /// long again as it should be; that is well below the broker's consumer timeout. A broker that takes nothing at all is
+    /// waited for longer: then the consumer timeout counts a delivery each half hour, and not we one each time. A reply queue is somebody else's: one
     /// that takes nothing is not waited for.
     pub(super) async fn publish(
         &self,
@@ -54,6 +55,7 @@ impl Settler {
             QueueError::NotTaken { .. } | QueueError::Refused(_) if is_reply => RetryDecision::Stop,
             // The first time it may have been the connection.
             QueueError::TimedOut(_) if is_reply && timeouts.fetch_add(1, Ordering::Relaxed) > 0 => RetryDecision::Stop,
+            QueueError::Blocked => RetryDecision::Again,
             _ if Instant::now() >= last => RetryDecision::Stop,
             _ => RetryDecision::Again,
         };

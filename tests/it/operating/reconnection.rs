@@ -127,6 +127,40 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
 }
 
 #[tokio::test]
+async fn a_broker_short_of_memory_for_long_takes_no_message_for_one_that_kills_its_workers() {
+    let broker = Broker::exclusive().await;
+    let service = ProxiedService::new(&broker).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start([(); 10].map(|()| turn::text("done").released_by(&go))).await;
+    // Scaled: of the longest time for which a message is in hand a quarter of an hour becomes two seconds.
+    let settings = [("AMQP__PUBLISH_TIMEOUT_MILLISECONDS", "300"), ("WORKER__HOLD_DELIVERY_SECONDS", "2")];
+    let worker = service.worker(&model, &settings).await;
+    for number in 0..10 {
+        service.send(&format!("job-{number}"), "say it").await;
+    }
+    model.wait_for_requests(10).await;
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    (0..10).for_each(|_| go.notify_one());
+    let waits = "a message waits for the broker";
+    eventually("all wait", || async { (worker.lines(waits) >= 10).then_some(()) }).await;
+    // For longer than three times as long as a message used to be kept.
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((worker.lines("job received"), worker.lines("was not confirmed")), (10, 0), "each is in hand");
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+    let mut subjects = Vec::new();
+    for _ in 0..10 {
+        let reply = service.reply().await;
+        assert_completed(&reply);
+        subjects.push(reply["subject"].as_str().unwrap().to_owned());
+    }
+    subjects.sort();
+    subjects.dedup();
+    assert_eq!(subjects.len(), 10, "one reply each");
+    assert_eq!(broker.ready(&service.amqp.names().dead()).await, 0);
+    model.finish();
+}
+
+#[tokio::test]
 async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_flood_of_lines() {
     let service = ProxiedService::new(Broker::shared().await).await;
     let worker = service.program(&[]).worker().await;
