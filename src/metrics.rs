@@ -92,6 +92,7 @@ pub struct Metrics {
     dead_letters: Family<ReasonLabel, Counter>,
     replies: Family<Kind, Counter>,
     replies_fell_back: Counter,
+    replies_deferred: Counter,
     digest_fires: Family<Fire, Counter>,
     digest_last_fire: Family<DigestName, Gauge>,
     digest_last_success: Family<DigestName, Gauge>,
@@ -154,6 +155,12 @@ impl Default for Metrics {
                 all,
                 "replies_fell_back",
                 "Replies whose queue did not exist, kept in the common reply queue",
+                Counter::default(),
+            ),
+            replies_deferred: add(
+                all,
+                "replies_deferred",
+                "Tries to send a reply to a queue that took nothing; each is made again later",
                 Counter::default(),
             ),
             digest_fires: add(
@@ -272,6 +279,11 @@ impl Metrics {
     pub fn replied(&self, kind: &'static str, fell_back: bool) {
         self.replies.get_or_create(&Kind { r#type: kind }).inc();
         self.replies_fell_back.inc_by(u64::from(fell_back));
+    }
+
+    /// A reply queue took nothing: the reply is sent again later.
+    pub fn reply_deferred(&self) {
+        self.replies_deferred.inc();
     }
 
     /// The store lost a run's journal.

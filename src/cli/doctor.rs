@@ -144,6 +144,11 @@ async fn broker(context: &Context, report: &mut Report) {
             QueueState::Present { messages, consumers, .. } => {
                 report.good(&what, &format!("{messages} messages, {consumers} consumers"));
             }
+            QueueState::Earlier => report.warn(
+                &what,
+                "made by an earlier version: when it is full its oldest replies are dropped without a word",
+                "read or move what is in it, stop all workers, and start one: it makes the queue anew",
+            ),
             QueueState::Hidden(words) => report.warn(&what, &words, "give the user the right to look at it"),
         }
     }

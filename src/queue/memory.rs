@@ -240,6 +240,11 @@ impl Publisher for MemoryPublisher {
                 state.waiting.insert((Instant::now() + *wait, state.arrivals), message);
             }
             Destination::Dead => self.shared.keep(&mut state.dead, message),
+            Destination::Progress(name) => {
+                let told = state.inboxes.get(name).is_some_and(|inbox| inbox.send(message).is_ok());
+                let gone = || QueueError::Unavailable(format!("there is no inbox {name}"));
+                return told.then_some(Published::Routed).ok_or_else(gone);
+            }
             Destination::Reply(None) => self.shared.keep(&mut state.replies, message),
             Destination::Reply(Some(name)) => {
                 if let Some(inbox) = state.inboxes.get(name)

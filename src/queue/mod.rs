@@ -14,6 +14,10 @@ use jiff::Timestamp;
 
 use crate::job::{Envelope, Job};
 
+/// How often the job queue delivers one message before it gives it up. Only the net for workers that crash on a job: runs
+/// count their attempts in the journal. Generous, because all deliveries of a crashed worker count, innocents included.
+pub const DELIVERY_LIMIT: u32 = 20;
+
 /// A message, as it is published and as it is delivered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
@@ -97,6 +101,8 @@ pub enum Destination {
     /// A caller's reply queue, by name; falls back to the common reply queue where it does not exist. Direct replies
     /// (`amq.rabbitmq.reply-to.*`) are best effort: nobody can tell whether the requester is still there.
     Reply(Option<String>),
+    /// A caller's reply queue, by name, for what is best effort: nowhere else where it does not exist or takes nothing.
+    Progress(String),
     /// The dead-letter queue.
     Dead,
 }
@@ -106,7 +112,7 @@ pub enum Destination {
 pub enum Published {
     /// It is in the queue it was meant for.
     Routed,
-    /// The reply queue does not exist (any more) or does not take it: it is in the common reply queue.
+    /// The reply queue does not exist (any more): it is in the common reply queue.
     FellBack,
 }
 
@@ -119,6 +125,17 @@ pub enum QueueError {
     /// The broker did not answer in time. A publish may have arrived.
     #[error("broker did not answer within {0:?}")]
     TimedOut(Duration),
+    /// The broker takes no messages at all now, for lack of memory or disk. A publish may have arrived.
+    #[error("the broker takes no messages now (memory or disk alarm)")]
+    Blocked,
+    /// This one queue takes nothing now: it is full, or does not confirm while others do. A publish may have arrived.
+    #[error("queue {queue} takes nothing now: {reason}")]
+    NotTaken {
+        /// Its name.
+        queue: String,
+        /// What is known of why.
+        reason: &'static str,
+    },
     /// The broker refuses: bad credentials, no permission, queue arguments that differ. Trying again cannot help.
     #[error("broker refuses: {0}")]
     Refused(String),

@@ -1,5 +1,6 @@
 //! What a caller gets back: CloudEvents with deterministic ids.
 
+mod cut;
 mod error;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ use lapin::uri::AMQPUri;
 
 use super::connection::{BrokerConnection, address, short, within};
 use super::delivery::ConnectionGeneration;
+use super::topology::Declared;
 use super::{Config, definitions};
 use crate::queue::{Delivery, QueueError};
 
@@ -51,6 +52,8 @@ pub enum QueueState {
         /// What is wrong with its arguments, in words. `None` also where we may not ask.
         mismatch: Option<String>,
     },
+    /// It exists as an earlier version declared it, which will do, and should be made anew.
+    Earlier,
     /// The broker does not let us look, and why.
     Hidden(String),
 }
@@ -60,17 +63,20 @@ pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
     let link = BrokerConnection::open(config, "agentkit-worker doctor").await?;
     let timeout = config.answer_timeout();
     let (product, version) = greeting(config).await?;
-    let mut queues = Vec::new();
-    for definition in definitions(&config.names()) {
+    let (names, mut queues) = (config.names(), Vec::new());
+    for definition in definitions(&names) {
         let state = match definition.look(&link.channel(timeout).await?, timeout).await {
             Ok(None) => QueueState::Missing,
             // To declare a queue that exists changes nothing and compares the arguments.
-            Ok(Some(queue)) => QueueState::Present {
-                messages: queue.message_count(),
-                consumers: queue.consumer_count(),
-                mismatch: match definition.declare(&link.channel(timeout).await?, timeout).await {
-                    Err(QueueError::Refused(words)) if !words.contains("ACCESS_REFUSED") => Some(words),
-                    _ => None,
+            Ok(Some(queue)) => match definition.declare_or_take(&link, &names, timeout).await {
+                Ok(Declared::Earlier(_)) => QueueState::Earlier,
+                declared => QueueState::Present {
+                    messages: queue.message_count(),
+                    consumers: queue.consumer_count(),
+                    mismatch: match declared {
+                        Err(QueueError::Refused(words)) if !words.contains("ACCESS_REFUSED") => Some(words),
+                        _ => None,
+                    },
                 },
             },
             Err(QueueError::Refused(words)) => QueueState::Hidden(words),

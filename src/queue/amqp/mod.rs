@@ -13,6 +13,8 @@ mod inbox;
 mod inspect;
 mod message;
 mod publisher;
+mod renewal;
+mod reply_queues;
 mod topology;
 
 use std::sync::Arc;

@@ -16,7 +16,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{BrokerConnection, Reconnect, explain, short, within};
-use super::{Config, Status, message, topology};
+use super::reply_queues::{CONFIRMS_NOTHING, ReplyQueues};
+use super::{Config, Status, message, renewal, topology};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 
 /// Queues of this kind exist for one requester's channel only; the broker answers `mandatory` for them wrongly (up to
@@ -28,6 +29,7 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
 pub struct AmqpPublisher {
     config: Arc<Config>,
     current: watch::Receiver<Option<Arc<PublisherGeneration>>>,
+    reply_queues: ReplyQueues,
     _stop_on_drop: DropGuard,
 }
 
@@ -48,7 +50,7 @@ impl AmqpPublisher {
         let (sender, current) = watch::channel(Some(first.clone()));
         let stop = CancellationToken::new();
         status.keep(supervise(config.clone(), first, sender, status.clone(), stop.clone()));
-        Self { config, current, _stop_on_drop: stop.drop_guard() }
+        Self { config, current, reply_queues: ReplyQueues::default(), _stop_on_drop: stop.drop_guard() }
     }
 
     /// Publishes to `queue`. Waits for a connection, then until the broker takes messages, then for the confirm, each at
@@ -61,6 +63,22 @@ impl AmqpPublisher {
         properties: BasicProperties,
     ) -> Result<Fate, QueueError> {
         self.generation().await?.send(queue, mandatory, body, properties).await
+    }
+
+    /// Publishes to a reply queue, of which nobody knows whether it takes anything.
+    async fn send_reply(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Fate, QueueError> {
+        let turn = self.reply_queues.turn(queue, self.config.answer_timeout()).await.map_err(|error| {
+            let is_blocked = self.current.borrow().as_ref().is_some_and(|generation| generation.link.is_blocked());
+            if is_blocked { QueueError::Blocked } else { error }
+        })?;
+        let mandatory = !queue.starts_with(DIRECT_REPLY_TO);
+        let fate = self.send(queue, mandatory, body, properties).await;
+        match &fate {
+            Ok(_) => turn.found(false),
+            Err(QueueError::NotTaken { .. }) => turn.found(true),
+            Err(_) => {}
+        }
+        fate
     }
 
     async fn generation(&self) -> Result<Arc<PublisherGeneration>, QueueError> {
@@ -84,18 +102,18 @@ impl AmqpPublisher {
         }
         match self.send(queue, true, &message.body, message::to_wire(&message.properties)?).await? {
             Fate::Taken => Ok(()),
-            Fate::Returned => Err(QueueError::Unavailable(format!("queue {queue} does not exist"))),
-            Fate::Refused => Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
+            Fate::Returned => Err(does_not_exist(queue)),
+            Fate::Refused => Err(full(queue)),
         }
     }
 
-    /// Publishes to a queue that must exist. Where somebody deleted it, it is made again and the message is not
-    /// published; trying again may help.
-    async fn send_to_our_own(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), QueueError> {
-        match self.send(queue, true, body, properties).await? {
+    /// What became of a message to a queue that must exist. Where somebody deleted it, it is made again and the message
+    /// is not published; trying again may help.
+    async fn in_our_own(&self, queue: &str, fate: Fate) -> Result<(), QueueError> {
+        match fate {
             Fate::Taken => return Ok(()),
             Fate::Returned => tracing::warn!(queue, "queue does not exist"),
-            Fate::Refused => return Err(QueueError::Unavailable(format!("queue {queue} did not take the message"))),
+            Fate::Refused => return Err(full(queue)),
         }
         let (names, timeout) = (self.config.names(), self.config.answer_timeout());
         let generation = self.generation().await?;
@@ -113,23 +131,37 @@ impl Publisher for AmqpPublisher {
         }
         let properties = message::to_wire(&message.properties)?;
         let names = self.config.names();
-        let mut queue = names.of(destination);
-        if *destination == Destination::Urgent {
-            match self.send(&queue, true, &message.body, properties.clone()).await? {
-                Fate::Taken => return Ok(Published::Routed),
-                Fate::Returned | Fate::Refused => queue = names.jobs(),
+        let queue = names.of(destination);
+        let fate = match destination {
+            Destination::Reply(_) | Destination::Progress(_) if !(1..=255).contains(&queue.len()) => Fate::Returned,
+            Destination::Reply(_) | Destination::Progress(_) => {
+                self.send_reply(&queue, &message.body, properties.clone()).await?
             }
-        }
-        let Destination::Reply(Some(name)) = destination else {
-            return self.send_to_our_own(&queue, &message.body, properties).await.map(|()| Published::Routed);
+            Destination::Jobs | Destination::Urgent | Destination::Wait(_) | Destination::Dead => {
+                self.send(&queue, true, &message.body, properties.clone()).await?
+            }
         };
-        let is_a_name = (1..=255).contains(&name.len());
-        let mandatory = !name.starts_with(DIRECT_REPLY_TO);
-        if is_a_name && self.send(name, mandatory, &message.body, properties.clone()).await? == Fate::Taken {
-            return Ok(Published::Routed);
+        match (destination, fate) {
+            (Destination::Urgent, Fate::Returned | Fate::Refused) => self.publish(&Destination::Jobs, message).await,
+            (_, Fate::Refused) => Err(full(&queue)),
+            (Destination::Reply(Some(_)) | Destination::Progress(_), Fate::Taken) => Ok(Published::Routed),
+            (Destination::Progress(_), Fate::Returned) => Err(does_not_exist(&queue)),
+            (Destination::Reply(Some(_)), Fate::Returned) => {
+                let common = names.replies();
+                let fate = self.send_reply(&common, &message.body, properties).await?;
+                self.in_our_own(&common, fate).await.map(|()| Published::FellBack)
+            }
+            (_, fate) => self.in_our_own(&queue, fate).await.map(|()| Published::Routed),
         }
-        self.send_to_our_own(&names.replies(), &message.body, properties).await.map(|()| Published::FellBack)
     }
+}
+
+fn does_not_exist(queue: &str) -> QueueError {
+    QueueError::Unavailable(format!("queue {queue} does not exist"))
+}
+
+fn full(queue: &str) -> QueueError {
+    QueueError::NotTaken { queue: queue.to_owned(), reason: "it refuses, as one that is full does" }
 }
 
 /// Keeps a connection up until `stop`, for ever.
@@ -179,6 +211,7 @@ impl PublisherGeneration {
     /// Connects and makes sure of the queues.
     pub(super) async fn open(config: &Config) -> Result<Self, QueueError> {
         let link = BrokerConnection::open(config, "agentkit-worker publisher").await?;
+        renewal::renew_replies(&link, &config.names(), config.topology, config.answer_timeout()).await;
         topology::establish(&link, &config.names(), config.topology, config.answer_timeout()).await?;
         Ok(Self {
             link,
@@ -234,7 +267,8 @@ impl PublisherGeneration {
         properties: BasicProperties,
     ) -> Result<Fate, QueueError> {
         let ready = tokio::time::timeout(self.timeout, self.ready()).await;
-        let _permit = ready.map_err(|_| QueueError::Unavailable("the broker takes no messages now".to_owned()))??;
+        let all_in_use = || QueueError::Unavailable("other messages wait for their confirms".to_owned());
+        let _permit = ready.map_err(|_| if self.link.is_blocked() { QueueError::Blocked } else { all_in_use() })??;
         let channel = self.channel().await?;
         let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
         let message_id = properties.message_id().clone();
@@ -245,11 +279,15 @@ impl PublisherGeneration {
             Ok(Ok(confirmation)) => confirmation,
             Ok(Err(error)) => return Err(explain(&error)),
             Err(_) => {
-                // One queue without a leader must not cost all others their connection, nor would a new connection
-                // be any less blocked.
-                if !self.link.is_blocked() && self.confirms.load(Ordering::Relaxed) == confirms {
-                    self.stuck.cancel();
+                // A new connection would not be any less blocked.
+                if self.link.is_blocked() {
+                    return Err(QueueError::Blocked);
                 }
+                // One queue without a leader must not cost all others their connection.
+                if self.confirms.load(Ordering::Relaxed) != confirms {
+                    return Err(QueueError::NotTaken { queue: queue.to_owned(), reason: CONFIRMS_NOTHING });
+                }
+                self.stuck.cancel();
                 return Err(QueueError::TimedOut(self.timeout));
             }
         };

@@ -12,11 +12,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Queue};
 
 use super::connection::{BrokerConnection, short, within};
-use crate::queue::{Destination, QueueError};
+use crate::queue::{DELIVERY_LIMIT, Destination, QueueError};
 
-/// Deliveries of one job message before the broker dead-letters it. Only the net for workers that crash on a job: runs
-/// count their attempts in the journal. Generous, because all deliveries of a crashed worker count, innocents included.
-const DELIVERY_LIMIT: i64 = 20;
 /// Looking at a dead letter and putting it back counts as a delivery, and brokers from 4.0 drop it after 20 unless
 /// told otherwise; -1 for "never" is refused by 3.x.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
@@ -24,6 +21,9 @@ const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
 pub(super) const UNHELD_TTL: Duration = Duration::from_secs(2);
 /// The own queue of a process that is gone is removed after this time: long after all messages have left it.
 pub(super) const HELD_EXPIRES: Duration = Duration::from_hours(24);
+/// The argument that says what a full queue does, and its value for one that refuses.
+const OVERFLOW: &str = "x-overflow";
+const REJECT: &str = "reject-publish";
 const REPLIES_MAX_LENGTH: i64 = 100_000;
 const REPLIES_TTL: Duration = Duration::from_hours(7 * 24);
 
@@ -142,7 +142,7 @@ impl QueueNames {
             Destination::Jobs => self.jobs(),
             Destination::Urgent => self.urgent(),
             Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
-            Destination::Reply(Some(name)) => name.clone(),
+            Destination::Reply(Some(name)) | Destination::Progress(name) => name.clone(),
             Destination::Reply(None) => self.replies(),
             Destination::Dead => self.dead(),
         }
@@ -179,15 +179,15 @@ impl fmt::Display for Argument {
 /// All queues of `names`.
 pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
     let jobs = |name| {
-        QueueDefinition::new(name).number("x-delivery-limit", DELIVERY_LIMIT).dead_lettered_safely_to(&names.dead())
+        QueueDefinition::new(name)
+            .number("x-delivery-limit", DELIVERY_LIMIT.into())
+            .dead_lettered_safely_to(&names.dead())
     };
     let mut all = vec![
         QueueDefinition::new(names.dead()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT),
         jobs(names.jobs()),
         jobs(names.urgent()),
-        QueueDefinition::new(names.replies())
-            .number("x-max-length", REPLIES_MAX_LENGTH)
-            .number("x-message-ttl", milliseconds(REPLIES_TTL)),
+        QueueDefinition::replies(names),
     ];
     all.extend(Tier::ALL.map(|tier| {
         QueueDefinition::new(names.wait(tier))
@@ -195,6 +195,13 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
             .dead_lettered_safely_to(&names.jobs())
     }));
     all
+}
+
+/// How a queue was found.
+pub(super) enum Declared {
+    AsDefined,
+    /// As an earlier version declared it.
+    Earlier(Queue),
 }
 
 /// Makes sure of the queues as `mode` says. All refusals are reported at once.
@@ -209,15 +216,16 @@ pub(super) async fn establish(
     }
     let mut refusals = Vec::new();
     for definition in definitions(names) {
-        // A channel of its own each, as an error closes the channel.
-        let channel = link.channel(timeout).await?;
         let declared = match mode {
-            TopologyMode::Declare => definition.declare(&channel, timeout).await.map(drop),
+            TopologyMode::Declare => definition.declare_or_take(link, names, timeout).await.map(drop),
             // Made by whoever may, or never: what is urgent goes to the job queue then.
             TopologyMode::Verify if definition.name == names.urgent() => Ok(()),
-            TopologyMode::Verify | TopologyMode::None => definition.look(&channel, timeout).await.and_then(|queue| {
-                queue.map(drop).ok_or_else(|| QueueError::Refused(format!("queue {} does not exist", definition.name)))
-            }),
+            TopologyMode::Verify | TopologyMode::None => {
+                definition.look(&link.channel(timeout).await?, timeout).await.and_then(|queue| {
+                    let missing = || QueueError::Refused(format!("queue {} does not exist", definition.name));
+                    queue.map(drop).ok_or_else(missing)
+                })
+            }
         };
         match declared {
             Ok(()) => {}
@@ -235,8 +243,20 @@ pub(super) async fn exists(link: &BrokerConnection, queue: &str, timeout: Durati
 }
 
 impl QueueDefinition {
-    fn new(name: String) -> Self {
+    pub(super) fn new(name: String) -> Self {
         Self { name, arguments: BTreeMap::new() }.text("x-queue-type", "quorum")
+    }
+
+    /// The common reply queue. One that is full refuses: a reply that it took is kept until it is read, or too old.
+    pub(super) fn replies(names: &QueueNames) -> Self {
+        Self::before_it_refused(names).text(OVERFLOW, REJECT)
+    }
+
+    /// The common reply queue as it was declared up to version 0.1.0: one that is full drops its oldest replies.
+    fn before_it_refused(names: &QueueNames) -> Self {
+        Self::new(names.replies())
+            .number("x-max-length", REPLIES_MAX_LENGTH)
+            .number("x-message-ttl", milliseconds(REPLIES_TTL))
     }
 
     /// A process's own queue. Given back by a process that died again and again, a message is still a job's only one: no
@@ -265,7 +285,23 @@ impl QueueDefinition {
         self.text("x-dead-letter-exchange", "")
             .text("x-dead-letter-routing-key", queue)
             .text("x-dead-letter-strategy", "at-least-once")
-            .text("x-overflow", "reject-publish")
+            .text(OVERFLOW, REJECT)
+    }
+
+    /// Declares the queue; the common reply queue may also be the one of an earlier version, and is used as it is then.
+    pub(super) async fn declare_or_take(
+        &self,
+        link: &BrokerConnection,
+        names: &QueueNames,
+        timeout: Duration,
+    ) -> Result<Declared, QueueError> {
+        // A channel of its own each, as an error closes the channel.
+        let refused = match self.declare(&link.channel(timeout).await?, timeout).await {
+            Err(error @ QueueError::Refused(_)) if self.name == names.replies() => error,
+            declared => return declared.map(|_| Declared::AsDefined),
+        };
+        let earlier = Self::before_it_refused(names).declare(&link.channel(timeout).await?, timeout).await;
+        earlier.map(Declared::Earlier).map_err(|_| refused)
     }
 
     /// Declares the queue. Harmless where it exists with these arguments, [`QueueError::Refused`] where they differ.
@@ -379,7 +415,13 @@ mod tests {
                 _ => Some("p.jobs".to_owned()),
             };
             assert_eq!(target, expected, "{}", definition.name);
-            assert_eq!(target.is_some(), definition.arguments.contains_key("x-overflow"));
+            let refuses = definition.arguments.get(OVERFLOW).is_some_and(|how| how.to_string() == REJECT);
+            assert_eq!(
+                refuses,
+                definition.name != "p.dead",
+                "{}: nothing is dropped by a queue that is full",
+                definition.name
+            );
         }
     }
 

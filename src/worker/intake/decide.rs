@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::agent::event::{Event, GivenUp, Pause};
 use crate::agent::run::{Run, Step};
 use crate::agent::turn::Conclusion;
+use crate::queue::DELIVERY_LIMIT;
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::worker::message::dead_letter::DeadLetterReason;
 use crate::worker::message::wake_up::{Reason, WakeUp};
@@ -21,11 +22,17 @@ pub(super) const SUSPECT_WAIT: Duration = Duration::from_secs(5);
 /// A webhook's wake-up that meets a run in the middle of being parked looks again after this time.
 pub(super) const WEBHOOK_BUSY: Duration = Duration::from_secs(1);
 
+/// A message that was delivered so often before is given up in good order: the broker would drop it without a word to its
+/// caller. Some deliveries are left for workers that die over that.
+const LAST_DELIVERIES: u32 = DELIVERY_LIMIT - 2;
+
 /// What the worker knows of a message, besides what the claim found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation<'a> {
     /// What its headers say; `None` for a job as its caller sent it.
     pub(super) wake_up: Option<&'a WakeUp>,
+    /// How often the broker delivered it before.
+    pub(super) delivered_before: u32,
     pub(super) digest: &'a str,
     /// Whether its job is an occurrence of a digest.
     pub(super) is_occurrence: bool,
@@ -144,6 +151,9 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
             let detail = "the journal could not be reached".to_owned();
             Next::Resume { first: vec![Event::AttemptEnded { cause: Pause::JournalAway, detail }], end: None }
         }
+        _ if situation.delivered_before >= LAST_DELIVERIES => {
+            Next::Settle(Disposition::Finish(give_up_before_the_broker(run, situation)))
+        }
         _ if run.is_under_way() && run.crash_count() >= situation.crash_limit => {
             Next::Settle(Disposition::Finish(give_up(run, situation.now)))
         }
@@ -211,6 +221,15 @@ fn give_up(run: &Run, now: Timestamp) -> End {
     End::Concluded(Conclusion::failed(error), Some(why))
 }
 
+/// However its deliveries ended, and whoever's fault that was: the broker counts them.
+fn give_up_before_the_broker(run: &Run, situation: Situation<'_>) -> End {
+    let text = format!("the job's message was delivered {} times, and its run did not end", situation.delivered_before);
+    let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
+        .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");
+    let reason = DeadLetterReason::DeliveryLimit.as_str().to_owned();
+    End::Concluded(Conclusion::failed(error), Some(GivenUp { reason, detail: text, step: run.doing(situation.now) }))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -267,6 +286,7 @@ mod tests {
     fn situation<'a>(wake_up: Option<&'a WakeUp>, digest: &'a str) -> Situation<'a> {
         Situation {
             wake_up,
+            delivered_before: 0,
             digest,
             is_occurrence: false,
             now: NOW,
@@ -411,6 +431,23 @@ mod tests {
         for given_up in [decided(2, vec![attempt(), attempt_alone()]), decided(1, vec![attempt()])] {
             assert!(matches!(given_up, Next::Settle(Disposition::Finish(End::Concluded(_, Some(_))))), "{given_up:?}");
         }
+    }
+
+    #[test]
+    fn a_message_near_the_brokers_limit_is_given_up_unless_its_run_has_ended() {
+        let digest = job("x").digest();
+        let near = |count| Situation { delivered_before: count, ..situation(None, &digest) };
+        let paused = run(vec![attempt(), Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() }]);
+        assert_eq!(decide(near(17), Found::Run(&paused)), resumed(Vec::new()));
+        let Next::Settle(Disposition::Finish(End::Concluded(Conclusion::Failed(error), Some(why)))) =
+            decide(near(18), Found::Run(&paused))
+        else {
+            panic!("it is given up")
+        };
+        assert_eq!((error.code, why.reason.as_str()), (ErrorCode::AttemptsExhausted, "delivery_limit"));
+        let ended = run(vec![attempt(), finished()]);
+        let deliver = settled(Disposition::Finish(End::Journalled(Box::new(reply()))));
+        assert_eq!(decide(near(20), Found::Run(&ended)), deliver);
     }
 
     #[test]

@@ -18,11 +18,11 @@ use tracing::{Instrument, Span, error, error_span, field, info, warn};
 
 use self::decide::{Found, Next, SUSPECT_WAIT, Situation, decide};
 pub(crate) use self::suspects::Suspects;
-use self::suspects::{Alone, is_suspect};
+use self::suspects::{Alone, is_deadly, is_suspect};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::version::{is_newer, times_left};
-use super::message::wake_up::{Reason, WakeUp};
+use super::message::wake_up::Reason;
 use super::message::witness::witness;
 use super::rules::{Defaults, WorkerRules};
 use super::run::Executor;
@@ -39,7 +39,7 @@ use crate::agent::run::{BadJournal, Run};
 use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
-use crate::job::{InvalidJob, Job};
+use crate::job::{InvalidJob, Job, JobId};
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
@@ -78,7 +78,8 @@ impl Intake {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
-        match self.read(&delivery) {
+        let read = if is_deadly(&delivery) { Err(unread(&delivery)) } else { self.read(&delivery) };
+        match read {
             Ok(job) => {
                 // On the level of errors, so that it stands beside every line, however few are wanted.
                 let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
@@ -183,7 +184,7 @@ impl Intake {
     /// The run is not ours.
     async fn go_without(&self, job: &Job, delivery: InFlightDelivery, found: Found<'_>) {
         let digest = job.digest();
-        if let Next::Settle(disposition) = decide(self.situation(job, &digest, delivery.wake_up(), false), found) {
+        if let Next::Settle(disposition) = decide(self.situation(job, &digest, &delivery, false), found) {
             self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
         }
     }
@@ -211,7 +212,7 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let digest = job.digest();
-        let next = decide(self.situation(job, &digest, delivery.wake_up(), alone.is_some()), found);
+        let next = decide(self.situation(job, &digest, &delivery, alone.is_some()), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
@@ -341,9 +342,10 @@ impl Intake {
         warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
     }
 
-    fn situation<'a>(&self, job: &Job, digest: &'a str, wake_up: Option<&'a WakeUp>, alone: bool) -> Situation<'a> {
+    fn situation<'a>(&self, job: &Job, digest: &'a str, delivery: &'a InFlightDelivery, alone: bool) -> Situation<'a> {
         Situation {
-            wake_up,
+            wake_up: delivery.wake_up(),
+            delivered_before: delivery.delivered_before(),
             digest,
             is_occurrence: Fired::of(job).is_some(),
             now: self.clock.now(),
@@ -354,6 +356,18 @@ impl Intake {
             orphan_wait: self.orphan_wait(),
         }
     }
+}
+
+/// A message that nobody reads any more: whom it names beside its body is told.
+fn unread(delivery: &InFlightDelivery) -> Disposition {
+    let envelope = delivery.message().envelope();
+    let invalid = InvalidJob {
+        problems: vec!["workers died with it again and again before its run began".to_owned()],
+        id: envelope.message_id.as_deref().and_then(JobId::new),
+        reply_to: envelope.reply_to,
+        correlation_id: envelope.correlation_id,
+    };
+    Disposition::DeadLetter(Undeliverable::NotAJob(Box::new(invalid)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

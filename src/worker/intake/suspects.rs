@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::worker::message::fresh::deliveries;
+use crate::queue::DELIVERY_LIMIT;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 
 /// Deliveries before this one that make a message suspect: one may be a worker's that stopped.
 const SUSPECT_DELIVERIES: u32 = 2;
+/// After so many deliveries nobody reads the message any more: copies of it came back, too, and the broker counts each alone.
+const MOST_DELIVERIES: u32 = 2 * DELIVERY_LIMIT;
 /// A suspect waits for its turn so long in place: what others need before their runs are known is over in a moment.
 const TURN_WAIT: Duration = Duration::from_secs(1);
 
@@ -34,7 +36,12 @@ impl Suspects {
     }
 }
 
+/// Whether workers died with the message again and again before they came so far as to begin its run.
+pub(super) fn is_deadly(delivery: &InFlightDelivery) -> bool {
+    delivery.delivered_before() >= MOST_DELIVERIES
+}
+
 /// Whether workers may have died with the message before they said anything in its run's journal.
 pub(super) fn is_suspect(delivery: &InFlightDelivery) -> bool {
-    deliveries(delivery.message()) >= SUSPECT_DELIVERIES
+    delivery.delivered_before() >= SUSPECT_DELIVERIES
 }

@@ -26,6 +26,8 @@ pub(crate) enum DeadLetterReason {
     InvalidJob,
     /// Its run's workers died, one after another.
     Poison,
+    /// It was delivered so often that the broker would drop it soon.
+    DeliveryLimit,
     /// Its run's journal says what cannot be.
     DamagedJournal,
 }
@@ -36,6 +38,7 @@ impl DeadLetterReason {
         match self {
             Self::InvalidJob => "invalid_job",
             Self::Poison => "poison",
+            Self::DeliveryLimit => "delivery_limit",
             Self::DamagedJournal => "damaged_journal",
         }
     }

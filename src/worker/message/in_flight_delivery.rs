@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::fresh::was_redelivered;
+use super::fresh::{deliveries, was_redelivered};
 use super::wake_up::WakeUp;
 use crate::queue::{Delivery, Message, QueueError};
 
@@ -48,6 +48,11 @@ impl InFlightDelivery {
     /// Whether the broker says that it was delivered before.
     pub(crate) fn was_redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// How often the message was delivered before, and came back.
+    pub(crate) fn delivered_before(&self) -> u32 {
+        deliveries(&self.message)
     }
 
     /// When the delivery has been held for as long as it should be: whatever is waited for counts together.

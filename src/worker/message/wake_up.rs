@@ -47,6 +47,8 @@ pub(crate) enum Reason {
     Continue,
     /// A worker gave the run back in good order, and could not journal that.
     GivenBack,
+    /// The run has ended, and its reply queue takes nothing.
+    ReplyWaits,
     /// The reply is out; only the journal is still to be sealed.
     Seal,
     /// The worker found the journal gone, or shorter than it was.
@@ -62,7 +64,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const KNOWN: [(Self, &str); 12] = [
+    const KNOWN: [(Self, &str); 13] = [
         (Self::Unsaid, ""),
         (Self::Authorization, "authorization"),
         (Self::Webhook, "webhook"),
@@ -70,6 +72,7 @@ impl Reason {
         (Self::Transient, "transient"),
         (Self::Continue, "continue"),
         (Self::GivenBack, "given_back"),
+        (Self::ReplyWaits, "reply_waits"),
         (Self::Seal, "seal"),
         (Self::JournalLost, "journal_lost"),
         (Self::Orphaned, "orphaned"),

@@ -14,7 +14,7 @@ use crate::clock::{after, milliseconds_between};
 use crate::digest_store::Fired;
 use crate::job::{ConnectionName, Identifier};
 use crate::key::digest;
-use crate::queue::Destination;
+use crate::queue::{Destination, Published, QueueError};
 use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDetail, Reply, ReplyEvent};
 use crate::scalekit::{self, AccountStatus};
 use crate::worker::message::reply_message::reply_message;
@@ -154,8 +154,11 @@ impl Attempt<'_> {
         let message = reply_message(&reply, self.message, job);
         self.leased.lease().assure().await?;
         let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
-        let published = published.map_err(|error| Interruption::Transient { reason: error.to_string() })?;
-        self.executor.metrics.replied(reply.event.kind(), published == crate::queue::Published::FellBack);
+        let published = published.map_err(|error| match error {
+            QueueError::NotTaken { .. } => Interruption::ReplyNotTaken(error.to_string()),
+            error => Interruption::Transient { reason: error.to_string() },
+        })?;
+        self.executor.metrics.replied(reply.event.kind(), published == Published::FellBack);
         let requested = Event::AuthorizationRequested { connections, until, links_end, refused_while_active };
         self.leased.record(vec![requested]).await?;
         self.progress("parked", None);

@@ -36,6 +36,9 @@ pub enum Interruption {
         /// What failed, for the reply that ends the attempts.
         reason: String,
     },
+    /// The reply queue takes nothing, and the run cannot go on before its caller was told; costs the job nothing.
+    #[error("the caller could not be told: {0}")]
+    ReplyNotTaken(String),
     /// The journal cannot be reached: nothing can be decided, nothing may be done; costs the job nothing.
     #[error("the journal is unavailable: {0}")]
     JournalUnavailable(String),

@@ -18,10 +18,10 @@ impl Attempt<'_> {
         let mark = format!("progress:{}:{phase}", self.run().sequence());
         let reply = Reply::interim(&job.id(), &mark, self.leased.clock().now(), ReplyEvent::Progress(data));
         let message = reply_message(&reply, self.message, job);
-        let (publisher, to) = (self.executor.publisher.clone(), job.reply_to.clone());
-        if to.is_some() {
+        let publisher = self.executor.publisher.clone();
+        if let Some(to) = job.reply_to.clone() {
             let told = async move {
-                if let Err(error) = publisher.publish(&Destination::Reply(to), message).await {
+                if let Err(error) = publisher.publish(&Destination::Progress(to), message).await {
                     tracing::debug!(%error, "progress could not be told");
                 }
             };

@@ -2,7 +2,7 @@
 
 use tracing::{error, warn};
 
-use super::disposition::Undeliverable;
+use super::disposition::{REPLY_WAIT, Undeliverable};
 use super::{Exit, Settler, release};
 use crate::agent::event::GivenUp;
 use crate::job::{InvalidJob, Job};
@@ -11,7 +11,6 @@ use crate::reply::{Account, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter};
 use crate::worker::message::fresh::fresh;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::reply_message::answer;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::run::leased_run::LeasedRun;
 
@@ -52,10 +51,10 @@ impl Settler {
         let attempts = run.map_or(0, |run| run.run().attempts());
         let letter = fresh(delivery.message());
         self.note_digest_ended(job, ErrorCode::Internal.as_str()).await;
-        Exit::once(
-            self.refuse(delivery, job, reason, detail).await
-                && self.publish_dead_letter(delivery, letter, &why, attempts).await,
-        )
+        if let Err(error) = self.refuse(delivery, job, reason, detail).await {
+            return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;
+        }
+        Exit::once(self.publish_dead_letter(delivery, letter, &why, attempts).await)
     }
 
     /// The bytes are not a job.
@@ -70,9 +69,9 @@ impl Settler {
             let id = invalid.id.clone();
             let id = id.map_or_else(|| crate::key::digest(&delivery.message().body, 16), |id| id.to_string());
             let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
-            let message = answer(&reply, delivery.message(), invalid.correlation_id.clone());
-            if !self.publish_reply(&reply, delivery, message, Some(to.clone())).await {
-                return Exit::Requeue;
+            let correlation_id = invalid.correlation_id.clone();
+            if let Err(error) = self.publish_reply(&reply, delivery, correlation_id, Some(to.clone())).await {
+                return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;
             }
         }
         let reason = DeadLetterReason::InvalidJob.as_str().to_owned();

@@ -22,6 +22,14 @@ pub(crate) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
 pub(crate) const HELD_WAIT: Duration = Duration::from_secs(30);
 /// A message is left to a newer worker so often, which takes a day: longer than any upgrade of a fleet.
 pub(crate) const LEFT_AT_MOST: u32 = 2880;
+/// A reply whose queue takes nothing is sent again after this time, and after a tenth of its age as it grows older.
+pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_REPLY_WAIT: Duration = Duration::from_mins(10);
+
+/// Until a reply of this age is sent again.
+pub(crate) fn reply_wait(age: Duration) -> Duration {
+    (age / 10).clamp(REPLY_WAIT, LONGEST_REPLY_WAIT)
+}
 
 /// What becomes of a delivery. Nothing is done before [`super::Settler::settle`] does it.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,6 +162,7 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
         // Whatever stands for the run in the broker comes again; the broker's trouble costs the job nothing.
         Interruption::Shutdown | Interruption::Unwitnessed(_) => Disposition::Requeue { end: Some(why.to_string()) },
         Interruption::Authorization { wait } => next(Pause::Authorization, *wait),
+        Interruption::ReplyNotTaken(_) => next(Pause::ContinueAsNew, REPLY_WAIT),
         Interruption::RateLimited { wait: asked, reason } => {
             let (failures, policy) = budgets.rate_limited;
             let asked = (*asked).min(Duration::from_millis(policy.max_retry_after_milliseconds));
@@ -235,6 +244,19 @@ mod tests {
     fn a_shutdown_and_a_lost_run_put_the_message_back() {
         assert_eq!(after(&Interruption::OwnershipLost, 9), Disposition::Requeue { end: None });
         assert!(matches!(after(&Interruption::Shutdown, 9), Disposition::Requeue { end: Some(_) }));
+    }
+
+    #[test]
+    fn a_caller_that_cannot_be_told_costs_its_run_nothing_and_is_tried_more_rarely_with_time() {
+        for failures in [0, 1000] {
+            let disposition = after(&Interruption::ReplyNotTaken("full".into()), failures);
+            let Disposition::Defer(Deferral::NextWakeUp { wait, pause, .. }) = disposition else {
+                panic!("{disposition:?}")
+            };
+            assert_eq!((wait, pause), (REPLY_WAIT, Pause::ContinueAsNew));
+        }
+        let waits = [0, 299, 600, 86_400].map(|age| reply_wait(Duration::from_secs(age)).as_secs());
+        assert_eq!(waits, [30, 30, 60, 600]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The one way in which a run ends.
 
+use std::time::Duration;
+
 use tracing::{info, warn};
 
-use super::disposition::{End, JOURNAL_WAIT};
+use super::disposition::{End, JOURNAL_WAIT, reply_wait};
 use super::{Exit, Settler};
 use crate::agent::conclusion;
 use crate::agent::event::Event;
+use crate::clock::milliseconds_between;
 use crate::digest_store::Fired;
 use crate::job::Job;
 use crate::reply::{Reply, ReplyEvent};
@@ -33,12 +36,13 @@ impl Settler {
     /// Publishes the run's reply, and its dead letter where it was given up, seals its journal, acks; in that order.
     /// Wherever it is cut off, the next one begins here again.
     async fn deliver(&self, delivery: &InFlightDelivery, job: &Job, run: &mut LeasedRun, reply: &Reply) -> Exit {
-        let confirmed = self.send_reply(reply, delivery, job).await
-            && match run.run().given_up() {
-                Some(why) => self.dead_letter_of_run(run, delivery, why).await,
-                None => true,
-            };
-        if !confirmed {
+        if let Err(error) = self.send_reply(reply, delivery, job).await {
+            let age = Duration::from_millis(milliseconds_between(reply.time, self.clock.now()));
+            return self.reply_waits(delivery, Some(run), reply_wait(age), &error).await;
+        }
+        if let Some(why) = run.run().given_up()
+            && !self.dead_letter_of_run(run, delivery, why).await
+        {
             run.release().await;
             return Exit::Requeue;
         }

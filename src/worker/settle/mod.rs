@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::disposition::{Disposition, JOURNAL_WAIT, Stale};
+use self::disposition::{Disposition, JOURNAL_WAIT, REPLY_WAIT, Stale};
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::wake_up::Reason;
 use super::resources::parked_index::ParkedIndex;
@@ -84,11 +84,17 @@ impl Settler {
             (Disposition::RepeatReply(reply), Some(job), _) => {
                 release(run.as_ref()).await;
                 info!("the job has its reply already; it is sent again");
-                Exit::once(self.send_reply(&reply, delivery, job).await)
+                match self.send_reply(&reply, delivery, job).await {
+                    Ok(()) => Exit::Ack,
+                    Err(error) => self.reply_waits(delivery, None, REPLY_WAIT, &error).await,
+                }
             }
             (Disposition::Refuse { mark, error }, Some(job), _) => {
                 release(run.as_ref()).await;
-                Exit::once(self.refuse(delivery, job, &mark, error).await)
+                match self.refuse(delivery, job, &mark, error).await {
+                    Ok(()) => Exit::Ack,
+                    Err(error) => self.reply_waits(delivery, None, REPLY_WAIT, &error).await,
+                }
             }
             (Disposition::Defer(deferral), ..) => self.defer(delivery, &mut run, deferral).await,
             (Disposition::Requeue { end: Some(detail) }, _, Some(run)) => self.hand_over(delivery, run, detail).await,

@@ -1,6 +1,8 @@
 //! Publishing what an ack waits for. Patiently: a message that goes back to the queue instead is counted there, and after
 //! an outage of minutes the broker would take it for one that kills its workers.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -20,27 +22,40 @@ impl Settler {
         delivery: &InFlightDelivery,
         message: Message,
     ) -> Result<Delivery, QueueError> {
-        self.patiently(delivery, || self.holder.hold(message.clone())).await
+        self.patiently(delivery, false, || self.holder.hold(message.clone())).await
     }
 
     /// Publishes, as often as it takes until the broker confirms, the worker stops, or `delivery` has been held for half as
-    /// long again as it should be; that is well below the broker's consumer timeout.
+    /// long again as it should be; that is well below the broker's consumer timeout. A broker that takes nothing at all is
+    /// waited for longer: then the consumer timeout counts a delivery each half hour, and not we one each time. A reply queue is somebody else's: one
+    /// that takes nothing is not waited for.
     pub(super) async fn publish(
         &self,
         delivery: &InFlightDelivery,
         destination: &Destination,
         message: Message,
     ) -> Result<Published, QueueError> {
-        self.patiently(delivery, || self.publisher.publish(destination, message.clone())).await
+        let is_reply = matches!(destination, Destination::Reply(_));
+        self.patiently(delivery, is_reply, || self.publisher.publish(destination, message.clone())).await
     }
 
-    async fn patiently<T, F>(&self, delivery: &InFlightDelivery, publish: impl FnMut() -> F) -> Result<T, QueueError>
+    async fn patiently<T, F>(
+        &self,
+        delivery: &InFlightDelivery,
+        is_reply: bool,
+        publish: impl FnMut() -> F,
+    ) -> Result<T, QueueError>
     where
         F: Future<Output = Result<T, QueueError>>,
     {
         let last = delivery.due() + self.rules.hold_at_most / 2;
+        let timeouts = AtomicU32::new(0);
         let decide = |error: &QueueError| match error {
             QueueError::TooLarge { .. } => RetryDecision::Stop,
+            QueueError::NotTaken { .. } | QueueError::Refused(_) if is_reply => RetryDecision::Stop,
+            // The first time it may have been the connection.
+            QueueError::TimedOut(_) if is_reply && timeouts.fetch_add(1, Ordering::Relaxed) > 0 => RetryDecision::Stop,
+            QueueError::Blocked => RetryDecision::Again,
             _ if Instant::now() >= last => RetryDecision::Stop,
             _ => RetryDecision::Again,
         };

@@ -1,57 +1,107 @@
 //! Replies to callers, and refusals: what a caller is told where no run answers it.
 
+use std::time::Duration;
+
 use tracing::warn;
 
-use super::Settler;
+use super::disposition::Deferral;
+use super::{Exit, Settler, release};
 use crate::job::Job;
-use crate::queue::{Destination, Message, Published};
+use crate::queue::{Destination, Published, QueueError};
 use crate::reply::{Account, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::reply_message::reply_message;
+use crate::worker::message::reply_message::answer;
+use crate::worker::message::wake_up::Reason;
+use crate::worker::run::leased_run::LeasedRun;
 
 impl Settler {
-    /// Sends a reply to the caller of `job`; false where the broker did not confirm it.
-    pub(super) async fn send_reply(&self, reply: &Reply, delivery: &InFlightDelivery, job: &Job) -> bool {
-        let message = reply_message(reply, delivery.message(), job);
-        self.publish_reply(reply, delivery, message, job.reply_to.clone()).await
+    /// Sends a reply to the caller of `job`.
+    pub(super) async fn send_reply(
+        &self,
+        reply: &Reply,
+        delivery: &InFlightDelivery,
+        job: &Job,
+    ) -> Result<(), QueueError> {
+        self.publish_reply(reply, delivery, job.correlation_id.clone(), job.reply_to.clone()).await
     }
 
-    /// Sends `message`, which is `reply`, to the queue `to`; false where the broker did not confirm it.
+    /// Sends `reply` to the queue `to`; cut where it is too large for a message, and always in the same way.
     pub(super) async fn publish_reply(
         &self,
         reply: &Reply,
         delivery: &InFlightDelivery,
-        message: Message,
+        correlation_id: Option<String>,
         to: Option<String>,
-    ) -> bool {
-        match self.publish(delivery, &Destination::Reply(to), message).await {
+    ) -> Result<(), QueueError> {
+        let to = Destination::Reply(to);
+        let publish = async |reply: &Reply| {
+            let message = answer(reply, delivery.message(), correlation_id.clone());
+            self.publish(delivery, &to, message).await
+        };
+        let published = match publish(reply).await {
+            Err(QueueError::TooLarge { size, limit }) => {
+                warn!(size, limit, "the reply is too large for a message and is cut");
+                publish(&reply.cut_to(limit)).await
+            }
+            published => published,
+        };
+        match published {
             Ok(published) => {
                 let fell_back = published == Published::FellBack;
                 self.metrics.replied(reply.event.kind(), fell_back);
                 if fell_back {
                     warn!("the reply queue does not exist; the reply is in the common reply queue");
                 }
-                true
+                Ok(())
             }
             Err(error) => {
                 warn!(%error, "the reply was not confirmed and will be sent again");
-                false
+                Err(error)
             }
         }
     }
 
+    /// What becomes of a message whose reply is not out. Where that is the reply queue's fault, it comes again after `wait`,
+    /// and its place is free for others meanwhile.
+    pub(super) async fn reply_waits(
+        &self,
+        delivery: &InFlightDelivery,
+        run: Option<&LeasedRun>,
+        wait: Duration,
+        error: &QueueError,
+    ) -> Exit {
+        let broker_is_away = match error {
+            QueueError::Unavailable(_) | QueueError::Blocked => true,
+            QueueError::TimedOut(_) => self.stop.is_cancelled(),
+            QueueError::NotTaken { .. } | QueueError::Refused(_) | QueueError::TooLarge { .. } => false,
+        };
+        if broker_is_away {
+            release(run).await;
+            return Exit::Requeue;
+        }
+        self.metrics.reply_deferred();
+        match run {
+            Some(run) => self.defer_unjournalled(delivery, run, wait, Reason::ReplyWaits).await,
+            None => self.defer(delivery, &mut None, Deferral::same(wait)).await,
+        }
+    }
+
     /// Tells the caller of a message that its run, if there is one, does not answer it; `mark` tells the event from the
-    /// run's own. False where the broker did not confirm it.
-    pub(super) async fn refuse(&self, delivery: &InFlightDelivery, job: &Job, mark: &str, error: ErrorDetail) -> bool {
+    /// run's own.
+    pub(super) async fn refuse(
+        &self,
+        delivery: &InFlightDelivery,
+        job: &Job,
+        mark: &str,
+        error: ErrorDetail,
+    ) -> Result<(), QueueError> {
         let code = error.code.as_str();
         warn!(code, "the job is refused: {}", error.message);
         let account = Account { stop_reason: code.to_owned(), metadata: job.metadata.clone(), ..Account::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), mark, self.clock.now(), event);
-        let sent = self.send_reply(&reply, delivery, job).await;
-        if sent {
-            self.metrics.job_ended(code, 0);
-        }
-        sent
+        self.send_reply(&reply, delivery, job).await?;
+        self.metrics.job_ended(code, 0);
+        Ok(())
     }
 }

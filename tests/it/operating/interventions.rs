@@ -464,6 +464,31 @@ async fn a_letter_that_the_broker_made_says_why_and_a_replay_lets_the_job_run() 
 }
 
 #[tokio::test]
+async fn a_run_whose_message_the_broker_would_drop_soon_is_given_up_and_its_caller_told() {
+    let system = LiveSystem::start(|_| Answer::Hang).await;
+    system.connect_gmail().await;
+    let worker = system.worker().await;
+    system.send("worn out", "read my mails").await;
+    soon("the model call", system.model.arrival("/chat/completions")).await;
+    worker.stop().await;
+    let connection = Broker::shared().await.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    let jobs = system.amqp.names().jobs();
+    for _ in 1..18 {
+        let taken = || async { channel.basic_get(jobs.as_str().into(), BasicGetOptions::default()).await.unwrap() };
+        let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        eventually("the message", taken).await.delivery.acker.nack(back).await.unwrap();
+    }
+    let worker = system.worker().await;
+    let reply = system.reply().await;
+    assert_eq!((reply.subject.as_str(), failure(&reply)), ("worn out", ErrorCode::AttemptsExhausted));
+    assert_eq!(system.dead_ids(1).await, ["worn out"]);
+    let letter = eventually("the letter", || async { system.dead_letters().await.pop() }).await;
+    assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("delivery_limit"), &json!("1")));
+    assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"delivery_limit\"}").await, Some(1.0));
+}
+
+#[tokio::test]
 async fn what_is_not_known_or_not_there_is_said_in_words_and_by_the_exit_code() {
     let mut system = LiveSystem::start(|_| says("done")).await;
     for arguments in [["jobs", "show", "nobody"], ["jobs", "cancel", "nobody"], ["jobs", "resume", "nobody"]] {

@@ -4,4 +4,5 @@ mod commands;
 mod examples;
 mod interventions;
 mod reconnection;
+mod replies;
 mod service;

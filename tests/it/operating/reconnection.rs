@@ -1,5 +1,6 @@
 //! Broker, Redis, Scalekit or the model go away and come back: the worker goes on by itself, and says the truth meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +158,38 @@ async fn a_full_redis_takes_no_new_job_and_lets_the_one_under_way_end() {
     assert_eq!(reply["subject"], "job-2");
     worker.page("/readyz", 200).await;
     assert_eq!((worker.lines("job received"), service.mails().await), (2, 1));
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_broker_short_of_memory_for_long_takes_no_message_for_one_that_kills_its_workers() {
+    let broker = Broker::exclusive().await;
+    let service = ProxiedService::new(&broker).await;
+    let go = Arc::new(Notify::new());
+    let model = ScriptedModel::start([(); 10].map(|()| turn::text("done").released_by(&go))).await;
+    // Scaled: of the longest time for which a message is in hand a quarter of an hour becomes two seconds.
+    let settings = [("AMQP__PUBLISH_TIMEOUT_MILLISECONDS", "300"), ("WORKER__HOLD_DELIVERY_SECONDS", "2")];
+    let worker = service.worker(&model, &settings).await;
+    for number in 0..10 {
+        service.send(&format!("job-{number}"), "say it").await;
+    }
+    model.wait_for_requests(10).await;
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    (0..10).for_each(|_| go.notify_one());
+    let waits = "a message waits for the broker";
+    eventually("all wait", || async { (worker.lines(waits) >= 10).then_some(()) }).await;
+    // For longer than three times as long as a message used to be kept.
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((worker.lines("job received"), worker.lines("was not confirmed")), (10, 0), "each is in hand");
+    broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+    // One whose confirm was lost in the alarm comes twice.
+    let mut subjects = BTreeSet::new();
+    while subjects.len() < 10 {
+        let reply = service.reply().await;
+        assert_completed(&reply);
+        subjects.insert(reply["subject"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(broker.ready(&service.amqp.names().dead()).await, 0);
     model.finish();
 }
 

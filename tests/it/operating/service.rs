@@ -309,6 +309,25 @@ async fn a_message_of_a_newer_version_is_left_to_a_newer_worker_for_a_day() {
     assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"invalid_job\"}").await, Some(1.0));
 }
 
+#[tokio::test]
+async fn a_message_that_came_back_forty_times_is_read_by_nobody_and_kept_and_its_caller_is_told() {
+    let service = Service::new().await;
+    let worker = service.program.worker().await;
+    let mut inbox = service.inbox().await;
+    let came_back = |times: &str| {
+        let headers = [("x-agentkit-deliveries".to_owned(), times.to_owned())].into();
+        Properties { message_id: Some(format!("back-{times}")), headers, ..inbox.to() }
+    };
+    let [deadly, suspect] = [came_back("40"), came_back("5")];
+    service.send(job("user_123", "hello").to_string(), deadly).await;
+    let reply = inbox.reply().await;
+    assert_eq!((&reply["subject"], &reply["data"]["error"]["code"]), (&json!("back-40"), &json!("invalid_job")));
+    assert!(reply["data"]["error"]["message"].as_str().unwrap().contains("died with it"), "{reply}");
+    service.send(job("user_123", "hello").to_string(), suspect).await;
+    assert_eq!(inbox.reply().await["type"], "agentkit.job.completed", "a suspect runs, alone");
+    assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"invalid_job\"}").await, Some(1.0));
+}
+
 /// What the broker itself says of a message is not text.
 fn text(value: &AMQPValue) -> Option<String> {
     if let AMQPValue::LongString(text) = value { Some(text.to_string()) } else { None }

@@ -10,7 +10,9 @@ use agentkit_worker::internals::queue::{
     Consumer, Delivery, Destination, Holder, Message, Properties, Published, Publisher, QueueError,
 };
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -180,21 +182,97 @@ async fn a_direct_reply_reaches_a_requester_without_a_queue() {
     assert_eq!(reply.data, b"reply");
 }
 
+/// Declares a queue that takes one message and refuses the next.
+async fn declare_full_after_one(connection: &Connection, name: &str) {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_reply_queue_that_is_full_costs_nobody_the_reply() {
+async fn a_reply_queue_that_is_full_is_named_and_its_reply_goes_nowhere_else() {
     let broker = Broker::shared().await;
     let config = broker.config();
     let publisher = AmqpQueue::connect(config.clone()).await.unwrap().publisher();
     let name = format!("{}.full", config.prefix);
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
-    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    let connection = broker.connect().await;
-    let channel = connection.create_channel().await.unwrap();
-    channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
-    let to_full = Destination::Reply(Some(name));
+    declare_full_after_one(&broker.connect().await, &name).await;
+    let to_full = Destination::Reply(Some(name.clone()));
     assert_eq!(publisher.publish(&to_full, message("a")).await.unwrap(), Published::Routed);
-    assert_eq!(publisher.publish(&to_full, message("b")).await.unwrap(), Published::FellBack);
+    let refused = publisher.publish(&to_full, message("b")).await.unwrap_err();
+    assert!(matches!(&refused, QueueError::NotTaken { queue, .. } if *queue == name), "{refused}");
+    assert_eq!(broker.ready(&config.names().replies()).await, 0);
+    broker.take(&name).await.unwrap();
+    assert_eq!(publisher.publish(&to_full, message("b")).await.unwrap(), Published::Routed);
+}
+
+#[tokio::test]
+async fn progress_goes_to_the_callers_queue_or_nowhere() {
+    let broker = Broker::shared().await;
+    let config = broker.config();
+    let publisher = AmqpQueue::connect(config.clone()).await.unwrap().publisher();
+    let mut inbox = ReplyInbox::open(&config).await.unwrap();
+    let told = publisher.publish(&Destination::Progress(inbox.name().to_owned()), message("a")).await;
+    assert_eq!(told.unwrap(), Published::Routed);
+    assert_eq!(soon("progress", inbox.next()).await.unwrap().properties.message_id.as_deref(), Some("a"));
+    let nowhere = publisher.publish(&Destination::Progress(format!("{}.gone", config.prefix)), message("b")).await;
+    assert!(matches!(nowhere, Err(QueueError::Unavailable(_))), "{nowhere:?}");
+    assert_eq!(broker.ready(&config.names().replies()).await, 0);
+}
+
+/// The common reply queue as version 0.1.0 declares it.
+async fn declare_earlier_replies(connection: &Connection, name: &str) {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(100_000));
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(7 * 86_400_000));
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+}
+
+async fn state_of_replies(config: &Config) -> QueueState {
+    let queues = inspect(config).await.unwrap().queues;
+    queues.into_iter().find(|queue| queue.name == config.names().replies()).unwrap().state
+}
+
+#[tokio::test]
+async fn an_empty_reply_queue_of_an_earlier_version_is_made_anew() {
+    let broker = Broker::shared().await;
+    let config = broker.config();
+    declare_earlier_replies(&broker.connect().await, &config.names().replies()).await;
+    assert_eq!(state_of_replies(&config).await, QueueState::Earlier);
+    let queue = AmqpQueue::connect(config.clone()).await.unwrap();
+    assert!(matches!(state_of_replies(&config).await, QueueState::Present { mismatch: None, .. }));
+    assert_eq!(queue.publisher().publish(&Destination::Reply(None), message("a")).await.unwrap(), Published::Routed);
+}
+
+#[tokio::test]
+async fn a_reply_queue_of_an_earlier_version_is_used_as_it_is_where_replies_are_in_it_or_a_worker_is_at_work() {
+    let broker = Broker::shared().await;
+    let config = broker.config();
+    let (connection, replies) = (broker.connect().await, config.names().replies());
+    declare_earlier_replies(&connection, &replies).await;
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    channel
+        .basic_publish("".into(), replies.as_str().into(), options, b"old", properties)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+
+    let queue = AmqpQueue::connect(config.clone()).await.unwrap();
+    assert_eq!(queue.publisher().publish(&Destination::Reply(None), message("a")).await.unwrap(), Published::Routed);
+    let mut consumer = queue.consumer(1);
+    insist(&queue, &Destination::Jobs, "job").await;
+    let job = next(&mut consumer).await;
+    assert_eq!(broker.take(&replies).await.unwrap().0, b"old");
+    assert_eq!(broker.take(&replies).await.unwrap().0, b"a");
+    drop(AmqpQueue::connect(config.clone()).await.unwrap());
+    assert_eq!(state_of_replies(&config).await, QueueState::Earlier, "the other worker knows no other queue");
+    job.ack().await.unwrap();
 }
 
 /// Publishes, with hand-made frames, a message whose `correlation_id` is no UTF-8, which our library cannot read.
@@ -360,16 +438,64 @@ async fn a_broker_low_on_memory_blocks_publishes_for_a_bounded_time_and_acks_not
         Some(error)
     })
     .await;
-    assert!(matches!(error, QueueError::TimedOut(_) | QueueError::Unavailable(_)), "{error}");
+    assert!(matches!(error, QueueError::TimedOut(_) | QueueError::Blocked), "{error}");
     eventually("the report of it", || async { status.blocked().then_some(()) }).await;
     let error = publisher.publish(&Destination::Jobs, message("c")).await.unwrap_err();
-    assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
+    assert!(matches!(error, QueueError::Blocked), "{error}");
     delivery.ack().await.unwrap();
 
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
     insist(&queue, &Destination::Jobs, "d").await;
     assert!(!status.blocked());
     assert_eq!(status.reconnects(), 0, "an alarm is no reason to connect anew");
+}
+
+#[tokio::test]
+async fn a_reply_queue_that_confirms_nothing_keeps_nobody_from_publishing_elsewhere() {
+    let broker = Broker::exclusive().await;
+    let config = Config { publish_timeout_milliseconds: 1000, ..broker.config() };
+    let queue = AmqpQueue::connect(config.clone()).await.unwrap();
+    let publisher = queue.publisher();
+    let name = format!("{}-stuck", config.prefix);
+    let connection = broker.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+    let process = format!("{{'%2F_{name}', node()}}");
+    broker.control(&["eval", &format!("sys:suspend({process}).")]).await;
+
+    let to_stuck = Destination::Reply(Some(name.clone()));
+    let stuck: Vec<_> = (0..100)
+        .map(|number| {
+            let (publisher, to_stuck) = (publisher.clone(), to_stuck.clone());
+            tokio::spawn(async move { publisher.publish(&to_stuck, message(&number.to_string())).await })
+        })
+        .collect();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(2) {
+        let published = Instant::now();
+        publisher.publish(&Destination::Reply(None), message("other")).await.unwrap();
+        assert!(published.elapsed() < Duration::from_millis(500), "{:?}", published.elapsed());
+    }
+    for publish in stuck {
+        let refused = soon("an answer", publish).await.unwrap();
+        assert!(matches!(refused, Err(QueueError::NotTaken { .. } | QueueError::TimedOut(_))), "{refused:?}");
+    }
+    // Known for what it is by now.
+    let (trial, refused) = tokio::join!(publisher.publish(&to_stuck, message("trial")), async {
+        let started = Instant::now();
+        let refused = publisher.publish(&to_stuck, message("refused")).await;
+        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        insist(&queue, &Destination::Reply(None), "other").await;
+        refused
+    });
+    for refused in [trial, refused] {
+        assert!(matches!(refused, Err(QueueError::NotTaken { .. })), "{refused:?}");
+    }
+    assert_eq!(queue.status().reconnects(), 0);
+    broker.control(&["eval", &format!("sys:resume({process}).")]).await;
+    eventually("a confirm", || async { publisher.publish(&to_stuck, message("a")).await.ok() }).await;
 }
 
 #[tokio::test]
