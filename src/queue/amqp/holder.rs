@@ -69,8 +69,12 @@ impl AmqpHolder {
     ) -> Result<Self, QueueError> {
         let definition = QueueDefinition::held(&config.names(), process);
         let queue = definition.name.clone();
-        let first = open(&config, &definition).await?;
-        let (sender, connected) = watch::channel(true);
+        let first = match open(&config, &definition).await {
+            Err(error @ QueueError::Refused(_)) => return Err(error),
+            // A broker that was there a moment ago and is not now is waited for, as later on.
+            first => first.ok(),
+        };
+        let (sender, connected) = watch::channel(false);
         let (stop, waiting) = (CancellationToken::new(), Arc::new(Waiting::default()));
         status.keep(supervise(config.clone(), definition, first, waiting.clone(), sender, stop.clone()));
         let count = AtomicU64::new(0);
@@ -114,23 +118,25 @@ async fn open(config: &Config, definition: &QueueDefinition) -> Result<Life, Que
 async fn supervise(
     config: Arc<Config>,
     definition: QueueDefinition,
-    mut life: Life,
+    mut first: Option<Life>,
     waiting: Arc<Waiting>,
     connected: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
     let mut reconnect = Reconnect::new(&config);
-    reconnect.came_up();
     loop {
-        let (generation, consumer) = life;
+        let life = match first.take() {
+            Some(life) => Some(life),
+            None => reconnect.until_open(&stop, || open(&config, &definition)).await,
+        };
+        let Some((generation, consumer)) = life else { return };
+        reconnect.came_up();
+        connected.send_replace(true);
         let reason = hand_out(&generation, consumer, &waiting, &stop).await;
         connected.send_replace(false);
         let Some(reason) = reason else { return };
         generation.end();
         tracing::warn!(reason, "the connection that holds messages is lost");
-        let Some(next) = reconnect.until_open(&stop, || open(&config, &definition)).await else { return };
-        life = next;
-        connected.send_replace(true);
     }
 }
 

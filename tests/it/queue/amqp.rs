@@ -18,6 +18,7 @@ use lapin::{BasicProperties, Connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::broker::Broker;
+use crate::support::proxy::Proxy;
 use crate::support::{eventually, soon};
 
 /// Short waits, so that faults end soon.
@@ -555,6 +556,19 @@ async fn a_killed_broker_loses_nothing_that_it_confirmed() {
     assert!(queue.status().reconnects() >= 2);
     insist(&queue, &Destination::Wait(Duration::from_secs(1)), "waited").await;
     while id(&next(&mut consumer).await) != "waited" {}
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_away_while_a_process_starts_is_waited_for() {
+    let broker = Broker::shared().await;
+    let proxy = Proxy::to(broker.address()).await;
+    let url = format!("amqp://guest:guest@{}", proxy.address());
+    let queue = AmqpQueue::connect(impatient(Config { url: url.into(), ..broker.config() })).await.unwrap();
+    proxy.shut(true);
+    let holder = queue.holder("one").await.unwrap();
+    assert!(holder.hold(message("a")).await.is_err());
+    proxy.shut(false);
+    eventually("it holds", || async { holder.hold(message("b")).await.ok() }).await;
 }
 
 #[tokio::test]
