@@ -13,8 +13,9 @@ use crate::agent::effect::Effect;
 use crate::agent::tool::Tool;
 use crate::cache::{Cache, CacheError};
 use crate::job::{ConnectionName, Identifier};
-use crate::key::{Key, digest};
+use crate::key::Key;
 use crate::metrics::Metrics;
+use crate::retry::spread;
 use crate::scalekit::{self, Scalekit};
 
 /// Form of the cached value; another one is a miss.
@@ -205,7 +206,7 @@ impl ToolCatalog {
     async fn store(&self, key: &Key, tools: &[Tool]) {
         let value = Cached { version: VERSION, tools: tools.to_vec() };
         let value = serde_json::to_vec(&value).expect("tools are JSON types only");
-        let ttl = jittered(Duration::from_secs(self.config.cache_seconds), key);
+        let ttl = spread(Duration::from_secs(self.config.cache_seconds), key.as_str());
         if let Err(error) = self.cache.put(key, value.into(), ttl).await {
             warn!(%error, "a tool list could not be cached");
         }
@@ -214,24 +215,4 @@ impl ToolCatalog {
 
 fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
     Key::new(&["tools", identifier.as_str(), connection.as_str()])
-}
-
-/// Up to a tenth more or less, by the key: lists that were loaded together do not run out together.
-fn jittered(ttl: Duration, key: &Key) -> Duration {
-    let spread = u32::from_str_radix(&digest(key.as_str(), 2), 16).unwrap_or(0);
-    ttl.mul_f64(0.9 + 0.2 * f64::from(spread) / f64::from(u16::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_do_not_run_out_together() {
-        let ttl = Duration::from_secs(600);
-        let all: BTreeSet<Duration> =
-            (0..100).map(|index| jittered(ttl, &Key::new(&["tools", &index.to_string()]))).collect();
-        assert!(all.len() > 90);
-        assert!(*all.first().unwrap() >= Duration::from_secs(540) && *all.last().unwrap() <= Duration::from_secs(660));
-    }
 }
