@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -36,7 +35,9 @@ use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::webhook::Secrets;
+use crate::worker::control::fan_out::FanOut;
 use crate::worker::control::webhooks::Webhooks;
+use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::parked_index::ParkedIndex;
@@ -188,23 +189,24 @@ impl App {
         } = backends;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
-        let parked = Arc::new(ParkedIndex::new(parking.clone()));
-        let webhooks = Webhooks {
-            secrets: Secrets::parse(&config.scalekit.webhook_secret)
-                .map_err(|problem| anyhow::anyhow!("scalekit.webhook_secret: {problem}"))?,
-            clock: clock.clone(),
-            cache: cache.clone(),
+        let parked = Arc::new(ParkedIndex::new(parking.clone(), cache.clone()));
+        let accounts = Arc::new(SharedAccounts::new(scalekit.clone(), clock.clone()));
+        let secrets = Secrets::parse(&config.scalekit.webhook_secret)
+            .map_err(|problem| anyhow::anyhow!("scalekit.webhook_secret: {problem}"))?;
+        let fan_out = FanOut {
             parked: parked.clone(),
+            accounts: accounts.clone(),
             journal: journal.clone(),
             publisher: publisher.clone(),
             tool_catalog: tool_catalog.clone(),
-            tracker: shutdown.tracker(),
-            said: AtomicBool::new(false),
+            max_job_bytes: config.worker.max_job_bytes,
         };
+        let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
         let executor = Executor {
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
             magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
             scalekit,
+            accounts,
             llm,
             tool_catalog,
             parked,

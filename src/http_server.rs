@@ -64,7 +64,7 @@ fn answer(result: Result<(), String>) -> impl IntoResponse {
     }
 }
 
-/// A webhook is answered once what follows from it is safe: Scalekit sends nothing twice that was taken.
+/// A webhook is answered once what follows from it is done or well under way: Scalekit sends nothing twice that was taken.
 async fn webhook(State(facts): State<Endpoints>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let signed = Signed {

@@ -11,6 +11,8 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::key::digest;
+
 /// What a failure means for the call that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
@@ -142,11 +144,26 @@ where
     }
 }
 
+/// `wait`, and up to a tenth more or less by `name`: what begins together does not end together.
+pub fn spread(wait: Duration, name: &str) -> Duration {
+    let place = u32::from_str_radix(&digest(name, 2), 16).unwrap_or(0);
+    wait.mul_f64(0.9 + 0.2 * f64::from(place) / f64::from(u16::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn waits_of_many_names_do_not_end_together() {
+        let wait = Duration::from_secs(600);
+        let all: BTreeSet<Duration> = (0..100).map(|index| spread(wait, &index.to_string())).collect();
+        assert!(all.len() > 90);
+        assert!(*all.first().unwrap() >= Duration::from_secs(540) && *all.last().unwrap() <= Duration::from_secs(660));
+    }
 
     const POLICY: Policy =
         Policy { attempts: 4, initial_milliseconds: 100, max_milliseconds: 250, max_retry_after_milliseconds: 60_000 };

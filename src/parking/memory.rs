@@ -1,13 +1,14 @@
 //! The parked runs of one process, for the embedded mode.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Parked, Parking, ParkingError};
+use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError};
 use crate::clock::SharedClock;
 use crate::job::{Identifier, JobId};
 
@@ -18,7 +19,7 @@ pub struct MemoryParking {
     runs: Mutex<Runs>,
 }
 
-type Runs = HashMap<(Identifier, JobId), (Parked, Timestamp)>;
+type Runs = HashMap<Identifier, BTreeMap<JobId, (Parked, Timestamp)>>;
 
 impl MemoryParking {
     /// An empty index.
@@ -30,7 +31,10 @@ impl MemoryParking {
     fn runs(&self) -> MutexGuard<'_, Runs> {
         let now = self.clock.now();
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        runs.retain(|_, (_, until)| *until > now);
+        runs.retain(|_, of_user| {
+            of_user.retain(|_, (_, until)| *until > now);
+            !of_user.is_empty()
+        });
         runs
     }
 }
@@ -40,21 +44,28 @@ impl Parking for MemoryParking {
     async fn park(&self, identifier: &Identifier, parked: &Parked, keep: Duration) -> Result<(), ParkingError> {
         let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
         let until = self.clock.now().saturating_add(keep).unwrap_or(Timestamp::MAX);
-        self.runs().insert((identifier.clone(), parked.job.clone()), (parked.clone(), until));
+        self.runs().entry(identifier.clone()).or_default().insert(parked.job.clone(), (parked.clone(), until));
         Ok(())
     }
 
     async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
-        self.runs().remove(&(identifier.clone(), job.clone()));
+        if let Some(of_user) = self.runs().get_mut(identifier) {
+            of_user.remove(job);
+        }
         Ok(())
     }
 
-    async fn waiting(&self, identifier: &Identifier) -> Result<Vec<Parked>, ParkingError> {
+    async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError> {
         let runs = self.runs();
-        Ok(runs.iter().filter(|((user, _), _)| user == identifier).map(|(_, (parked, _))| parked.clone()).collect())
+        let last = from.and_then(|cursor| JobId::new(cursor.0.as_str()));
+        let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = runs.get(identifier).into_iter().flat_map(|of_user| of_user.range((from, Bound::Unbounded)));
+        let runs: Vec<Parked> = rest.take(PAGE).map(|(_, (parked, _))| parked.clone()).collect();
+        let next = runs.last().filter(|_| runs.len() == PAGE).map(|parked| PageCursor(parked.job.to_string()));
+        Ok(ParkedPage { runs, next })
     }
 
     async fn count(&self) -> Result<u64, ParkingError> {
-        Ok(self.runs().len() as u64)
+        Ok(self.runs().values().map(|of_user| of_user.len() as u64).sum())
     }
 }

@@ -21,9 +21,25 @@ pub struct Parked {
     pub job: JobId,
     /// The connections that the user must authorize.
     pub connections: Vec<ConnectionName>,
-    /// The message that wakes the run, in the worker's own form.
+    /// What the run's journal does not know of the message that wakes it, in the worker's own form.
     pub message: String,
 }
+
+/// Some of the runs that wait for a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedPage {
+    /// They, in no order.
+    pub runs: Vec<Parked>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<PageCursor>,
+}
+
+/// A place between two pages, for the index that gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageCursor(String);
+
+/// So many runs make a page, more or less.
+const PAGE: usize = 100;
 
 /// The index did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -37,8 +53,9 @@ pub trait Parking: Send + Sync {
     async fn park(&self, identifier: &Identifier, parked: &Parked, keep: Duration) -> Result<(), ParkingError>;
     /// Forgets a run that goes on or has ended.
     async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError>;
-    /// The runs that wait for `identifier` and for nobody else, in no order.
-    async fn waiting(&self, identifier: &Identifier) -> Result<Vec<Parked>, ParkingError>;
+    /// About a hundred of the runs that wait for `identifier` and for nobody else, the first ones or those from a place
+    /// on. A run that waits from the first page to the last is on one of them, or now and then on two.
+    async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError>;
     /// How many runs wait, of all users.
     async fn count(&self) -> Result<u64, ParkingError>;
 }

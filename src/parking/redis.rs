@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::redis::{Script, cmd};
 use async_trait::async_trait;
 
-use super::{Parked, Parking, ParkingError};
+use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError};
 use crate::job::{Identifier, JobId};
 use crate::key::Key;
 use crate::redis_client::{RedisClient, Unavailable};
@@ -74,16 +74,23 @@ impl Parking for RedisParking {
         Ok(self.client.query(cmd("ZREM").arg(self.all()).arg(name(identifier, job))).await?)
     }
 
-    async fn waiting(&self, identifier: &Identifier) -> Result<Vec<Parked>, ParkingError> {
-        let runs: HashMap<String, String> = self.client.query(cmd("HGETALL").arg(self.of_user(identifier))).await?;
+    async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError> {
+        let from = from.map_or(FIRST, |cursor| &cursor.0);
+        let mut scan = cmd("HSCAN");
+        scan.arg(self.of_user(identifier)).arg(from).arg("COUNT").arg(PAGE);
+        let (next, runs): (String, HashMap<String, String>) = self.client.query(&scan).await?;
         // What cannot be read is another version's, and wakes by the clock.
-        Ok(runs.values().filter_map(|run| serde_json::from_str(run).ok()).collect())
+        let runs = runs.values().filter_map(|run| serde_json::from_str(run).ok()).collect();
+        Ok(ParkedPage { runs, next: (next != FIRST).then_some(PageCursor(next)) })
     }
 
     async fn count(&self) -> Result<u64, ParkingError> {
         Ok(self.client.run(&self.count.key(self.all())).await?)
     }
 }
+
+/// Redis' cursor at the beginning, which it gives again at the end.
+const FIRST: &str = "0";
 
 /// A century: Redis refuses an expiry that overflows its clock.
 const LONGEST: u64 = 1000 * 3600 * 24 * 365 * 100;

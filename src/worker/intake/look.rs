@@ -12,6 +12,7 @@ use crate::clock::milliseconds_between;
 use crate::job::Job;
 use crate::scalekit::AccountStatus;
 use crate::worker::message::wake_up::{Reason, WakeUp};
+use crate::worker::resources::accounts::Accepted;
 use crate::worker::run::check_accounts::next_look;
 use crate::worker::run::interruption::operator_error;
 use crate::worker::settle::disposition::{Deferral, Disposition, Stale};
@@ -38,6 +39,10 @@ impl Intake {
     /// Looks at a run that waits for its user: a day of polling costs reads only. `None` where it is to be claimed.
     pub(super) async fn look(&self, job: &Job, wake_up: &WakeUp) -> Option<Disposition> {
         let by_webhook = wake_up.reason == Reason::Webhook;
+        if by_webhook {
+            // Before the look: it does not see what a later webhook tells of.
+            self.executor.parked.wake_up_taken(&job.id()).await;
+        }
         match self.look_at(job, wake_up, by_webhook).await {
             // A webhook's copy is never the only message of a run: it may vanish.
             Look::NotParked | Look::Waits(_) if by_webhook => Some(Disposition::DropStale(Stale::WebhookCopy)),
@@ -71,9 +76,11 @@ impl Intake {
             return Look::Claim;
         }
         let next = next_look(self.executor.rules, &run, now, awaited.until);
+        // What somebody saw a moment ago may be from before the webhook.
+        let accepted = if by_webhook { Accepted::RecentIfActive } else { Accepted::Recent };
         let mut ready = true;
         for connection in &awaited.connections {
-            match self.executor.scalekit.account(&job.identifier, connection).await {
+            match self.executor.accounts.account(&job.identifier, connection, accepted).await {
                 Ok(account) if account.status == AccountStatus::Active => {}
                 Ok(account)
                     if account.status == AccountStatus::Disconnected && !self.executor.rules.relink_disconnected =>

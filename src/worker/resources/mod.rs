@@ -1,5 +1,6 @@
-//! What runs share: tool lists, magic links, the index of parked runs, and the making of each value once.
+//! What runs share: looks at accounts, tool lists, magic links, the index of parked runs, and the making of each value once.
 
+pub(crate) mod accounts;
 pub(crate) mod cooldown;
 pub(crate) mod magic_links;
 pub(crate) mod parked_index;

@@ -18,6 +18,7 @@ use crate::cache::{Cache, CacheError};
 use crate::job::{ConnectionName, Identifier};
 use crate::key::{Key, digest};
 use crate::metrics::Metrics;
+use crate::retry::spread;
 use crate::scalekit::{self, Scalekit};
 
 /// Form of the cached value: with the list itself, as earlier workers write it, or with its name. Another one is a miss,
@@ -26,8 +27,8 @@ const WHOLE: u32 = 1;
 const NAMED: u32 = 2;
 /// Bytes of a list's name.
 const NAME_BYTES: usize = 32;
-/// How much more or less than it should a list stays in the shared cache at most.
-const JITTER: f64 = 0.1;
+/// How much longer than it should a list stays in the shared cache at most.
+const SPREAD: f64 = 0.1;
 
 /// Rules for tools and their cache.
 #[derive(Debug, Clone, Deserialize)]
@@ -240,8 +241,8 @@ impl ToolCatalog {
         let cached = serde_json::to_vec(&cached).expect("a name is a JSON type");
         let ttl = Duration::from_secs(self.config.cache_seconds);
         let stored = async {
-            self.cache.put(&list_key(&name), list.into(), ttl.mul_f64(1.0 + JITTER)).await?;
-            self.cache.put(key, cached.into(), jittered(ttl, key)).await
+            self.cache.put(&list_key(&name), list.into(), ttl.mul_f64(1.0 + SPREAD)).await?;
+            self.cache.put(key, cached.into(), spread(ttl, key.as_str())).await
         };
         if let Err(error) = stored.await {
             warn!(%error, "a tool list could not be cached");
@@ -258,12 +259,6 @@ fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
     Key::new(&["tools", identifier.as_str(), connection.as_str()])
 }
 
-/// Up to a tenth more or less, by the key: lists that were loaded together do not run out together.
-fn jittered(ttl: Duration, key: &Key) -> Duration {
-    let spread = u32::from_str_radix(&digest(key.as_str(), 2), 16).unwrap_or(0);
-    ttl.mul_f64(1.0 - JITTER + 2.0 * JITTER * f64::from(spread) / f64::from(u16::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,14 +273,5 @@ mod tests {
         }
         let named = Cached { version: NAMED, tools: None, list: Some("name".to_owned()) };
         assert!(serde_json::from_slice::<EarlierCached>(&serde_json::to_vec(&named).unwrap()).is_err());
-    }
-
-    #[test]
-    fn lists_do_not_run_out_together() {
-        let ttl = Duration::from_secs(600);
-        let all: BTreeSet<Duration> =
-            (0..100).map(|index| jittered(ttl, &Key::new(&["tools", &index.to_string()]))).collect();
-        assert!(all.len() > 90);
-        assert!(*all.first().unwrap() >= Duration::from_secs(540) && *all.last().unwrap() <= Duration::from_secs(660));
     }
 }

@@ -16,8 +16,10 @@ use crate::job::{ConnectionName, Identifier};
 use crate::key::digest;
 use crate::queue::{Destination, Published, QueueError};
 use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDetail, Reply, ReplyEvent};
+use crate::retry::spread;
 use crate::scalekit::{self, AccountStatus};
 use crate::worker::message::reply_message::reply_message;
+use crate::worker::resources::accounts::Accepted;
 
 /// A run that was sent to the user so often, and lost the account again each time, does not try for ever.
 const MAX_AUTHORIZATIONS: u32 = 5;
@@ -26,9 +28,12 @@ impl Attempt<'_> {
     /// Checks all connections of the job before any model is paid.
     pub(super) async fn check_accounts(&mut self) -> Result<(), Interruption> {
         self.progress("accounts", None);
+        // Many that have waited for the same account begin together.
+        let has_waited = self.run().unmet_authorization().is_some();
+        let accepted = if has_waited { Accepted::RecentIfActive } else { Accepted::Fresh };
         let mut missing = Vec::new();
         for connection in self.run().job().connections.clone() {
-            match self.executor.scalekit.account(&self.run().job().identifier, &connection).await {
+            match self.executor.accounts.account(&self.run().job().identifier, &connection, accepted).await {
                 Ok(account) if account.status == AccountStatus::Active => {}
                 Ok(account) => missing.push((connection, account.status)),
                 Err(error) => match operator_error(&connection, &error) {
@@ -230,18 +235,20 @@ impl Executor {
         identifier: &Identifier,
         connection: &ConnectionName,
     ) -> Option<AccountStatus> {
-        let account = self.scalekit.account(identifier, connection).await.ok()?;
+        let account = self.accounts.account(identifier, connection, Accepted::Fresh).await.ok()?;
         Some(account.status).filter(|status| *status != AccountStatus::Active)
     }
 }
 
-/// The longer the user has been waited for, the rarer the looks: a tenth of the time waited, within bounds.
+/// The longer the user has been waited for, the rarer the looks: a tenth of the time waited, within bounds, and each run
+/// a little sooner or later than the others.
 pub(crate) fn next_look(rules: RunRules, run: &Run, now: Timestamp, until: Timestamp) -> Duration {
     let (first, longest) = rules.poll;
     let allowed = run.settings().authorization_seconds.saturating_mul(1000);
     let left = milliseconds_between(now, until);
     let waited = Duration::from_millis(allowed.saturating_sub(left));
-    (waited / 10).clamp(first, longest.max(first)).min(Duration::from_millis(left.max(1000)))
+    let wait = spread((waited / 10).clamp(first, longest.max(first)), run.job().id().as_str());
+    wait.min(Duration::from_millis(left.max(1000)))
 }
 
 fn waited_in_vain(missing: &[(ConnectionName, AccountStatus)]) -> ErrorDetail {
@@ -280,7 +287,11 @@ fn hint(status: &AccountStatus, identifier: &Identifier) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::retry::Policy;
+    use crate::worker::rules::Defaults;
 
     #[test]
     fn each_status_has_its_own_hint_and_its_own_end() {
@@ -302,6 +313,29 @@ mod tests {
             assert_eq!(detail.code, code, "{status}");
             assert!(detail.message.contains(status.as_str()), "{}", detail.message);
         }
+    }
+
+    #[test]
+    fn runs_that_were_parked_together_do_not_look_together() {
+        let (now, until) = (Timestamp::UNIX_EPOCH, after(Timestamp::UNIX_EPOCH, Duration::from_hours(24)));
+        let rules = RunRules {
+            model_retry: Policy::ONCE,
+            tool_retry: Policy::ONCE,
+            drain: Duration::ZERO,
+            poll: (Duration::from_secs(30), Duration::from_mins(10)),
+            relink_disconnected: false,
+            settle_by_logs: false,
+        };
+        let look = |number: u32| {
+            let job = json!({"id": format!("j{number}"), "identifier": "u", "connections": ["gmail"], "prompt": "x"});
+            let started = Defaults::default().started(&serde_json::from_value(job).unwrap(), "model-1");
+            next_look(rules, &Run::start(started, now), now, until)
+        };
+        let looks: std::collections::BTreeSet<Duration> = (0..100).map(look).collect();
+        assert!(looks.len() > 90, "{looks:?}");
+        assert!(
+            *looks.first().unwrap() >= Duration::from_secs(27) && *looks.last().unwrap() <= Duration::from_secs(33)
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
 use self::list_tools::Offer;
 use super::message::witness::Witness;
+use super::resources::accounts::SharedAccounts;
 use super::resources::cooldown::Cooldowns;
 use super::resources::magic_links::MagicLinks;
 use super::resources::parked_index::ParkedIndex;
@@ -40,8 +41,10 @@ use crate::scalekit::Scalekit;
 
 /// Everything that a run needs from outside.
 pub(crate) struct Executor {
-    /// Accounts, tools and their execution.
+    /// Tools and their execution.
     pub scalekit: Arc<Scalekit>,
+    /// Whether the users' accounts can be used.
+    pub accounts: Arc<SharedAccounts>,
     pub llm: Arc<Llm>,
     pub tool_catalog: Arc<ToolCatalog>,
     /// Models that asked to be left alone.

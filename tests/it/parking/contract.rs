@@ -43,8 +43,14 @@ impl ParkingUnderTest {
     }
 
     async fn waiting(&self, identifier: &str) -> BTreeSet<String> {
-        let waiting = self.parking.waiting(&user(identifier)).await.unwrap();
-        waiting.into_iter().map(|parked| parked.job.to_string()).collect()
+        self.all(identifier).await.into_iter().map(|parked| parked.job.to_string()).collect()
+    }
+
+    /// The runs on all pages, of which there is one where there are few runs.
+    async fn all(&self, identifier: &str) -> Vec<Parked> {
+        let page = self.parking.page(&user(identifier), None).await.unwrap();
+        assert_eq!(page.next, None);
+        page.runs
     }
 
     async fn count(&self) -> u64 {
@@ -68,10 +74,10 @@ fn run(job: &str) -> Parked {
 
 async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
     let (ann, parking) = (user("ann"), &subject.parking);
-    assert_eq!((parking.waiting(&ann).await.unwrap(), subject.count().await), (vec![], 0));
+    assert_eq!((subject.all("ann").await, subject.count().await), (vec![], 0));
     parking.park(&ann, &run("j"), LONG).await.unwrap();
     parking.park(&ann, &Parked { message: "newer".into(), ..run("j") }, LONG).await.unwrap();
-    assert_eq!(parking.waiting(&ann).await.unwrap(), [Parked { message: "newer".into(), ..run("j") }]);
+    assert_eq!(subject.all("ann").await, [Parked { message: "newer".into(), ..run("j") }]);
     parking.park(&ann, &run("k"), LONG).await.unwrap();
     assert_eq!(subject.waiting("ann").await, ["j", "k"].map(str::to_owned).into());
     assert_eq!(subject.count().await, 2, "a run that is parked twice counts once");
@@ -97,6 +103,35 @@ async fn a_run_is_forgotten_when_its_wait_is_over(subject: &ParkingUnderTest) {
     assert!(subject.waiting("ann").await.contains("l"), "a short wait does not end a longer one");
 }
 
+async fn many_runs_come_by_the_page_although_others_come_and_go(subject: &ParkingUnderTest) {
+    let (ann, parking) = (user("ann"), &subject.parking);
+    let park = async |stem: &str, count: usize| {
+        for number in 0..count {
+            parking.park(&ann, &run(&format!("{stem}{number}")), LONG).await.unwrap();
+        }
+    };
+    park("stays", 250).await;
+    park("goes", 250).await;
+    parking.park(&user("bob"), &run("bobs"), LONG).await.unwrap();
+    let (mut found, mut pages, mut from) = (BTreeSet::new(), 0, None);
+    loop {
+        let page = parking.page(&ann, from.as_ref()).await.unwrap();
+        assert!(page.runs.len() < 200, "{}", page.runs.len());
+        // A page is woken, and goes on, before the next one is read.
+        for gone in page.runs.iter().filter(|parked| parked.job.as_str().starts_with("goes")) {
+            parking.unpark(&ann, &gone.job).await.unwrap();
+        }
+        found.extend(page.runs.into_iter().map(|parked| parked.job.to_string()));
+        pages += 1;
+        park(&format!("comes{pages}-"), 3).await;
+        let Some(next) = page.next else { break };
+        from = Some(next);
+    }
+    assert!((4..100).contains(&pages), "{pages} pages");
+    let of = |stem: &str| found.iter().filter(|job| job.starts_with(stem)).count();
+    assert_eq!((of("stays"), of("goes"), of("bobs")), (250, 250, 0));
+}
+
 async fn hostile_names_never_meet(subject: &ParkingUnderTest) {
     let long = "é".repeat(100);
     let names = ["a:b", "a%3Ab", "a", "b", "../x", "{a}", "*", "a\r\nb", "a\0b", " ", "parked", &long];
@@ -113,6 +148,7 @@ async fn hostile_names_never_meet(subject: &ParkingUnderTest) {
 async fn all_of_it_holds_on_a_cluster() {
     a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::cluster().await).await;
     a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::cluster().await).await;
+    many_runs_come_by_the_page_although_others_come_and_go(&ParkingUnderTest::cluster().await).await;
     hostile_names_never_meet(&ParkingUnderTest::cluster().await).await;
 }
 
@@ -127,6 +163,11 @@ mod memory {
     #[tokio::test]
     async fn a_run_is_forgotten_when_its_wait_is_over() {
         super::a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn many_runs_come_by_the_page_although_others_come_and_go() {
+        super::many_runs_come_by_the_page_although_others_come_and_go(&ParkingUnderTest::memory()).await;
     }
 
     #[tokio::test]
@@ -146,6 +187,11 @@ mod redis {
     #[tokio::test]
     async fn a_run_is_forgotten_when_its_wait_is_over() {
         super::a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn many_runs_come_by_the_page_although_others_come_and_go() {
+        super::many_runs_come_by_the_page_although_others_come_and_go(&ParkingUnderTest::redis().await).await;
     }
 
     #[tokio::test]

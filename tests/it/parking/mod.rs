@@ -2,6 +2,7 @@
 
 mod contract;
 mod lost_accounts;
+mod many;
 mod restart;
 mod waiting;
 mod webhooks;

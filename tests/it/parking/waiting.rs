@@ -185,6 +185,17 @@ async fn a_redis_that_forgets_the_index_costs_the_polls_delay_only() {
     worker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_comes_right_after_the_consent_asks_nobody() {
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    service.ask(job("early", "user_123")).await.authorization().await;
+    service.set_status("gmail", "user_123", "ACTIVE").await;
+    let replies = service.ask(job("late", "user_123")).await.rest().await;
+    assert_eq!(replies.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    worker.stop().await;
+}
+
 /// A worker with a queue of its own, beside the one of `StillClockWorker`.
 struct WorkerBeside {
     queue: MemoryQueue,

@@ -64,17 +64,15 @@ async fn who_cannot_prove_it_is_refused_and_wakes_nobody() {
     // Rubbish beside the right one does no harm; and only this one wakes.
     let beside = with("webhook-signature", &format!("v1,!!! v1a,AAAA {} v1", good[2].1));
     assert_eq!(send(address, &beside, body.clone()).await, 204);
-    shortly("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
+    assert_eq!(looks(&service).await.len(), before + 1);
 
     // The same again is known; the next one is not, and shows by its look that the same one was passed over.
     assert_eq!(send(address, &good, body.clone()).await, 204);
     assert_eq!(tell(&worker, &body).await, 204);
-    shortly("the run looks again", async || (looks(&service).await.len() > before + 1).then_some(())).await;
+    assert_eq!(looks(&service).await.len(), before + 2);
     service.set_status("gmail", "user_123", "ACTIVE").await;
     assert_eq!(tell(&worker, &body).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
-    // One look each for two webhooks; the third's look, and the one of the run that goes on.
-    assert_eq!(looks(&service).await.len(), before + 4);
     worker.stop().await;
 }
 
@@ -131,8 +129,10 @@ async fn a_webhook_wakes_the_runs_of_its_user_and_connection_and_no_other() {
         assert_eq!(tell(&worker, &event(user, connection)).await, 204);
         assert_eq!(outcome(&asked[index].next().await), "completed", "{user}");
     }
-    let woken: Vec<String> = looks(&service).await.split_off(before);
-    assert_eq!(woken, ["a%3Ab", "a%3Ab", "*", "*"], "one look each, one when it goes on, and nobody else");
+    let mut woken: Vec<String> = looks(&service).await.split_off(before);
+    // A look of the webhook, which the woken run shares while it is young.
+    woken.dedup();
+    assert_eq!(woken, ["a%3Ab", "*"], "nobody else");
     assert_eq!(worker.metric("agentkit_parked_jobs{reason=\"authorization\"}").await.as_deref(), Some("3"));
     worker.stop().await;
 }
@@ -168,7 +168,7 @@ async fn a_status_that_only_the_webhook_claims_wakes_nobody_for_good() {
     service.parked("j").await;
     let (journal, before) = (service.journal("j").await, looks(&service).await.len());
     assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
-    shortly("the run looks", async || (looks(&service).await.len() > before).then_some(())).await;
+    assert_eq!(looks(&service).await.len(), before + 1);
     assert_eq!(service.journal("j").await, journal, "Scalekit itself says that the user has not authorized");
     worker.stop().await;
 }
@@ -258,5 +258,22 @@ async fn a_webhook_is_to_be_sent_again_while_a_journal_cannot_be_read() {
     assert_eq!(service.redis.command(&["RENAME", "elsewhere", "agentkit:run:{j}"]), "OK");
     assert_eq!(send(worker.address, &headers, body.clone()).await, 204);
     assert_eq!(asked.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_an_earlier_version_parked_is_woken() {
+    let service = WebhookedService::start(|options| options.webhook = None).await;
+    let worker = service.worker(service.webhooks_alone()).await;
+    let mut asked = service.ask(job("order-4711", "user_123")).await;
+    asked.authorization().await;
+    service.parked("order-4711").await;
+    let entry = include_str!("../../data/parked/0.1.0.json").trim();
+    assert_eq!(service.redis.command(&["HSET", "agentkit:parked:user_123", "order-4711", entry]), "0");
+    service.set_status("gmail", "user_123", "ACTIVE").await;
+    assert_eq!(tell(&worker, &event("user_123", Some("gmail"))).await, 204);
+    // Its reply goes where the entry says.
+    shortly("the run ends", async || service.journal("order-4711").await.last()?.contains("delivered").then_some(()))
+        .await;
     worker.stop().await;
 }

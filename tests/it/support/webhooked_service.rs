@@ -120,8 +120,14 @@ impl WebhookedService {
 
     /// Starts a worker; webhooks go to the one that was started last.
     pub(crate) async fn worker(&self, config: Config) -> WebhookedWorker {
+        self.worker_with(config, |_| {}).await
+    }
+
+    /// The same, with something put around its edges.
+    pub(crate) async fn worker_with(&self, config: Config, change: impl FnOnce(&mut Backends)) -> WebhookedWorker {
         let shutdown = Shutdown::new();
-        let backends = Backends::service(&config).await.unwrap();
+        let mut backends = Backends::service(&config).await.unwrap();
+        change(&mut backends);
         let app = App::build(config, backends, Arc::new(SystemClock), shutdown.clone()).unwrap();
         let address = app.serve_http().await.unwrap();
         *self.relay.target.lock().unwrap() = Some(address);
@@ -138,6 +144,14 @@ impl WebhookedService {
             client.request(&job, PATIENCE, seen).await.unwrap();
         });
         JobReplies(replies)
+    }
+
+    /// Publishes jobs whose replies nobody waits for.
+    pub(crate) async fn enqueue(&self, jobs: impl IntoIterator<Item = Value>) {
+        let client = Client::connect(self.config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
+        for job in jobs {
+            client.enqueue(&serde_json::from_value(job).unwrap()).await.unwrap();
+        }
     }
 
     /// What the sandbox was asked: one group's count.
