@@ -30,7 +30,7 @@ use crate::parking::memory::MemoryParking;
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::queue::memory::MemoryQueue;
-use crate::queue::{Consumer, Holder, Publisher};
+use crate::queue::{Consumer, DeadLetterBox, Holder, Publisher};
 use crate::redis_client::RedisClient;
 use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
@@ -59,6 +59,8 @@ pub struct Backends {
     pub publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub holder: Arc<dyn Holder>,
+    /// What the broker gave up, where there is a broker.
+    pub dead_letters: Option<Arc<dyn DeadLetterBox>>,
     /// How far runs are.
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
@@ -119,6 +121,7 @@ impl Backends {
         Ok(Self {
             consumer: Box::new(queue.consumer(prefetch)),
             publisher: queue.publisher(),
+            dead_letters: Some(Arc::new(queue.letter_box())),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
             journal: Arc::new(RedisJournal::new(redis.clone())),
@@ -139,6 +142,7 @@ impl Backends {
             consumer: Box::new(queue.consumer()),
             publisher: queue.publisher(),
             holder: Arc::new(queue.clone()),
+            dead_letters: None,
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
@@ -162,8 +166,20 @@ impl App {
         {
             warn!("{warning}");
         }
-        let Backends { process, consumer, publisher, holder, journal, cache, digests, parking, alive, ready, broken } =
-            backends;
+        let Backends {
+            process,
+            consumer,
+            publisher,
+            holder,
+            dead_letters,
+            journal,
+            cache,
+            digests,
+            parking,
+            alive,
+            ready,
+            broken,
+        } = backends;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
         let parked = Arc::new(ParkedIndex::new(parking.clone()));
@@ -209,6 +225,7 @@ impl App {
             journal,
             publisher,
             holder,
+            dead_letters,
             clock,
             rules,
             defaults: config.job.clone(),

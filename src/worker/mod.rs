@@ -25,7 +25,7 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, Delivery, Holder, Publisher};
+use crate::queue::{Consumer, DeadLetterBox, Delivery, Holder, Publisher};
 
 /// A delivery that finds no place is kept for so long: the place may be free by then, and nobody need have it.
 const SURPLUS_WAIT: Duration = Duration::from_millis(200);
@@ -33,6 +33,7 @@ const SURPLUS_WAIT: Duration = Duration::from_millis(200);
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
     intake: Intake,
+    dead_letters: Option<Arc<dyn DeadLetterBox>>,
     tracker: TaskTracker,
 }
 
@@ -46,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub(crate) holder: Arc<dyn Holder>,
+    /// What the broker gave up, where there is a broker.
+    pub(crate) dead_letters: Option<Arc<dyn DeadLetterBox>>,
     pub(crate) clock: SharedClock,
     pub(crate) rules: WorkerRules,
     /// What jobs leave open.
@@ -59,7 +62,7 @@ pub(crate) struct Parts {
 impl Worker {
     /// A worker that takes nothing yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { executor, journal, publisher, holder, clock, rules, defaults, stop, tracker } = parts;
+        let Parts { executor, journal, publisher, holder, dead_letters, clock, rules, defaults, stop, tracker } = parts;
         let (rules, metrics) = (Arc::new(rules), executor.metrics.clone());
         let settler = Settler {
             journal: journal.clone(),
@@ -75,7 +78,7 @@ impl Worker {
         };
         let (revocations, claims) = (Revocations::default(), AtomicU64::new(0));
         let intake = Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, stop, claims };
-        Self { intake, tracker }
+        Self { intake, dead_letters, tracker }
     }
 
     /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker.
@@ -87,9 +90,17 @@ impl Worker {
         tokio::select! {
             () = self.consume(&mut *consumer) => {}
             () = self.intake.revocations.watch(&*self.intake.journal) => {}
+            () = self.watch_dead_letters() => {}
         }
         info!(worker = rules.name, "worker takes no more jobs");
         consumer.stop().await;
+    }
+
+    async fn watch_dead_letters(&self) {
+        match &self.dead_letters {
+            Some(letters) => self.intake.settler.watch_dead_letters(&**letters).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A delivery that comes although no place is free: runs whose deliveries were exchanged have the places, and another
