@@ -29,7 +29,7 @@ use crate::parking::memory::MemoryParking;
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::queue::memory::MemoryQueue;
-use crate::queue::{Consumer, Holder, Publisher};
+use crate::queue::{Consumer, DeadLetterBox, Holder, Publisher};
 use crate::redis_client::RedisClient;
 use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
@@ -62,6 +62,8 @@ pub struct Backends {
     pub publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub holder: Arc<dyn Holder>,
+    /// What the broker gave up, where there is a broker.
+    pub dead_letters: Option<Arc<dyn DeadLetterBox>>,
     /// How far runs are.
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
@@ -129,6 +131,7 @@ impl Backends {
             consumer: Box::new(queue.consumer(prefetch(config.worker.concurrency))),
             urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
             publisher: queue.publisher(),
+            dead_letters: Some(Arc::new(queue.letter_box())),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
             journal: Arc::new(RedisJournal::new(redis.clone())),
@@ -150,6 +153,7 @@ impl Backends {
             urgent: Some(Box::new(queue.urgent_consumer())),
             publisher: queue.publisher(),
             holder: Arc::new(queue.clone()),
+            dead_letters: None,
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
@@ -179,6 +183,7 @@ impl App {
             urgent,
             publisher,
             holder,
+            dead_letters,
             journal,
             cache,
             digests,
@@ -233,6 +238,7 @@ impl App {
             journal,
             publisher,
             holder,
+            dead_letters,
             clock,
             rules,
             defaults: config.job.clone(),

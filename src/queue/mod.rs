@@ -173,6 +173,16 @@ pub trait Holder: Send + Sync {
     async fn hold(&self, message: Message) -> Result<Delivery, QueueError>;
 }
 
+/// The dead-letter queue, to be looked through now and then; nobody consumes it.
+#[async_trait]
+pub trait DeadLetterBox: Send + Sync {
+    /// How many letters are in nobody's hands; may be wrong right after a broker's restart.
+    async fn count(&self) -> Result<u32, QueueError>;
+    /// The letters that are `wanted`. They and all others return to the queue, in their order, once all that were taken and not
+    /// acked are dropped.
+    async fn take(&self, wanted: for<'m> fn(&'m Message) -> bool) -> Result<Vec<Delivery>, QueueError>;
+}
+
 /// One delivery of a job message. Dropped unsettled, a job is redelivered at once, a dead letter when its connection ends.
 #[derive(Debug)]
 pub struct Delivery {

@@ -25,7 +25,7 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, Delivery, Destination, Holder, Publisher};
+use crate::queue::{Consumer, DeadLetterBox, Delivery, Destination, Holder, Publisher};
 
 /// A delivery that finds no place is kept for so long: the place may be free by then, and nobody need have it.
 const SURPLUS_WAIT: Duration = Duration::from_millis(200);
@@ -38,6 +38,7 @@ pub(crate) fn urgent_places(concurrency: usize) -> usize {
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
     intake: Intake,
+    dead_letters: Option<Arc<dyn DeadLetterBox>>,
     tracker: TaskTracker,
 }
 
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub(crate) holder: Arc<dyn Holder>,
+    /// What the broker gave up, where there is a broker.
+    pub(crate) dead_letters: Option<Arc<dyn DeadLetterBox>>,
     pub(crate) clock: SharedClock,
     pub(crate) rules: WorkerRules,
     /// What jobs leave open.
@@ -64,7 +67,7 @@ pub(crate) struct Parts {
 impl Worker {
     /// A worker that takes nothing yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { executor, journal, publisher, holder, clock, rules, defaults, stop, tracker } = parts;
+        let Parts { executor, journal, publisher, holder, dead_letters, clock, rules, defaults, stop, tracker } = parts;
         let (rules, metrics) = (Arc::new(rules), executor.metrics.clone());
         let settler = Settler {
             journal: journal.clone(),
@@ -81,7 +84,7 @@ impl Worker {
         let (revocations, suspects, claims) = (Revocations::default(), Suspects::default(), AtomicU64::new(0));
         let intake =
             Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, suspects, stop, claims };
-        Self { intake, tracker }
+        Self { intake, dead_letters, tracker }
     }
 
     /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker. What is urgent
@@ -103,11 +106,19 @@ impl Worker {
             () = self.consume(&mut *consumer, rules.concurrency.max(1), Destination::Jobs) => {}
             () = consume_urgent => {}
             () = self.intake.revocations.watch(&*self.intake.journal) => {}
+            () = self.watch_dead_letters() => {}
         }
         info!(worker = rules.name, "worker takes no more jobs");
         consumer.stop().await;
         if let Some(mut urgent) = urgent {
             urgent.stop().await;
+        }
+    }
+
+    async fn watch_dead_letters(&self) {
+        match &self.dead_letters {
+            Some(letters) => self.intake.settler.watch_dead_letters(&**letters).await,
+            None => std::future::pending().await,
         }
     }
 

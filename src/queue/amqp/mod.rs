@@ -11,6 +11,7 @@ mod delivery;
 mod holder;
 mod inbox;
 mod inspect;
+mod letter_box;
 mod message;
 mod publisher;
 mod renewal;
@@ -30,6 +31,7 @@ pub use consumer::AmqpConsumer;
 pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
 pub use inspect::{BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
+pub use letter_box::AmqpLetterBox;
 pub use publisher::AmqpPublisher;
 pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
 
@@ -177,6 +179,11 @@ impl AmqpQueue {
     /// Holds messages for this process, in a queue of its own that is called after `process`.
     pub async fn holder(&self, process: &str) -> Result<AmqpHolder, QueueError> {
         AmqpHolder::start(self.config.clone(), process, self.publisher.clone(), &self.status).await
+    }
+
+    /// The dead letters.
+    pub fn letter_box(&self) -> AmqpLetterBox {
+        AmqpLetterBox::new(self.config.clone(), self.publisher.clone())
     }
 
     /// How the connections are doing.

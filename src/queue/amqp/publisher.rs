@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{BrokerConnection, Reconnect, explain, short, within};
 use super::reply_queues::{CONFIRMS_NOTHING, ReplyQueues};
+use super::topology::QueueDefinition;
 use super::{Config, Status, message, renewal, topology};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 
@@ -92,6 +93,14 @@ impl AmqpPublisher {
     pub(super) async fn has_queue(&self, queue: &str) -> Result<bool, QueueError> {
         let (generation, timeout) = (self.generation().await?, self.config.answer_timeout());
         topology::exists(&generation.link, queue, timeout).await
+    }
+
+    /// How many messages of a queue are ready; none where it does not exist.
+    pub(super) async fn messages_in(&self, queue: String) -> Result<u32, QueueError> {
+        let (generation, timeout) = (self.generation().await?, self.config.answer_timeout());
+        let channel = generation.link.channel(timeout).await?;
+        let found = QueueDefinition::new(queue).look(&channel, timeout).await?;
+        Ok(found.map_or(0, |found| found.message_count()))
     }
 
     /// Publishes to a queue that is nobody's business but the caller's.

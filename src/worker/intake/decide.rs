@@ -106,6 +106,9 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         }
         Found::NewerJournal => settle(live_elsewhere(HELD_WAIT)),
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
+        Found::NoJournal { .. } if reason == Some(&Reason::DeliveryLimit) => {
+            settle(Disposition::DeadLetter(Undeliverable::WornOut))
+        }
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
         // Whoever had it when the store lost its data may still be at work.
         Found::NoJournal { lost: true } if generation(situation) == 0 && reason != Some(&Reason::Orphaned) => {
@@ -151,8 +154,8 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
             let detail = "the journal could not be reached".to_owned();
             Next::Resume { first: vec![Event::AttemptEnded { cause: Pause::JournalAway, detail }], end: None }
         }
-        _ if situation.delivered_before >= LAST_DELIVERIES => {
-            Next::Settle(Disposition::Finish(give_up_before_the_broker(run, situation)))
+        _ if situation.delivered_before >= LAST_DELIVERIES || *reason == Reason::DeliveryLimit => {
+            Next::Settle(Disposition::Finish(give_up_worn_out(run, situation.now)))
         }
         _ if run.is_under_way() && run.crash_count() >= situation.crash_limit => {
             Next::Settle(Disposition::Finish(give_up(run, situation.now)))
@@ -222,12 +225,12 @@ fn give_up(run: &Run, now: Timestamp) -> End {
 }
 
 /// However its deliveries ended, and whoever's fault that was: the broker counts them.
-fn give_up_before_the_broker(run: &Run, situation: Situation<'_>) -> End {
-    let text = format!("the job's message was delivered {} times, and its run did not end", situation.delivered_before);
+fn give_up_worn_out(run: &Run, now: Timestamp) -> End {
+    let text = format!("the broker delivers a message {DELIVERY_LIMIT} times, and the run did not end within that");
     let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
         .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");
     let reason = DeadLetterReason::DeliveryLimit.as_str().to_owned();
-    End::Concluded(Conclusion::failed(error), Some(GivenUp { reason, detail: text, step: run.doing(situation.now) }))
+    End::Concluded(Conclusion::failed(error), Some(GivenUp { reason, detail: text, step: run.doing(now) }))
 }
 
 #[cfg(test)]
@@ -445,6 +448,13 @@ mod tests {
             panic!("it is given up")
         };
         assert_eq!((error.code, why.reason.as_str()), (ErrorCode::AttemptsExhausted, "delivery_limit"));
+        let by_broker = wake_up(Reason::DeliveryLimit, 1);
+        let given_up = decided(Some(&by_broker), Found::Run(&paused));
+        assert_eq!(given_up, decide(near(18), Found::Run(&paused)));
+        let worn_out = settled(Disposition::DeadLetter(Undeliverable::WornOut));
+        for lost in [true, false] {
+            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost }), worn_out);
+        }
         let ended = run(vec![attempt(), finished()]);
         let deliver = settled(Disposition::Finish(End::Journalled(Box::new(reply()))));
         assert_eq!(decide(near(20), Found::Run(&ended)), deliver);

@@ -2,6 +2,9 @@
 
 use jiff::Timestamp;
 
+use serde_json::Value;
+
+use super::wake_up::{Reason, WakeUp};
 use crate::agent::event::GivenUp;
 use crate::queue::Message;
 
@@ -16,6 +19,8 @@ pub(crate) const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
 /// Header of a dead letter: when it was given up (RFC 3339).
 pub(crate) const DEAD_AT: &str = "x-agentkit-dead-at";
 
+/// Header of the broker's: how often, where and why it dead-lettered the message.
+const DEATHS: &str = "x-death";
 /// Characters of a letter's detail.
 const LONGEST_DETAIL: usize = 500;
 
@@ -44,6 +49,16 @@ impl DeadLetterReason {
     }
 }
 
+/// Whether the broker made this letter because the job queue's delivery limit was reached. Not where it did so again with one
+/// that came from here: that message is left to people.
+pub(crate) fn is_from_the_broker(letter: &Message) -> bool {
+    let headers = &letter.properties.headers;
+    let deaths: Vec<Value> = headers.get(DEATHS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    !headers.contains_key(DEAD_REASON)
+        && deaths.iter().any(|death| death["reason"] == DeadLetterReason::DeliveryLimit.as_str())
+        && WakeUp::of(letter).is_none_or(|wake_up| wake_up.reason != Reason::DeliveryLimit)
+}
+
 /// `letter` with the headers that say why it was given up, after how many attempts, and when.
 pub(crate) fn dead_letter(mut letter: Message, why: &GivenUp, attempts: u32, now: Timestamp) -> Message {
     let detail = why.detail.chars().filter(|character| !character.is_control()).take(LONGEST_DETAIL).collect();
@@ -55,4 +70,28 @@ pub(crate) fn dead_letter(mut letter: Message, why: &GivenUp, attempts: u32, now
         (DEAD_AT.to_owned(), now.to_string()),
     ]);
     letter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_letter_that_the_broker_made_and_no_worker_has_dealt_with_is_answered_for() {
+        let letter = |headers: &[(&str, &str)]| {
+            let mut message = Message::default();
+            message.properties.headers =
+                headers.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+            is_from_the_broker(&message)
+        };
+        let limit = r#"[{"reason": "delivery_limit", "queue": "agentkit.jobs"}, {"reason": "expired"}]"#;
+        assert!(letter(&[("x-death", limit)]));
+        assert!(letter(&[("x-death", limit), ("x-agentkit-turn", "3"), ("x-agentkit-reason", "continue")]));
+        assert!(!letter(&[("x-death", limit), ("x-agentkit-turn", "3"), ("x-agentkit-reason", "delivery_limit")]));
+        assert!(!letter(&[("x-death", limit), (DEAD_REASON, "poison")]));
+        for deaths in ["", "[]", "{", r#"[{"reason": "expired"}]"#] {
+            assert!(!letter(&[("x-death", deaths)]), "{deaths}");
+        }
+        assert!(!letter(&[]));
+    }
 }

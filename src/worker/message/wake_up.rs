@@ -59,12 +59,14 @@ pub(crate) enum Reason {
     Operator,
     /// The dead letter of a run that its workers died over, replayed.
     Poison,
+    /// The broker gave the message up, and it is to be given up in good order.
+    DeliveryLimit,
     /// What another version says.
     Other(String),
 }
 
 impl Reason {
-    const KNOWN: [(Self, &str); 13] = [
+    const KNOWN: [(Self, &str); 14] = [
         (Self::Unsaid, ""),
         (Self::Authorization, "authorization"),
         (Self::Webhook, "webhook"),
@@ -78,6 +80,7 @@ impl Reason {
         (Self::Orphaned, "orphaned"),
         (Self::Operator, "operator"),
         (Self::Poison, "poison"),
+        (Self::DeliveryLimit, "delivery_limit"),
     ];
 
     fn read(text: &str) -> Self {

@@ -27,7 +27,8 @@ impl Settler {
         match (what, job) {
             (Undeliverable::NotAJob(invalid), _) => self.reject(delivery, &invalid).await,
             (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run.as_ref(), problem).await,
-            (Undeliverable::Damaged(_), None) => Exit::Requeue,
+            (Undeliverable::WornOut, Some(job)) => self.worn_out(delivery, job).await,
+            (Undeliverable::Damaged(_) | Undeliverable::WornOut, None) => Exit::Requeue,
         }
     }
 
@@ -45,16 +46,41 @@ impl Settler {
         let text = "the journal of the run is damaged; what it had done is not known";
         let hint = "check what the job did before sending it again under a new id; its message is a dead letter";
         let detail = ErrorDetail::new(ErrorCode::Internal, text).hint(hint);
-        let reason = DeadLetterReason::DamagedJournal.as_str();
+        let reason = DeadLetterReason::DamagedJournal.as_str().to_owned();
         let step = run.map(|run| run.run().doing(self.clock.now())).unwrap_or_default();
-        let why = GivenUp { reason: reason.to_owned(), detail: problem, step };
+        let why = GivenUp { reason, detail: problem, step };
         let attempts = run.map_or(0, |run| run.run().attempts());
-        let letter = fresh(delivery.message());
-        self.note_digest_ended(job, ErrorCode::Internal.as_str()).await;
-        if let Err(error) = self.refuse(delivery, job, reason, detail).await {
+        self.tell_and_keep(delivery, job, detail, fresh(delivery.message()), &why, attempts).await
+    }
+
+    /// The broker gave the message up before any run of it was journalled, or its journal is gone.
+    async fn worn_out(&self, delivery: &InFlightDelivery, job: &Job) -> Exit {
+        let text = "the job's message was delivered as often as the broker allows, and nothing is known of a run";
+        let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, text)
+            .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");
+        let reason = DeadLetterReason::DeliveryLimit.as_str().to_owned();
+        let why = GivenUp { reason, detail: text.to_owned(), step: String::new() };
+        let said = delivery.wake_up().cloned().unwrap_or_else(|| WakeUp::new(Reason::Unsaid));
+        // Replayed, it must run.
+        let letter = WakeUp { reason: Reason::Poison, due: None, ..said }.stamp(delivery.message());
+        self.tell_and_keep(delivery, job, detail, letter, &why, 0).await
+    }
+
+    /// Tells the caller, then keeps the message.
+    async fn tell_and_keep(
+        &self,
+        delivery: &InFlightDelivery,
+        job: &Job,
+        detail: ErrorDetail,
+        letter: Message,
+        why: &GivenUp,
+        attempts: u32,
+    ) -> Exit {
+        self.note_digest_ended(job, detail.code.as_str()).await;
+        if let Err(error) = self.refuse(delivery, job, &why.reason, detail).await {
             return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;
         }
-        Exit::once(self.publish_dead_letter(delivery, letter, &why, attempts).await)
+        Exit::once(self.publish_dead_letter(delivery, letter, why, attempts).await)
     }
 
     /// The bytes are not a job.

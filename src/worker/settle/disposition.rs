@@ -115,6 +115,8 @@ pub(crate) enum Undeliverable {
     NotAJob(Box<InvalidJob>),
     /// The journal of its run says what cannot be.
     Damaged(String),
+    /// The broker gave it up, and nothing is known of a run.
+    WornOut,
 }
 
 /// Why a message is done with.

@@ -11,6 +11,7 @@ use agentkit_worker::internals::queue::{Destination, Message, Properties, Publis
 use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::job::Job;
 use agentkit_worker::reply::{ErrorCode, Reply, ReplyEvent};
+use lapin::Channel;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -430,17 +431,10 @@ async fn letters_keep_their_order_and_only_those_meant_are_touched() {
     assert_eq!(letters[2]["reason"], "invalid_job");
 }
 
-#[tokio::test]
-async fn a_letter_that_the_broker_made_says_why_and_a_replay_lets_the_job_run() {
-    let system = LiveSystem::start(|_| says("done")).await;
-    system.connect_gmail().await;
-    system.send("worn out", "read my mails").await;
-    let connection = Broker::shared().await.connect().await;
-    let channel = connection.create_channel().await.unwrap();
-    // Given back again and again, until the broker has enough of it.
-    let jobs = system.amqp.names().jobs();
+/// Gives the messages of a queue back again and again, until the broker has enough of them.
+async fn wear_out(channel: &Channel, queue: &str) {
     eventually("the end of the broker's patience", || async {
-        let taken = channel.basic_get(jobs.as_str().into(), BasicGetOptions::default()).await.unwrap();
+        let taken = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
         match taken {
             Some(message) => {
                 let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
@@ -451,15 +445,52 @@ async fn a_letter_that_the_broker_made_says_why_and_a_replay_lets_the_job_run() 
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn letters_that_the_broker_made_are_answered_for_by_a_worker_that_starts() {
+    let system = LiveSystem::start(|_| Answer::Hang).await;
+    system.connect_gmail().await;
+    let worker = system.worker().await;
+    system.send("begun", "read my mails").await;
+    soon("the model call", system.model.arrival("/chat/completions")).await;
+    worker.stop().await;
+    system.send("unknown", "read my mails").await;
+    let connection = Broker::shared().await.connect().await;
+    wear_out(&connection.create_channel().await.unwrap(), &system.amqp.names().jobs()).await;
+    system.dead_ids(2).await;
+
+    let worker = system.worker().await;
+    let mut told = [system.reply().await, system.reply().await];
+    told.sort_by(|one, other| one.subject.cmp(&other.subject));
+    assert_eq!(told.each_ref().map(|reply| reply.subject.as_str()), ["begun", "unknown"]);
+    assert_eq!(told.each_ref().map(failure), [ErrorCode::AttemptsExhausted; 2]);
+    let letters = eventually("letters of ours", || async {
+        let letters = system.dead_letters().await;
+        (letters.len() == 2 && letters.iter().all(|letter| letter["reason"] == "delivery_limit")).then_some(letters)
+    })
+    .await;
+    assert!(letters.iter().all(|letter| !letter["detail"].as_str().unwrap().is_empty()), "{letters:?}");
+    assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"delivery_limit\"}").await, Some(2.0));
+}
+
+#[tokio::test]
+async fn a_letter_that_the_broker_made_says_why_and_a_replay_lets_the_job_run() {
+    let system = LiveSystem::start(|_| says("done")).await;
+    system.connect_gmail().await;
+    system.send("worn out", "read my mails").await;
+    let connection = Broker::shared().await.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    wear_out(&channel, &system.amqp.names().jobs()).await;
     assert_eq!(system.dead_ids(1).await, ["worn out"]);
     let letter = eventually("the letter", || async { system.dead_letters().await.pop() }).await;
     assert_eq!(letter["reason"], "broker: delivery_limit");
     assert!(letter["at"].is_string(), "{letter}");
-    let _worker = system.worker().await;
     eventually("the replay", || async {
         Some(system.run(&["dead", "replay", "worn out"]).await).filter(|ran| ran.code == Some(0))
     })
     .await;
+    let _worker = system.worker().await;
     assert_eq!(text(&system.reply().await), "done");
 }
 

@@ -1,0 +1,42 @@
+//! Looking through the dead letters beside the work.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{AmqpPublisher, Config, DeadLetters};
+use crate::queue::{DeadLetterBox, Delivery, Message, QueueError};
+
+/// The dead-letter queue: counted over the publishing connection, looked through over one of its own each time.
+#[derive(Debug)]
+pub struct AmqpLetterBox {
+    config: Arc<Config>,
+    publisher: Arc<AmqpPublisher>,
+}
+
+impl AmqpLetterBox {
+    pub(super) fn new(config: Arc<Config>, publisher: Arc<AmqpPublisher>) -> Self {
+        Self { config, publisher }
+    }
+}
+
+#[async_trait]
+impl DeadLetterBox for AmqpLetterBox {
+    async fn count(&self) -> Result<u32, QueueError> {
+        self.publisher.messages_in(self.config.names().dead()).await
+    }
+
+    async fn take(&self, wanted: for<'m> fn(&'m Message) -> bool) -> Result<Vec<Delivery>, QueueError> {
+        let letters = DeadLetters::open(&self.config).await?;
+        let (mut found, mut others) = (Vec::new(), Vec::new());
+        while let Some(mut letter) = letters.take().await? {
+            if wanted(&letter.message) {
+                found.push(letter);
+            } else {
+                letter.message.body.clear();
+                others.push(letter);
+            }
+        }
+        Ok(found)
+    }
+}
