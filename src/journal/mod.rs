@@ -67,7 +67,7 @@ pub struct Append<'a> {
     pub lease: Duration,
     /// How long the journal is kept from now on; at least as long as the lease.
     pub retain: Duration,
-    /// Kept in the same atomic step, instead of what was kept before.
+    /// Kept before the entries are appended, instead of what was kept before.
     pub remains: Option<Remains<'a>>,
 }
 

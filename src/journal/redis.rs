@@ -1,9 +1,9 @@
-//! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step in one slot.
+//! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step on one key.
 //!
 //! The hash has the fields `epoch`, `owner`, `lease` (when it ends, in milliseconds of Redis's own clock), `length`,
 //! and the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run, and the
-//! scripts run on a cluster node too. What remains of a run is a second hash in the same slot, with `length` and entries
-//! alone. Needs Redis 6 or later.
+//! scripts run on a cluster node too. What remains of a run is a second hash, with `length` and entries alone; no script
+//! touches both, as a cluster serves no two keys of a slot that moves while one of them is missing. Needs Redis 6 or later.
 //!
 //! A Redis that has reached its `maxmemory` takes no new runs, and what belongs to one that has begun all the same, from
 //! Redis 7 on. An earlier one takes nothing then.
@@ -33,24 +33,22 @@ const PAGE_BYTES: usize = 256 * 1024;
 /// A run that is claimed or forgotten while it is read is read anew, so often at most.
 const READS: u32 = 5;
 
-/// Begins the scripts that change a run that has begun although Redis is full.
-const WHEN_FULL: &str = r"#!lua flags=allow-oom
+/// Begins the scripts that are run although Redis is full.
+const WHEN_FULL: &str = "#!lua flags=allow-oom\n";
+
+/// Goes on where they change a run that has begun.
+const BEGUN: &str = r"
 if redis.call('HEXISTS', KEYS[1], 'length') == 0 then return redis.error_reply('the run has not begun') end
 ";
 
 /// From byte `offset` of entry `index` on, as much as there is room for: the epoch, the length, where the next page begins,
-/// and the parts, each of an entry of its own. Of the run, or of what remains of it where it has no entries.
+/// and the parts, each of an entry of its own.
 const PAGE: &str = r"
 local function page(index, offset, room)
-    local key = KEYS[1]
-    local epoch, length = unpack(redis.call('HMGET', key, 'epoch', 'length'))
-    if not length then
-        key = KEYS[2]
-        length = redis.call('HGET', key, 'length')
-    end
+    local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
     local parts = {}
     while index < (tonumber(length) or 0) and room > 0 do
-        local entry = redis.call('HGET', key, index)
+        local entry = redis.call('HGET', KEYS[1], index)
         if not entry then break end
         local part = string.sub(entry, offset + 1, offset + room)
         parts[#parts + 1] = part
@@ -85,22 +83,21 @@ end
 return {1, taken, page(0, 0, tonumber(ARGV[5]))}
 ";
 
-/// Arguments: epoch, lease and retention in milliseconds, sequence, number of entries, retention of what remains,
-/// entries, what remains.
+/// Arguments: epoch, lease and retention in milliseconds, sequence, entries.
 const APPEND: &str = r"
 local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
 epoch, length = tonumber(epoch) or 0, tonumber(length) or 0
-local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), #ARGV - 4
 if epoch > mine then return 'taken' end
 if epoch < mine or sequence > length then return 'lost' end
 if sequence < length and sequence + count ~= length then return 'taken' end
 if sequence < length then
     for index = 1, count do
-        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[6 + index] then return 'taken' end
+        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[4 + index] then return 'taken' end
     end
 else
     for index = 1, count do
-        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[6 + index])
+        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[4 + index])
     end
     redis.call('HSET', KEYS[1], 'length', string.format('%.0f', sequence + count))
 end
@@ -108,15 +105,17 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local remains = #ARGV - 6 - count
-if remains > 0 then
-    redis.call('DEL', KEYS[2])
-    for index = 1, remains do
-        redis.call('HSET', KEYS[2], index - 1, ARGV[6 + count + index])
-    end
-    redis.call('HSET', KEYS[2], 'length', string.format('%.0f', remains))
-    redis.call('PEXPIRE', KEYS[2], ARGV[6])
+return 'done'
+";
+
+/// Arguments: retention in milliseconds, what remains.
+const KEEP: &str = r"
+redis.call('DEL', KEYS[1])
+for index = 2, #ARGV do
+    redis.call('HSET', KEYS[1], index - 2, ARGV[index])
 end
+redis.call('HSET', KEYS[1], 'length', string.format('%.0f', #ARGV - 1))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 'done'
 ";
 
@@ -151,6 +150,7 @@ pub struct RedisJournal {
     claim: Change,
     append: Change,
     renew: Change,
+    keep: Change,
     note_stolen: Script,
 }
 
@@ -163,6 +163,11 @@ struct Change {
 
 impl Change {
     fn new(text: &str) -> Self {
+        Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, BEGUN, text].concat()) }
+    }
+
+    /// One that is made of every run that ends.
+    fn of_any_run(text: &str) -> Self {
         Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, text].concat()) }
     }
 }
@@ -179,31 +184,39 @@ impl RedisJournal {
             claim: Change::new(&[PAGE, CLAIM].concat()),
             append: Change::new(APPEND),
             renew: Change::new(RENEW),
+            keep: Change::of_any_run(KEEP),
             note_stolen: Script::new(NOTE_STOLEN),
         }
     }
 
-    /// Runs `script` on the run of `job` and what remains of it.
+    fn key(&self, job: &JobId) -> String {
+        self.client.tagged_key("run", job.as_str())
+    }
+
+    /// Of what remains of the run.
+    fn sealed_key(&self, job: &JobId) -> String {
+        self.client.tagged_key("sealed", job.as_str())
+    }
+
     async fn run<T: FromRedisValue>(
         &self,
-        job: &JobId,
+        key: &str,
         script: &Script,
         arguments: &(impl Fn(&mut ScriptInvocation<'_>) + Sync),
     ) -> Result<T, Unavailable> {
-        let mut invocation = script.key(self.client.tagged_key("run", job.as_str()));
-        invocation.key(self.client.tagged_key("sealed", job.as_str()));
+        let mut invocation = script.key(key);
         arguments(&mut invocation);
         self.client.run(&invocation).await
     }
 
     async fn change<T: FromRedisValue>(
         &self,
-        job: &JobId,
+        key: &str,
         change: &Change,
         arguments: impl Fn(&mut ScriptInvocation<'_>) + Sync,
     ) -> Result<T, Unavailable> {
-        match self.run(job, &change.ordinary, &arguments).await {
-            Err(full) if full.is_full() => self.run(job, &change.when_full, &arguments).await.map_err(|_| full),
+        match self.run(key, &change.ordinary, &arguments).await {
+            Err(full) if full.is_full() => self.run(key, &change.when_full, &arguments).await.map_err(|_| full),
             result => result,
         }
     }
@@ -221,16 +234,16 @@ impl RedisJournal {
         }
     }
 
-    async fn page(&self, job: &JobId, index: u64, offset: u64) -> Result<Page, JournalError> {
+    async fn page(&self, key: &str, index: u64, offset: u64) -> Result<Page, JournalError> {
         let arguments = |script: &mut ScriptInvocation<'_>| {
             script.arg(index).arg(offset).arg(PAGE_BYTES);
         };
-        read_as(self.run(job, &self.read, &arguments).await?)
+        read_as(self.run(key, &self.read, &arguments).await?)
     }
 
     /// All entries, of which `page` holds the first. What comes after somebody claimed the run, or its time was over, need
     /// not belong to what came before: [`JournalError::OwnershipLost`], [`JournalError::Lost`].
-    async fn entries(&self, job: &JobId, page: Page) -> Result<Vec<String>, JournalError> {
+    async fn entries(&self, key: &str, page: Page) -> Result<Vec<String>, JournalError> {
         let (first_epoch, first_length, mut index, mut offset, mut entries) = page;
         let length: u64 = match &first_length {
             None => 0,
@@ -238,7 +251,7 @@ impl RedisJournal {
         };
         while index < length {
             let continued = offset > 0;
-            let (epoch, present_length, next_index, next_offset, parts) = self.page(job, index, offset).await?;
+            let (epoch, present_length, next_index, next_offset, parts) = self.page(key, index, offset).await?;
             if epoch != first_epoch {
                 return Err(JournalError::OwnershipLost);
             }
@@ -258,6 +271,24 @@ impl RedisJournal {
     }
 }
 
+impl RedisJournal {
+    async fn read_key(&self, key: &str) -> Result<Vec<String>, JournalError> {
+        for _ in 0..READS {
+            let first = self.page(key, 0, 0).await?;
+            match self.entries(key, first).await {
+                Err(JournalError::OwnershipLost | JournalError::Lost) => {}
+                read => return read,
+            }
+        }
+        Err(unreadable("it changes all the time"))
+    }
+
+    /// `entries` of the run, or what remains of it where there are none.
+    async fn or_remains(&self, job: &JobId, entries: Vec<String>) -> Result<Vec<String>, JournalError> {
+        if entries.is_empty() { self.read_key(&self.sealed_key(job)).await } else { Ok(entries) }
+    }
+}
+
 #[async_trait]
 impl Journal for RedisJournal {
     async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError> {
@@ -265,7 +296,8 @@ impl Journal for RedisJournal {
             ClaimMode::IfFree => "if_free",
             ClaimMode::Steal => "steal",
         };
-        let change = self.change(job, &self.claim, |script| {
+        let key = self.key(job);
+        let change = self.change(&key, &self.claim, |script| {
             script.arg(owner).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
             script.arg(word).arg(PAGE_BYTES);
         });
@@ -276,7 +308,8 @@ impl Journal for RedisJournal {
                 if mode == ClaimMode::Steal {
                     self.note_stolen(job, token).await;
                 }
-                Ok(Claim::Granted { token, entries: self.entries(job, read_as(page)?).await? })
+                let entries = self.entries(&key, read_as(page)?).await?;
+                Ok(Claim::Granted { token, entries: self.or_remains(job, entries).await? })
             }
             Ok((_, owner, remaining)) => {
                 Ok(Claim::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
@@ -286,32 +319,32 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
-        let Remains { entries, retain } = append.remains.unwrap_or(Remains { entries: &[], retain: Duration::ZERO });
-        let change = self.change::<String>(job, &self.append, |script| {
+        // Before the end that they are of: nobody looks at them while the run has entries.
+        if let Some(Remains { entries, retain }) = append.remains {
+            let keep = |script: &mut ScriptInvocation<'_>| {
+                script.arg(milliseconds(retain)).arg(entries);
+            };
+            self.change::<String>(&self.sealed_key(job), &self.keep, keep).await?;
+        }
+        let key = self.key(job);
+        let change = self.change::<String>(&key, &self.append, |script| {
             script.arg(append.token.0).arg(milliseconds(append.lease));
-            script.arg(milliseconds(append.retain.max(append.lease)));
-            script.arg(append.sequence).arg(append.entries.len()).arg(milliseconds(retain));
-            script.arg(append.entries).arg(entries);
+            script.arg(milliseconds(append.retain.max(append.lease))).arg(append.sequence).arg(append.entries);
         });
         verdict(&change.await?)
     }
 
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
-        let change = self.change::<String>(job, &self.renew, |script| {
+        let key = self.key(job);
+        let change = self.change::<String>(&key, &self.renew, |script| {
             script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
         });
         verdict(&change.await?)
     }
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
-        for _ in 0..READS {
-            let first = self.page(job, 0, 0).await?;
-            match self.entries(job, first).await {
-                Err(JournalError::OwnershipLost | JournalError::Lost) => {}
-                read => return read,
-            }
-        }
-        Err(unreadable("it changes all the time"))
+        let entries = self.read_key(&self.key(job)).await?;
+        self.or_remains(job, entries).await
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {

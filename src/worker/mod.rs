@@ -97,7 +97,7 @@ impl Worker {
         let consume_urgent = async {
             match &mut urgent {
                 Some(urgent) => {
-                    self.consume(&mut **urgent, urgent_places(rules.concurrency), Destination::Urgent).await
+                    self.consume(&mut **urgent, urgent_places(rules.concurrency), Destination::Urgent).await;
                 }
                 None => std::future::pending().await,
             }

@@ -78,7 +78,7 @@ impl Intake {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
-        let read = if is_deadly(&delivery) { Err(unread(&delivery)) } else { self.read(&delivery) };
+        let read = if is_deadly(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery) };
         match read {
             Ok(job) => {
                 // On the level of errors, so that it stands beside every line, however few are wanted.
@@ -96,18 +96,18 @@ impl Intake {
                 };
                 handled.instrument(span).await;
             }
-            Err(disposition) => self.settler.settle(delivery, nobody, disposition).await,
+            Err(disposition) => self.settler.settle(delivery, nobody, *disposition).await,
         }
     }
 
     /// The job in a message, or what becomes of one that is none to us. A wake-up is one to the worker that made it.
-    fn read(&self, delivery: &InFlightDelivery) -> Result<Job, Disposition> {
+    fn read(&self, delivery: &InFlightDelivery) -> Result<Job, Box<Disposition>> {
         let message = delivery.message();
         let read = Job::from_slice(&message.body, &message.envelope(), self.rules.max_job_bytes);
         let newer = is_newer(message) || (read.is_err() && delivery.wake_up().is_some());
         if newer && times_left(message) < LEFT_AT_MOST {
             warn!(message.id = message.properties.message_id, "the message is left to a newer worker");
-            return Err(Disposition::Defer(Deferral::Left));
+            return Err(Box::new(Disposition::Defer(Deferral::Left)));
         }
         let invalid = match read {
             Ok(job) if newer => Box::new(InvalidJob {
@@ -119,7 +119,7 @@ impl Intake {
             Ok(job) => return Ok(job),
             Err(invalid) => invalid,
         };
-        Err(Disposition::DeadLetter(Undeliverable::NotAJob(invalid)))
+        Err(Box::new(Disposition::DeadLetter(Undeliverable::NotAJob(invalid))))
     }
 
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new

@@ -140,7 +140,11 @@ fn a_run_of_version_1_that_was_cut_goes_on_where_it_stood() {
     let run = replay(&lines);
     let now = at(&lines[lines.len() - 1]);
     assert_eq!(run.next(now), Step::SettleDoubt("c3".into()));
-    assert_eq!((run.steps(), run.attempts(), run.wake_up_generation(), run.crash_count()), (1, 2, 1, 0));
+    assert_eq!(
+        (run.steps(), run.attempts(), run.wake_up_generation(), run.crash_count()),
+        (1, 2, 1, 1),
+        "its second worker is gone"
+    );
     assert_eq!((run.sequence(), run.pinned().len(), run.authorizations_requested()), (17, 3, 1));
     assert_eq!(run.digest(), run.job().digest(), "the job still has the digest that it had");
     let before = replay(&lines[..lines.len() - 1]);
