@@ -108,6 +108,7 @@ async fn many_parked_runs_are_small_are_woken_once_and_stand_in_nobodys_way() {
         .worker_with(service.webhooks_alone(), |backends| {
             counted = counting(backends, BUSY);
             backends.consumer = Box::new(IdleConsumer::default());
+            backends.urgent = None;
         })
         .await;
     let looks = service.count("details").await;
