@@ -29,7 +29,7 @@ use crate::parking::memory::MemoryParking;
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::queue::memory::MemoryQueue;
-use crate::queue::{Consumer, DeadLetterBox, Holder, Publisher};
+use crate::queue::{Consumer, DeadLetterQueue, Holder, Publisher};
 use crate::redis_client::RedisClient;
 use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
@@ -63,7 +63,7 @@ pub struct Backends {
     /// Messages that stand for runs under way.
     pub holder: Arc<dyn Holder>,
     /// What the broker gave up, where there is a broker.
-    pub dead_letters: Option<Arc<dyn DeadLetterBox>>,
+    pub dead_letters: Option<Arc<dyn DeadLetterQueue>>,
     /// How far runs are.
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
@@ -131,7 +131,7 @@ impl Backends {
             consumer: Box::new(queue.consumer(prefetch(config.worker.concurrency))),
             urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
             publisher: queue.publisher(),
-            dead_letters: Some(Arc::new(queue.letter_box())),
+            dead_letters: Some(Arc::new(queue.dead_letter_queue())),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
             journal: Arc::new(RedisJournal::new(redis.clone())),

@@ -175,7 +175,7 @@ pub trait Holder: Send + Sync {
 
 /// The dead-letter queue, to be looked through now and then; nobody consumes it.
 #[async_trait]
-pub trait DeadLetterBox: Send + Sync {
+pub trait DeadLetterQueue: Send + Sync {
     /// How many letters are in nobody's hands; may be wrong right after a broker's restart.
     async fn count(&self) -> Result<u32, QueueError>;
     /// The letters that are `wanted`. They and all others return to the queue, in their order, once all that were taken and not

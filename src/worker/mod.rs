@@ -25,7 +25,7 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, DeadLetterBox, Delivery, Destination, Holder, Publisher};
+use crate::queue::{Consumer, DeadLetterQueue, Delivery, Destination, Holder, Publisher};
 
 /// A delivery that finds no place is kept for so long: the place may be free by then, and nobody need have it.
 const SURPLUS_WAIT: Duration = Duration::from_millis(200);
@@ -38,7 +38,7 @@ pub(crate) fn urgent_places(concurrency: usize) -> usize {
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
     intake: Intake,
-    dead_letters: Option<Arc<dyn DeadLetterBox>>,
+    dead_letters: Option<Arc<dyn DeadLetterQueue>>,
     tracker: TaskTracker,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Parts {
     /// Messages that stand for runs under way.
     pub(crate) holder: Arc<dyn Holder>,
     /// What the broker gave up, where there is a broker.
-    pub(crate) dead_letters: Option<Arc<dyn DeadLetterBox>>,
+    pub(crate) dead_letters: Option<Arc<dyn DeadLetterQueue>>,
     pub(crate) clock: SharedClock,
     pub(crate) rules: WorkerRules,
     /// What jobs leave open.

@@ -7,11 +7,11 @@
 
 mod connection;
 mod consumer;
+mod dead_letter_queue;
 mod delivery;
 mod holder;
 mod inbox;
 mod inspect;
-mod letter_box;
 mod message;
 mod publisher;
 mod renewal;
@@ -28,10 +28,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use consumer::AmqpConsumer;
+pub use dead_letter_queue::AmqpDeadLetterQueue;
 pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
 pub use inspect::{BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
-pub use letter_box::AmqpLetterBox;
 pub use publisher::AmqpPublisher;
 pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
 
@@ -164,7 +164,7 @@ impl AmqpQueue {
     /// The same of the queue of what is urgent; `None` where that does not exist, as where somebody else makes the queues.
     pub async fn urgent_consumer(&self, prefetch: u16) -> Result<Option<AmqpConsumer>, QueueError> {
         let queue = self.config.names().urgent();
-        if self.config.topology != TopologyMode::Declare && !self.publisher.has_queue(&queue).await? {
+        if self.config.topology != TopologyMode::Declare && self.publisher.messages_in(queue.clone()).await?.is_none() {
             tracing::warn!(queue, "queue does not exist: what is urgent waits with all other jobs");
             return Ok(None);
         }
@@ -182,8 +182,8 @@ impl AmqpQueue {
     }
 
     /// The dead letters.
-    pub fn letter_box(&self) -> AmqpLetterBox {
-        AmqpLetterBox::new(self.config.clone(), self.publisher.clone())
+    pub fn dead_letter_queue(&self) -> AmqpDeadLetterQueue {
+        AmqpDeadLetterQueue::new(self.config.clone(), self.publisher.clone())
     }
 
     /// How the connections are doing.

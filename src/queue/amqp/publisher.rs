@@ -89,18 +89,12 @@ impl AmqpPublisher {
         generation.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
-    /// Whether the queue exists.
-    pub(super) async fn has_queue(&self, queue: &str) -> Result<bool, QueueError> {
-        let (generation, timeout) = (self.generation().await?, self.config.answer_timeout());
-        topology::exists(&generation.link, queue, timeout).await
-    }
-
-    /// How many messages of a queue are ready; none where it does not exist.
-    pub(super) async fn messages_in(&self, queue: String) -> Result<u32, QueueError> {
+    /// How many messages of a queue are ready; `None` where it does not exist.
+    pub(super) async fn messages_in(&self, queue: String) -> Result<Option<u32>, QueueError> {
         let (generation, timeout) = (self.generation().await?, self.config.answer_timeout());
         let channel = generation.link.channel(timeout).await?;
         let found = QueueDefinition::new(queue).look(&channel, timeout).await?;
-        Ok(found.map_or(0, |found| found.message_count()))
+        Ok(found.map(|found| found.message_count()))
     }
 
     /// Publishes to a queue that is nobody's business but the caller's.

@@ -236,12 +236,6 @@ pub(super) async fn establish(
     if refusals.is_empty() { Ok(()) } else { Err(QueueError::Refused(refusals.join("; "))) }
 }
 
-/// Whether the queue exists.
-pub(super) async fn exists(link: &BrokerConnection, queue: &str, timeout: Duration) -> Result<bool, QueueError> {
-    let channel = link.channel(timeout).await?;
-    QueueDefinition::new(queue.to_owned()).look(&channel, timeout).await.map(|found| found.is_some())
-}
-
 impl QueueDefinition {
     pub(super) fn new(name: String) -> Self {
         Self { name, arguments: BTreeMap::new() }.text("x-queue-type", "quorum")

@@ -107,7 +107,7 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         Found::NewerJournal => settle(live_elsewhere(HELD_WAIT)),
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
         Found::NoJournal { .. } if reason == Some(&Reason::DeliveryLimit) => {
-            settle(Disposition::DeadLetter(Undeliverable::WornOut))
+            settle(Disposition::DeadLetter(Undeliverable::DeliveryLimit))
         }
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
         // Whoever had it when the store lost its data may still be at work.
@@ -155,14 +155,12 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
             Next::Resume { first: vec![Event::AttemptEnded { cause: Pause::JournalAway, detail }], end: None }
         }
         _ if situation.delivered_before >= LAST_DELIVERIES || *reason == Reason::DeliveryLimit => {
-            Next::Settle(Disposition::Finish(give_up_worn_out(run, situation.now)))
+            Next::Settle(Disposition::Finish(give_up_at_the_delivery_limit(run, situation.now)))
         }
         _ if run.is_under_way() && run.crash_count() >= situation.crash_limit => {
             Next::Settle(Disposition::Finish(give_up(run, situation.now)))
         }
-        _ if run.is_crash_suspect(situation.crash_limit) && !situation.alone => {
-            Next::Settle(Disposition::Defer(Deferral::same(SUSPECT_WAIT)))
-        }
+        _ if run.is_crash_suspect(situation.crash_limit) && !situation.alone => Next::Settle(suspect_waits()),
         _ => Next::Resume { first: Vec::new(), end: None },
     }
 }
@@ -190,6 +188,11 @@ fn generation(situation: Situation<'_>) -> u32 {
 /// The message saw a run of its job that is not ours to go on with.
 fn live_elsewhere(wait: Duration) -> Disposition {
     Disposition::Defer(Deferral::Same { wait, reason: None, saw_live_owner: true })
+}
+
+/// Not the message as it came: should the journal get lost meanwhile, the one that comes again knows that there was a run.
+fn suspect_waits() -> Disposition {
+    Disposition::Defer(Deferral::Unjournalled { wait: SUSPECT_WAIT, reason: Reason::Continue })
 }
 
 /// How a run ends whose journal is gone, where it must not start again.
@@ -225,7 +228,7 @@ fn give_up(run: &Run, now: Timestamp) -> End {
 }
 
 /// However its deliveries ended, and whoever's fault that was: the broker counts them.
-fn give_up_worn_out(run: &Run, now: Timestamp) -> End {
+fn give_up_at_the_delivery_limit(run: &Run, now: Timestamp) -> End {
     let text = format!("the broker delivers a message {DELIVERY_LIMIT} times, and the run did not end within that");
     let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text.clone())
         .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");
@@ -403,7 +406,8 @@ mod tests {
     fn a_run_is_given_up_with_a_dead_letter_only_for_a_death_that_it_was_alone_suspected_of() {
         let digest = job("x").digest();
         let beside = |run: &Run| decide(Situation { alone: false, ..situation(None, &digest) }, Found::Run(run));
-        let waits = settled(Disposition::Defer(Deferral::same(SUSPECT_WAIT)));
+        let waits =
+            settled(Disposition::Defer(Deferral::Unjournalled { wait: SUSPECT_WAIT, reason: Reason::Continue }));
         let once = run(vec![attempt()]);
         assert_eq!(beside(&once), resumed(Vec::new()), "the first death makes no suspect");
         for deaths in 2..6 {
@@ -429,7 +433,8 @@ mod tests {
             let situation = Situation { crash_limit: limit, alone: false, ..situation(None, &digest) };
             decide(situation, Found::Run(&run))
         };
-        let waits = settled(Disposition::Defer(Deferral::same(SUSPECT_WAIT)));
+        let waits =
+            settled(Disposition::Defer(Deferral::Unjournalled { wait: SUSPECT_WAIT, reason: Reason::Continue }));
         assert_eq!(decided(2, vec![attempt()]), waits);
         for given_up in [decided(2, vec![attempt(), attempt_alone()]), decided(1, vec![attempt()])] {
             assert!(matches!(given_up, Next::Settle(Disposition::Finish(End::Concluded(_, Some(_))))), "{given_up:?}");
@@ -451,9 +456,9 @@ mod tests {
         let by_broker = wake_up(Reason::DeliveryLimit, 1);
         let given_up = decided(Some(&by_broker), Found::Run(&paused));
         assert_eq!(given_up, decide(near(18), Found::Run(&paused)));
-        let worn_out = settled(Disposition::DeadLetter(Undeliverable::WornOut));
+        let kept = settled(Disposition::DeadLetter(Undeliverable::DeliveryLimit));
         for lost in [true, false] {
-            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost }), worn_out);
+            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost }), kept);
         }
         let ended = run(vec![attempt(), finished()]);
         let deliver = settled(Disposition::Finish(End::Journalled(Box::new(reply()))));

@@ -18,7 +18,7 @@ use tracing::{Instrument, Span, error, error_span, field, info, warn};
 
 use self::decide::{Found, Next, SUSPECT_WAIT, Situation, decide};
 pub(crate) use self::suspects::Suspects;
-use self::suspects::{Alone, is_deadly, is_suspect};
+use self::suspects::{Alone, is_poison, is_suspect};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::version::{is_newer, times_left};
@@ -73,12 +73,13 @@ impl Intake {
             let deferral = Deferral::NotDue { remaining };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
-        let alone = if is_suspect(&delivery) { self.suspects.alone().await } else { None };
-        if alone.is_none() && is_suspect(&delivery) {
+        let suspect = is_suspect(&delivery);
+        let alone = if suspect { self.suspects.alone().await } else { None };
+        if suspect && alone.is_none() {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
         }
-        let read = if is_deadly(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery) };
+        let read = if is_poison(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery) };
         match read {
             Ok(job) => {
                 // On the level of errors, so that it stands beside every line, however few are wanted.

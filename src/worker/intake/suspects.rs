@@ -20,7 +20,7 @@ const TURN_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Suspects(Arc<Semaphore>);
 
 /// No other suspect is under way in this process while it lasts.
-pub(super) struct Alone(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(super) type Alone = OwnedSemaphorePermit;
 
 impl Default for Suspects {
     fn default() -> Self {
@@ -32,12 +32,12 @@ impl Suspects {
     /// The place, unless another suspect keeps it.
     pub(super) async fn alone(&self) -> Option<Alone> {
         let place = tokio::time::timeout(TURN_WAIT, self.0.clone().acquire_owned()).await;
-        place.ok()?.ok().map(Alone)
+        place.ok()?.ok()
     }
 }
 
 /// Whether workers died with the message again and again before they came so far as to begin its run.
-pub(super) fn is_deadly(delivery: &InFlightDelivery) -> bool {
+pub(super) fn is_poison(delivery: &InFlightDelivery) -> bool {
     delivery.delivered_before() >= MOST_DELIVERIES
 }
 

@@ -1,7 +1,6 @@
 //! Dead letters: messages that are given up, each with its reason, for a person to look at.
 
 use jiff::Timestamp;
-
 use serde_json::Value;
 
 use super::wake_up::{Reason, WakeUp};

@@ -8,6 +8,10 @@ use crate::queue::Message;
 const REDELIVERED: &str = "redelivered";
 /// Header of a message that a worker had no place for.
 const HANDED_ON: &str = "x-agentkit-handed-on";
+/// Header of the broker: how often a message came back to its queue.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Header of a message that was handed on: how often it had come back before, as its copies.
+const DELIVERIES: &str = "x-agentkit-deliveries";
 
 /// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
 /// caller sent it.
@@ -17,11 +21,6 @@ pub(crate) fn fresh(message: &Message) -> Message {
     }
     as_sent(message)
 }
-
-/// Header of the broker: how often a message came back to its queue.
-const DELIVERY_COUNT: &str = "x-delivery-count";
-/// Header of a message that was handed on: how often it had come back before, as its copies.
-const DELIVERIES: &str = "x-agentkit-deliveries";
 
 /// How often the message was delivered before, and came back.
 pub(crate) fn deliveries(message: &Message) -> u32 {

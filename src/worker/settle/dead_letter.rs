@@ -27,8 +27,8 @@ impl Settler {
         match (what, job) {
             (Undeliverable::NotAJob(invalid), _) => self.reject(delivery, &invalid).await,
             (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run.as_ref(), problem).await,
-            (Undeliverable::WornOut, Some(job)) => self.worn_out(delivery, job).await,
-            (Undeliverable::Damaged(_) | Undeliverable::WornOut, None) => Exit::Requeue,
+            (Undeliverable::DeliveryLimit, Some(job)) => self.delivery_limit_reached(delivery, job).await,
+            (Undeliverable::Damaged(_) | Undeliverable::DeliveryLimit, None) => Exit::Requeue,
         }
     }
 
@@ -54,7 +54,7 @@ impl Settler {
     }
 
     /// The broker gave the message up before any run of it was journalled, or its journal is gone.
-    async fn worn_out(&self, delivery: &InFlightDelivery, job: &Job) -> Exit {
+    async fn delivery_limit_reached(&self, delivery: &InFlightDelivery, job: &Job) -> Exit {
         let text = "the job's message was delivered as often as the broker allows, and nothing is known of a run";
         let detail = ErrorDetail::new(ErrorCode::AttemptsExhausted, text)
             .hint("the job is a dead letter now; look at it with `agentkit-worker dead show`");

@@ -116,7 +116,7 @@ pub(crate) enum Undeliverable {
     /// The journal of its run says what cannot be.
     Damaged(String),
     /// The broker gave it up, and nothing is known of a run.
-    WornOut,
+    DeliveryLimit,
 }
 
 /// Why a message is done with.

@@ -1,6 +1,6 @@
 //! The one way out: replies, wake-ups, dead letters, acks and requeues, in the order in which nothing can get lost.
 
-mod broker_letters;
+mod broker_dead_letters;
 mod dead_letter;
 mod defer;
 pub(crate) mod disposition;

@@ -27,8 +27,8 @@ impl Settler {
 
     /// Publishes, as often as it takes until the broker confirms, the worker stops, or `delivery` has been held for half as
     /// long again as it should be; that is well below the broker's consumer timeout. A broker that takes nothing at all is
-    /// waited for longer: then the consumer timeout counts a delivery each half hour, and not we one each time. A reply queue is somebody else's: one
-    /// that takes nothing is not waited for.
+    /// waited for longer: then the consumer timeout counts a delivery each half hour, and not we one each time. A reply
+    /// queue is somebody else's: one that takes nothing is not waited for.
     pub(super) async fn publish(
         &self,
         delivery: &InFlightDelivery,

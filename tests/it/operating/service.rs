@@ -318,8 +318,8 @@ async fn a_message_that_came_back_forty_times_is_read_by_nobody_and_kept_and_its
         let headers = [("x-agentkit-deliveries".to_owned(), times.to_owned())].into();
         Properties { message_id: Some(format!("back-{times}")), headers, ..inbox.to() }
     };
-    let [deadly, suspect] = [came_back("40"), came_back("5")];
-    service.send(job("user_123", "hello").to_string(), deadly).await;
+    let [poison, suspect] = [came_back("40"), came_back("5")];
+    service.send(job("user_123", "hello").to_string(), poison).await;
     let reply = inbox.reply().await;
     assert_eq!((&reply["subject"], &reply["data"]["error"]["code"]), (&json!("back-40"), &json!("invalid_job")));
     assert!(reply["data"]["error"]["message"].as_str().unwrap().contains("died with it"), "{reply}");

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{AmqpPublisher, Config, DeadLetters};
-use crate::queue::{DeadLetterBox, Delivery, Message, QueueError};
+use crate::queue::{DeadLetterQueue, Delivery, Message, QueueError};
 
 /// The dead-letter queue: counted over the publishing connection, looked through over one of its own each time.
 #[derive(Debug)]
-pub struct AmqpLetterBox {
+pub struct AmqpDeadLetterQueue {
     config: Arc<Config>,
     publisher: Arc<AmqpPublisher>,
 }
 
-impl AmqpLetterBox {
+impl AmqpDeadLetterQueue {
     pub(super) fn new(config: Arc<Config>, publisher: Arc<AmqpPublisher>) -> Self {
         Self { config, publisher }
     }
 }
 
 #[async_trait]
-impl DeadLetterBox for AmqpLetterBox {
+impl DeadLetterQueue for AmqpDeadLetterQueue {
     async fn count(&self) -> Result<u32, QueueError> {
-        self.publisher.messages_in(self.config.names().dead()).await
+        Ok(self.publisher.messages_in(self.config.names().dead()).await?.unwrap_or(0))
     }
 
     async fn take(&self, wanted: for<'m> fn(&'m Message) -> bool) -> Result<Vec<Delivery>, QueueError> {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::Settler;
-use crate::queue::{DeadLetterBox, Destination, QueueError};
+use super::disposition::{Deferral, Disposition};
+use super::{Settler, Subject};
+use crate::queue::{DeadLetterQueue, QueueError};
 use crate::worker::message::dead_letter::is_from_the_broker;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::wake_up::{Reason, WakeUp};
+use crate::worker::message::wake_up::Reason;
 
 /// From one look at the number of letters to the next.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -16,17 +17,15 @@ const LOOK_EVERY: Duration = Duration::from_mins(1);
 impl Settler {
     /// Looks through the dead letters at the start and whenever their number has changed, for ever. Several workers may: the
     /// broker gives a letter to one of them.
-    pub(crate) async fn watch_dead_letters(&self, letters: &dyn DeadLetterBox) {
+    pub(crate) async fn watch_dead_letters(&self, letters: &dyn DeadLetterQueue) {
         let mut known = 0;
         loop {
             match letters.count().await {
                 Ok(count) if count == known => {}
-                Ok(count) => {
-                    known = count;
-                    if let Err(error) = self.answer_for_the_broker(letters).await {
-                        warn!(%error, "the dead letters could not be looked through");
-                    }
-                }
+                Ok(count) => match self.answer_for_the_broker(letters).await {
+                    Ok(()) => known = count,
+                    Err(error) => warn!(%error, "the dead letters could not be looked through"),
+                },
                 Err(error) => debug!(%error, "the dead letters could not be counted"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -35,17 +34,16 @@ impl Settler {
 
     /// Sends each letter that the broker made through the door by which all messages come in: there its run's reply is
     /// delivered, or it is given up in good order.
-    async fn answer_for_the_broker(&self, letters: &dyn DeadLetterBox) -> Result<(), QueueError> {
+    async fn answer_for_the_broker(&self, letters: &dyn DeadLetterQueue) -> Result<(), QueueError> {
         for letter in letters.take(is_from_the_broker).await? {
             let letter = InFlightDelivery::new(letter, self.rules.hold_at_most);
             warn!(
                 message.id = letter.message().properties.message_id,
                 "the broker gave a message up; its caller is told"
             );
-            let said = letter.wake_up().cloned().unwrap_or_else(|| WakeUp::new(Reason::Unsaid));
-            let message = WakeUp { reason: Reason::DeliveryLimit, due: None, ..said }.stamp(letter.message());
-            self.publisher.publish(&Destination::Jobs, message).await?;
-            letter.ack().await;
+            let reason = Some(Reason::DeliveryLimit);
+            let deferral = Deferral::Same { wait: Duration::ZERO, reason, saw_live_owner: false };
+            self.settle(letter, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
         }
         Ok(())
     }
