@@ -54,7 +54,7 @@ const MEMORY_CACHE_BYTES: usize = 64 << 20;
 pub struct Backends {
     /// This process, unique at every start: owner of leases.
     pub process: String,
-    /// Jobs in.
+    /// The queue of fresh jobs and of what waited; runs are taken from here while there are free places.
     pub consumer: Box<dyn Consumer>,
     /// Wake-ups that somebody waits for.
     pub urgent: Option<Box<dyn Consumer>>,
@@ -267,7 +267,7 @@ impl App {
         })
     }
 
-    /// What the worker counts.
+    /// The counters that `/metrics` prints, for a program that prints them itself.
     pub fn metrics(&self) -> Arc<Metrics> {
         self.facts.metrics.clone()
     }

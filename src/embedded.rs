@@ -125,7 +125,7 @@ impl Embedded {
         Replies(self.queue.reply_inbox(name))
     }
 
-    /// What the worker counts.
+    /// The counters that the worker's own server would print under `/metrics`.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }

@@ -177,11 +177,11 @@ pub enum OfferedEffects {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Model turns.
+    /// Requests to the model; the worker's `limits.steps_at_most` bounds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub steps: Option<u32>,
-    /// Tool calls.
+    /// Tool calls of the whole run, those that failed included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tool_calls: Option<u32>,

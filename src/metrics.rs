@@ -15,62 +15,53 @@ use prometheus_client::registry::{Metric, Registry};
 /// Upper bounds in seconds: jobs and model calls take from milliseconds to minutes.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
-/// One label called `outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
+struct OutcomeLabel {
     outcome: String,
 }
 
-/// One label called `reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
+struct ReasonLabel {
     reason: String,
 }
 
-/// One label called `result`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CacheResult {
+struct CacheResult {
     result: &'static str,
 }
 
-/// One label called `type`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Kind {
+struct Kind {
     r#type: &'static str,
 }
 
-/// Labels of a tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ToolCallLabels {
+struct ToolCallLabels {
     tool: String,
     effect: &'static str,
     outcome: &'static str,
 }
 
-/// Labels of a model call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ModelCallLabels {
+struct ModelCallLabels {
     model: String,
     outcome: &'static str,
 }
 
-/// Labels of model tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TokenLabels {
+struct TokenLabels {
     model: String,
     kind: &'static str,
 }
 
-/// Labels of a digest's firing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Fire {
+struct Fire {
     digest: String,
     result: &'static str,
 }
 
-/// One label called `digest`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DigestName {
+struct DigestName {
     digest: String,
 }
 
@@ -297,7 +288,8 @@ impl Metrics {
         self.digest_fires.get_or_create(&Fire { digest: digest.to_owned(), result }).inc();
     }
 
-    /// How a digest stands.
+    /// Sets the gauges of a digest: its last fire and success in Unix seconds, where there were any, and failures in a
+    /// row.
     pub fn digest_stands(
         &self,
         digest: &str,

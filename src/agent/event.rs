@@ -32,7 +32,7 @@ pub struct Entry {
     pub schema: u32,
     /// When it happened, by the clock of the worker that wrote it.
     pub at: Timestamp,
-    /// What happened.
+    /// The change of the run that this entry records; replaying all of them in order rebuilds the run.
     pub event: Event,
 }
 
@@ -72,9 +72,9 @@ pub enum Event {
     },
     /// The worker gave the run out of its hands in good order.
     AttemptEnded {
-        /// Why.
+        /// What the run waits for; decides whether the attempt counts as a failed one.
         cause: Pause,
-        /// For people.
+        /// The same in a sentence, for whoever reads the journal.
         detail: String,
     },
     /// The broker confirmed a wake-up message of this generation: copies of earlier ones are stale.
@@ -110,7 +110,7 @@ pub enum Event {
     ModelAsked,
     /// The model answered; journalled before any of its calls runs.
     ModelReplied {
-        /// What it said.
+        /// Text, tool calls, why it stopped and the tokens used, as read from the provider's answer.
         reply: Box<ModelReply>,
         /// What becomes of each of its calls, in its order.
         plans: Vec<Plan>,
@@ -119,7 +119,7 @@ pub enum Event {
     Retried {
         /// The tool, or `model`.
         call: String,
-        /// Why.
+        /// The error's code, such as `rate_limited`: one of a closed set, as replies count retries by it.
         reason: String,
     },
     /// A tool call is about to leave.
@@ -131,14 +131,14 @@ pub enum Event {
     ToolNotRun {
         /// Which of the open turn's calls.
         call_id: String,
-        /// Why.
+        /// The sentence that the failed call gave, which proves that nothing ran.
         reason: String,
     },
     /// A tool call has its one outcome.
     ToolFinished {
         /// Which of the open turn's calls.
         call_id: String,
-        /// What came of it.
+        /// Its result, its failure, or that it may have run; the model is told the same.
         outcome: ToolOutcome,
     },
     /// The store lost the last lines of the journal, or all of them and the run was begun anew. What they said is not known.
@@ -148,7 +148,7 @@ pub enum Event {
     EndLost {
         /// The model's id of the call.
         call_id: String,
-        /// Its tool.
+        /// The tool's name as the model calls it, such as `gmail_send_email`.
         tool: String,
     },
     /// The run is given up for good: its end is followed by a dead letter with these words, before it counts as delivered.
@@ -168,7 +168,7 @@ pub enum Event {
 pub struct Started {
     /// The version that the entry needs, as [`Entry::schema`].
     pub schema: u32,
-    /// The whole job.
+    /// As it was published, prompt included: the journal alone is enough to go on with the run.
     pub job: Job,
     /// The job's digest: the same id with another digest is a conflict.
     pub digest: String,
@@ -182,9 +182,9 @@ pub struct Started {
 /// Why a run was put given_up, as its dead letter says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUp {
-    /// For programs.
+    /// One of a closed set, such as `attempts_exhausted`; the metric of dead letters counts by it.
     pub reason: String,
-    /// For people.
+    /// A sentence with what happened last.
     pub detail: String,
     /// What the run was at.
     pub step: String,
@@ -193,9 +193,9 @@ pub struct GivenUp {
 /// The rules of one run, fixed at its start, so that a changed configuration does not change a run under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The model's name.
+    /// As the provider knows it, such as `gpt-4o`; fixed for the run, whatever the configuration says later.
     pub model: String,
-    /// The system message.
+    /// What the system message was when the run began; the same words again keep the provider's cache warm.
     pub instructions: String,
     /// Model turns at most.
     pub steps: u32,
@@ -248,7 +248,7 @@ pub struct PinnedTool {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Plan {
-    /// It runs.
+    /// The call leaves for Scalekit, with these arguments and no others.
     Run {
         /// The tool as pinned.
         tool: PinnedTool,
@@ -286,7 +286,7 @@ pub enum ToolOutcome {
     },
     /// It may have run. Only writes end so.
     Unknown {
-        /// What is known.
+        /// Why no answer is known, in a sentence that reads on in the reply.
         message: String,
         /// Scalekit's id of the execution.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,7 @@ pub enum Message {
     Assistant(AssistantMessage),
     /// The one answer to one tool call.
     ToolResult {
-        /// The id of the call.
+        /// The [`ToolCall::id`] in the assistant's message before it.
         call_id: String,
         /// The answer as the model sees it.
         content: String,
@@ -79,7 +79,7 @@ pub struct Usage {
 /// A model's answer to one request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelReply {
-    /// What it said.
+    /// Its text and its tool calls, as they go back to it in the next request.
     pub message: AssistantMessage,
     /// Why it stopped.
     pub finish: Finish,

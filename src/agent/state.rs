@@ -18,9 +18,9 @@ const LEAST_BETWEEN_LINKS_MILLISECONDS: u64 = 600_000;
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Conclusion {
-    /// With an answer.
+    /// The model stopped without another tool call.
     Answered {
-        /// The answer.
+        /// Its last text; empty where it said nothing.
         text: String,
         /// The answer as JSON, where the job wants one.
         output: Option<Value>,
@@ -32,7 +32,7 @@ pub enum Conclusion {
 }
 
 impl Conclusion {
-    /// A failure.
+    /// The run ends without an answer, for this reason.
     pub fn failed(error: ErrorDetail) -> Self {
         Self::Failed(Box::new(error))
     }
@@ -43,7 +43,8 @@ impl Conclusion {
 pub struct OpenCall {
     /// As the model wrote it.
     pub call: ToolCall,
-    /// What becomes of it.
+    /// Whether it leaves for Scalekit or is answered by the worker itself; decided when the model's reply was
+    /// journalled.
     pub plan: Plan,
     pub(super) state: CallState,
 }
@@ -64,9 +65,9 @@ pub(super) enum CallState {
 pub struct LedgerEntry {
     /// The model's id of the call.
     pub call_id: String,
-    /// The tool.
+    /// Name, connection and effect, as pinned when the run listed its tools.
     pub tool: PinnedTool,
-    /// For a person.
+    /// The first four plain arguments, such as `to: ann@example.com, subject: Hi`, each shortened to 60 characters.
     pub summary: String,
     /// What is known; a call that is still out counts as unknown.
     pub state: EffectState,
@@ -200,7 +201,7 @@ impl Run {
         }
     }
 
-    /// The job.
+    /// The job as it was published; its id names the journal.
     pub fn job(&self) -> &Job {
         &self.started.job
     }

@@ -25,7 +25,7 @@ pub enum BadJournal {
     Unreadable {
         /// Counted from 0.
         index: u64,
-        /// What is wrong with it.
+        /// The JSON error, with its column but without the line's text.
         problem: String,
     },
 }

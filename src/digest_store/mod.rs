@@ -44,15 +44,15 @@ pub struct StoreError(pub String);
 /// One recipient's occurrence of a digest: what its job is made for and named after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fired {
-    /// The digest's name.
+    /// [`Digest::name`](crate::schedule::digest::Digest::name).
     pub digest: String,
-    /// The recipient's identifier.
+    /// Whom the job runs for at Scalekit.
     pub recipient: String,
     /// When it was due.
     pub occurrence: Timestamp,
     /// What the recipient's clock showed then.
     pub local: DateTime,
-    /// The recipient's zone.
+    /// An IANA name such as `Europe/Berlin`.
     pub timezone: String,
 }
 
@@ -84,9 +84,9 @@ impl Fired {
 /// An occurrence of one group of recipients (those with the same expression, zone and time).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Firing<'a> {
-    /// The digest's name.
+    /// [`Digest::name`](crate::schedule::digest::Digest::name).
     pub digest: &'a str,
-    /// The group's key.
+    /// The schedule that its recipients share: cron expression, zone and time of day.
     pub group: &'a str,
     /// When it is due.
     pub at: Timestamp,
@@ -98,7 +98,7 @@ pub struct Firing<'a> {
 /// Marks of occurrences: group and time.
 pub type Marks = BTreeSet<(String, Timestamp)>;
 
-/// How a digest stands.
+/// What the store remembers of a digest over restarts of all schedulers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
     /// When the store began to know the digest. Another time than before means that it lost everything in between.
@@ -123,7 +123,7 @@ pub struct Standing {
 /// Parts of a firing that are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimedPortions {
-    /// The parts.
+    /// Their indexes in the firing, counted from 0, ascending.
     pub portions: Vec<u32>,
     /// Where others hold due parts: when the first of them is free again unless it is done by then.
     pub held_for: Option<Duration>,
@@ -151,7 +151,7 @@ pub struct LeaseHolder<'a> {
     pub owner: &'a str,
     /// From now on.
     pub lease: Duration,
-    /// The parts.
+    /// The indexes that it claimed, as in [`ClaimedPortions::portions`].
     pub portions: &'a [u32],
 }
 

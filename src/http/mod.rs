@@ -62,9 +62,9 @@ pub struct Client {
 /// The methods in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// GET.
+    /// Sent without a body.
     Get,
-    /// POST.
+    /// Sent with the request's body, where it has one.
     Post,
 }
 
@@ -83,7 +83,7 @@ pub struct Request {
 /// A whole answer, whatever its status.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// The HTTP status.
+    /// The HTTP status; 400 and more are answers like any other, no [`HttpError`].
     pub status: u16,
     /// How long the peer wants to be left alone: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date.
     pub retry_after: Option<Duration>,
@@ -91,7 +91,7 @@ pub struct Response {
     pub request_id: Option<String>,
     /// `x-should-retry`, the peer's own word on a repeat.
     pub should_retry: Option<bool>,
-    /// `content-type`.
+    /// The media type with its parameters, such as `application/json; charset=utf-8`.
     pub content_type: Option<String>,
     /// The body, not longer than the configured limit.
     pub body: Bytes,
@@ -103,7 +103,7 @@ pub enum HttpError {
     /// The name was not found, or no connection or TLS session came about: no byte of the request left.
     #[error("{host} cannot be reached: {reason}")]
     NotSent {
-        /// Whom we called.
+        /// The host of the URL, without path or query.
         host: String,
         /// What went wrong.
         reason: String,
@@ -111,7 +111,7 @@ pub enum HttpError {
     /// The request was on its way, and no whole answer came in time.
     #[error("{host} gave no answer within {} s", after.as_secs_f64())]
     TimedOut {
-        /// Whom we called.
+        /// The host of the URL, without path or query.
         host: String,
         /// The limit that was used up.
         after: Duration,
@@ -119,7 +119,7 @@ pub enum HttpError {
     /// The connection broke after the request had set out, or the answer was cut off or is no HTTP.
     #[error("the connection to {host} broke: {reason}")]
     Broken {
-        /// Whom we called.
+        /// The host of the URL, without path or query.
         host: String,
         /// What went wrong.
         reason: String,
@@ -127,7 +127,7 @@ pub enum HttpError {
     /// The answer is larger than allowed.
     #[error("the answer of {host} (status {status}) is larger than {limit} bytes")]
     BodyTooLarge {
-        /// Whom we called.
+        /// The host of the URL, without path or query.
         host: String,
         /// The HTTP status.
         status: u16,

@@ -38,7 +38,7 @@ pub enum Claim {
     },
     /// Another worker's lease on it is alive.
     Held {
-        /// That worker.
+        /// The process that holds that lease, unique at every start.
         owner: String,
         /// How long its lease lasts unless renewed.
         remaining: Duration,
@@ -74,7 +74,7 @@ pub struct Append<'a> {
 /// What claims and reads find of a run, as its entries, when its journal is gone. Nothing can be appended to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Remains<'a> {
-    /// The entries.
+    /// At most a few lines of JSON: what started the run, what it did, how it ended.
     pub entries: &'a [String],
     /// How long they are kept from now on.
     pub retain: Duration,

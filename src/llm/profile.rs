@@ -32,7 +32,7 @@ pub enum TokenField {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SystemRole {
-    /// `system`.
+    /// What every compatible server knows.
     System,
     /// `developer`, its name for reasoning models.
     Developer,
@@ -127,7 +127,7 @@ impl Profile {
     }
 }
 
-/// The table of profiles.
+/// What requests to the models look like, by name of the model or its beginning.
 #[derive(Debug, Clone)]
 pub struct Profiles(Vec<(String, Profile)>);
 

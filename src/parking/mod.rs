@@ -17,7 +17,7 @@ use crate::job::{ConnectionName, Identifier, JobId};
 /// A run that waits for its user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parked {
-    /// The job.
+    /// The run that an authorization wakes.
     pub job: JobId,
     /// The connections that the user must authorize.
     pub connections: Vec<ConnectionName>,

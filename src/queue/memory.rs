@@ -60,12 +60,12 @@ impl MemoryQueue {
         MemoryConsumer { shared: self.shared.clone(), lane: Lane::Normal, stopped: false }
     }
 
-    /// A consumer of what is urgent.
+    /// Gets what was published to [`Destination::Urgent`], and nothing else.
     pub fn urgent_consumer(&self) -> MemoryConsumer {
         MemoryConsumer { lane: Lane::Urgent, ..self.consumer() }
     }
 
-    /// The publisher.
+    /// Publishes into the same process; every publish is confirmed at once.
     pub fn publisher(&self) -> Arc<MemoryPublisher> {
         Arc::new(MemoryPublisher { shared: self.shared.clone() })
     }

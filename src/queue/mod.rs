@@ -131,7 +131,7 @@ pub enum QueueError {
     /// This one queue takes nothing now: it is full, or does not confirm while others do. A publish may have arrived.
     #[error("queue {queue} takes nothing now: {reason}")]
     NotTaken {
-        /// Its name.
+        /// As it was addressed: one of the worker's, or a caller's reply queue.
         queue: String,
         /// What is known of why.
         reason: &'static str,
@@ -186,7 +186,7 @@ pub trait DeadLetterQueue: Send + Sync {
 /// One delivery of a job message. Dropped unsettled, a job is redelivered at once, a dead letter when its connection ends.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The message.
+    /// Headers and body, as untrusted as whoever may publish to the queue.
     pub message: Message,
     /// Whether the broker says that it was delivered before.
     pub redelivered: bool,
@@ -196,7 +196,7 @@ pub struct Delivery {
 /// How an implementation settles a delivery; called at most once.
 #[async_trait]
 pub trait Settle: Send + Sync + std::fmt::Debug {
-    /// Acknowledges.
+    /// Sends the ack; that it was sent does not say that it has arrived.
     async fn ack(&self) -> Result<(), QueueError>;
     /// Acknowledges, and makes sure that it has arrived.
     async fn ack_for_certain(&self) -> Result<(), QueueError> {

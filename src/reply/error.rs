@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct ErrorDetail {
     /// One of a closed set.
     pub code: ErrorCode,
-    /// What happened.
+    /// One sentence that names what failed, without secrets.
     pub message: String,
-    /// What to do.
+    /// What the caller, the user or the operator can do about it.
     pub hint: String,
     /// The connection concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]

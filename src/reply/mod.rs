@@ -21,7 +21,7 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 /// A CloudEvent 1.0 in structured JSON. The same reply sent twice has the same `id`, so a consumer can drop the second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reply {
-    /// Always `1.0`.
+    /// The CloudEvents version, always `1.0`.
     pub specversion: String,
     /// Deterministic: the job id and what kind of event it is; all terminal events of a job share one id, unless an
     /// operator lets a job that was given up run again.
@@ -82,14 +82,14 @@ impl ReplyEvent {
 /// Data of `agentkit.job.completed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Completed {
-    /// The answer.
+    /// The model's last text; may be empty.
     pub text: String,
     /// The answer as JSON, where the job gave a schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
     /// Whether the outcome of a side effect is in doubt.
     pub status: Status,
-    /// What happened.
+    /// What was called, what it did, cost and took; its fields stand beside these.
     #[serde(flatten)]
     pub account: Account,
 }
@@ -112,7 +112,7 @@ pub struct Failed {
     /// What the model had said last, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// What happened.
+    /// What was called, what it did, cost and took until then; its fields stand beside these.
     #[serde(flatten)]
     pub account: Account,
 }
@@ -122,15 +122,15 @@ pub struct Failed {
 pub struct Account {
     /// Why the run ended: `answered`, `length`, or the error's code.
     pub stop_reason: String,
-    /// Model turns.
+    /// Requests to the model that were answered, over all attempts.
     pub steps: u32,
     /// Tool calls that ran.
     pub tool_calls: u32,
     /// Everything that was done to the world, or may have been done.
     pub effects: Vec<EffectEntry>,
-    /// What it cost.
+    /// Tokens and calls of all requests to the model, those of earlier attempts included.
     pub usage: TotalUsage,
-    /// The model that answered.
+    /// The model's name as the provider answered it, such as `gpt-4o-2024-08-06`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// When and how long.
@@ -151,11 +151,11 @@ pub struct Account {
 /// A side effect and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EffectEntry {
-    /// The tool.
+    /// The tool's name, such as `gmail_send_email`.
     pub tool: String,
     /// The connection it ran through.
     pub connection: String,
-    /// What is known.
+    /// Done, failed or unknown.
     pub state: EffectState,
     /// Scalekit's id of the execution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,7 +168,7 @@ pub struct EffectEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EffectState {
-    /// It was done.
+    /// The tool answered that it ran.
     Done,
     /// It was not done.
     Failed,
@@ -181,7 +181,7 @@ pub enum EffectState {
 pub struct TotalUsage {
     /// Input tokens, cached ones included.
     pub input_tokens: u64,
-    /// Output tokens.
+    /// Output tokens, reasoning included.
     pub output_tokens: u64,
     /// Input tokens that came from the provider's cache.
     pub cached_tokens: u64,
@@ -211,25 +211,25 @@ pub struct Timing {
 pub struct RetryEntry {
     /// The tool, or `model`.
     pub call: String,
-    /// Why.
+    /// An error code such as `rate_limited` or `unavailable`.
     pub reason: String,
-    /// How often.
+    /// Retries for this reason, over all attempts of the run.
     pub count: u32,
 }
 
 /// Something worth knowing that is no error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Notice {
-    /// For programs.
+    /// One of a closed set, such as `journal_lost`.
     pub code: String,
-    /// For people.
+    /// The same in a sentence.
     pub message: String,
 }
 
 /// Data of `agentkit.job.authorization_required`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorizationRequired {
-    /// The user.
+    /// The user who must authorize, as the job names them.
     pub identifier: String,
     /// All connections of the job that need it, in one event.
     pub authorizations: Vec<AuthorizationEntry>,
@@ -248,7 +248,7 @@ pub struct AuthorizationRequired {
 /// One connection that the user must authorize.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorizationEntry {
-    /// The connection.
+    /// The connection's name at Scalekit, as the job names it.
     pub connection: String,
     /// The account's status at Scalekit, or `MISSING` where there is none.
     pub status: String,
@@ -260,7 +260,7 @@ pub struct AuthorizationEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub expires_at: Option<Timestamp>,
-    /// What to do.
+    /// What the caller can do: show the link, or, where there is none, how to get one.
     pub hint: String,
 }
 

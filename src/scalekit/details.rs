@@ -15,7 +15,7 @@ const BEFORE_THE_CALL: [&str; 3] = ["path templating failed", "template renderin
 /// What is known of a failure. The message is one line, bounded and free of secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
-    /// What was said.
+    /// The peer's words or the client's, with at most 1,000 characters.
     pub message: String,
     /// The HTTP status, where there was an answer.
     pub status: Option<u16>,

@@ -34,7 +34,7 @@ pub enum Error {
     AuthorizationLost {
         /// Who says so: Scalekit's `error_code`, or the provider's word.
         code: String,
-        /// What is known.
+        /// Status, ids and the peer's words.
         details: Details,
     },
     /// The user or the connection has no right to this; the account can be active. An answer for the model.
@@ -65,7 +65,7 @@ pub enum Error {
         scope: RateLimitScope,
         /// How long to wait, where the peer says so.
         retry_after: Option<Duration>,
-        /// What is known.
+        /// Status, ids and the peer's words.
         details: Details,
     },
     /// The provider said no. An answer for the model.
@@ -79,7 +79,7 @@ pub enum Error {
     Unavailable {
         /// How long to wait, where the peer says so.
         retry_after: Option<Duration>,
-        /// What is known.
+        /// Status, ids and the peer's words; without a status nobody answered.
         details: Details,
     },
     /// No connection came about, or the caller held the call back; nothing was sent.
@@ -99,7 +99,7 @@ pub enum Error {
     Refused {
         /// Whether the refusal proves that nothing ran.
         ran: Ran,
-        /// What is known.
+        /// Status, ids and the peer's words.
         details: Details,
     },
 }
@@ -208,7 +208,7 @@ impl Error {
         }
     }
 
-    /// What is known of it.
+    /// Status, ids and the peer's words, whatever kind of failure it is.
     pub fn details(&self) -> &Details {
         match self {
             Self::Credentials(details)

@@ -28,7 +28,7 @@ pub struct ExecuteRequest<'a> {
     pub run_id: &'a str,
 }
 
-/// What a tool answered.
+/// The answer of a tool that ran.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolAnswer {
     /// The provider's answer without wrappers; `null` where it had nothing to say.

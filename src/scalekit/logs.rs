@@ -12,7 +12,7 @@ pub struct ToolCallLog {
     pub tool: String,
     /// The connection that ran it.
     pub connection: Option<String>,
-    /// How it ended.
+    /// Whether it succeeded, and who failed where it did not.
     pub status: LogStatus,
     /// Scalekit's id of this run of the tool.
     pub execution_id: Option<String>,
@@ -25,7 +25,7 @@ pub struct ToolCallLog {
 /// How a tool call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogStatus {
-    /// It ran.
+    /// The provider took the call and answered it.
     Success,
     /// The provider failed or refused.
     ProviderError,

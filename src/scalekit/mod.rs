@@ -42,9 +42,9 @@ pub use tools::ScopedTool;
 pub struct Config {
     /// `https://….scalekit.com`, `….scalekit.dev` or an own domain. Plain `http` is accepted for loopback only.
     pub environment_url: String,
-    /// The environment's client id.
+    /// `skc_…`, of the environment's API credentials.
     pub client_id: String,
-    /// The environment's client secret.
+    /// Sent to the token endpoint only, never printed.
     pub client_secret: SecretString,
     /// Who may send webhooks: `whsec_` and base64, several separated by commas; empty: nobody.
     pub webhook_secret: SecretString,
@@ -124,7 +124,7 @@ impl Config {
 /// Hears of every repeated call: the operation's name and the [`Error::code`] that caused it.
 pub type OnRetry = Arc<dyn Fn(&'static str, &'static str) + Send + Sync>;
 
-/// A Scalekit environment.
+/// A client of one Scalekit environment; keeps its token until shortly before it ends.
 pub struct Scalekit {
     config: Config,
     base: Url,

@@ -45,11 +45,11 @@ pub enum Overlap {
 pub struct Digest {
     /// 1 to 64 of `a-z`, `0-9`, `-` and `_`; the file's name without a word.
     pub name: String,
-    /// The file.
+    /// Where it was read from; problems with it are reported under this path.
     pub file: PathBuf,
-    /// Whether it fires.
+    /// Whether it fires; what fired before goes on.
     pub enabled: bool,
-    /// Cron expression.
+    /// Five fields, in the local time of each recipient.
     pub cron: String,
     /// IANA zone of recipients who have none.
     pub timezone: String,

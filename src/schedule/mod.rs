@@ -62,11 +62,11 @@ pub struct Scheduler {
     pub store: Arc<dyn DigestStore>,
     /// Takes the jobs.
     pub publisher: Arc<dyn Publisher>,
-    /// Time.
+    /// Judges when occurrences are due.
     pub clock: SharedClock,
-    /// Counters.
+    /// Counts firings, and shows when each digest last fired and succeeded.
     pub metrics: Arc<Metrics>,
-    /// What it is told.
+    /// Who claims, for how long, and how long jobs wait for their users.
     pub rules: Rules,
     /// Told to stop: firings end their batch and give their claims back.
     pub stop: CancellationToken,

@@ -67,7 +67,7 @@ impl Schedule {
         Ok(Self { cron, zone, key })
     }
 
-    /// The zone.
+    /// The zone that local times are judged in, daylight saving included.
     pub fn zone(&self) -> &TimeZone {
         &self.zone
     }

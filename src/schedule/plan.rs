@@ -15,7 +15,7 @@ const TOLERANCE: Duration = Duration::from_mins(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missed {
-    /// Nothing.
+    /// None is fired, except the last while its spread is not over.
     Skip,
     /// The last one is fired.
     Once,
@@ -28,9 +28,9 @@ pub enum Missed {
 pub enum Mark {
     /// Nothing was fired yet.
     Untouched,
-    /// Something was.
+    /// A job of it was published; the rest is, too, however late.
     Begun,
-    /// All was.
+    /// All of its jobs were published, or it is given up.
     Done,
 }
 

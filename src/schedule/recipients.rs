@@ -59,17 +59,17 @@ pub enum SourceError {
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     File {
-        /// Which.
+        /// The path as it was opened.
         path: PathBuf,
-        /// Why.
+        /// As the operating system says it.
         error: io::Error,
     },
     /// The header line of a CSV file does not do.
     #[error("{}:1: {problem}", path.display())]
     Header {
-        /// Which.
+        /// The path as it was opened.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it, such as no column `identifier` or one twice.
         problem: String,
     },
     /// The set cannot be read.
@@ -128,7 +128,7 @@ enum Inner<'a> {
 }
 
 impl<'a> Recipients<'a> {
-    /// Opens `source`.
+    /// Begins to read `source`; rows are read one at a time, so that a list may be larger than memory.
     pub async fn open(source: &'a Source, store: &'a dyn DigestStore) -> Result<Self, SourceError> {
         Ok(Self(match source {
             Source::List(list) => Inner::List(list.iter()),

@@ -12,7 +12,7 @@ use crate::retry::Policy;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defaults {
-    /// The system message.
+    /// The system message of jobs that bring none.
     pub instructions: String,
     /// Limits and their upper bounds.
     pub limits: LimitDefaults,
@@ -42,16 +42,16 @@ impl Default for Defaults {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitDefaults {
-    /// Model turns.
+    /// Requests to the model, where the job does not say.
     pub steps: u32,
-    /// Model turns at most.
+    /// The most that a job may ask for.
     pub steps_at_most: u32,
     pub tool_calls: u32,
     pub tool_calls_at_most: u32,
     pub tokens: u64,
     pub tokens_at_most: u64,
     pub seconds: u64,
-    /// Working seconds at most.
+    /// The most that a job may ask for, in seconds of work.
     pub seconds_at_most: u64,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct WorkerRules {
 pub enum AfterLoss {
     /// It starts again, unless it is known to have started anything that is more than reading.
     Restart,
-    /// It fails.
+    /// It ends as failed, whatever it is known to have done.
     Fail,
 }
 

@@ -23,31 +23,31 @@ const MAX_GREETING_BYTES: u32 = 64 << 10;
 pub struct BrokerFacts {
     /// `RabbitMQ` for one.
     pub product: String,
-    /// `3.10.8` for one.
+    /// Major, minor and patch as the server says in `connection.start`, such as `4.2.1`.
     pub version: String,
     /// Every queue the worker needs.
     pub queues: Vec<QueueFacts>,
 }
 
-/// How a queue is.
+/// What a passive declaration and one with our arguments tell of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueFacts {
-    /// Its name.
+    /// With its prefix, such as `agentkit.jobs`.
     pub name: String,
-    /// How it is.
+    /// Whether it is there, how full, and with the arguments we need.
     pub state: QueueState,
 }
 
-/// How a queue is.
+/// What the broker answers to declarations of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueState {
     /// It does not exist.
     Missing,
-    /// It exists.
+    /// It answers a passive declaration.
     Present {
         /// Messages ready for delivery; may be wrong right after a broker's restart.
         messages: u32,
-        /// Consumers.
+        /// Consumers of all processes together.
         consumers: u32,
         /// What is wrong with its arguments, in words. `None` also where we may not ask.
         mismatch: Option<String>,

@@ -106,7 +106,7 @@ impl Config {
         problems
     }
 
-    /// The names of the queues.
+    /// The names that all processes with this `amqp.prefix` use.
     pub fn names(&self) -> QueueNames {
         QueueNames::new(&self.prefix)
     }
@@ -171,7 +171,7 @@ impl AmqpQueue {
         Ok(Some(AmqpConsumer::start(self.config.clone(), queue, prefetch, self.status.clone())))
     }
 
-    /// The publisher.
+    /// What all parts of the process publish with; its connection is another than the consumers'.
     pub fn publisher(&self) -> Arc<AmqpPublisher> {
         self.publisher.clone()
     }
@@ -181,7 +181,7 @@ impl AmqpQueue {
         AmqpHolder::start(self.config.clone(), process, self.publisher.clone(), &self.status).await
     }
 
-    /// The dead letters.
+    /// A reader of `<prefix>.dlq`; connects when it is used, not before.
     pub fn dead_letter_queue(&self) -> AmqpDeadLetterQueue {
         AmqpDeadLetterQueue::new(self.config.clone(), self.publisher.clone())
     }

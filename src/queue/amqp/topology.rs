@@ -45,17 +45,17 @@ pub enum TopologyMode {
 /// a shorter wait behind a longer one in the same queue would not end before it (measured on 3.10, 4.0 and 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// 1 second.
+    /// `<prefix>.wait.1s`.
     OneSecond,
-    /// 5 seconds.
+    /// `<prefix>.wait.5s`.
     FiveSeconds,
-    /// 30 seconds.
+    /// `<prefix>.wait.30s`.
     ThirtySeconds,
-    /// 2 minutes.
+    /// `<prefix>.wait.2m`.
     TwoMinutes,
-    /// 10 minutes.
+    /// `<prefix>.wait.10m`.
     TenMinutes,
-    /// 1 hour.
+    /// `<prefix>.wait.1h`, the longest: whoever waits longer goes round again.
     OneHour,
 }
 
@@ -94,7 +94,7 @@ impl Tier {
     }
 }
 
-/// The names of the queues.
+/// `<prefix>.jobs`, `<prefix>.dlq` and the others; the prefix is `agentkit` unless configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueNames {
     prefix: String,
@@ -152,7 +152,7 @@ impl QueueNames {
 /// A queue as this worker needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueDefinition {
-    /// The queue's name.
+    /// With its prefix, such as `agentkit.jobs`.
     pub name: String,
     /// Its arguments, `x-queue-type` and the like.
     pub arguments: BTreeMap<&'static str, Argument>,
@@ -161,7 +161,7 @@ pub struct QueueDefinition {
 /// The value of a queue argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Argument {
-    /// Text.
+    /// A long string, such as `quorum` or `reject-publish`.
     Text(String),
     /// A whole number; the broker does not mind its width.
     Number(i64),
