@@ -49,7 +49,7 @@ pub struct Digest {
     pub file: PathBuf,
     /// Whether it fires; what fired before goes on.
     pub enabled: bool,
-    /// Five fields, in the local time of each recipient.
+    /// Five fields, or six with seconds before them, in the local time of each recipient.
     pub cron: String,
     /// IANA zone of recipients who have none.
     pub timezone: String,
