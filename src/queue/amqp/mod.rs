@@ -181,7 +181,7 @@ impl AmqpQueue {
         AmqpHolder::start(self.config.clone(), process, self.publisher.clone(), &self.status).await
     }
 
-    /// A reader of `<prefix>.dlq`; connects when it is used, not before.
+    /// A reader of `<prefix>.dead`; connects when it is used, not before.
     pub fn dead_letter_queue(&self) -> AmqpDeadLetterQueue {
         AmqpDeadLetterQueue::new(self.config.clone(), self.publisher.clone())
     }

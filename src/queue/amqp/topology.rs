@@ -94,7 +94,7 @@ impl Tier {
     }
 }
 
-/// `<prefix>.jobs`, `<prefix>.dlq` and the others; the prefix is `agentkit` unless configured.
+/// `<prefix>.jobs`, `<prefix>.dead` and the others; the prefix is `agentkit` unless configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueNames {
     prefix: String,
