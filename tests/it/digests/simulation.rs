@@ -109,9 +109,7 @@ impl ReplicaSimulation {
         for (name, text) in [("morning", MORNING), ("night", NIGHT), ("evening", EVENING)] {
             std::fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
         }
-        // Written before it is answered, without a flush that a write may have to wait for: a killed server (unlike a
-        // machine without power) then knows all that it answered. With `everysec` it may lose two seconds, months here.
-        let redis = Redis::start_with(&["--appendfsync", "no"]).await;
+        let redis = Redis::start().await;
         let chance = Chance(0x5eed_0000_0000_0001);
         let (killed, disturbed) = (BTreeMap::new(), Vec::new());
         let schedulers = Vec::new();

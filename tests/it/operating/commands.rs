@@ -242,7 +242,7 @@ async fn tools_shows_effects_and_where_the_list_came_from() {
 
 #[tokio::test]
 async fn the_doctor_finds_what_is_broken_and_nothing_else() {
-    let redis = Redis::start().await;
+    let redis = Redis::start_with(&["--appendfsync", "everysec"]).await;
     let peer = SandboxPeer::start().await;
     peer.activate("gmail", "user_123").await;
     let amqp = Broker::shared().await.config();
