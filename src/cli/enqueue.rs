@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::output::Screen;
 use super::run::new_job;
-use super::{CommandError, Context, INTERRUPTED};
+use super::{CommandError, Context, INTERRUPTED, Interrupt};
 use crate::client::{Client, ClientError};
 use crate::job::{Envelope, Job, JobId};
 use crate::reply::ReplyEvent;
@@ -70,11 +70,11 @@ pub(crate) async fn enqueue(context: Context, arguments: EnqueueArguments) -> Re
         ReplyEvent::AuthorizationRequired(event) if !event.is_final => screen.authorization(event),
         _ => screen.terminal(reply),
     };
+    let mut interrupt = Interrupt::listen()?;
     let asked = client.request(&job, Duration::from_secs(arguments.timeout), seen);
     let reply = tokio::select! {
         reply = asked => reply.map_err(failed)?,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(|error| CommandError::Other(error.into()))?;
+        () = interrupt.received() => {
             screen.clear();
             eprintln!("interrupted; the job goes on");
             return Ok(ExitCode::from(INTERRUPTED));

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{BadConfig, Config, LogFormat, Sources};
@@ -154,6 +155,21 @@ impl Context {
         }
         let problems = BadConfig(problems);
         Err(CommandError::Usage(format!("{problems}\n{WHERE_TO_SET}")))
+    }
+}
+
+/// SIGINT, noticed from the moment this is made: before anything is shown that somebody may answer with it.
+pub(crate) struct Interrupt(Signal);
+
+impl Interrupt {
+    /// From now on the signal does not end the process by itself.
+    pub(crate) fn listen() -> Result<Self, CommandError> {
+        signal(SignalKind::interrupt()).map(Self).map_err(|error| CommandError::Other(error.into()))
+    }
+
+    /// The next one.
+    pub(crate) async fn received(&mut self) {
+        self.0.recv().await;
     }
 }
 

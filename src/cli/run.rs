@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::output::Screen;
-use super::{CommandError, Context, INTERRUPTED};
+use super::{CommandError, Context, INTERRUPTED, Interrupt};
 use crate::config::Config;
 use crate::embedded::{Embedded, Replies};
 use crate::job::{ConnectionName, Identifier, Job, Limits, OfferedEffects, ToolSelection};
@@ -66,12 +66,12 @@ pub async fn run(context: Context, arguments: RunArguments) -> Result<ExitCode, 
     if let Some(warning) = Profiles::built_in().shutdown_warning(model, today).filter(|_| sandbox.is_none()) {
         eprintln!("warning: {warning}");
     }
+    let mut interrupt = Interrupt::listen()?;
     let worker = Embedded::start(config, context.clock.clone())?;
     let replies = worker.submit(&job).await.map_err(|error| CommandError::Usage(error.to_string()))?;
     let shown = tokio::select! {
         shown = show(replies, &worker, &job, arguments.json) => shown,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(|error| CommandError::Other(error.into()))?;
+        () = interrupt.received() => {
             Screen::new().clear();
             eprintln!("interrupted; what had started may have been carried out");
             ExitCode::from(INTERRUPTED)

@@ -28,10 +28,14 @@ pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     };
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
-    let backends = Backends::service(&context.config).await.map_err(refused)?;
-    let mut app = App::build(context.config, backends, context.clock, shutdown.clone())?;
+    reload_on_signal(&shutdown, digests.clone()).map_err(|error| CommandError::Other(error.into()))?;
+    let stop = shutdown.soft();
+    let backends = tokio::select! {
+        backends = Backends::service(&context.config) => backends.map_err(refused)?,
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    let mut app = App::build(context.config, backends, context.clock, shutdown)?;
     if let Some(digests) = digests {
-        reload_on_signal(&shutdown, digests.clone()).map_err(|error| CommandError::Other(error.into()))?;
         app = app.with_digests(digests);
     }
     app.serve_http().await?;
@@ -40,14 +44,15 @@ pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     Ok(if ended == Ended::InOrder { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads the digests again at each SIGHUP; a bad file keeps the old set.
-fn reload_on_signal(shutdown: &Shutdown, digests: Arc<Digests>) -> std::io::Result<()> {
+/// Reads the digests again at each SIGHUP; a bad file keeps the old set. Without digests the signal does nothing.
+fn reload_on_signal(shutdown: &Shutdown, digests: Option<Arc<Digests>>) -> std::io::Result<()> {
     let mut hang_up = signal(SignalKind::hangup())?;
     shutdown.spawn_detached("SIGHUP", async move {
         while hang_up.recv().await.is_some() {
-            match digests.reload() {
-                Ok(count) => info!(digests = count, "SIGHUP: the digests are read again"),
-                Err(bad) => error!(%bad, "SIGHUP: the old digests stay"),
+            match digests.as_deref().map(Digests::reload) {
+                Some(Ok(count)) => info!(digests = count, "SIGHUP: the digests are read again"),
+                Some(Err(bad)) => error!(%bad, "SIGHUP: the old digests stay"),
+                None => info!("SIGHUP: this worker fires no digests"),
             }
         }
     });

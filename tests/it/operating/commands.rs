@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
+use agentkit_worker::internals::queue::amqp::Config;
 use agentkit_worker::internals::schema::Schema;
 use agentkit_worker::reply::Reply;
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
-use crate::support::eventually;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
 use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::{eventually, soon};
 
 const COMMANDS: [&str; 9] = ["demo", "run", "worker", "enqueue", "digests", "tools", "doctor", "sandbox", "schema"];
 
@@ -357,6 +358,23 @@ async fn an_interrupted_run_ends_with_130_and_the_sandbox_with_0() {
     sandbox.line("SCALEKIT_ENV_URL=http://127.0.0.1:").await;
     sandbox.signal("TERM");
     assert_eq!(sandbox.end().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_worker_that_still_looks_for_its_broker_survives_a_hang_up_and_stops_when_told_to() {
+    let peer = SandboxPeer::start().await;
+    // Takes connections and says nothing.
+    let broker = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let amqp = Config { url: format!("amqp://{}", broker.local_addr().unwrap()).into(), ..Config::default() };
+    let worker = Program::of_service(&peer.sandbox, &amqp, "redis://127.0.0.1:1")
+        .set("AGENTKIT_WORKER__AMQP__CONNECT_TIMEOUT_MILLISECONDS", "600000")
+        .start(&["worker"]);
+    let (_connection, _) = soon("the worker's connection", broker.accept()).await.unwrap();
+    worker.signal("HUP");
+    worker.line("SIGHUP").await;
+    worker.signal("TERM");
+    let (status, log) = worker.end().await;
+    assert_eq!(status.code(), Some(0), "{log:#?}");
 }
 
 #[test]
