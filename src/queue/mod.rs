@@ -117,7 +117,7 @@ pub enum Published {
 }
 
 /// Why a message could not be published, or a queue not be read. What is known of the message: it may or may not have arrived.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq)]
 pub enum QueueError {
     /// The broker cannot be reached, or the connection broke. Try again after a reconnect; a publish may have arrived.
     #[error("broker unavailable: {0}")]
@@ -128,6 +128,9 @@ pub enum QueueError {
     /// The broker takes no messages at all now, for lack of memory or disk. A publish may have arrived.
     #[error("the broker takes no messages now (memory or disk alarm)")]
     Blocked,
+    /// The connection that the delivery came over is gone, so nothing was sent: the message comes again.
+    #[error("the connection of this delivery is gone, it comes again")]
+    DeliveryLost,
     /// This one queue takes nothing now: it is full, or does not confirm while others do. A publish may have arrived.
     #[error("queue {queue} takes nothing now: {reason}")]
     NotTaken {
@@ -204,6 +207,10 @@ pub trait Settle: Send + Sync + std::fmt::Debug {
     }
     /// Gives the message back to the queue.
     async fn requeue(&self) -> Result<(), QueueError>;
+    /// Whether the delivery cannot be settled any more, as its connection is gone.
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 impl Delivery {
@@ -227,6 +234,11 @@ impl Delivery {
             Some(settle) => settle.ack_for_certain().await,
             None => Ok(()),
         }
+    }
+
+    /// Whether its connection is known to be gone: nothing can be settled any more, and the message comes again by itself.
+    pub fn is_lost(&self) -> bool {
+        self.settle.as_ref().is_some_and(|settle| settle.is_lost())
     }
 
     /// Puts the message back on the queue, for another worker.

@@ -94,9 +94,8 @@ impl Back {
 
 impl AmqpSettle {
     async fn settle(&self, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), QueueError> {
-        let lost = || QueueError::Unavailable("the connection of this delivery is gone, it comes again".to_owned());
-        if self.generation.over.is_cancelled() {
-            return Err(lost());
+        if self.is_lost() {
+            return Err(QueueError::DeliveryLost);
         }
         let settled = within(self.generation.timeout, answer).await;
         // `false`: the channel is gone, nothing was sent.
@@ -104,7 +103,7 @@ impl AmqpSettle {
             return Ok(());
         }
         self.generation.end();
-        settled.and_then(|_| Err(lost()))
+        settled.and(Err(QueueError::DeliveryLost))
     }
 }
 
@@ -143,5 +142,10 @@ impl Settle for AmqpSettle {
 
     async fn requeue(&self) -> Result<(), QueueError> {
         self.settle(self.acker.nack(self.back.options())).await
+    }
+
+    fn is_lost(&self) -> bool {
+        let generation = &self.generation;
+        generation.over.is_cancelled() || !generation.link.is_up() || !generation.channel.status().connected()
     }
 }

@@ -60,9 +60,9 @@ impl InFlightDelivery {
         self.due
     }
 
-    /// Whether the message is in our hands: where its connection was gone when it was to be exchanged, it is not any more.
+    /// Whether the message is in our hands. It is not once its connection is gone: then it comes again.
     pub(crate) fn is_in_hand(&self) -> bool {
-        self.delivery.is_some()
+        self.delivery.as_ref().is_some_and(|delivery| !delivery.is_lost())
     }
 
     /// The message is dealt with.
@@ -74,22 +74,26 @@ impl InFlightDelivery {
         }
     }
 
-    /// Has `held` stand for the message from now on: the old one is gone at the return. With an error that is not certain, as
-    /// its connection is gone; then `held` goes to the job queue, so that one of the two comes in any case.
+    /// Has `held` stand for the message from now on: the old one is gone at the return. An old one that comes again stands for
+    /// the run, and `held` is taken away: two messages would not know of each other. Where it is not certain whether it comes,
+    /// `held` goes to the job queue, so that one of the two does in any case.
     pub(crate) async fn replace(&mut self, held: Delivery, hold_at_most: Duration) -> Result<(), QueueError> {
-        let old = self.delivery.take();
-        let gone = match old {
+        let gone = match self.delivery.take() {
             Some(old) => old.ack_for_certain().await,
-            None => Err(QueueError::Unavailable("the message that stood for the run is on its way again".to_owned())),
+            None => Err(QueueError::DeliveryLost),
         };
-        if let Err(error) = gone {
-            if let Err(error) = held.requeue().await {
-                info!(%error, "the message goes back by itself, as its connection is gone");
+        let back = match gone {
+            Ok(()) => {
+                *self = Self::new(held, hold_at_most);
+                return Ok(());
             }
-            return Err(error);
+            Err(QueueError::DeliveryLost) => held.ack().await,
+            Err(_) => held.requeue().await,
+        };
+        if let Err(error) = back {
+            info!(%error, "the message goes back by itself, as its connection is gone");
         }
-        *self = Self::new(held, hold_at_most);
-        Ok(())
+        gone
     }
 
     /// Holds the message for a while longer.
@@ -103,6 +107,70 @@ impl InFlightDelivery {
             && let Err(error) = delivery.requeue().await
         {
             info!(%error, "the message goes back by itself, as its connection is gone");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::queue::Settle;
+
+    const HOLD: Duration = Duration::from_secs(900);
+
+    /// Notes what is done with it, and answers an ack so.
+    #[derive(Debug)]
+    struct NotedSettle {
+        name: &'static str,
+        done: Arc<Mutex<Vec<String>>>,
+        ack: Result<(), QueueError>,
+    }
+
+    impl NotedSettle {
+        fn note(&self, what: &str) {
+            self.done.lock().unwrap().push(format!("{} {what}", self.name));
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Settle for NotedSettle {
+        async fn ack(&self) -> Result<(), QueueError> {
+            self.note("acked");
+            self.ack.clone()
+        }
+
+        async fn requeue(&self) -> Result<(), QueueError> {
+            self.note("requeued");
+            Ok(())
+        }
+
+        fn is_lost(&self) -> bool {
+            self.ack == Err(QueueError::DeliveryLost)
+        }
+    }
+
+    #[tokio::test]
+    async fn one_message_stands_for_a_run_wherever_the_exchange_is_cut_off() {
+        let unknown = QueueError::TimedOut(HOLD);
+        let table = [
+            (Ok(()), vec!["old acked"]),
+            (Err(QueueError::DeliveryLost), vec!["old acked", "held acked"]),
+            (Err(unknown), vec!["old acked", "held requeued"]),
+        ];
+        for (answer, expected) in table {
+            let done = Arc::default();
+            let delivery = |name, ack| {
+                let settle = NotedSettle { name, done: Arc::clone(&done), ack };
+                Delivery::new(Message::default(), false, Box::new(settle))
+            };
+            let mut in_flight = InFlightDelivery::new(delivery("old", answer.clone()), HOLD);
+            let lost = answer == Err(QueueError::DeliveryLost);
+            assert_eq!(in_flight.is_in_hand(), !lost);
+            assert_eq!(in_flight.replace(delivery("held", Ok(())), HOLD).await, answer);
+            assert_eq!(*done.lock().unwrap(), expected, "{answer:?}");
+            assert_eq!(in_flight.is_in_hand(), answer.is_ok(), "{answer:?}");
         }
     }
 }

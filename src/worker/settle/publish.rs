@@ -16,13 +16,18 @@ const PATIENT: Policy =
     Policy { attempts: u32::MAX, initial_milliseconds: 500, max_milliseconds: 5000, max_retry_after_milliseconds: 0 };
 
 impl Settler {
-    /// Publishes `message` as one that is held by this process, with the same patience.
+    /// Publishes `message` as one that is held by this process, with the same patience; not beside a `delivery` that comes
+    /// again by itself.
     pub(super) async fn publish_held(
         &self,
         delivery: &InFlightDelivery,
         message: Message,
     ) -> Result<Delivery, QueueError> {
-        self.patiently(delivery, false, || self.holder.hold(message.clone())).await
+        let hold = async || match delivery.is_in_hand() {
+            true => self.holder.hold(message.clone()).await,
+            false => Err(QueueError::DeliveryLost),
+        };
+        self.patiently(delivery, false, hold).await
     }
 
     /// Publishes, as often as it takes until the broker confirms, the worker stops, or `delivery` has been held for half as
@@ -51,7 +56,7 @@ impl Settler {
         let last = delivery.due() + self.rules.hold_at_most / 2;
         let timeouts = AtomicU32::new(0);
         let decide = |error: &QueueError| match error {
-            QueueError::TooLarge { .. } => RetryDecision::Stop,
+            QueueError::TooLarge { .. } | QueueError::DeliveryLost => RetryDecision::Stop,
             QueueError::NotTaken { .. } | QueueError::Refused(_) if is_reply => RetryDecision::Stop,
             // The first time it may have been the connection.
             QueueError::TimedOut(_) if is_reply && timeouts.fetch_add(1, Ordering::Relaxed) > 0 => RetryDecision::Stop,

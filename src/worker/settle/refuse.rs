@@ -71,7 +71,7 @@ impl Settler {
         error: &QueueError,
     ) -> Exit {
         let broker_is_away = match error {
-            QueueError::Unavailable(_) | QueueError::Blocked => true,
+            QueueError::Unavailable(_) | QueueError::Blocked | QueueError::DeliveryLost => true,
             QueueError::TimedOut(_) => self.stop.is_cancelled(),
             QueueError::NotTaken { .. } | QueueError::Refused(_) | QueueError::TooLarge { .. } => false,
         };
