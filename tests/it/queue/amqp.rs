@@ -384,8 +384,8 @@ async fn a_late_ack_is_an_error_and_the_message_comes_again() {
     broker.control(&["close_all_connections", "by the test"]).await;
     let again = next(&mut consumer).await;
     assert_eq!((id(&again), again.redelivered), ("a", true));
-    let refused = late.ack().await;
-    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
+    assert!(late.is_lost());
+    assert_eq!(late.ack().await, Err(QueueError::DeliveryLost));
     again.ack().await.unwrap();
     insist(&queue, &Destination::Jobs, "b").await;
     let delivery = next(&mut consumer).await;
@@ -589,4 +589,20 @@ async fn what_a_dead_process_held_becomes_jobs_within_seconds_and_its_queue_is_e
     newer.ack_for_certain().await.unwrap();
     let name = config.names().held("one");
     eventually("the queue is empty", || async { (broker.ready(&name).await == 0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_queue_of_held_messages_that_does_not_survive_its_broker_is_left_for_another() {
+    let broker = Broker::start_own().await;
+    let queue = AmqpQueue::connect(impatient(broker.config())).await.unwrap();
+    let old = queue.holder("old").await.unwrap();
+    // Held only once that queue survives, and with it all that are older.
+    let held = soon("a held message", old.hold(message("a"))).await.unwrap();
+    let young = queue.holder("young").await.unwrap();
+    broker.kill();
+    broker.start().await;
+    eventually("the young one holds", || async { young.hold(message("b")).await.ok() }).await;
+    let again = next(&mut queue.consumer(8)).await;
+    assert_eq!(again.message.properties.message_id.as_deref(), Some("a"));
+    assert!(held.is_lost());
 }
