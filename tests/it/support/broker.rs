@@ -127,8 +127,18 @@ impl Broker {
 
     /// Makes the process stand still, or go on.
     pub(crate) fn freeze(&self, frozen: bool) {
-        let process = self.node().processes[1].id();
-        run(Command::new("kill").arg(if frozen { "-STOP" } else { "-CONT" }).arg(process.to_string()));
+        let process = self.process().to_string();
+        run(Command::new("kill").args([if frozen { "-STOP" } else { "-CONT" }, &process]));
+    }
+
+    /// The node's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.node().processes[1].id()
+    }
+
+    /// Where the node keeps its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.node().folder.path().join("mnesia")
     }
 
     /// Calls `rabbitmqctl`; takes about a second.

@@ -145,9 +145,14 @@ impl Redis {
         RedisProcess { watchdog, server: server.trim().to_owned() }
     }
 
+    /// The server's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.running.as_ref().expect("redis runs").server.parse().unwrap()
+    }
+
     fn signal(&self, signal: &str) {
-        let server = &self.running.as_ref().expect("redis runs").server;
-        assert!(Command::new("kill").args([signal, server]).status().unwrap().success());
+        let server = self.process().to_string();
+        assert!(Command::new("kill").args([signal, &server]).status().unwrap().success());
     }
 }
 

@@ -41,7 +41,7 @@ struct Said {
 
 /// The turns of a script.
 pub(crate) mod turn {
-    use super::*;
+    use super::{Act, Said, Turn, Value, json};
 
     /// An answer in words.
     pub(crate) fn text(text: &str) -> Turn {
