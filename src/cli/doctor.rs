@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use secrecy::ExposeSecret;
 
+use super::end_of_life::{KNOWN_IN, oldest_instead_of};
 use super::{CommandError, Context};
 use crate::app;
 use crate::job::ConnectionName;
@@ -45,6 +46,17 @@ impl Report {
     fn good(&mut self, what: &str, found: &str) {
         self.good += 1;
         println!("ok      {what}: {found}");
+    }
+
+    /// A server, and whether its maker still looks after it.
+    fn product(&mut self, what: &str, product: &str, version: &str, more: &str) {
+        let found = format!("{product} {version}{more}");
+        let Some(oldest) = oldest_instead_of(product, version) else { return self.good(what, &found) };
+        self.warn(
+            what,
+            &format!("{found}, past its end of life (as known in {KNOWN_IN})"),
+            &format!("it works; use {oldest} or later, unless your distribution still looks after this one"),
+        );
     }
 
     /// What cannot be found out from here.
@@ -103,13 +115,7 @@ async fn broker(context: &Context, report: &mut Report) {
             );
         }
     };
-    let version = format!("{} {}", facts.product, facts.version);
-    let major: u32 = facts.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-    if major >= 4 {
-        report.good("RabbitMQ", &version);
-    } else {
-        report.warn("RabbitMQ", &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
-    }
+    report.product("RabbitMQ", &facts.product, &facts.version, "");
     // Whether the one is small enough for the other is checked with the rest of the configuration.
     let worker = &context.config.worker;
     report.note(
@@ -194,7 +200,7 @@ async fn clock(context: &Context, report: &mut Report) {
 }
 
 fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {
-    report.good(name, &format!("{} ({})", facts.version, facts.role));
+    report.product(name, facts.product, &facts.version, &format!(" ({})", facts.role));
     if facts.role != "master" {
         report.bad(&format!("{name} role"), &facts.role, "point REDIS_URL to the master: a replica refuses writes");
     }

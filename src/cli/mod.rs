@@ -4,6 +4,7 @@ pub(crate) mod dead;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod doctor;
+mod end_of_life;
 pub(crate) mod enqueue;
 pub(crate) mod jobs;
 mod output;

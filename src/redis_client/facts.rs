@@ -7,7 +7,9 @@ use std::collections::HashMap;
 pub struct ServerFacts {
     /// `host:port` of a master of a cluster; empty where there is but one server.
     pub server: String,
-    /// `redis_version`.
+    /// `Redis`, or `Valkey`, which says so beside the version of Redis whose commands it has.
+    pub product: &'static str,
+    /// `valkey_version` or `redis_version`, such as `7.0.15`.
     pub version: String,
     /// `role`: `master` or `slave`; a replica refuses writes.
     pub role: String,
@@ -30,9 +32,14 @@ impl ServerFacts {
     pub(super) fn new(server: &str, info: &[u8]) -> Self {
         let info = String::from_utf8_lossy(info);
         let clustered = field(&info, "cluster_enabled") == "1";
+        let (product, version) = match field(&info, "server_name").as_str() {
+            "valkey" => ("Valkey", "valkey_version"),
+            _ => ("Redis", "redis_version"),
+        };
         Self {
             server: server.to_owned(),
-            version: field(&info, "redis_version"),
+            product,
+            version: field(&info, version),
             role: field(&info, "role"),
             append_only: field(&info, "aof_enabled") == "1",
             eviction_policy: field(&info, "maxmemory_policy"),
@@ -72,12 +79,14 @@ mod tests {
         let info =
             "# Server\r\nredis_version:7.0.15\r\nrole:slave\r\naof_enabled:1\r\nmaxmemory_policy:allkeys-lru\r\n";
         let mut facts = ServerFacts::new("", info.as_bytes());
-        assert_eq!((facts.version.as_str(), facts.role.as_str()), ("7.0.15", "slave"));
+        assert_eq!((facts.product, facts.version.as_str(), facts.role.as_str()), ("Redis", "7.0.15", "slave"));
         assert!(facts.append_only);
         assert_eq!(facts.eviction_policy, "allkeys-lru");
         for broken in ["", ":", "redis_version", "redis_versions:7", "\0\n\r:::"] {
             assert_eq!(ServerFacts::new("", broken.as_bytes()).version, "unknown", "{broken:?}");
         }
+        let valkey = ServerFacts::new("", b"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n");
+        assert_eq!((valkey.product, valkey.version.as_str()), ("Valkey", "9.1.2"));
         let settings = [("appendfsync", "everysec"), ("min-replicas-to-write", "1")];
         facts.of_settings(&settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
         assert_eq!((facts.append_fsync.as_deref(), facts.min_replicas), (Some("everysec"), Some(1)));

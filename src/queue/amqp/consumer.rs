@@ -1,5 +1,6 @@
 //! Consuming: one consumer of a job queue on a connection that is rebuilt for ever.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -111,42 +112,48 @@ async fn pass_on(
     stop: &CancellationToken,
 ) -> Result<(), String> {
     let mut lost = pin!(generation.lost());
+    // Fetched also while nobody takes them: behind them the stream tells its end, which from RabbitMQ 4.3 on is all that a
+    // consumer timeout does.
+    let mut fetched = VecDeque::new();
     loop {
-        let next = async {
-            // A place first: what is not fetched from the library can still be given back.
-            let place = deliveries.reserve().await;
-            (place, consumer.next().await)
-        };
-        let (place, delivery) = tokio::select! {
+        let place = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             () = generation.over.cancelled() => return Err("a delivery could not be settled".to_owned()),
-            // The stream tells it too, but not while nobody takes deliveries from us.
             reason = &mut lost => return Err(reason),
-            next = next => next,
+            next = consumer.next() => match next {
+                Some(Ok(delivery)) => {
+                    fetched.push_back(delivery);
+                    continue;
+                }
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("the broker cancelled the consumer".to_owned()),
+            },
+            place = deliveries.reserve(), if !fetched.is_empty() => place,
         };
-        let delivery = match delivery {
-            Some(Ok(delivery)) => generation.delivery(delivery),
-            Some(Err(error)) => return Err(error.to_string()),
-            None => return Err("the broker cancelled the consumer".to_owned()),
-        };
-        let Ok(place) = place else {
-            let _ = delivery.requeue().await;
-            break;
-        };
-        place.send((generation.clone(), delivery));
+        let Ok(place) = place else { break };
+        if let Some(delivery) = fetched.pop_front() {
+            place.send((generation.clone(), generation.delivery(delivery)));
+        }
     }
-    give_back(generation, consumer).await;
+    give_back(generation, consumer, fetched).await;
     Ok(())
 }
 
 /// Ends the consumer and gives back what was fetched ahead. The connection stays for the deliveries handed out.
-async fn give_back(generation: &Arc<ConnectionGeneration>, mut consumer: lapin::Consumer) {
+async fn give_back(
+    generation: &Arc<ConnectionGeneration>,
+    mut consumer: lapin::Consumer,
+    fetched: VecDeque<lapin::message::Delivery>,
+) {
     let cancel = generation.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
     if within(generation.timeout, cancel).await.is_err() {
         return;
     }
     let rest = async {
+        for delivery in fetched {
+            let _ = generation.delivery(delivery).requeue().await;
+        }
         while let Some(Ok(delivery)) = consumer.next().await {
             let _ = generation.delivery(delivery).requeue().await;
         }

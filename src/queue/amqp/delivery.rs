@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicNackOptions, ConfirmSelectOptions};
+use lapin::options::{BasicAckOptions, BasicRejectOptions, ConfirmSelectOptions};
 use lapin::{Acker, Channel, Event};
 use tokio_util::sync::CancellationToken;
 
@@ -87,8 +87,10 @@ enum Back {
 }
 
 impl Back {
-    fn options(self) -> BasicNackOptions {
-        BasicNackOptions { requeue: self == Self::ToTheQueue, ..BasicNackOptions::default() }
+    /// `reject`, not `nack`: from RabbitMQ 4.3 on a `nack` does not count towards the delivery limit (measured), and a message
+    /// that nobody can deal with would go round for ever.
+    async fn give(self, acker: &Acker) -> lapin::Result<bool> {
+        acker.reject(BasicRejectOptions { requeue: self == Self::ToTheQueue }).await
     }
 }
 
@@ -117,9 +119,8 @@ impl Drop for AmqpSettle {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 tracing::warn!("a delivery was dropped and goes back to the queue");
-                let requeue = acker.nack(back.options());
                 // Where this fails, the end of the connection gives it back.
-                let _ = within(generation.timeout, requeue).await;
+                let _ = within(generation.timeout, back.give(&acker)).await;
             });
         }
     }
@@ -141,7 +142,7 @@ impl Settle for AmqpSettle {
     }
 
     async fn requeue(&self) -> Result<(), QueueError> {
-        self.settle(self.acker.nack(self.back.options())).await
+        self.settle(self.back.give(&self.acker)).await
     }
 
     fn is_lost(&self) -> bool {

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Event};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation, Event, PublisherConfirm};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -60,14 +62,14 @@ impl AmqpPublisher {
         &self,
         queue: &str,
         mandatory: bool,
-        body: &[u8],
+        body: &Bytes,
         properties: BasicProperties,
     ) -> Result<Fate, QueueError> {
         self.generation().await?.send(queue, mandatory, body, properties).await
     }
 
     /// Publishes to a reply queue, of which nobody knows whether it takes anything.
-    async fn send_reply(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<Fate, QueueError> {
+    async fn send_reply(&self, queue: &str, body: &Bytes, properties: BasicProperties) -> Result<Fate, QueueError> {
         let turn = self.reply_queues.turn(queue, self.config.answer_timeout()).await.map_err(|error| {
             let is_blocked = self.current.borrow().as_ref().is_some_and(|generation| generation.link.is_blocked());
             if is_blocked { QueueError::Blocked } else { error }
@@ -157,6 +159,24 @@ impl Publisher for AmqpPublisher {
             (_, fate) => self.in_our_own(&queue, fate).await.map(|()| Published::Routed),
         }
     }
+}
+
+/// Hands a message to the connection. It keeps the channel until the message is written, also where the caller gives up: the
+/// library writes the end of a channel before a publish that waits, and a message for a channel that has ended costs the
+/// connection (seen with lapin 4.12.3, most often on RabbitMQ 4.3). Ends with the connection at the latest.
+async fn write(
+    channel: Channel,
+    routing_key: ShortString,
+    options: BasicPublishOptions,
+    body: Bytes,
+    properties: BasicProperties,
+) -> Result<(Channel, PublisherConfirm), QueueError> {
+    let written = tokio::spawn(async move {
+        let confirm = channel.basic_publish("".into(), routing_key, options, &body, properties).await?;
+        Ok((channel, confirm))
+    });
+    let written = written.await.map_err(|error| QueueError::Unavailable(error.to_string()))?;
+    written.map_err(|error: lapin::Error| explain(&error))
 }
 
 fn does_not_exist(queue: &str) -> QueueError {
@@ -266,7 +286,7 @@ impl PublisherGeneration {
         &self,
         queue: &str,
         mandatory: bool,
-        body: &[u8],
+        body: &Bytes,
         properties: BasicProperties,
     ) -> Result<Fate, QueueError> {
         let ready = tokio::time::timeout(self.timeout, self.ready()).await;
@@ -277,10 +297,12 @@ impl PublisherGeneration {
         let message_id = properties.message_id().clone();
         let confirms = self.confirms.load(Ordering::Relaxed);
         let routing_key = short(queue)?;
-        let publish = async { channel.basic_publish("".into(), routing_key, options, body, properties).await?.await };
-        let confirmation = match tokio::time::timeout(self.timeout, publish).await {
-            Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(explain(&error)),
+        let publish = async {
+            let (channel, confirm) = write(channel, routing_key, options, body.clone(), properties).await?;
+            Ok((channel, confirm.await.map_err(|error| explain(&error))?))
+        };
+        let (channel, confirmation) = match tokio::time::timeout(self.timeout, publish).await {
+            Ok(confirmed) => confirmed?,
             Err(_) => {
                 // A new connection would not be any less blocked.
                 if self.link.is_blocked() {

@@ -12,7 +12,7 @@ const LEFT: &str = "x-agentkit-left";
 /// Version of messages that this worker reads.
 const VERSION: u32 = 1;
 /// What the broker adds, by how it begins.
-const BROKERS_OWN: [&str; 4] = ["x-death", "x-first-death", "x-last-death", "x-delivery-count"];
+const BROKERS_OWN: [&str; 5] = ["x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count"];
 
 /// What all headers of this product begin with.
 const PREFIX: &str = "x-agentkit-";

@@ -265,6 +265,7 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
             " 0 broken",
         ],
     );
+    assert!(["Redis: Redis ", "Redis: Valkey "].iter().any(|store| fine.stdout.contains(store)), "{}", fine.stdout);
     let replica = Redis::start().await;
     replica.command(&["REPLICAOF", "127.0.0.1", &redis.port().to_string()]);
     let warned = eventually("the replica is there", || async {

@@ -201,10 +201,10 @@ async fn call(name: &str, url: &str, connection: &str) -> Output {
     let libraries = Path::new(ROOT).join("target/examples");
     let mut command = match name.rsplit('.').next() {
         Some("py") => {
-            let python = libraries.join("venv/bin/python");
-            demand(&python, "pika");
-            let mut command = Command::new(python);
-            command.arg(source(name));
+            let packages = libraries.join("python");
+            demand(&packages.join("pika"), "pika");
+            let mut command = Command::new("python3");
+            command.arg(source(name)).env("PYTHONPATH", packages);
             command
         }
         Some("mjs") => {

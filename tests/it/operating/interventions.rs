@@ -12,7 +12,7 @@ use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::job::Job;
 use agentkit_worker::reply::{ErrorCode, Reply, ReplyEvent};
 use lapin::Channel;
-use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -437,8 +437,8 @@ async fn wear_out(channel: &Channel, queue: &str) {
         let taken = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
         match taken {
             Some(message) => {
-                let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-                message.delivery.acker.nack(back).await.unwrap();
+                // From RabbitMQ 4.3 on a `nack` does not count.
+                message.delivery.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap();
                 None
             }
             None => Some(()),
@@ -507,8 +507,8 @@ async fn a_run_whose_message_the_broker_would_drop_soon_is_given_up_and_its_call
     let jobs = system.amqp.names().jobs();
     for _ in 1..18 {
         let taken = || async { channel.basic_get(jobs.as_str().into(), BasicGetOptions::default()).await.unwrap() };
-        let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        eventually("the message", taken).await.delivery.acker.nack(back).await.unwrap();
+        let back = BasicRejectOptions { requeue: true };
+        eventually("the message", taken).await.delivery.acker.reject(back).await.unwrap();
     }
     let worker = system.worker().await;
     let reply = system.reply().await;

@@ -7,7 +7,7 @@ use agentkit_worker::internals::queue::amqp::{
     AmqpQueue, Config, DeadLetters, QueueState, ReplyInbox, TopologyMode, inspect,
 };
 use agentkit_worker::internals::queue::{
-    Consumer, Delivery, Destination, Holder, Message, Properties, Published, Publisher, QueueError,
+    Consumer, DELIVERY_LIMIT, Delivery, Destination, Holder, Message, Properties, Published, Publisher, QueueError,
 };
 use futures_util::StreamExt;
 use lapin::options::{
@@ -410,6 +410,45 @@ async fn a_lost_connection_is_noticed_while_nobody_asks_for_deliveries() {
         assert!(delivery.redelivered, "{} came over the lost connection", id(&delivery));
         delivery.ack().await.unwrap();
     }
+}
+
+/// Up to 4.2 the broker closes the channel. From 4.3 on it cancels the consumer, and late acks seem to succeed.
+#[tokio::test]
+async fn a_consumer_that_was_timed_out_is_noticed_and_what_it_held_comes_again() {
+    let broker = Broker::start_impatient(Duration::from_secs(5)).await;
+    let queue = AmqpQueue::connect(impatient(broker.config())).await.unwrap();
+    let mut consumer = queue.consumer(3);
+    for id in ["a", "b", "c"] {
+        insist(&queue, &Destination::Jobs, id).await;
+    }
+    let late = next(&mut consumer).await;
+    // Nobody takes the others meanwhile.
+    let status = queue.status();
+    eventually("a new consumer", || async { (status.reconnects() >= 1 && status.consuming()).then_some(()) }).await;
+    let refused = late.ack().await;
+    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
+    for _ in 0..3 {
+        let again = next(&mut consumer).await;
+        assert!(again.redelivered, "{} came to the consumer that was timed out", id(&again));
+        again.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_always_comes_back_ends_as_a_dead_letter() {
+    let broker = Broker::shared().await;
+    let config = broker.config();
+    let queue = AmqpQueue::connect(config.clone()).await.unwrap();
+    let mut consumer = queue.consumer(1);
+    insist(&queue, &Destination::Jobs, "a").await;
+    for round in 0..=DELIVERY_LIMIT {
+        let delivery = next(&mut consumer).await;
+        // Half of the workers panic.
+        if round % 2 == 0 { drop(delivery) } else { delivery.requeue().await.unwrap() }
+    }
+    let dead = config.names().dead();
+    let letter = eventually("the letter", || broker.take(&dead)).await;
+    assert_eq!(letter.1.message_id().as_ref().unwrap().as_str(), "a");
 }
 
 #[tokio::test]

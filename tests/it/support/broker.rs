@@ -64,6 +64,13 @@ impl Broker {
         broker
     }
 
+    /// A node of one's own that waits so long for an ack. Up to 4.2 it would look for late ones once a minute only.
+    pub(crate) async fn start_impatient(consumer_timeout: Duration) -> Self {
+        let broker = Self::start_with(&format!("consumer_timeout = {}\n", consumer_timeout.as_millis())).await;
+        broker.control(&["eval", "application:set_env(rabbit, channel_tick_interval, 500)."]).await;
+        broker
+    }
+
     /// `host:port`, for a proxy.
     pub(crate) fn address(&self) -> &str {
         self.url.rsplit('@').next().expect("an address has a host")
