@@ -1,5 +1,6 @@
 //! `doctor`: looks at everything a worker needs, and says what to do.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::app;
 use crate::job::ConnectionName;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
-use crate::queue::amqp::{QueueState, inspect};
+use crate::queue::amqp::{AddressFacts, QueueState, inspect};
 use crate::redis_client::{RedisClient, ServerFacts};
 use crate::scalekit::{Error, Scalekit};
 
@@ -103,13 +104,7 @@ async fn broker(context: &Context, report: &mut Report) {
             );
         }
     };
-    let version = format!("{} {}", facts.product, facts.version);
-    let major: u32 = facts.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-    if major >= 4 {
-        report.good("RabbitMQ", &version);
-    } else {
-        report.warn("RabbitMQ", &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
-    }
+    broker_addresses(&facts.addresses, report);
     // Whether the one is small enough for the other is checked with the rest of the configuration.
     let worker = &context.config.worker;
     report.note(
@@ -151,6 +146,36 @@ async fn broker(context: &Context, report: &mut Report) {
             ),
             QueueState::Hidden(words) => report.warn(&what, &words, "give the user the right to look at it"),
         }
+    }
+}
+
+fn broker_addresses(addresses: &[AddressFacts], report: &mut Report) {
+    for AddressFacts { address, answer } in addresses {
+        let what = if addresses.len() == 1 { "RabbitMQ".to_owned() } else { format!("RabbitMQ at {address}") };
+        let greeting = match answer {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                report.warn(&what, &error.to_string(), "workers use the other addresses; see why this node is away");
+                continue;
+            }
+        };
+        let version = format!("{} {}", greeting.product, greeting.version);
+        let major: u32 = greeting.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+        if major >= 4 {
+            report.good(&what, &version);
+        } else {
+            report.warn(&what, &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
+        }
+    }
+    let clusters: BTreeSet<&str> =
+        addresses.iter().filter_map(|facts| facts.answer.as_ref().ok()?.cluster.as_deref()).collect();
+    if clusters.len() > 1 {
+        let names = clusters.into_iter().collect::<Vec<_>>().join(", ");
+        report.bad(
+            "RabbitMQ cluster",
+            &format!("the addresses lead to different ones: {names}"),
+            "have amqp.url name nodes of one cluster: jobs and replies would be spread over several else",
+        );
     }
 }
 

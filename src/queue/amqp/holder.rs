@@ -15,6 +15,7 @@ use lapin::types::FieldTable;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, short, within};
 use super::delivery::ConnectionGeneration;
 use super::topology::QueueDefinition;
@@ -69,14 +70,16 @@ impl AmqpHolder {
     ) -> Result<Self, QueueError> {
         let definition = QueueDefinition::held(&config.names(), process);
         let queue = definition.name.clone();
-        let first = match open(&config, &definition).await {
+        let last = LastPlace::default();
+        let first = match open(&config, &last, &definition).await {
             Err(error @ QueueError::Refused(_)) => return Err(error),
             // A broker that was there a moment ago and is not now is waited for, as later on.
             first => first.ok(),
         };
         let (sender, connected) = watch::channel(false);
         let (stop, waiting) = (CancellationToken::new(), Arc::new(Waiting::default()));
-        status.keep(supervise(config.clone(), definition, first, waiting.clone(), sender, stop.clone()));
+        let upkeep = supervise(config.clone(), last, definition, first, waiting.clone(), sender, stop.clone());
+        status.keep(upkeep);
         let count = AtomicU64::new(0);
         Ok(Self { config, queue, publisher, waiting, connected, count, _stop_on_drop: stop.drop_guard() })
     }
@@ -102,9 +105,9 @@ impl Holder for AmqpHolder {
 
 type Life = (Arc<ConnectionGeneration>, lapin::Consumer);
 
-async fn open(config: &Config, definition: &QueueDefinition) -> Result<Life, QueueError> {
+async fn open(config: &Config, last: &LastPlace, definition: &QueueDefinition) -> Result<Life, QueueError> {
     let timeout = config.answer_timeout();
-    let link = BrokerConnection::open(config, "agentkit-worker held messages").await?;
+    let link = BrokerConnection::open(config, last, "agentkit-worker held messages").await?;
     let declaring = link.channel(timeout).await?;
     definition.declare(&declaring, timeout).await?;
     let channel = link.channel(timeout).await?;
@@ -117,6 +120,7 @@ async fn open(config: &Config, definition: &QueueDefinition) -> Result<Life, Que
 /// Keeps the queue consumed until `stop`, for ever.
 async fn supervise(
     config: Arc<Config>,
+    last: LastPlace,
     definition: QueueDefinition,
     mut first: Option<Life>,
     waiting: Arc<Waiting>,
@@ -127,7 +131,7 @@ async fn supervise(
     loop {
         let life = match first.take() {
             Some(life) => Some(life),
-            None => reconnect.until_open(&stop, || open(&config, &definition)).await,
+            None => reconnect.until_open(&stop, || open(&config, &last, &definition)).await,
         };
         let Some((generation, consumer)) = life else { return };
         reconnect.came_up();

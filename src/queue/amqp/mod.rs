@@ -5,10 +5,12 @@
 //! Consuming and publishing have a connection each, because a broker that is low on memory stops reading from those that
 //! publish, and acks must still get through.
 
+mod address;
 mod connection;
 mod consumer;
 mod dead_letter_queue;
 mod delivery;
+mod greeting;
 mod holder;
 mod inbox;
 mod inspect;
@@ -29,9 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use consumer::AmqpConsumer;
 pub use dead_letter_queue::AmqpDeadLetterQueue;
+pub use greeting::Greeting;
 pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
-pub use inspect::{BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
+pub use inspect::{AddressFacts, BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
 pub use publisher::AmqpPublisher;
 pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
 
@@ -42,7 +45,9 @@ use crate::retry::{Policy, RetryDecision, retry};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` where the program was built with that feature.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` where the program was built with that feature. Of a cluster
+    /// the addresses of its nodes, separated by commas: each connection begins at a random one, and where one is away,
+    /// refuses or is silent the next one is tried.
     pub url: SecretString,
     /// First part of every queue's name.
     pub prefix: String,
@@ -50,11 +55,11 @@ pub struct Config {
     pub topology: TopologyMode,
     /// Seconds between heartbeats. A broker that froze is noticed after about 2.5 times that long (measured: 10 s at 4).
     pub heartbeat_seconds: u16,
-    /// Longest wait for a connection, in milliseconds.
+    /// Longest wait for a connection to one address, in milliseconds.
     pub connect_timeout_milliseconds: u64,
     /// Attempts to connect at start, before that is an error. Later on there is no end to them.
     pub connect_attempts: u32,
-    /// Longest nominal wait between two attempts to connect, in milliseconds.
+    /// Longest nominal wait between two attempts to connect, each of which tries all addresses, in milliseconds.
     pub reconnect_max_milliseconds: u64,
     /// Longest wait for a confirm, an ack on its way or any other answer, in milliseconds.
     pub publish_timeout_milliseconds: u64,
@@ -85,7 +90,7 @@ impl Config {
     /// Everything that is wrong with it, as `field: problem`.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Err(error) = connection::address(self) {
+        if let Err(error) = address::parse(self) {
             problems.push(format!("url: {error}"));
         }
         // Queue names end at 255 bytes and those beginning with `amq.` are the broker's own.
@@ -142,16 +147,16 @@ impl AmqpQueue {
             max_milliseconds: 5_000,
             max_retry_after_milliseconds: 0,
         };
-        let config = Arc::new(config);
+        let (config, last) = (Arc::new(config), address::LastPlace::default());
         let first = retry(
             policy,
             |error| if matches!(error, QueueError::Refused(_)) { RetryDecision::Stop } else { RetryDecision::Again },
             |error, attempt, _| tracing::warn!(%error, attempt, "broker not reached, trying again"),
-            || publisher::PublisherGeneration::open(&config),
+            || publisher::PublisherGeneration::open(&config, &last),
         )
         .await?;
         let status = Arc::new(Status::default());
-        let publisher = Arc::new(AmqpPublisher::start(config.clone(), first, status.clone()));
+        let publisher = Arc::new(AmqpPublisher::start(config.clone(), first, last, status.clone()));
         Ok(Self { config, status, publisher })
     }
 
