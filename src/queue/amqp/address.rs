@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(addresses(&config(url)).unwrap()[0].0.vhost, "/", "{url}");
         }
         assert_eq!(addresses(&config("amqp://h/jobs")).unwrap()[0].0.vhost, "jobs");
-        assert_eq!(addresses(&Config::default()).unwrap()[0].0.query.heartbeat, Some(10));
+        assert_eq!(addresses(&Config::default()).unwrap()[0].0.query.heartbeat, Some(5));
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Default for Config {
             url: SecretString::from("amqp://guest:guest@127.0.0.1:5672"),
             prefix: "agentkit".into(),
             topology: TopologyMode::Declare,
-            heartbeat_seconds: 10,
+            heartbeat_seconds: 5,
             connect_timeout_milliseconds: 5_000,
             connect_attempts: 5,
             reconnect_max_milliseconds: 15_000,

@@ -27,9 +27,9 @@ impl BrokerCluster {
     }
 
     async fn start() -> Self {
-        // As in production: a node that does not see the majority takes nothing.
+        // As deploy/README.md has it for production.
         let mut lines = "cluster_formation.peer_discovery_backend = classic_config\n\
-                         cluster_partition_handling = pause_minority\n"
+                         cluster_partition_handling = pause_minority\nnet_ticktime = 10\n"
             .to_owned();
         for (number, name) in (1..).zip(NAMES) {
             lines += &format!("cluster_formation.classic_config.nodes.{number} = {name}\n");

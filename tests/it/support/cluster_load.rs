@@ -148,7 +148,8 @@ impl<'a> ClusterLoad<'a> {
 
     /// The queues but that of the replies that hold messages, in somebody's hands or not, and how many.
     async fn left(&self) -> Vec<String> {
-        let rows = self.cluster.nodes[0].control(&["-q", "--no-table-headers", "list_queues", "name", "messages"]).await;
+        let rows =
+            self.cluster.nodes[0].control(&["-q", "--no-table-headers", "list_queues", "name", "messages"]).await;
         let replies = self.amqp.names().replies();
         let of_ours = rows.lines().filter(|row| row.starts_with(&self.amqp.prefix) && !row.starts_with(&replies));
         of_ours.filter(|row| !row.ends_with("\t0")).map(str::to_owned).collect()
