@@ -11,6 +11,7 @@ use super::{CommandError, Context};
 use crate::app;
 use crate::job::ConnectionName;
 use crate::llm::Llm;
+use crate::member_watch::management;
 use crate::metrics::Metrics;
 use crate::queue::amqp::{AddressFacts, QueueState, inspect};
 use crate::redis_client::{RedisClient, ServerFacts};
@@ -105,6 +106,7 @@ async fn broker(context: &Context, report: &mut Report) {
         }
     };
     broker_addresses(&facts.addresses, report);
+    members(context, report).await;
     // Whether the one is small enough for the other is checked with the rest of the configuration.
     let worker = &context.config.worker;
     report.note(
@@ -146,6 +148,45 @@ async fn broker(context: &Context, report: &mut Report) {
             ),
             QueueState::Hidden(words) => report.warn(&what, &words, "give the user the right to look at it"),
         }
+    }
+}
+
+/// With fewer than three members a queue is gone, or stands still, with a single node.
+async fn members(context: &Context, report: &mut Report) {
+    let what = "queue members";
+    let management = match management(&context.config, &context.clock) {
+        Ok(Some(management)) => management,
+        Ok(None) => {
+            return report.note(
+                what,
+                "not known: AMQP does not tell them",
+                "set amqp.management_url, or look on a node: rabbitmqctl list_queues name members online",
+            );
+        }
+        Err(error) => return report.bad(what, &format!("{error:#}"), "correct the configuration"),
+    };
+    let queues = match management.members().await {
+        Ok(queues) => queues,
+        Err(error) => {
+            return report.warn(
+                what,
+                &error.to_string(),
+                "check amqp.management_url, that the plugin rabbitmq_management is on, and that the user has a tag for it",
+            );
+        }
+    };
+    let few: Vec<_> = queues.iter().filter(|queue| queue.members < 3 || queue.online < queue.members).collect();
+    if few.is_empty() && !queues.is_empty() {
+        report.good(what, &format!("three or more of each of {} queues, all up", queues.len()));
+    }
+    for queue in few {
+        let found = format!("{} member(s), {} up", queue.members, queue.online);
+        let advice = if queue.members < 3 {
+            "have three nodes, then grow the queues that are there, on one of them: rabbitmq-queues grow NODE all"
+        } else {
+            "see why a node is away: a queue without the majority of its members stands still"
+        };
+        report.warn(&format!("{what} of {}", queue.queue), &found, advice);
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn parse(config: &Config) -> Result<Vec<Address>, String> {
 }
 
 /// Splits at the commas that another address follows: passwords and virtual hosts may have commas of their own.
-fn split(text: &str) -> Vec<&str> {
+pub(super) fn split(text: &str) -> Vec<&str> {
     let begins_address = |rest: &str| {
         let end = rest.find([',', '@', '/']).unwrap_or(rest.len());
         rest[..end].ends_with(':') && rest[end..].starts_with("//")

@@ -14,6 +14,7 @@ mod greeting;
 mod holder;
 mod inbox;
 mod inspect;
+mod management;
 mod message;
 mod publisher;
 mod renewal;
@@ -28,6 +29,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 pub use consumer::AmqpConsumer;
 pub use dead_letter_queue::AmqpDeadLetterQueue;
@@ -49,6 +51,9 @@ pub struct Config {
     /// the addresses of its nodes, separated by commas: each connection begins at a random one, and where one is away,
     /// refuses or is silent the next one is tried.
     pub url: SecretString,
+    /// `http://[user:password@]host:port` of RabbitMQ's management API, of one node or several, separated by commas. Asked how
+    /// many members each queue has, which AMQP does not tell; nothing else needs it.
+    pub management_url: Option<SecretString>,
     /// First part of every queue's name.
     pub prefix: String,
     /// What is done about the queues when connecting.
@@ -73,6 +78,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: SecretString::from("amqp://guest:guest@127.0.0.1:5672"),
+            management_url: None,
             prefix: "agentkit".into(),
             topology: TopologyMode::Declare,
             heartbeat_seconds: 5,
@@ -92,6 +98,8 @@ impl Config {
         let mut problems = Vec::new();
         if let Err(error) = address::parse(self) {
             problems.push(format!("url: {error}"));
+        } else if let Err(error) = management::addresses(self) {
+            problems.push(format!("management_url: {error}"));
         }
         // Queue names end at 255 bytes and those beginning with `amq.` are the broker's own.
         if !(1..=200).contains(&self.prefix.len()) || self.prefix.starts_with("amq.") {
@@ -114,6 +122,12 @@ impl Config {
     /// The names that all processes with this `amqp.prefix` use.
     pub fn names(&self) -> QueueNames {
         QueueNames::new(&self.prefix)
+    }
+
+    /// Where the management API lists the queues of the virtual host, each address with user and password; `None` where
+    /// nobody has said where it is.
+    pub fn management_addresses(&self) -> Result<Option<Vec<Url>>, QueueError> {
+        management::addresses(self).map_err(QueueError::Refused)
     }
 
     fn connect_timeout(&self) -> Duration {

@@ -66,6 +66,11 @@ impl Broker {
         &self.url
     }
 
+    /// Where its management API listens, if it has one.
+    pub(crate) fn management_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.node().management_port)
+    }
+
     /// A configuration for this broker with queues of its own.
     pub(crate) fn config(&self) -> Config {
         Config { url: self.url.clone().into(), prefix: unique("test"), ..Config::default() }
@@ -122,7 +127,16 @@ impl Broker {
 
     /// Calls `rabbitmqctl`; takes about a second.
     pub(crate) async fn control(&self, arguments: &[&str]) -> String {
-        let mut command = self.node().program("rabbitmqctl");
+        self.call("rabbitmqctl", arguments).await
+    }
+
+    /// Calls `rabbitmq-queues`; takes about a second.
+    pub(super) async fn queues(&self, arguments: &[&str]) -> String {
+        self.call("rabbitmq-queues", arguments).await
+    }
+
+    async fn call(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.node().program(program);
         command.args(arguments);
         tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap()
     }

@@ -28,15 +28,20 @@ impl BrokerCluster {
 
     async fn start() -> Self {
         // As deploy/README.md has it for production.
-        let mut lines = "cluster_formation.peer_discovery_backend = classic_config\n\
-                         cluster_partition_handling = pause_minority\nnet_ticktime = 10\n"
-            .to_owned();
-        for (number, name) in (1..).zip(NAMES) {
-            lines += &format!("cluster_formation.classic_config.nodes.{number} = {name}\n");
-        }
+        let [one, two, three] = NAMES;
+        let lines = format!(
+            "cluster_formation.peer_discovery_backend = classic_config\n\
+             cluster_formation.classic_config.nodes.1 = {one}\n\
+             cluster_formation.classic_config.nodes.2 = {two}\n\
+             cluster_formation.classic_config.nodes.3 = {three}\n\
+             cluster_partition_handling = pause_minority\n\
+             net_ticktime = 10\n"
+        );
         let name_server = NameServer::start();
-        let settings = Settings { lines: &lines, terms: DEAD_LETTERING, plugins: "" };
-        let nodes = NAMES.map(|name| Broker::of(Node::new(name, name_server.clone(), settings)));
+        let nodes = NAMES.map(|name| {
+            let settings = Settings { lines: &lines, terms: DEAD_LETTERING, management: name == one };
+            Broker::of(Node::new(name, name_server.clone(), settings))
+        });
         let cluster = Self { nodes: nodes.into() };
         join_all(cluster.nodes.iter().map(Broker::start)).await;
         cluster.nodes[0].control(&["await_online_nodes", "3"]).await;
@@ -46,6 +51,11 @@ impl BrokerCluster {
     /// The addresses of all nodes.
     pub(crate) fn url(&self) -> String {
         self.nodes.iter().map(Broker::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The management API, which one node has.
+    pub(crate) fn management_url(&self) -> String {
+        self.nodes[0].management_url()
     }
 
     /// A configuration for this cluster with queues of its own.
@@ -61,6 +71,16 @@ impl BrokerCluster {
             NAMES.iter().position(|name| *name == row.trim())
         })
         .await
+    }
+
+    /// Takes a queue's copy from the node that is last and not its leader; says how many members it has then.
+    pub(crate) async fn shrink(&self, queue: &str) -> usize {
+        let leader = self.leader(queue).await;
+        let last = (0..NAMES.len()).rfind(|node| *node != leader).expect("there are three");
+        self.nodes[0].queues(&["delete_member", queue, NAMES[last]]).await;
+        let rows = self.nodes[0].control(&["-q", "--no-table-headers", "list_queues", "name", "members"]).await;
+        let row = rows.lines().find_map(|row| row.strip_prefix(queue)?.strip_prefix('\t')).expect("it is listed");
+        NAMES.iter().filter(|name| row.contains(**name)).count()
     }
 
     /// Cuts a node off from the others, as a network does that is gone between them, or lets it see them again. Its

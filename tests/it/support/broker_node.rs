@@ -31,8 +31,8 @@ pub(super) struct Settings<'a> {
     pub(super) lines: &'a str,
     /// Of the application `rabbit`, what has no key there: Erlang terms, separated by commas.
     pub(super) terms: &'a str,
-    /// Names of plugins, separated by commas.
-    pub(super) plugins: &'a str,
+    /// Whether it has the management plugin.
+    pub(super) management: bool,
 }
 
 /// The name server of one node or of a cluster: without one of our own the first node starts one that outlives everything.
@@ -74,7 +74,8 @@ impl Drop for NameServer {
 pub(super) struct Node {
     folder: tempfile::TempDir,
     name: String,
-    pub(super) port: u16,
+    port: u16,
+    pub(super) management_port: u16,
     distribution_port: u16,
     name_server: Arc<NameServer>,
     running: Option<(Child, Child)>,
@@ -88,14 +89,17 @@ impl Node {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let file = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-        file("enabled_plugins", &format!("[{}].", settings.plugins));
+        file("enabled_plugins", if settings.management { "[rabbitmq_management]." } else { "[]." });
         file("advanced.config", &format!("[{{rabbit, [{}]}}].", settings.terms));
         file("home/.erlang.cookie", &name_server.secret);
         let cookie = folder.path().join("home/.erlang.cookie");
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400)).unwrap();
-        file("rabbitmq.conf", &format!("{USUAL}{}", settings.lines));
-        let (port, distribution_port) = (free_port(), free_port());
-        Self { folder, name: name.to_owned(), port, distribution_port, name_server, running: None }
+        let [port, distribution_port, management_port] = [(); 3].map(|()| free_port());
+        let listener = format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management_port}\n");
+        let listener = if settings.management { &listener } else { "" };
+        file("rabbitmq.conf", &format!("{USUAL}{listener}{}", settings.lines));
+        let name = name.to_owned();
+        Self { folder, name, port, management_port, distribution_port, name_server, running: None }
     }
 
     pub(super) fn url(&self) -> String {

@@ -82,7 +82,7 @@ impl<'a> ClusterLoad<'a> {
     /// Writes per second in the time before `end`.
     fn speed(samples: &[(Instant, u64)], end: Instant) -> f64 {
         let at = |moment: Instant| samples.iter().rev().find(|(at, _)| *at <= moment).map_or(0, |(_, count)| *count);
-        (at(end) - at(end - WINDOW)) as f64 / WINDOW.as_secs_f64()
+        f64::from(u32::try_from(at(end) - at(end - WINDOW)).unwrap()) / WINDOW.as_secs_f64()
     }
 
     /// Waits until the workers are as fast as they were before `fault`, and stay so for a while.
