@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::journal::memory::MemoryJournal;
 use crate::journal::redis::RedisJournal;
 use crate::llm::{Llm, Profiles};
+use crate::member_watch::MemberWatch;
 use crate::metrics::Metrics;
 use crate::parking::Parking;
 use crate::parking::memory::MemoryParking;
@@ -93,6 +94,7 @@ pub struct App {
     tool_catalog: Arc<ToolCatalog>,
     broken: CancellationToken,
     fleet_clock: FleetClock,
+    member_watch: MemberWatch,
 }
 
 impl Backends {
@@ -221,6 +223,7 @@ impl App {
             tracker: shutdown.tracker(),
             rules: executor_rules(&config),
         };
+        let member_watch = MemberWatch::new(&config, &clock, &metrics)?;
         let fleet_clock = FleetClock::new(reference, journal.clone(), metrics.clone());
         let rules = worker_rules(&config, process);
         let scheduler = Scheduler {
@@ -264,6 +267,7 @@ impl App {
             tool_catalog,
             broken,
             fleet_clock,
+            member_watch,
         })
     }
 
@@ -312,14 +316,10 @@ impl App {
             self.shutdown.spawn("scheduler", async move { scheduler.run().await });
         }
         self.shutdown.spawn("worker", self.worker.run(self.consumer, self.urgent));
-        let (fleet_clock, stop) = (self.fleet_clock, self.shutdown.soft());
-        self.shutdown.spawn("clock", async move {
-            tokio::select! { () = fleet_clock.keep() => {}, () = stop.cancelled() => {} }
-        });
-        let (broken, stop) = (self.broken, self.shutdown.soft());
-        self.shutdown.spawn("connections", async move {
-            tokio::select! { () = broken.cancelled() => {}, () = stop.cancelled() => {} }
-        });
+        let (fleet_clock, broken, members) = (self.fleet_clock, self.broken, self.member_watch);
+        self.shutdown.spawn_until_stop("clock", async move { fleet_clock.keep().await });
+        self.shutdown.spawn_until_stop("connections", async move { broken.cancelled().await });
+        self.shutdown.spawn_until_stop("members", async move { members.keep().await });
         self.shutdown.wait(self.config.worker.grace()).await
     }
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod app;
+mod broker_management;
 mod cache;
 mod cli;
 mod client;
@@ -18,6 +19,7 @@ pub mod job;
 mod journal;
 mod key;
 mod llm;
+mod member_watch;
 mod metrics;
 mod parking;
 mod queue;

@@ -65,6 +65,11 @@ struct DigestName {
     digest: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueName {
+    queue: String,
+}
+
 /// All metrics of one process (or of one embedded worker: nothing is global).
 pub struct Metrics {
     registry: Registry,
@@ -90,6 +95,8 @@ pub struct Metrics {
     digest_failures: Family<DigestName, Gauge>,
     journals_lost: Counter,
     clock_ahead: Gauge<f64, AtomicU64>,
+    queue_members: Family<QueueName, Gauge>,
+    queue_members_online: Family<QueueName, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -114,6 +121,13 @@ impl Default for Metrics {
                 "How far this machine's clock is ahead of the journal's store; it is put right by that",
                 Gauge::default(),
             ),
+            queue_members: add(
+                all,
+                "queue_members",
+                "Nodes that have a copy of the queue; told where amqp.management_url is set",
+                Family::default(),
+            ),
+            queue_members_online: add(all, "queue_members_online", "Those of them that are up", Family::default()),
             jobs_in_flight: add(all, "jobs_in_flight", "Runs that hold a place in this process", Gauge::default()),
             job_duration: add(all, "job_duration_seconds", "Working time of ended jobs", Histogram::new(SECONDS)),
             queue_wait: add(
@@ -252,6 +266,14 @@ impl Metrics {
     /// This machine's clock is so far ahead of the fleet's.
     pub fn clock_ahead(&self, seconds: f64) {
         self.clock_ahead.set(seconds);
+    }
+
+    /// A queue has so many members, of which so many are up.
+    pub fn queue_members(&self, queue: &str, members: usize, online: usize) {
+        for (gauge, count) in [(&self.queue_members, members), (&self.queue_members_online, online)] {
+            let label = QueueName { queue: queue.to_owned() };
+            gauge.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// So many runs wait for their users, of all workers: one process parks a run and another takes it up, so no

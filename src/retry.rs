@@ -4,6 +4,7 @@
 //! jitter (uniform between zero and the nominal wait), so a fleet that failed together does not come back together.
 
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use backoff::backoff::Backoff as _;
@@ -142,6 +143,14 @@ where
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// The numbers below `count` in a random order: a fleet that looks for one of several servers does not begin at one.
+pub fn in_random_order(count: usize) -> Vec<usize> {
+    let random = RandomState::new();
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_cached_key(|number| random.hash_one(number));
+    order
 }
 
 /// `wait`, and up to a tenth more or less by `name`: what begins together does not end together.

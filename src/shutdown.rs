@@ -61,6 +61,14 @@ impl Shutdown {
         self.tracker.spawn(self.clone().supervise(name, task));
     }
 
+    /// The same for a task that nothing but the stop ends.
+    pub fn spawn_until_stop(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.soft.clone();
+        self.spawn(name, async move {
+            tokio::select! { () = task => {}, () = stop.cancelled() => {} }
+        });
+    }
+
     /// The same for a task that goes on up to the end of the process and is not waited for.
     pub fn spawn_detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.clone().supervise(name, task));

@@ -1,5 +1,6 @@
 //! `doctor`: looks at everything a worker needs, and says what to do.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,8 +12,9 @@ use super::{CommandError, Context};
 use crate::app;
 use crate::job::ConnectionName;
 use crate::llm::Llm;
+use crate::member_watch::management;
 use crate::metrics::Metrics;
-use crate::queue::amqp::{QueueState, inspect};
+use crate::queue::amqp::{AddressFacts, QueueState, inspect};
 use crate::redis_client::{RedisClient, ServerFacts};
 use crate::scalekit::{Error, Scalekit};
 
@@ -116,6 +118,8 @@ async fn broker(context: &Context, report: &mut Report) {
         }
     };
     report.product("RabbitMQ", &facts.product, &facts.version, "");
+    broker_addresses(&facts.addresses, report);
+    members(context, report).await;
     // Whether the one is small enough for the other is checked with the rest of the configuration.
     let worker = &context.config.worker;
     report.note(
@@ -157,6 +161,75 @@ async fn broker(context: &Context, report: &mut Report) {
             ),
             QueueState::Hidden(words) => report.warn(&what, &words, "give the user the right to look at it"),
         }
+    }
+}
+
+/// With fewer than three members a queue is gone, or stands still, with a single node.
+async fn members(context: &Context, report: &mut Report) {
+    let what = "queue members";
+    let management = match management(&context.config, &context.clock) {
+        Ok(Some(management)) => management,
+        Ok(None) => {
+            return report.note(
+                what,
+                "not known: AMQP does not tell them",
+                "set amqp.management_url, or look on a node: rabbitmqctl list_queues name members online",
+            );
+        }
+        Err(error) => return report.bad(what, &format!("{error:#}"), "correct the configuration"),
+    };
+    let queues = match management.members().await {
+        Ok(queues) => queues,
+        Err(error) => {
+            return report.warn(
+                what,
+                &error.to_string(),
+                "check amqp.management_url, that the plugin rabbitmq_management is on, and that the user has a tag for it",
+            );
+        }
+    };
+    let few: Vec<_> = queues.iter().filter(|queue| queue.members < 3 || queue.online < queue.members).collect();
+    if few.is_empty() && !queues.is_empty() {
+        report.good(what, &format!("three or more of each of {} queues, all up", queues.len()));
+    }
+    for queue in few {
+        let found = format!("{} member(s), {} up", queue.members, queue.online);
+        let advice = if queue.members < 3 {
+            "have three nodes, then grow the queues that are there, on one of them: rabbitmq-queues grow NODE all"
+        } else {
+            "see why a node is away: a queue without the majority of its members stands still"
+        };
+        report.warn(&format!("{what} of {}", queue.queue), &found, advice);
+    }
+}
+
+fn broker_addresses(addresses: &[AddressFacts], report: &mut Report) {
+    for AddressFacts { address, answer } in addresses {
+        let what = if addresses.len() == 1 { "RabbitMQ".to_owned() } else { format!("RabbitMQ at {address}") };
+        let greeting = match answer {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                report.warn(&what, &error.to_string(), "workers use the other addresses; see why this node is away");
+                continue;
+            }
+        };
+        let version = format!("{} {}", greeting.product, greeting.version);
+        let major: u32 = greeting.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+        if major >= 4 {
+            report.good(&what, &version);
+        } else {
+            report.warn(&what, &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
+        }
+    }
+    let clusters: BTreeSet<&str> =
+        addresses.iter().filter_map(|facts| facts.answer.as_ref().ok()?.cluster.as_deref()).collect();
+    if clusters.len() > 1 {
+        let names = clusters.into_iter().collect::<Vec<_>>().join(", ");
+        report.bad(
+            "RabbitMQ cluster",
+            &format!("the addresses lead to different ones: {names}"),
+            "have amqp.url name nodes of one cluster: jobs and replies would be spread over several else",
+        );
     }
 }
 

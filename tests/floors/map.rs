@@ -4,7 +4,21 @@
 const FLOORS: [(&str, &[&str]); 6] = [
     ("words", &["job", "reply", "retry", "clock", "schema", "key", "metrics", "webhook"]),
     ("decisions", &["agent"]),
-    ("edges", &["queue", "cache", "journal", "digest_store", "parking", "llm", "scalekit", "http", "redis_client"]),
+    (
+        "edges",
+        &[
+            "queue",
+            "broker_management",
+            "cache",
+            "journal",
+            "digest_store",
+            "parking",
+            "llm",
+            "scalekit",
+            "http",
+            "redis_client",
+        ],
+    ),
     ("logic", &["worker", "schedule", "client"]),
     (
         "process",
@@ -19,6 +33,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "shutdown",
             "http_server",
             "fleet_clock",
+            "member_watch",
             "internals",
         ],
     ),
@@ -30,9 +45,10 @@ const PROCESS: usize = 4;
 const APART: usize = 5;
 
 /// On the floor of the edges, who may use whom.
-const BESIDE: [(&str, &str); 6] = [
+const BESIDE: [(&str, &str); 7] = [
     ("llm", "http"),
     ("scalekit", "http"),
+    ("broker_management", "http"),
     ("cache", "redis_client"),
     ("journal", "redis_client"),
     ("digest_store", "redis_client"),

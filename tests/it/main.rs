@@ -4,6 +4,7 @@
 
 mod support;
 
+mod cluster;
 mod digests;
 mod edges;
 mod journal;

@@ -13,10 +13,10 @@ use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::types::ShortString;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
-use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
+use super::address::{Address, LastPlace, addresses, none_served};
 use crate::queue::QueueError;
 use crate::retry::{Backoff, Policy, RetryDecision};
 
@@ -26,17 +26,38 @@ const RECONNECT_INITIAL_MILLISECONDS: u64 = 200;
 #[derive(Debug)]
 pub(super) struct BrokerConnection {
     pub(super) connection: Connection,
+    /// Host and port of the node at the other end, where there are several.
+    pub(super) server: String,
     socket: Socket,
 }
 
 impl BrokerConnection {
-    /// Connects. `role` is what the operator sees in the broker's list of connections.
-    pub(super) async fn open(config: &Config, role: &str) -> Result<Self, QueueError> {
-        let uri = address(config)?;
+    /// Connects to one of the addresses: each is tried once, in the order that `last` gives, and has the connect timeout
+    /// for itself. `role` is what the operator sees in the broker's list of connections.
+    pub(super) async fn open(config: &Config, last: &LastPlace, role: &str) -> Result<Self, QueueError> {
+        let addresses = addresses(config)?;
+        let mut failures = Vec::new();
+        for place in last.round(addresses.len()) {
+            match Self::open_at(config, &addresses[place], role).await {
+                Ok(link) => {
+                    last.remember(place);
+                    for (place, error) in failures {
+                        tracing::info!(address = %addresses[place], %error, "broker's address passed over");
+                    }
+                    return Ok(link);
+                }
+                Err(error) => failures.push((place, error)),
+            }
+        }
+        Err(none_served(&addresses, failures))
+    }
+
+    /// Connects to this address.
+    pub(super) async fn open_at(config: &Config, address: &Address, role: &str) -> Result<Self, QueueError> {
         let socket = Socket::default();
-        let opened = within(config.connect_timeout(), handshake(uri, role, socket.clone())).await;
+        let opened = within(config.connect_timeout(), handshake(address.uri(), role, socket.clone())).await;
         match opened {
-            Ok(connection) => Ok(Self { connection, socket }),
+            Ok(connection) => Ok(Self { connection, server: address.to_string(), socket }),
             Err(error) => {
                 // A broker that is frozen accepts the connection and says nothing; the library's thread would wait for
                 // its first word for ever.
@@ -64,22 +85,6 @@ impl BrokerConnection {
     pub(super) fn cut(&self) {
         self.socket.cut();
     }
-}
-
-/// The broker's address with our own parameters. No part of it gets into the error.
-pub(super) fn address(config: &Config) -> Result<AMQPUri, QueueError> {
-    let refuse = |text: &str| QueueError::Refused(text.to_owned());
-    let mut uri: AMQPUri = config.url.expose_secret().parse().map_err(|_| refuse("the address is not an AMQP URL"))?;
-    if uri.scheme == AMQPScheme::AMQPS && !cfg!(feature = "amqps") {
-        // The library would speak plain text to such an address.
-        return Err(refuse("the address is amqps://, and this program was built without the feature `amqps`"));
-    }
-    if uri.vhost.is_empty() {
-        // The URL `amqp://host/` names the virtual host with the empty name, which nobody means.
-        "/".clone_into(&mut uri.vhost);
-    }
-    uri.query.heartbeat = Some(config.heartbeat_seconds);
-    Ok(uri)
 }
 
 async fn handshake(uri: AMQPUri, role: &str, socket: Socket) -> lapin::Result<Connection> {
@@ -244,31 +249,6 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_virtual_host_means_the_default_one() {
-        for url in ["amqp://h", "amqp://h/", "amqp://h:5672/%2f"] {
-            assert_eq!(address(&config(url)).unwrap().vhost, "/", "{url}");
-        }
-        assert_eq!(address(&config("amqp://h/jobs")).unwrap().vhost, "jobs");
-        assert_eq!(address(&Config::default()).unwrap().query.heartbeat, Some(10));
-    }
-
-    #[test]
-    fn an_unusable_address_is_refused_without_showing_it() {
-        for url in ["", "hunter2", "http://u:hunter2@h", "amqp://u:hunter2@h:99999", "amqp://u:hunter2@h/%ff"] {
-            let error = address(&config(url)).unwrap_err();
-            assert!(matches!(error, QueueError::Refused(_)));
-            assert!(!error.to_string().contains("hunter2"), "{error}");
-        }
-    }
-
-    #[cfg(not(feature = "amqps"))]
-    #[test]
-    fn an_encrypted_address_is_never_spoken_to_in_plain_text() {
-        let error = address(&config("amqps://h")).unwrap_err();
-        assert!(error.to_string().contains("amqps"), "{error}");
-    }
-
-    #[test]
     fn the_brokers_size_limit_is_read_from_its_text() {
         let error = too_large("PRECONDITION_FAILED - message size 200 is larger than configured max size 100");
         assert!(matches!(error, Some(QueueError::TooLarge { size: 200, limit: 100 })));
@@ -299,7 +279,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("amqp://{}", listener.local_addr().unwrap());
         let config = Config { connect_timeout_milliseconds: 100, ..config(&url) };
-        let open = tokio::spawn(async move { BrokerConnection::open(&config, "test").await });
+        let open = tokio::spawn(async move { BrokerConnection::open(&config, &LastPlace::default(), "test").await });
         let (mut peer, _) = listener.accept().await.unwrap();
         let mut received = Vec::new();
         let end = tokio::time::timeout(Duration::from_secs(5), peer.read_to_end(&mut received)).await;

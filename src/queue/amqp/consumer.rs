@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, short, within};
 use super::delivery::ConnectionGeneration;
 use super::{Config, Status, topology};
@@ -72,12 +73,13 @@ async fn supervise(
     stop: CancellationToken,
 ) {
     let mut reconnect = Reconnect::new(&config);
-    let mut lives = 0_u64;
-    while let Some((generation, consumer)) = reconnect.until_open(&stop, || open(&config, &queue, prefetch)).await {
+    let (last, mut lives) = (LastPlace::default(), 0_u64);
+    while let Some(life) = reconnect.until_open(&stop, || open(&config, &last, &queue, prefetch)).await {
+        let (generation, consumer) = life;
         status.reconnects.fetch_add(u64::from(lives > 0), Ordering::Relaxed);
         lives += 1;
         status.consuming.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(queue = %consumer.queue(), prefetch, "consuming");
+        tracing::info!(queue = %consumer.queue(), prefetch, server = generation.link.server, "consuming");
         let ended = pass_on(&generation, consumer, &deliveries, &stop).await;
         status.consuming.fetch_sub(1, Ordering::Relaxed);
         let Err(reason) = ended else { break };
@@ -89,11 +91,12 @@ async fn supervise(
 
 async fn open(
     config: &Config,
+    last: &LastPlace,
     queue: &str,
     prefetch: u16,
 ) -> Result<(Arc<ConnectionGeneration>, lapin::Consumer), QueueError> {
     let (names, timeout) = (config.names(), config.answer_timeout());
-    let link = BrokerConnection::open(config, "agentkit-worker consumer").await?;
+    let link = BrokerConnection::open(config, last, "agentkit-worker consumer").await?;
     topology::establish(&link, &names, config.topology, timeout).await?;
     let channel = link.channel(timeout).await?;
     // Per consumer: quorum queues refuse the other kind (measured on 3.10 and 4.0).

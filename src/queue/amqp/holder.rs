@@ -22,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, short, within};
 use super::delivery::ConnectionGeneration;
 use super::topology::QueueDefinition;
@@ -66,19 +67,20 @@ impl HeldQueue {
 struct HeldQueues {
     config: Arc<Config>,
     process: String,
+    last: LastPlace,
     present: Mutex<HeldQueue>,
 }
 
 impl HeldQueues {
     fn new(config: Arc<Config>, process: &str) -> Self {
         let present = Mutex::new(HeldQueue::new(&config, process, 0));
-        Self { config, process: process.to_owned(), present }
+        Self { config, process: process.to_owned(), last: LastPlace::default(), present }
     }
 
     /// Connects, and consumes the present queue; where that does not come about, the next try is with another one.
     async fn open(&self) -> Result<Life, QueueError> {
         let timeout = self.config.answer_timeout();
-        let link = BrokerConnection::open(&self.config, "agentkit-worker held messages").await?;
+        let link = BrokerConnection::open(&self.config, &self.last, "agentkit-worker held messages").await?;
         let mut queue = self.present().clone();
         match consume(&link, &queue.definition, timeout).await {
             Ok((channel, consumer)) => {

@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
+use super::address::LastPlace;
 use super::connection::{BrokerConnection, within};
 use super::{Config, message};
 use crate::queue::{Message, QueueError};
@@ -20,7 +21,7 @@ impl ReplyInbox {
     /// Connects and makes the queue.
     pub async fn open(config: &Config) -> Result<Self, QueueError> {
         let timeout = config.answer_timeout();
-        let link = BrokerConnection::open(config, "agentkit-worker replies").await?;
+        let link = BrokerConnection::open(config, &LastPlace::default(), "agentkit-worker replies").await?;
         let channel = link.channel(timeout).await?;
         let options = QueueDeclareOptions::exclusive().auto_delete();
         let queue = within(timeout, channel.queue_declare("".into(), options, FieldTable::default())).await?;

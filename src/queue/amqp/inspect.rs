@@ -1,32 +1,34 @@
 //! Looking at the broker without working: its version, the state of the queues, the dead letters.
 
-use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::options::BasicGetOptions;
-use lapin::tcp::AMQPUriTcpExt;
-use lapin::types::{AMQPValue, FieldTable, parsing};
-use lapin::uri::AMQPUri;
 
-use super::connection::{BrokerConnection, address, short, within};
+use super::address::{Address, LastPlace, addresses, none_served};
+use super::connection::{BrokerConnection, short, within};
 use super::delivery::ConnectionGeneration;
+use super::greeting::{Greeting, greeting};
 use super::topology::Declared;
 use super::{Config, definitions};
 use crate::queue::{Delivery, QueueError};
 
-/// The first frame of the broker is about 500 bytes; anything much longer is not one.
-const MAX_GREETING_BYTES: u32 = 64 << 10;
-
 /// What a broker says of itself, and how its queues are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct BrokerFacts {
-    /// `RabbitMQ` for one.
-    pub product: String,
-    /// Major, minor and patch as the server says in `connection.start`, such as `4.2.1`.
-    pub version: String,
+    /// Each address of `amqp.url`, in its order; at least one takes connections.
+    pub addresses: Vec<AddressFacts>,
     /// Every queue the worker needs.
     pub queues: Vec<QueueFacts>,
+}
+
+/// Who is found at an address.
+#[derive(Debug, Clone)]
+pub struct AddressFacts {
+    /// Host and port.
+    pub address: String,
+    /// What the node there says of itself, once it has let us in.
+    pub answer: Result<Greeting, QueueError>,
 }
 
 /// What a passive declaration and one with our arguments tell of a queue.
@@ -58,17 +60,31 @@ pub enum QueueState {
     Hidden(String),
 }
 
-/// Looks at the broker. Makes no queue.
+/// Looks at the broker: at each of its addresses, and at its queues over one of them. Makes no queue.
 pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
-    let link = BrokerConnection::open(config, "agentkit-worker doctor").await?;
+    let known = addresses(config)?;
+    let (mut links, mut failures, mut facts) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, found) in join_all(known.iter().map(|address| visit(config, address))).await.into_iter().enumerate() {
+        let answer = match found {
+            Ok((link, greeting)) => {
+                links.push(link);
+                Ok(greeting)
+            }
+            Err(error) => {
+                failures.push((place, error.clone()));
+                Err(error)
+            }
+        };
+        facts.push(AddressFacts { address: known[place].to_string(), answer });
+    }
+    let [link, ..] = links.as_slice() else { return Err(none_served(&known, failures)) };
     let timeout = config.answer_timeout();
-    let (product, version) = greeting(config).await?;
     let (names, mut queues) = (config.names(), Vec::new());
     for definition in definitions(&names) {
         let state = match definition.look(&link.channel(timeout).await?, timeout).await {
             Ok(None) => QueueState::Missing,
             // To declare a queue that exists changes nothing and compares the arguments.
-            Ok(Some(queue)) => match definition.declare_or_take(&link, &names, timeout).await {
+            Ok(Some(queue)) => match definition.declare_or_take(link, &names, timeout).await {
                 Ok(Declared::Earlier(_)) => QueueState::Earlier,
                 declared => QueueState::Present {
                     messages: queue.message_count(),
@@ -84,46 +100,12 @@ pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
         };
         queues.push(QueueFacts { name: definition.name, state });
     }
-    Ok(BrokerFacts { product, version, queues })
+    Ok(BrokerFacts { addresses: facts, queues })
 }
 
-/// Product and version, from the first frame the broker sends. Asked on a connection of its own, as the library keeps
-/// this frame to itself.
-async fn greeting(config: &Config) -> Result<(String, String), QueueError> {
-    let mut uri = address(config)?;
-    uri.query.connection_timeout = Some(config.connect_timeout_milliseconds);
-    let timeout = config.connect_timeout();
-    let read = tokio::task::spawn_blocking(move || read_greeting(&uri, timeout));
-    let frame = read.await.map_err(io::Error::other).flatten();
-    let frame = frame.map_err(|error| QueueError::Unavailable(error.to_string()))?;
-    server_properties(&frame).ok_or_else(|| QueueError::Unavailable("the peer does not speak AMQP 0-9-1".to_owned()))
-}
-
-fn read_greeting(uri: &AMQPUri, timeout: Duration) -> io::Result<Vec<u8>> {
-    let mut stream = uri.connect().map_err(io::Error::other)?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"AMQP\0\0\x09\x01")?;
-    let mut head = [0; 7];
-    stream.read_exact(&mut head)?;
-    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
-    if size > MAX_GREETING_BYTES {
-        return Err(io::Error::other("the peer does not speak AMQP 0-9-1"));
-    }
-    let mut payload = vec![0; size as usize];
-    stream.read_exact(&mut payload)?;
-    Ok(payload)
-}
-
-/// `product` and `version` from the payload of `connection.start` (class 10, method 10): ids, two version bytes, table.
-fn server_properties(payload: &[u8]) -> Option<(String, String)> {
-    let table = payload.strip_prefix(&[0, 10, 0, 10])?.get(2..)?;
-    let (_, table): (_, FieldTable) = parsing::parse_field_table(table).ok()?;
-    let text = |name: &str| match table.inner().get(name) {
-        Some(AMQPValue::LongString(text)) => Some(text.to_string()),
-        _ => None,
-    };
-    Some((text("product")?, text("version")?))
+async fn visit(config: &Config, address: &Address) -> Result<(BrokerConnection, Greeting), QueueError> {
+    let link = BrokerConnection::open_at(config, address, "agentkit-worker doctor").await?;
+    Ok((link, greeting(address, config.connect_timeout()).await?))
 }
 
 /// The dead-letter queue, one letter at a time. A letter that is neither acked nor put back returns to the queue when
@@ -138,7 +120,7 @@ impl DeadLetters {
     /// Connects; the queue must exist.
     pub async fn open(config: &Config) -> Result<Self, QueueError> {
         let timeout = config.answer_timeout();
-        let link = BrokerConnection::open(config, "agentkit-worker dead letters").await?;
+        let link = BrokerConnection::open(config, &LastPlace::default(), "agentkit-worker dead letters").await?;
         let channel = link.channel(timeout).await?;
         Ok(Self { generation: ConnectionGeneration::new(link, channel, timeout, false), queue: config.names().dead() })
     }
@@ -149,44 +131,5 @@ impl DeadLetters {
         let get = self.generation.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
         let taken = within(self.generation.timeout, get).await?;
         Ok(taken.map(|message| self.generation.delivery(message.delivery)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn start_frame(version: &str) -> Vec<u8> {
-        let mut table = Vec::new();
-        for (name, text) in [("product", "RabbitMQ"), ("version", version)] {
-            table.push(u8::try_from(name.len()).unwrap());
-            table.extend(name.as_bytes());
-            table.push(b'S');
-            table.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
-            table.extend(text.as_bytes());
-        }
-        let mut frame = vec![0, 10, 0, 10, 0, 9];
-        frame.extend(u32::try_from(table.len()).unwrap().to_be_bytes());
-        frame.extend(table);
-        frame.extend(b"\0\0\0\x05PLAIN\0\0\0\x05en_US");
-        frame
-    }
-
-    #[test]
-    fn product_and_version_are_read_from_the_first_frame() {
-        let expected = ("RabbitMQ".to_owned(), "3.10.8".to_owned());
-        assert_eq!(server_properties(&start_frame("3.10.8")), Some(expected));
-    }
-
-    #[test]
-    fn every_half_finished_or_foreign_frame_is_refused() {
-        let frame = start_frame("3.10.8");
-        let table_end = frame.len() - 18;
-        for end in 0..table_end {
-            assert_eq!(server_properties(&frame[..end]), None, "{end} bytes");
-        }
-        for foreign in [b"HTTP/1.1 400 Bad Request".as_slice(), &[0xff; 64], b"\0\x0a\0\x0a\0\x09\xff\xff\xff\xff"] {
-            assert_eq!(server_properties(foreign), None);
-        }
     }
 }

@@ -5,13 +5,16 @@
 //! Consuming and publishing have a connection each, because a broker that is low on memory stops reading from those that
 //! publish, and acks must still get through.
 
+mod address;
 mod connection;
 mod consumer;
 mod dead_letter_queue;
 mod delivery;
+mod greeting;
 mod holder;
 mod inbox;
 mod inspect;
+mod management;
 mod message;
 mod publisher;
 mod renewal;
@@ -26,12 +29,14 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 pub use consumer::AmqpConsumer;
 pub use dead_letter_queue::AmqpDeadLetterQueue;
+pub use greeting::Greeting;
 pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
-pub use inspect::{BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
+pub use inspect::{AddressFacts, BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
 pub use publisher::AmqpPublisher;
 pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
 
@@ -42,19 +47,24 @@ use crate::retry::{Policy, RetryDecision, retry};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` where the program was built with that feature.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` where the program was built with that feature. Of a cluster
+    /// the addresses of its nodes, separated by commas: each connection begins at a random one, and where one is away,
+    /// refuses or is silent the next one is tried.
     pub url: SecretString,
+    /// `http://[user:password@]host:port` of RabbitMQ's management API, of one node or several, separated by commas. Asked how
+    /// many members each queue has, which AMQP does not tell; nothing else needs it.
+    pub management_url: Option<SecretString>,
     /// First part of every queue's name.
     pub prefix: String,
     /// What is done about the queues when connecting.
     pub topology: TopologyMode,
     /// Seconds between heartbeats. A broker that froze is noticed after about 2.5 times that long (measured: 10 s at 4).
     pub heartbeat_seconds: u16,
-    /// Longest wait for a connection, in milliseconds.
+    /// Longest wait for a connection to one address, in milliseconds.
     pub connect_timeout_milliseconds: u64,
     /// Attempts to connect at start, before that is an error. Later on there is no end to them.
     pub connect_attempts: u32,
-    /// Longest nominal wait between two attempts to connect, in milliseconds.
+    /// Longest nominal wait between two attempts to connect, each of which tries all addresses, in milliseconds.
     pub reconnect_max_milliseconds: u64,
     /// Longest wait for a confirm, an ack on its way or any other answer, in milliseconds.
     pub publish_timeout_milliseconds: u64,
@@ -68,9 +78,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: SecretString::from("amqp://guest:guest@127.0.0.1:5672"),
+            management_url: None,
             prefix: "agentkit".into(),
             topology: TopologyMode::Declare,
-            heartbeat_seconds: 10,
+            heartbeat_seconds: 5,
             connect_timeout_milliseconds: 5_000,
             connect_attempts: 5,
             reconnect_max_milliseconds: 15_000,
@@ -85,8 +96,10 @@ impl Config {
     /// Everything that is wrong with it, as `field: problem`.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Err(error) = connection::address(self) {
+        if let Err(error) = address::parse(self) {
             problems.push(format!("url: {error}"));
+        } else if let Err(error) = management::addresses(self) {
+            problems.push(format!("management_url: {error}"));
         }
         // Queue names end at 255 bytes and those beginning with `amq.` are the broker's own.
         if !(1..=200).contains(&self.prefix.len()) || self.prefix.starts_with("amq.") {
@@ -109,6 +122,12 @@ impl Config {
     /// The names that all processes with this `amqp.prefix` use.
     pub fn names(&self) -> QueueNames {
         QueueNames::new(&self.prefix)
+    }
+
+    /// Where the management API lists the queues of the virtual host, each address with user and password; `None` where
+    /// nobody has said where it is.
+    pub fn management_addresses(&self) -> Result<Option<Vec<Url>>, QueueError> {
+        management::addresses(self).map_err(QueueError::Refused)
     }
 
     fn connect_timeout(&self) -> Duration {
@@ -142,16 +161,16 @@ impl AmqpQueue {
             max_milliseconds: 5_000,
             max_retry_after_milliseconds: 0,
         };
-        let config = Arc::new(config);
+        let (config, last) = (Arc::new(config), address::LastPlace::default());
         let first = retry(
             policy,
             |error| if matches!(error, QueueError::Refused(_)) { RetryDecision::Stop } else { RetryDecision::Again },
             |error, attempt, _| tracing::warn!(%error, attempt, "broker not reached, trying again"),
-            || publisher::PublisherGeneration::open(&config),
+            || publisher::PublisherGeneration::open(&config, &last),
         )
         .await?;
         let status = Arc::new(Status::default());
-        let publisher = Arc::new(AmqpPublisher::start(config.clone(), first, status.clone()));
+        let publisher = Arc::new(AmqpPublisher::start(config.clone(), first, last, status.clone()));
         Ok(Self { config, status, publisher })
     }
 

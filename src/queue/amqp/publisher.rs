@@ -17,6 +17,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Event, PublisherConfirm};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, explain, short, within};
 use super::reply_queues::{CONFIRMS_NOTHING, ReplyQueues};
 use super::topology::QueueDefinition;
@@ -47,12 +48,12 @@ enum Fate {
 }
 
 impl AmqpPublisher {
-    pub(super) fn start(config: Arc<Config>, first: PublisherGeneration, status: Arc<Status>) -> Self {
+    pub(super) fn start(config: Arc<Config>, first: PublisherGeneration, last: LastPlace, status: Arc<Status>) -> Self {
         status.connected.store(true, Ordering::Relaxed);
         let first = Arc::new(first);
         let (sender, current) = watch::channel(Some(first.clone()));
         let stop = CancellationToken::new();
-        status.keep(supervise(config.clone(), first, sender, status.clone(), stop.clone()));
+        status.keep(supervise(config.clone(), first, last, sender, status.clone(), stop.clone()));
         Self { config, current, reply_queues: ReplyQueues::default(), _stop_on_drop: stop.drop_guard() }
     }
 
@@ -191,6 +192,7 @@ fn full(queue: &str) -> QueueError {
 async fn supervise(
     config: Arc<Config>,
     mut generation: Arc<PublisherGeneration>,
+    last: LastPlace,
     current: watch::Sender<Option<Arc<PublisherGeneration>>>,
     status: Arc<Status>,
     stop: CancellationToken,
@@ -208,8 +210,10 @@ async fn supervise(
         let Some(reason) = ended else { return };
         generation.link.cut();
         tracing::warn!(reason, "publishing connection lost");
-        let Some(next) = reconnect.until_open(&stop, || PublisherGeneration::open(&config)).await else { return };
-        tracing::info!("publishing connection is back");
+        let Some(next) = reconnect.until_open(&stop, || PublisherGeneration::open(&config, &last)).await else {
+            return;
+        };
+        tracing::info!(server = next.link.server, "publishing connection is back");
         generation = Arc::new(next);
         status.reconnects.fetch_add(1, Ordering::Relaxed);
         status.connected.store(true, Ordering::Relaxed);
@@ -232,8 +236,8 @@ pub(super) struct PublisherGeneration {
 
 impl PublisherGeneration {
     /// Connects and makes sure of the queues.
-    pub(super) async fn open(config: &Config) -> Result<Self, QueueError> {
-        let link = BrokerConnection::open(config, "agentkit-worker publisher").await?;
+    pub(super) async fn open(config: &Config, last: &LastPlace) -> Result<Self, QueueError> {
+        let link = BrokerConnection::open(config, last, "agentkit-worker publisher").await?;
         renewal::renew_replies(&link, &config.names(), config.topology, config.answer_timeout()).await;
         topology::establish(&link, &config.names(), config.topology, config.answer_timeout()).await?;
         Ok(Self {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Queue};
@@ -214,20 +215,12 @@ pub(super) async fn establish(
     if mode == TopologyMode::None {
         return Ok(());
     }
+    // All at once: while a leader stands still, each answer takes the broker a quarter of a second.
+    let definitions = definitions(names);
+    let each = definitions.iter().map(|definition| definition.establish(link, names, mode, timeout));
     let mut refusals = Vec::new();
-    for definition in definitions(names) {
-        let declared = match mode {
-            TopologyMode::Declare => definition.declare_or_take(link, names, timeout).await.map(drop),
-            // Made by whoever may, or never: what is urgent goes to the job queue then.
-            TopologyMode::Verify if definition.name == names.urgent() => Ok(()),
-            TopologyMode::Verify | TopologyMode::None => {
-                definition.look(&link.channel(timeout).await?, timeout).await.and_then(|queue| {
-                    let missing = || QueueError::Refused(format!("queue {} does not exist", definition.name));
-                    queue.map(drop).ok_or_else(missing)
-                })
-            }
-        };
-        match declared {
+    for established in join_all(each).await {
+        match established {
             Ok(()) => {}
             Err(QueueError::Refused(words)) => refusals.push(words),
             Err(error) => return Err(error),
@@ -261,6 +254,25 @@ impl QueueDefinition {
             .number("x-expires", milliseconds(HELD_EXPIRES))
             .number("x-delivery-limit", DEAD_DELIVERY_LIMIT)
             .dead_lettered_safely_to(&names.jobs())
+    }
+
+    async fn establish(
+        &self,
+        link: &BrokerConnection,
+        names: &QueueNames,
+        mode: TopologyMode,
+        timeout: Duration,
+    ) -> Result<(), QueueError> {
+        match mode {
+            TopologyMode::Declare => self.declare_or_take(link, names, timeout).await.map(drop),
+            // Made by whoever may, or never: what is urgent goes to the job queue then.
+            TopologyMode::Verify if self.name == names.urgent() => Ok(()),
+            TopologyMode::Verify | TopologyMode::None => {
+                let found = self.look(&link.channel(timeout).await?, timeout).await?;
+                let missing = || QueueError::Refused(format!("queue {} does not exist", self.name));
+                found.map(drop).ok_or_else(missing)
+            }
+        }
     }
 
     fn text(mut self, argument: &'static str, value: &str) -> Self {

@@ -360,8 +360,9 @@ async fn the_broker_says_what_it_is_and_how_the_queues_are() {
     let broker = Broker::shared().await;
     let config = broker.config();
     let facts = inspect(&config).await.unwrap();
-    assert_eq!(facts.product, "RabbitMQ");
-    assert!(facts.version.starts_with(|first: char| first.is_ascii_digit()), "{}", facts.version);
+    let greeting = facts.addresses[0].answer.as_ref().unwrap();
+    assert_eq!(greeting.product, "RabbitMQ");
+    assert!(greeting.version.starts_with(|first: char| first.is_ascii_digit()), "{greeting:?}");
     assert!(facts.queues.iter().all(|queue| queue.state == QueueState::Missing));
     let queue = AmqpQueue::connect(config.clone()).await.unwrap();
     insist(&queue, &Destination::Jobs, "a").await;

@@ -1,6 +1,9 @@
 //! What several tests need.
 
 pub(crate) mod broker;
+pub(crate) mod broker_cluster;
+mod broker_node;
+pub(crate) mod cluster_load;
 pub(crate) mod embedded_worker;
 pub(crate) mod fused_worker;
 pub(crate) mod http_peer;

@@ -1,0 +1,69 @@
+//! Nodes that go away under load: every job is answered once, every write executed once, nothing is left in a queue.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::support::broker_cluster::BrokerCluster;
+use crate::support::cluster_load::ClusterLoad;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_with_the_leaders_is_killed_and_started_again() {
+    let cluster = BrokerCluster::exclusive().await;
+    let load = ClusterLoad::start(&cluster).await;
+    let jobs = load.amqp.names().jobs();
+    let leader = cluster.leader(&jobs).await;
+    let fault = Instant::now();
+    cluster.nodes[leader].kill();
+    let recovery = load.recovery("leader killed", fault).await;
+    assert!(recovery.full_speed_after < Duration::from_secs(30), "{recovery:?}");
+    cluster.nodes[leader].start().await;
+    cluster.until_whole(&jobs).await;
+    load.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_with_the_leaders_stands_still_for_twenty_seconds() {
+    let cluster = BrokerCluster::exclusive().await;
+    let load = ClusterLoad::start(&cluster).await;
+    let jobs = load.amqp.names().jobs();
+    let leader = cluster.leader(&jobs).await;
+    let fault = Instant::now();
+    cluster.nodes[leader].freeze(true);
+    sleep(Duration::from_secs(20)).await;
+    cluster.nodes[leader].freeze(false);
+    let recovery = load.recovery("leader frozen for 20 s", fault).await;
+    assert!(recovery.full_speed_after < Duration::from_secs(45), "{recovery:?}");
+    cluster.until_whole(&jobs).await;
+    load.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_with_the_leaders_is_cut_off_from_the_others() {
+    let cluster = BrokerCluster::exclusive().await;
+    let load = ClusterLoad::start(&cluster).await;
+    let jobs = load.amqp.names().jobs();
+    let leader = cluster.leader(&jobs).await;
+    let fault = Instant::now();
+    cluster.cut_off(leader, true).await;
+    let recovery = load.recovery("leader cut off", fault).await;
+    assert!(recovery.full_speed_after < Duration::from_secs(45), "{recovery:?}");
+    cluster.cut_off(leader, false).await;
+    cluster.until_whole(&jobs).await;
+    load.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_is_restarted_in_turn() {
+    let cluster = BrokerCluster::exclusive().await;
+    let load = ClusterLoad::start(&cluster).await;
+    let jobs = load.amqp.names().jobs();
+    let fault = Instant::now();
+    for node in &cluster.nodes {
+        node.stop().await;
+        node.start().await;
+        cluster.until_whole(&jobs).await;
+    }
+    load.recovery("each node restarted in turn", fault).await;
+    load.finish().await;
+}
