@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use crate::agent::event::{Event, GivenUp, Pause};
 use crate::agent::run::{Run, Step};
 use crate::agent::turn::Conclusion;
-use crate::job::OfferedEffects;
 use crate::queue::DELIVERY_LIMIT;
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::worker::message::dead_letter::DeadLetterReason;
@@ -46,8 +45,6 @@ pub(super) struct Situation<'a> {
     pub(super) alone: bool,
     /// What becomes of a run whose journal the store lost.
     pub(super) after_loss: AfterLoss,
-    /// The tools that the job's run may be offered.
-    pub(super) offered: OfferedEffects,
     /// How long an owner is given to say what it did.
     pub(super) orphan_wait: Duration,
 }
@@ -118,7 +115,7 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
             settle(Disposition::Defer(Deferral::Same {
                 wait: situation.orphan_wait,
                 reason: Some(Reason::Orphaned),
-                saw_live_owner: false,
+                saw_live_owner: true,
             }))
         }
         Found::NoJournal { lost } => {
@@ -198,12 +195,9 @@ fn suspect_waits() -> Disposition {
     Disposition::Defer(Deferral::Unjournalled { wait: SUSPECT_WAIT, reason: Reason::Continue })
 }
 
-/// How a run ends whose journal is gone, where it must not start again. A message that saw its run in other hands is not the
-/// one that stood for it, and does not know what was done there.
+/// How a run ends whose journal is gone, where it must not start again.
 fn end_after_loss(situation: Situation<'_>) -> Option<Conclusion> {
-    let effects = situation
-        .wake_up
-        .is_some_and(|wake_up| wake_up.effects || (wake_up.saw_live_owner && situation.offered == OfferedEffects::All));
+    let effects = situation.wake_up.is_some_and(|wake_up| wake_up.effects);
     if situation.after_loss == AfterLoss::Restart && !effects {
         return None;
     }
@@ -306,7 +300,6 @@ mod tests {
             crash_limit: 3,
             alone: true,
             after_loss: AfterLoss::Restart,
-            offered: OfferedEffects::All,
             orphan_wait: Duration::from_secs(40),
         }
     }
@@ -572,19 +565,9 @@ mod tests {
     fn a_message_that_was_delivered_before_the_store_lost_its_data_waits_for_its_owner_and_then_begins_anew() {
         let lost = Found::NoJournal { lost: true };
         let wait = Duration::from_secs(40);
-        let waits = Deferral::Same { wait, reason: Some(Reason::Orphaned), saw_live_owner: false };
+        let waits = Deferral::Same { wait, reason: Some(Reason::Orphaned), saw_live_owner: true };
         assert_eq!(decided(None, lost), settled(Disposition::Defer(waits)));
-        let again = wake_up(Reason::Orphaned, 0);
+        let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
         assert_eq!(decided(Some(&again), lost), Next::Begin { journal_lost: true, end: None });
-    }
-
-    #[test]
-    fn a_message_that_saw_its_run_in_other_hands_begins_it_anew_only_where_it_cannot_have_written() {
-        let (digest, lost) = (job("x").digest(), Found::NoJournal { lost: true });
-        let met = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
-        let writing = situation(Some(&met), &digest);
-        assert!(matches!(decide(writing, lost), Next::Begin { journal_lost: true, end: Some(_) }));
-        let reading = Situation { offered: OfferedEffects::Read, ..writing };
-        assert_eq!(decide(reading, lost), Next::Begin { journal_lost: true, end: None });
     }
 }

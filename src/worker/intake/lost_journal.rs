@@ -41,9 +41,7 @@ impl Intake {
     /// Whether a run without a journal had one before: its wake-up says so, or it was delivered before and the journal's
     /// whole data is younger than the job.
     pub(super) async fn journal_was_lost(&self, delivery: &InFlightDelivery) -> bool {
-        let had_one =
-            |wake_up: &WakeUp| wake_up.generation > 0 || wake_up.saw_live_owner || wake_up.reason == Reason::Orphaned;
-        if delivery.wake_up().is_some_and(had_one) {
+        if delivery.wake_up().is_some_and(|wake_up| wake_up.generation > 0 || wake_up.saw_live_owner) {
             return true;
         }
         if !delivery.was_redelivered() {

@@ -354,7 +354,6 @@ impl Intake {
             crash_limit: self.rules.crash_limit,
             alone,
             after_loss: self.rules.after_loss,
-            offered: job.tools.effects,
             orphan_wait: self.orphan_wait(),
         }
     }
