@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Intake;
+use crate::agent::run::Run;
 use crate::job::JobId;
 use crate::journal::{Claim, ClaimMode, JournalError};
 use crate::retry::{Policy, RetryDecision, retry_until};
@@ -17,6 +18,12 @@ const PATIENT: Policy =
     Policy { attempts: u32::MAX, initial_milliseconds: 500, max_milliseconds: 5000, max_retry_after_milliseconds: 0 };
 
 impl Intake {
+    /// The run that another worker has, as its journal tells it just now.
+    pub(super) async fn run_elsewhere(&self, job: &JobId) -> Option<Run> {
+        let lines = self.journal.read(job).await.ok()?;
+        Run::replay(&lines).ok()?
+    }
+
     /// Claims the run of `job`, or waits for the journal until it can, and says when it asked; `None` when the worker stops
     /// first, or the delivery has been held for as long as it should be.
     pub(super) async fn claim(&self, job: &JobId, delivery: &InFlightDelivery) -> Option<(Instant, Claim)> {

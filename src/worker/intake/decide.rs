@@ -58,6 +58,8 @@ pub(super) enum Found<'a> {
     LiveOwner {
         /// How long that lasts unless renewed.
         remaining: Duration,
+        /// As its journal tells it, where that could be read.
+        run: Option<&'a Run>,
     },
     /// Ours, and there is no journal.
     NoJournal {
@@ -100,11 +102,12 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         Found::LiveOwner { .. } if reason == Some(&Reason::Webhook) => {
             settle(Disposition::Defer(Deferral::same(WEBHOOK_BUSY)))
         }
-        Found::LiveOwner { remaining } => {
+        Found::LiveOwner { remaining, run } => {
             let seen_before = situation.wake_up.is_some_and(|wake_up| wake_up.saw_live_owner);
-            settle(live_elsewhere(if seen_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST }))
+            let wait = if seen_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
+            settle(same(wait, saw_alive(situation, run)))
         }
-        Found::NewerJournal => settle(live_elsewhere(HELD_WAIT)),
+        Found::NewerJournal => settle(same(HELD_WAIT, saw_alive(situation, None))),
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
         Found::NoJournal { .. } if reason == Some(&Reason::DeliveryLimit) => {
             settle(Disposition::DeadLetter(Undeliverable::DeliveryLimit))
@@ -112,11 +115,8 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
         // Whoever had it when the store lost its data may still be at work.
         Found::NoJournal { lost: true } if generation(situation) == 0 && reason != Some(&Reason::Orphaned) => {
-            settle(Disposition::Defer(Deferral::Same {
-                wait: situation.orphan_wait,
-                reason: Some(Reason::Orphaned),
-                saw_live_owner: true,
-            }))
+            let says = WakeUp { reason: Reason::Orphaned, ..saw_alive(situation, None) };
+            settle(same(situation.orphan_wait, says))
         }
         Found::NoJournal { lost } => {
             Next::Begin { journal_lost: lost, end: lost.then(|| end_after_loss(situation)).flatten() }
@@ -185,9 +185,21 @@ fn generation(situation: Situation<'_>) -> u32 {
     situation.wake_up.map_or(0, |wake_up| wake_up.generation)
 }
 
-/// The message saw a run of its job that is not ours to go on with.
-fn live_elsewhere(wait: Duration) -> Disposition {
-    Disposition::Defer(Deferral::Same { wait, reason: None, saw_live_owner: true })
+fn same(wait: Duration, says: WakeUp) -> Disposition {
+    Disposition::Defer(Deferral::Same { wait, says: Some(Box::new(says)) })
+}
+
+/// What a message says once it saw its run in other hands. Those may change something before it comes again, unknown to it:
+/// should the run's journal be gone then, or shorter than it was seen, nobody can go on.
+fn saw_alive(situation: Situation<'_>, run: Option<&Run>) -> WakeUp {
+    let said = WakeUp { saw_live_owner: true, ..WakeUp::said_by(situation.wake_up) };
+    match run.filter(|run| run.may_have_effects()) {
+        Some(run) if Some(run.sequence()) > said.entries => {
+            WakeUp { effects: true, entries: Some(run.sequence()), call: None, ..said }
+        }
+        Some(_) => WakeUp { effects: true, ..said },
+        None => said,
+    }
 }
 
 /// Not the message as it came: should the journal get lost meanwhile, the one that comes again knows that there was a run.
@@ -333,18 +345,31 @@ mod tests {
 
     #[test]
     fn without_the_run_the_message_waits_or_goes_to_another_worker() {
-        let live = Found::LiveOwner { remaining: Duration::from_secs(12) };
-        let seen = WakeUp { saw_live_owner: true, ..wake_up(Reason::Continue, 1) };
-        let same = |wait| settled(Disposition::Defer(Deferral::same(wait)));
+        let writes = run(vec![attempt()]);
+        let reads = {
+            let body = br#"{"id": "a", "prompt": "x", "identifier": "u", "connections": ["gmail"], "tools": {"effects": "read"}}"#;
+            let job = Job::from_slice(body, &Envelope::default(), 1000).unwrap();
+            Run::start(Defaults::default().started(&job, "m"), NOW)
+        };
+        let alive = |seconds, run| Found::LiveOwner { remaining: Duration::from_secs(seconds), run };
+        let live = alive(12, None);
+        let continued = wake_up(Reason::Continue, 1);
+        let seen = WakeUp { saw_live_owner: true, ..continued.clone() };
+        let seen_unsaid = WakeUp { saw_live_owner: true, ..WakeUp::new(Reason::Unsaid) };
+        let saw_two = WakeUp { effects: true, entries: Some(2), ..seen_unsaid.clone() };
+        let deferred = |wait| settled(Disposition::Defer(Deferral::same(wait)));
+        let saying = |wait, says: &WakeUp| settled(same(wait, says.clone()));
         let table = [
-            (None, Found::Unreachable, same(JOURNAL_WAIT)),
-            (None, live, settled(live_elsewhere(HELD_FIRST))),
-            (Some(wake_up(Reason::Continue, 1)), live, settled(live_elsewhere(HELD_FIRST))),
-            (Some(seen.clone()), live, settled(live_elsewhere(Duration::from_secs(12)))),
-            (Some(seen.clone()), Found::LiveOwner { remaining: Duration::MAX }, settled(live_elsewhere(HELD_WAIT))),
-            (Some(seen), Found::LiveOwner { remaining: Duration::ZERO }, settled(live_elsewhere(HELD_FIRST))),
-            (Some(wake_up(Reason::Webhook, 1)), live, same(WEBHOOK_BUSY)),
-            (None, Found::NewerJournal, settled(live_elsewhere(HELD_WAIT))),
+            (None, Found::Unreachable, deferred(JOURNAL_WAIT)),
+            (None, live, saying(HELD_FIRST, &seen_unsaid)),
+            (None, alive(12, Some(&reads)), saying(HELD_FIRST, &seen_unsaid)),
+            (None, alive(12, Some(&writes)), saying(HELD_FIRST, &saw_two)),
+            (Some(continued), live, saying(HELD_FIRST, &seen)),
+            (Some(seen.clone()), live, saying(Duration::from_secs(12), &seen)),
+            (Some(seen.clone()), alive(u64::MAX, None), saying(HELD_WAIT, &seen)),
+            (Some(seen.clone()), alive(0, None), saying(HELD_FIRST, &seen)),
+            (Some(wake_up(Reason::Webhook, 1)), live, deferred(WEBHOOK_BUSY)),
+            (None, Found::NewerJournal, saying(HELD_WAIT, &seen_unsaid)),
         ];
         for (wake_up, found, expected) in table {
             assert_eq!(decided(wake_up.as_ref(), found), expected, "{wake_up:?} {found:?}");
@@ -565,9 +590,36 @@ mod tests {
     fn a_message_that_was_delivered_before_the_store_lost_its_data_waits_for_its_owner_and_then_begins_anew() {
         let lost = Found::NoJournal { lost: true };
         let wait = Duration::from_secs(40);
-        let waits = Deferral::Same { wait, reason: Some(Reason::Orphaned), saw_live_owner: true };
-        assert_eq!(decided(None, lost), settled(Disposition::Defer(waits)));
         let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
+        assert_eq!(decided(None, lost), settled(same(wait, again.clone())));
         assert_eq!(decided(Some(&again), lost), Next::Begin { journal_lost: true, end: None });
+    }
+
+    #[test]
+    fn a_copy_that_saw_its_run_at_work_does_not_go_on_with_less_than_it_saw() {
+        let (long, short) = (run(vec![attempt(), Event::AccountsReady]), run(vec![attempt()]));
+        let elsewhere = Found::LiveOwner { remaining: Duration::ZERO, run: Some(&long) };
+        for before in [None, Some(wake_up(Reason::Continue, 1)), Some(witnessed(1, 2))] {
+            let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(says), .. })) =
+                decided(before.as_ref(), elsewhere)
+            else {
+                panic!("it is not ours")
+            };
+            assert_eq!(decided(Some(&says), Found::Run(&long)), resumed(Vec::new()), "nothing is missing");
+            let ended = |next| match next {
+                Next::Begin { journal_lost: true, end } | Next::Resume { end, .. } => end.is_some(),
+                _ => false,
+            };
+            assert!(ended(decided(Some(&says), Found::Run(&short))), "{says:?}");
+            let orphaned = WakeUp { reason: Reason::Orphaned, ..*says };
+            assert!(ended(decided(Some(&orphaned), Found::NoJournal { lost: true })), "{orphaned:?}");
+        }
+        let knows_more = witnessed(1, 9);
+        let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(says), .. })) =
+            decided(Some(&knows_more), elsewhere)
+        else {
+            panic!("it is not ours")
+        };
+        assert_eq!(*says, WakeUp { saw_live_owner: true, ..knows_more }, "what it knew it knows on");
     }
 }

@@ -29,8 +29,9 @@ impl Intake {
     }
 
     /// The owner is given time.
-    pub(super) fn wait_for_owner(&self) -> Deferral {
-        Deferral::Same { wait: self.orphan_wait(), reason: Some(Reason::Orphaned), saw_live_owner: false }
+    pub(super) fn wait_for_owner(&self, wake_up: &WakeUp) -> Deferral {
+        let says = WakeUp { reason: Reason::Orphaned, ..wake_up.clone() };
+        Deferral::Same { wait: self.orphan_wait(), says: Some(Box::new(says)) }
     }
 
     /// How long the owner of a run without a journal is given.

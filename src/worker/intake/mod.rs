@@ -152,7 +152,8 @@ impl Intake {
             }
             Some((_, Claim::Held { owner, remaining })) => {
                 info!(owner, "the run is alive elsewhere");
-                self.go_without(job, delivery, Found::LiveOwner { remaining }).await;
+                let run = self.run_elsewhere(&job.id()).await;
+                self.go_without(job, delivery, Found::LiveOwner { remaining, run: run.as_ref() }).await;
             }
             None => self.go_without(job, delivery, Found::Unreachable).await,
         }
@@ -174,7 +175,7 @@ impl Intake {
     async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
         let wake_up = delivery.wake_up()?;
         if self.is_orphaned(job, wake_up).await {
-            return Some(Disposition::Defer(self.wait_for_owner()));
+            return Some(Disposition::Defer(self.wait_for_owner(wake_up)));
         }
         match wake_up.reason {
             Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,

@@ -109,8 +109,8 @@ pub(crate) struct WakeUp {
     pub effects: bool,
     /// Whether the message saw its run alive in another worker's hands, so that there was a journal.
     pub saw_live_owner: bool,
-    /// How many entries the journal had when the message was published, where the run had effects: with fewer than these
-    /// it has lost its end.
+    /// How many entries the journal had when the message was published, where the run had effects or might have them soon:
+    /// with fewer than these it has lost its end.
     pub entries: Option<u64>,
     /// The call that was about to leave then, where there was one.
     pub call: Option<WitnessedCall>,
@@ -129,6 +129,11 @@ impl WakeUp {
     /// The first thing that is said of a run, for this reason.
     pub(crate) fn new(reason: Reason) -> Self {
         Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false, entries: None, call: None }
+    }
+
+    /// What a message says, whose headers say `wake_up`: nothing, where it is as its caller sent it.
+    pub(crate) fn said_by(wake_up: Option<&Self>) -> Self {
+        wake_up.cloned().unwrap_or_else(|| Self::new(Reason::Unsaid))
     }
 
     /// What is known of `run`: if its journal gets lost, or loses its end, this message tells.

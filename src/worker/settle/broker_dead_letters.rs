@@ -9,7 +9,7 @@ use super::{Settler, Subject};
 use crate::queue::{DeadLetterQueue, QueueError};
 use crate::worker::message::dead_letter::is_from_the_broker;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::wake_up::Reason;
+use crate::worker::message::wake_up::{Reason, WakeUp};
 
 /// From one look at the number of letters to the next.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -41,8 +41,8 @@ impl Settler {
                 message.id = letter.message().properties.message_id,
                 "the broker gave a message up; its caller is told"
             );
-            let reason = Some(Reason::DeliveryLimit);
-            let deferral = Deferral::Same { wait: Duration::ZERO, reason, saw_live_owner: false };
+            let says = WakeUp { reason: Reason::DeliveryLimit, ..WakeUp::said_by(letter.wake_up()) };
+            let deferral = Deferral::Same { wait: Duration::ZERO, says: Some(Box::new(says)) };
             self.settle(letter, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
         }
         Ok(())

@@ -23,7 +23,7 @@ impl Settler {
         run: &mut Option<LeasedRun>,
         deferral: Deferral,
     ) -> Exit {
-        let said = || delivery.wake_up().cloned().unwrap_or_else(|| WakeUp::new(Reason::Unsaid));
+        let said = || WakeUp::said_by(delivery.wake_up());
         match (deferral, run) {
             (Deferral::NextWakeUp { wait, pause, detail }, Some(run)) => {
                 match run.record(vec![Event::AttemptEnded { cause: pause, detail }]).await {
@@ -34,12 +34,10 @@ impl Settler {
             (Deferral::Unjournalled { wait, reason }, Some(run)) => {
                 self.defer_unjournalled(delivery, run, wait, reason).await
             }
-            (Deferral::Same { wait, reason, saw_live_owner }, run) => {
+            (Deferral::Same { wait, says }, run) => {
                 release(run.as_ref()).await;
-                let said = said();
-                let saw_live_owner = saw_live_owner || said.saw_live_owner;
-                let reason = reason.unwrap_or_else(|| said.reason.clone());
-                self.replace(delivery, WakeUp { reason, saw_live_owner, due: None, ..said }, wait).await
+                let says = says.map_or_else(said, |says| *says);
+                self.replace(delivery, WakeUp { due: None, ..says }, wait).await
             }
             (Deferral::Left, _) => {
                 let published = self.publish(delivery, &Destination::Wait(HELD_WAIT), left(delivery.message())).await;

@@ -10,7 +10,7 @@ use crate::job::InvalidJob;
 use crate::queue::Destination;
 use crate::reply::{ErrorCode, ErrorDetail, Reply};
 use crate::retry::{Backoff, Policy, RetryDecision};
-use crate::worker::message::wake_up::Reason;
+use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::WorkerRules;
 use crate::worker::run::interruption::Interruption;
 
@@ -82,14 +82,12 @@ pub(crate) enum Deferral {
     },
     /// Only a newer worker can read it.
     Left,
-    /// The same message: nothing is known of its run beyond what it says.
+    /// The same message, though the run is not this worker's to go on with.
     Same {
         /// Until it comes again.
         wait: Duration,
-        /// Said instead of its own reason.
-        reason: Option<Reason>,
-        /// Whether it saw its run alive in another worker's hands.
-        saw_live_owner: bool,
+        /// What it says then instead of what it said.
+        says: Option<Box<WakeUp>>,
     },
     /// The run's next wake-up, once the end of the attempt is journalled.
     NextWakeUp {
@@ -136,7 +134,7 @@ pub(crate) enum Stale {
 impl Deferral {
     /// The same message again, about which nothing new is known.
     pub(crate) fn same(wait: Duration) -> Self {
-        Self::Same { wait, reason: None, saw_live_owner: false }
+        Self::Same { wait, says: None }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkit_worker::Config;
-use agentkit_worker::internals::queue::{Destination, Message, Published, Publisher, QueueError};
+use agentkit_worker::internals::queue::{Consumer, Destination, Message, Published, Publisher, QueueError};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
@@ -22,6 +22,20 @@ impl Publisher for RedisKiller {
         let published = self.0.publish(destination, message).await;
         if is_reply {
             self.1.lock().unwrap().kill();
+        }
+        published
+    }
+}
+
+/// Tells of each message that is deferred.
+struct DeferralWatcher(Arc<dyn Publisher>, Arc<Notify>);
+
+#[async_trait]
+impl Publisher for DeferralWatcher {
+    async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError> {
+        let published = self.0.publish(destination, message).await;
+        if matches!(destination, Destination::Wait(_)) {
+            self.1.notify_one();
         }
         published
     }
@@ -171,7 +185,7 @@ async fn a_worker_that_dies_together_with_the_journals_data_is_noticed_by_the_da
     let mut worker = RedisJournalWorker::start(&model, quick).await;
     worker.publish(&[]).await;
     model.wait_for_requests(1).await;
-    worker.kill_worker().await;
+    worker.kill_worker(1).await;
     worker.kill_redis();
     worker.restart_redis(false).await;
     worker.start_worker();
@@ -198,7 +212,7 @@ async fn loses_the_end(left: Left, script: Vec<crate::support::scripted_model::T
     worker.publish(&[]).await;
     model.wait_for_requests(2).await;
     assert_eq!(worker.mails().await, 1, "the mail is out");
-    worker.kill_worker().await;
+    worker.kill_worker(1).await;
     let key = "agentkit:run:{job-1}";
     let keep = |event: &str| {
         let length: usize = worker.redis_command(&["HGET", key, "length"]).parse().unwrap();
@@ -247,4 +261,29 @@ async fn a_mail_is_not_sent_again_by_a_run_whose_journal_and_worker_are_both_gon
     assert!(notices(data).contains(&"journal_lost"), "{data:#}");
     let message = data["error"]["message"].as_str().unwrap();
     assert!(message.contains("gmail_send") && message.contains("unknown"), "{message}");
+}
+
+#[tokio::test]
+async fn a_copy_that_saw_its_run_at_work_does_not_begin_it_anew_where_nothing_is_left_of_it() {
+    let model = ScriptedModel::start([turn::send_mail(), turn::hang()]).await;
+    let deferred = Arc::new(Notify::new());
+    let watcher = |publisher, _| Arc::new(DeferralWatcher(publisher, deferred.clone())) as Arc<dyn Publisher>;
+    let mut worker = RedisJournalWorker::start_with(&model, quick, watcher).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(2).await;
+    worker.publish(&[]).await;
+    deferred.notified().await;
+    worker.kill_worker(2).await;
+    worker.redis_command(&["FLUSHALL"]);
+    // The copy is the first to come: the broker has not noticed yet that the worker with the run's own message is gone.
+    let run_message = worker.queue.consumer().next().await.unwrap();
+    assert!(run_message.message.properties.headers.contains_key("x-agentkit-call"));
+    worker.start_worker();
+    let data = worker.reply("agentkit.job.failed").await;
+    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    drop(run_message);
+    eventually("both messages are gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
+    worker.idle().await;
+    assert_eq!(worker.mails().await, 1);
+    model.finish();
 }

@@ -73,10 +73,10 @@ impl RedisJournalWorker {
         self.process = Some(runtime);
     }
 
-    /// The worker dies, and its message goes back to the queue.
-    pub(crate) async fn kill_worker(&mut self) {
+    /// The worker dies, and its message goes back to the queue, where as many wait then.
+    pub(crate) async fn kill_worker(&mut self, waiting: usize) {
         self.process.take().unwrap().shutdown_background();
-        eventually("the message is back", || async { (self.queue.waiting() == 1).then_some(()) }).await;
+        eventually("the message is back", || async { (self.queue.waiting() == waiting).then_some(()) }).await;
     }
 
     pub(crate) async fn publish(&self, headers: &[(&str, &str)]) {
