@@ -117,7 +117,6 @@ async fn broker(context: &Context, report: &mut Report) {
             );
         }
     };
-    report.product("RabbitMQ", &facts.product, &facts.version, "");
     broker_addresses(&facts.addresses, report);
     members(context, report).await;
     // Whether the one is small enough for the other is checked with the rest of the configuration.
@@ -213,13 +212,7 @@ fn broker_addresses(addresses: &[AddressFacts], report: &mut Report) {
                 continue;
             }
         };
-        let version = format!("{} {}", greeting.product, greeting.version);
-        let major: u32 = greeting.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-        if major >= 4 {
-            report.good(&what, &version);
-        } else {
-            report.warn(&what, &version, "it works, but it is out of support: use 4.2 or later, with three nodes");
-        }
+        report.product(&what, &greeting.product, &greeting.version, "");
     }
     let clusters: BTreeSet<&str> =
         addresses.iter().filter_map(|facts| facts.answer.as_ref().ok()?.cluster.as_deref()).collect();

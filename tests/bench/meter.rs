@@ -41,7 +41,7 @@ pub(crate) struct Cost {
 impl Reading {
     pub(crate) fn of(surroundings: &Surroundings, workers: &[u32]) -> Self {
         let processor = |process: u32| ProcessUsage::by(process).processor;
-        let broker = ProcessUsage::by(surroundings.broker.process());
+        let broker = ProcessUsage::by(surroundings.broker_process);
         Self {
             workers: workers.iter().copied().map(processor).sum(),
             broker: broker.processor,
@@ -50,7 +50,7 @@ impl Reading {
             redis_commands: surroundings.redis_figure("total_commands_processed"),
             redis_bytes: surroundings.redis_figure("used_memory"),
             broker_bytes: number(broker.memory * 1024),
-            disk_bytes: number(size(&surroundings.broker.data())),
+            disk_bytes: number(size(&surroundings.broker_data)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A broker, a Redis and stand-ins of their own, and how jobs are handed over.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ const LONGEST: Duration = Duration::from_secs(1200);
 /// All that a worker needs.
 pub(crate) struct Surroundings {
     pub(crate) broker: Broker,
+    pub(crate) broker_process: u32,
+    /// Where the broker keeps its data.
+    pub(crate) broker_data: PathBuf,
     pub(crate) redis: Redis,
     pub(crate) peer: SandboxPeer,
     pub(crate) amqp: Amqp,
@@ -35,6 +39,8 @@ impl Surroundings {
     /// Users' accounts are active, or do not exist yet.
     pub(crate) async fn start(active: bool) -> Self {
         let (broker, redis) = (Broker::start_own().await, Redis::start().await);
+        let broker_process = asked(&broker, "os:getpid()").await.parse().unwrap();
+        let broker_data = PathBuf::from(asked(&broker, "rabbit:data_dir()").await);
         let peer = SandboxPeer::start_with(|options: &mut SandboxOptions| {
             options.initial_status = active.then(|| "ACTIVE".to_owned());
             options.clock = Arc::new(SystemClock);
@@ -44,7 +50,7 @@ impl Surroundings {
         let reply_to = format!("{}.caller", amqp.prefix);
         let replies = ReplyCollector::start(broker.url(), &reply_to).await;
         let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
-        Self { broker, redis, peer, amqp, replies, publisher, reply_to }
+        Self { broker, broker_process, broker_data, redis, peer, amqp, replies, publisher, reply_to }
     }
 
     /// The program with these settings, `SECTION__KEY` and value.
@@ -74,6 +80,11 @@ impl Surroundings {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
         line.trim().parse().unwrap()
     }
+}
+
+/// The text that an Erlang expression gives in the broker.
+async fn asked(broker: &Broker, expression: &str) -> String {
+    broker.control(&["eval", &format!("{expression}.")]).await.trim().trim_matches('"').to_owned()
 }
 
 /// Waits for what a slow machine may need long for.

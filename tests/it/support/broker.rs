@@ -1,6 +1,7 @@
 //! A broker of one node for the tests.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use agentkit_worker::internals::queue::amqp::Config;
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
@@ -130,16 +131,6 @@ impl Broker {
     /// Makes the process stand still, or go on.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.node().signal(if frozen { "STOP" } else { "CONT" });
-    }
-
-    /// The node's process.
-    pub(crate) fn process(&self) -> u32 {
-        self.node().process()
-    }
-
-    /// Where the node keeps its data.
-    pub(crate) fn data(&self) -> PathBuf {
-        self.node().data()
     }
 
     /// Calls `rabbitmqctl`; takes about a second.

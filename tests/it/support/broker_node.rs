@@ -127,17 +127,8 @@ impl Node {
 
     /// Sends `TERM`, `STOP`, `CONT`.
     pub(super) fn signal(&self, name: &str) {
-        run(Command::new("kill").args([&format!("-{name}"), &self.process().to_string()]));
-    }
-
-    /// The node's process.
-    pub(super) fn process(&self) -> u32 {
-        self.running.as_ref().expect("the node runs").0.id()
-    }
-
-    /// Where the node keeps its data.
-    pub(super) fn data(&self) -> PathBuf {
-        self.folder.path().join("mnesia")
+        let process = self.running.as_ref().expect("the node runs").0.id();
+        run(Command::new("kill").args([&format!("-{name}"), &process.to_string()]));
     }
 
     /// What the node printed, where it has ended.
