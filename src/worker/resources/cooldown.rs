@@ -16,7 +16,7 @@ use crate::key::Key;
 /// What others were told is asked for at most so often: one question of the whole process.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Shorter waits are slept through where they arise.
-const SHORTEST: Duration = Duration::from_secs(2);
+pub(crate) const SHORTEST: Duration = Duration::from_secs(2);
 
 /// No provider is left alone for longer at a time, whatever it says.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -81,7 +81,7 @@ impl Cooldowns {
 
     fn left(&self, until: Option<Timestamp>) -> Option<Duration> {
         let left = Duration::from_millis(milliseconds_between(self.clock.now(), until?));
-        (left >= SHORTEST).then_some(left)
+        (!left.is_zero()).then_some(left)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -117,12 +117,11 @@ mod tests {
         assert_eq!(one.remaining("gpt-5").await, Some(LONGEST), "no provider stops the fleet for good");
         one.begin(MODEL, Duration::from_secs(5)).await;
         assert_eq!(one.remaining(MODEL).await, Some(Duration::from_secs(20)), "a shorter wait shortens nothing");
-        clock.advance(jiff::SignedDuration::from_secs(19));
+        clock.advance(jiff::SignedDuration::from_millis(19_700));
+        let rest = Some(Duration::from_millis(300));
+        assert_eq!((one.remaining(MODEL).await, other.remaining(MODEL).await), (rest, rest));
+        clock.advance(jiff::SignedDuration::from_millis(300));
         tokio::time::advance(ASK_EVERY).await;
-        assert_eq!(
-            (one.remaining(MODEL).await, other.remaining(MODEL).await),
-            (None, None),
-            "the rest is slept through"
-        );
+        assert_eq!((one.remaining(MODEL).await, other.remaining(MODEL).await), (None, None));
     }
 }

@@ -12,6 +12,7 @@ use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::{RetryDecision, retry};
+use crate::worker::resources::cooldown::SHORTEST;
 
 /// A rate limit that does not say when to come back.
 const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
@@ -31,8 +32,16 @@ impl Attempt<'_> {
             return Ok(());
         }
         let model = self.run().settings().model.clone();
-        if let Some(wait) = self.executor.cooldowns.remaining(&model).await {
-            return Err(Interruption::RateLimited { wait, reason: format!("the model `{model}` asked to come later") });
+        match self.executor.cooldowns.remaining(&model).await {
+            None => {}
+            Some(wait) if wait < SHORTEST => tokio::select! {
+                () = self.stop.cancelled() => return Err(Interruption::Shutdown),
+                () = tokio::time::sleep(wait) => {}
+            },
+            Some(wait) => {
+                let reason = format!("the model `{model}` asked to come later");
+                return Err(Interruption::RateLimited { wait, reason });
+            }
         }
         self.leased.record(vec![Event::ModelAsked]).await?;
         self.progress("model", None);

@@ -47,10 +47,19 @@ impl Broker {
 
     /// A node of one's own with further lines in its configuration.
     pub(crate) async fn start_with(lines: &str) -> Self {
-        let node = Node::new("rabbit@localhost", NameServer::start(), Settings { lines, ..Settings::default() });
-        let broker = Self::of(node);
-        broker.start().await;
-        broker
+        let mut output = String::new();
+        // Another program may take a port before the node does: then the next node has other ones.
+        for _ in 0..3 {
+            let mut node =
+                Node::new("rabbit@localhost", NameServer::start(), Settings { lines, ..Settings::default() });
+            node.start();
+            let broker = Self::of(node);
+            match until_ready(&broker.url, || broker.node().ended()).await {
+                Ok(()) => return broker,
+                Err(ended) => output = ended,
+            }
+        }
+        panic!("the broker ended at every start: {output}");
     }
 
     /// A node of one's own that waits so long for an ack. Up to 4.2 it would look for late ones once a minute only.
@@ -113,7 +122,7 @@ impl Broker {
 
     /// Waits until it takes a queue and confirms a message.
     pub(super) async fn until_ready(&self) {
-        until_ready(&self.url, || self.node().ended()).await;
+        until_ready(&self.url, || self.node().ended()).await.unwrap();
     }
 
     /// Ends the processes without a warning; the data stay.

@@ -183,16 +183,17 @@ impl Drop for Node {
     }
 }
 
-/// Waits until the node at `url` serves; `ended` is what it printed where it has ended instead.
-pub(super) async fn until_ready(url: &str, ended: impl Fn() -> Option<String>) {
+/// Waits until the node at `url` serves. Fails with what it printed where it has `ended` instead.
+pub(super) async fn until_ready(url: &str, ended: impl Fn() -> Option<String>) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while let Err(problem) = is_ready(url).await {
         if let Some(output) = ended() {
-            panic!("the broker ended at start: {output}");
+            return Err(output);
         }
         assert!(Instant::now() < deadline, "the broker is not ready: {problem}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
 }
 
 /// An open port says little: ready is who takes a queue and confirms a message.
