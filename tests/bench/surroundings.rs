@@ -40,7 +40,7 @@ impl Surroundings {
     pub(crate) async fn start(active: bool) -> Self {
         let (broker, redis) = (Broker::start_own().await, Redis::start().await);
         let broker_process = asked(&broker, "os:getpid()").await.parse().unwrap();
-        let broker_data = PathBuf::from(asked(&broker, "rabbit:data_dir()").await);
+        let broker_data = PathBuf::from(asked(&broker, "os:getenv(\"RABBITMQ_MNESIA_BASE\")").await);
         let peer = SandboxPeer::start_with(|options: &mut SandboxOptions| {
             options.initial_status = active.then(|| "ACTIVE".to_owned());
             options.clock = Arc::new(SystemClock);
