@@ -26,7 +26,7 @@ const RECONNECT_INITIAL_MILLISECONDS: u64 = 200;
 #[derive(Debug)]
 pub(super) struct BrokerConnection {
     pub(super) connection: Connection,
-    /// Host and port of the node at the other end, where there are several.
+    /// Host and port of the node at the other end.
     pub(super) server: String,
     socket: Socket,
 }

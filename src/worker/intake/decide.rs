@@ -105,9 +105,9 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         Found::LiveOwner { remaining, run } => {
             let seen_before = situation.wake_up.is_some_and(|wake_up| wake_up.saw_live_owner);
             let wait = if seen_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
-            settle(same(wait, saw_alive(situation, run)))
+            settle(Disposition::Defer(Deferral::saying(wait, saw_alive(situation, run))))
         }
-        Found::NewerJournal => settle(same(HELD_WAIT, saw_alive(situation, None))),
+        Found::NewerJournal => settle(Disposition::Defer(Deferral::saying(HELD_WAIT, saw_alive(situation, None)))),
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
         Found::NoJournal { .. } if reason == Some(&Reason::DeliveryLimit) => {
             settle(Disposition::DeadLetter(Undeliverable::DeliveryLimit))
@@ -116,7 +116,7 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         // Whoever had it when the store lost its data may still be at work.
         Found::NoJournal { lost: true } if generation(situation) == 0 && reason != Some(&Reason::Orphaned) => {
             let says = WakeUp { reason: Reason::Orphaned, ..saw_alive(situation, None) };
-            settle(same(situation.orphan_wait, says))
+            settle(Disposition::Defer(Deferral::saying(situation.orphan_wait, says)))
         }
         Found::NoJournal { lost } => {
             Next::Begin { journal_lost: lost, end: lost.then(|| end_after_loss(situation)).flatten() }
@@ -183,10 +183,6 @@ fn lost_end(situation: Situation<'_>, run: &Run) -> Option<Next> {
 
 fn generation(situation: Situation<'_>) -> u32 {
     situation.wake_up.map_or(0, |wake_up| wake_up.generation)
-}
-
-fn same(wait: Duration, says: WakeUp) -> Disposition {
-    Disposition::Defer(Deferral::Same { wait, says: Some(Box::new(says)) })
 }
 
 /// What a message says once it saw its run in other hands. Those may change something before it comes again, unknown to it:
@@ -358,7 +354,7 @@ mod tests {
         let seen_unsaid = WakeUp { saw_live_owner: true, ..WakeUp::new(Reason::Unsaid) };
         let saw_two = WakeUp { effects: true, entries: Some(2), ..seen_unsaid.clone() };
         let deferred = |wait| settled(Disposition::Defer(Deferral::same(wait)));
-        let saying = |wait, says: &WakeUp| settled(same(wait, says.clone()));
+        let saying = |wait, says: &WakeUp| settled(Disposition::Defer(Deferral::saying(wait, says.clone())));
         let table = [
             (None, Found::Unreachable, deferred(JOURNAL_WAIT)),
             (None, live, saying(HELD_FIRST, &seen_unsaid)),
@@ -591,7 +587,7 @@ mod tests {
         let lost = Found::NoJournal { lost: true };
         let wait = Duration::from_secs(40);
         let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
-        assert_eq!(decided(None, lost), settled(same(wait, again.clone())));
+        assert_eq!(decided(None, lost), settled(Disposition::Defer(Deferral::saying(wait, again.clone()))));
         assert_eq!(decided(Some(&again), lost), Next::Begin { journal_lost: true, end: None });
     }
 

@@ -30,8 +30,7 @@ impl Intake {
 
     /// The owner is given time.
     pub(super) fn wait_for_owner(&self, wake_up: &WakeUp) -> Deferral {
-        let says = WakeUp { reason: Reason::Orphaned, ..wake_up.clone() };
-        Deferral::Same { wait: self.orphan_wait(), says: Some(Box::new(says)) }
+        Deferral::saying(self.orphan_wait(), WakeUp { reason: Reason::Orphaned, ..wake_up.clone() })
     }
 
     /// How long the owner of a run without a journal is given.

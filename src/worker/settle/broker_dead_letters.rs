@@ -42,7 +42,7 @@ impl Settler {
                 "the broker gave a message up; its caller is told"
             );
             let says = WakeUp { reason: Reason::DeliveryLimit, ..WakeUp::said_by(letter.wake_up()) };
-            let deferral = Deferral::Same { wait: Duration::ZERO, says: Some(Box::new(says)) };
+            let deferral = Deferral::saying(Duration::ZERO, says);
             self.settle(letter, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
         }
         Ok(())

@@ -136,6 +136,11 @@ impl Deferral {
     pub(crate) fn same(wait: Duration) -> Self {
         Self::Same { wait, says: None }
     }
+
+    /// The same message again, which says this then.
+    pub(crate) fn saying(wait: Duration, says: WakeUp) -> Self {
+        Self::Same { wait, says: Some(Box::new(says)) }
+    }
 }
 
 /// The budgets that a run uses up: attempts in a row that ended for want of something, and what is allowed.

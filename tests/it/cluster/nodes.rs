@@ -1,4 +1,5 @@
-//! Nodes that go away under load: every job is answered once, every write executed once, nothing is left in a queue.
+//! Nodes that go away under load: every job is answered once, every write executed once, nothing is left in a queue, and the
+//! workers are as fast as before by themselves. How soon is printed.
 
 use std::time::Duration;
 
@@ -8,46 +9,27 @@ use crate::support::broker_cluster::BrokerCluster;
 use crate::support::cluster_load::ClusterLoad;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_node_with_the_leaders_is_killed_and_started_again() {
+async fn the_node_with_the_leaders_is_killed_then_stands_still_then_is_cut_off_from_the_others() {
     let cluster = BrokerCluster::exclusive().await;
     let load = ClusterLoad::start(&cluster).await;
     let jobs = load.amqp.names().jobs();
-    let leader = cluster.leader(&jobs).await;
-    let fault = Instant::now();
+
+    let (leader, fault) = (cluster.leader(&jobs).await, Instant::now());
     cluster.nodes[leader].kill();
-    let recovery = load.recovery("leader killed", fault).await;
-    assert!(recovery.full_speed_after < Duration::from_secs(30), "{recovery:?}");
+    load.recovery("leader killed", fault).await;
     cluster.nodes[leader].start().await;
     cluster.until_whole(&jobs).await;
-    load.finish().await;
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_node_with_the_leaders_stands_still_for_twenty_seconds() {
-    let cluster = BrokerCluster::exclusive().await;
-    let load = ClusterLoad::start(&cluster).await;
-    let jobs = load.amqp.names().jobs();
-    let leader = cluster.leader(&jobs).await;
-    let fault = Instant::now();
+    let (leader, fault) = (cluster.leader(&jobs).await, Instant::now());
     cluster.nodes[leader].freeze(true);
     sleep(Duration::from_secs(20)).await;
     cluster.nodes[leader].freeze(false);
-    let recovery = load.recovery("leader frozen for 20 s", fault).await;
-    assert!(recovery.full_speed_after < Duration::from_secs(45), "{recovery:?}");
+    load.recovery("leader frozen for 20 s", fault).await;
     cluster.until_whole(&jobs).await;
-    load.finish().await;
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_node_with_the_leaders_is_cut_off_from_the_others() {
-    let cluster = BrokerCluster::exclusive().await;
-    let load = ClusterLoad::start(&cluster).await;
-    let jobs = load.amqp.names().jobs();
-    let leader = cluster.leader(&jobs).await;
-    let fault = Instant::now();
+    let (leader, fault) = (cluster.leader(&jobs).await, Instant::now());
     cluster.cut_off(leader, true).await;
-    let recovery = load.recovery("leader cut off", fault).await;
-    assert!(recovery.full_speed_after < Duration::from_secs(45), "{recovery:?}");
+    load.recovery("leader cut off", fault).await;
     cluster.cut_off(leader, false).await;
     cluster.until_whole(&jobs).await;
     load.finish().await;

@@ -10,8 +10,7 @@ use super::{eventually, unique};
 
 const NAMES: [&str; 3] = ["rabbit1@localhost", "rabbit2@localhost", "rabbit3@localhost"];
 
-/// As deploy/README.md says: what is dead-lettered in a moment in which the other queue has no leader is tried again after
-/// this time, not after three minutes.
+/// As deploy/README.md says.
 const DEAD_LETTERING: &str = "{dead_letter_worker_publisher_confirm_timeout, 5000}";
 
 /// The three nodes, each a broker that can be reached by itself.

@@ -44,13 +44,6 @@ pub(crate) struct ClusterLoad<'a> {
     written: watch::Receiver<Vec<(Instant, u64)>>,
 }
 
-/// What a fault did to the speed.
-#[derive(Debug)]
-pub(crate) struct Recovery {
-    /// From the fault until the workers write as fast as before, for good.
-    pub(crate) full_speed_after: Duration,
-}
-
 impl<'a> ClusterLoad<'a> {
     /// Starts workers with the product's own settings, who get all addresses, and jobs for them.
     pub(crate) async fn start(cluster: &'a BrokerCluster) -> Self {
@@ -85,8 +78,8 @@ impl<'a> ClusterLoad<'a> {
         f64::from(u32::try_from(at(end) - at(end - WINDOW)).unwrap()) / WINDOW.as_secs_f64()
     }
 
-    /// Waits until the workers are as fast as they were before `fault`, and stay so for a while.
-    pub(crate) async fn recovery(&self, what: &str, fault: Instant) -> Recovery {
+    /// Waits until the workers write as fast as they did before `fault`, and stay so for a while; prints after what time.
+    pub(crate) async fn recovery(&self, what: &str, fault: Instant) {
         let usual = Self::speed(&self.written.borrow(), fault);
         let mut written = self.written.clone();
         // The first of the samples since which it is fast.
@@ -118,7 +111,6 @@ impl<'a> ClusterLoad<'a> {
             full_speed_after.as_secs_f64(),
             longest_pause.as_secs_f64()
         );
-        Recovery { full_speed_after }
     }
 
     /// No more jobs: every one that was taken has one answer, was written once, and nothing is left in any queue.
