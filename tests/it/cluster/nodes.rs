@@ -1,5 +1,5 @@
 //! Nodes that go away under load: every job is answered once, every write executed once, nothing is left in a queue, and the
-//! workers are as fast as before by themselves. How soon is printed.
+//! workers all go on by themselves. How soon they are as fast as before is printed.
 
 use std::time::Duration;
 

@@ -28,6 +28,8 @@ const CONCURRENCY: &str = "5";
 const WRITE_MILLISECONDS: u64 = 400;
 /// So many jobs are without an answer at a time: enough for the workers while no new ones come for some seconds.
 const BACKLOG: u64 = 100;
+/// So many further jobs of each worker show that all its places are at work again.
+const FURTHER: f64 = 50.0;
 /// Speed is looked at over this time, and counts as full from this share of the usual on.
 const WINDOW: Duration = Duration::from_secs(2);
 const FULL: f64 = 0.7;
@@ -78,39 +80,36 @@ impl<'a> ClusterLoad<'a> {
         f64::from(u32::try_from(at(end) - at(end - WINDOW)).unwrap()) / WINDOW.as_secs_f64()
     }
 
-    /// Waits until the workers write as fast as they did before `fault`, and stay so for a while; prints after what time.
+    /// Waits until every worker has completed many further jobs by itself; prints how the speed was since `fault`.
     pub(crate) async fn recovery(&self, what: &str, fault: Instant) {
-        let usual = Self::speed(&self.written.borrow(), fault);
-        let mut written = self.written.clone();
-        // The first of the samples since which it is fast.
-        let mut fast_since = None;
-        let recovered = async {
-            loop {
-                written.changed().await.unwrap();
-                let samples = written.borrow_and_update();
-                let now = samples.last().unwrap().0;
-                if now < fault + WINDOW || Self::speed(&samples, now) < usual * FULL {
-                    fast_since = None;
-                } else if now >= *fast_since.get_or_insert(now) + 2 * WINDOW {
-                    let since = fast_since.unwrap();
-                    return (samples.clone(), since);
-                }
-            }
-        };
-        let (samples, since) = super::soon("full speed", recovered).await;
-        let mut last = fault;
-        let mut longest_pause = Duration::ZERO;
+        let before = self.completed().await;
+        eventually("every worker goes on", || async {
+            let further = self.completed().await.into_iter().zip(&before).map(|(now, before)| now - before);
+            further.min_by(f64::total_cmp).filter(|least| *least >= FURTHER)
+        })
+        .await;
+        let samples = self.written.borrow().clone();
+        let usual = Self::speed(&samples, fault);
+        let (mut last, mut longest_pause) = (fault, Duration::ZERO);
         for pair in samples.windows(2).filter(|pair| pair[1].0 > fault && pair[1].1 > pair[0].1) {
             longest_pause = longest_pause.max(pair[1].0.duration_since(last));
             last = pair[1].0;
         }
-        // The window that was the first fast one began that long before.
-        let full_speed_after = since.duration_since(fault).saturating_sub(WINDOW);
+        // From the first moment on since which no window was slower.
+        let mut ends = samples.iter().map(|sample| sample.0).filter(|end| *end >= fault + WINDOW).rev();
+        let slow = ends.find(|end| Self::speed(&samples, *end) < usual * FULL);
+        let slow_until = slow.map_or(Duration::ZERO, |end| end.duration_since(fault));
         println!(
-            "{what}: {usual:.0} writes/s before; full speed {:.1} s after, longest pause {:.1} s",
-            full_speed_after.as_secs_f64(),
+            "{what}: {usual:.0} writes/s before; below {FULL} of that until {:.1} s after, longest pause {:.1} s",
+            slow_until.as_secs_f64(),
             longest_pause.as_secs_f64()
         );
+    }
+
+    /// The jobs that each worker has completed.
+    async fn completed(&self) -> Vec<f64> {
+        let count = |worker| WorkerProcess::metric(worker, "agentkit_jobs_total{outcome=\"completed\"}");
+        join_all(self.workers.iter().map(count)).await.into_iter().map(Option::unwrap_or_default).collect()
     }
 
     /// No more jobs: every one that was taken has one answer, was written once, and nothing is left in any queue.
