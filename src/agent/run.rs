@@ -113,9 +113,13 @@ impl Run {
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
         self.check(std::slice::from_ref(&entry.event))?;
         let Entry { at, event, .. } = entry;
-        // An attempt that follows another without an end: nobody knows how long the dead worker worked, and most of the
-        // gap is waiting for the next one.
-        if self.works() && !matches!(event, Event::AttemptStarted { .. }) {
+        // What the next worker says of an attempt without an end: nobody knows how long the last one worked, and most of the gap
+        // is waiting for the next one.
+        let by_next_worker = matches!(
+            event,
+            Event::AttemptStarted { .. } | Event::GivenUp(_) | Event::AttemptEnded { cause: Pause::JournalAway, .. }
+        );
+        if self.works() && !by_next_worker {
             self.working_milliseconds += milliseconds_between(self.last_at, at);
         }
         self.last_at = at;
@@ -271,7 +275,7 @@ fn unreadable(index: u64, line: &str, error: &serde_json::Error) -> BadJournal {
 mod tests {
     use jiff::SignedDuration;
 
-    use super::super::event::ToolOutcome;
+    use super::super::event::{GivenUp, ToolOutcome};
     use super::super::script::{Script, says, started, wants};
     use super::*;
     use crate::job::ConnectionName;
@@ -530,6 +534,28 @@ mod tests {
         let mut script = Script::ready(|started| started.settings.seconds = 60);
         script.asleep(100_000).attempt();
         assert_eq!(script.run.working_milliseconds_at(script.now), 2000);
+        assert_eq!(script.next(), Step::CallModel);
+    }
+
+    #[test]
+    fn neither_what_passed_before_a_dead_workers_run_was_given_up_nor_until_it_was_opened_again_is_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        let worked = script.run.working_milliseconds_at(script.now);
+        let (reason, detail, step) = ("poison".to_owned(), String::new(), String::new());
+        script.asleep(100_000).event(Event::GivenUp(GivenUp { reason, detail, step }));
+        let died = Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, "died"));
+        let reply = super::super::conclusion::reply(&script.run, died, script.now);
+        script.event(Event::Finished(Box::new(reply))).asleep(100_000).event(Event::Delivered);
+        script.asleep(100_000).event(Event::Reopened).asleep(100_000).attempt();
+        // A second between two entries.
+        assert!(script.run.working_milliseconds_at(script.now) <= worked + 2000);
+        assert_eq!(script.next(), Step::CallModel);
+    }
+
+    #[test]
+    fn what_passed_before_the_next_worker_said_that_the_journal_was_away_is_no_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        script.asleep(100_000).pause(Pause::JournalAway).attempt();
         assert_eq!(script.next(), Step::CallModel);
     }
 
