@@ -2,5 +2,6 @@
 
 mod reading;
 mod recording;
+mod rolling;
 mod sample;
 mod surroundings;

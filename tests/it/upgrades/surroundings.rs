@@ -84,6 +84,11 @@ impl<'a> Surroundings<'a> {
         self.silent.lock().unwrap().insert((prompt.to_owned(), results));
     }
 
+    /// The model answers everything again.
+    pub(super) fn speak(&self) {
+        self.silent.lock().unwrap().clear();
+    }
+
     /// Waits until the model was asked that.
     pub(super) async fn asked(&self, wanted: &str, results: usize) {
         eventually("the model is asked", || async {
