@@ -66,11 +66,15 @@ impl Attempt<'_> {
         }
     }
 
-    /// Has the broker know of a call that is more than reading before it leaves; such a call is alone in its batch. Returns
-    /// the wake-up that tells of it, to be journalled with what follows.
+    /// Has the journal survive what was asked for, and the broker know of a call that is more than reading, before it leaves;
+    /// such a call is alone in its batch. Returns the wake-up that tells of it, to be journalled with what follows.
     async fn witness(&mut self, calls: &[OutboundCall]) -> Result<Option<Event>, Interruption> {
         let Some(call) = calls.iter().find(|call| call.tool.effect != Effect::Read) else { return Ok(None) };
         let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
+        if let Err(error) = self.leased.lease().secure(entries).await {
+            warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
+            return Err(self.not_made(call, "not_secured", error.into()).await);
+        }
         let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
         let why = tokio::select! {
             testified = self.witness.testify(entries, generation, witnessed) => match testified {
@@ -79,9 +83,13 @@ impl Attempt<'_> {
             },
             () = self.executor.out_of_time(self.stop) => Interruption::Shutdown,
         };
-        let reason = "not_witnessed".to_owned();
-        self.leased.record(vec![Event::ToolNotRun { call_id: call.call_id.clone(), reason }]).await?;
-        Err(why)
+        Err(self.not_made(call, "not_witnessed", why).await)
+    }
+
+    /// Journals that a call which had started was not made; returns what interrupts the run.
+    async fn not_made(&mut self, call: &OutboundCall, reason: &str, why: Interruption) -> Interruption {
+        let event = Event::ToolNotRun { call_id: call.call_id.clone(), reason: reason.to_owned() };
+        self.leased.record(vec![event]).await.err().unwrap_or(why)
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.
