@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
-use super::event::{Entry, Event, MODEL_CALL, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
+use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
 pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
 pub use super::transition::BadJournal;
@@ -117,7 +117,7 @@ impl Run {
             // It follows another without an end: nobody knows how long the dead worker worked, and most of the gap is
             // waiting for the next one.
             Event::AttemptStarted { .. } => true,
-            Event::ToolNotRun { reason, .. } => reason == NOT_WITNESSED,
+            Event::ToolNotRun { reason, .. } => [NOT_SECURED, NOT_WITNESSED].contains(&reason.as_str()),
             _ => false,
         };
         if self.works() && !waited {
