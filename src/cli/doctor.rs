@@ -7,7 +7,8 @@ use std::sync::Arc;
 use clap::Args;
 use secrecy::ExposeSecret;
 
-use super::end_of_life::{KNOWN_IN, oldest_instead_of};
+use super::doctor_redis::redis;
+use super::report::Report;
 use super::{CommandError, Context};
 use crate::app;
 use crate::job::ConnectionName;
@@ -15,7 +16,6 @@ use crate::llm::Llm;
 use crate::member_watch::management;
 use crate::metrics::Metrics;
 use crate::queue::amqp::{AddressFacts, QueueState, inspect};
-use crate::redis_client::{RedisClient, ServerFacts};
 use crate::scalekit::{Error, Scalekit};
 
 /// Arguments of `doctor`.
@@ -34,49 +34,6 @@ pub struct DoctorArguments {
 /// The worker sets no `x-consumer-timeout` on its queues, so the node's own counts, unless a policy says otherwise.
 const CONSUMER_TIMEOUT_ADVICE: &str = "compare it, in milliseconds, on each node: rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).' \
      (from 3.12 on a policy's `consumer-timeout` beats it: rabbitmqctl list_policies)";
-
-/// What was found: how much of it is broken, how much deserves a look, and how much cannot be seen from here.
-#[derive(Default)]
-struct Report {
-    broken: u32,
-    warnings: u32,
-    notes: u32,
-    good: u32,
-}
-
-impl Report {
-    fn good(&mut self, what: &str, found: &str) {
-        self.good += 1;
-        println!("ok      {what}: {found}");
-    }
-
-    /// A server, and whether its maker still looks after it.
-    fn product(&mut self, what: &str, product: &str, version: &str, more: &str) {
-        let found = format!("{product} {version}{more}");
-        let Some(oldest) = oldest_instead_of(product, version) else { return self.good(what, &found) };
-        self.warn(
-            what,
-            &format!("{found}, past its end of life (as known in {KNOWN_IN})"),
-            &format!("it works; use {oldest} or later, unless your distribution still looks after this one"),
-        );
-    }
-
-    /// What cannot be found out from here.
-    fn note(&mut self, what: &str, found: &str, advice: &str) {
-        self.notes += 1;
-        println!("note    {what}: {found}\n        what to do: {advice}");
-    }
-
-    fn warn(&mut self, what: &str, found: &str, advice: &str) {
-        self.warnings += 1;
-        println!("warning {what}: {found}\n        what to do: {advice}");
-    }
-
-    fn bad(&mut self, what: &str, found: &str, advice: &str) {
-        self.broken += 1;
-        println!("BROKEN  {what}: {found}\n        what to do: {advice}");
-    }
-}
 
 /// Carries out `doctor`.
 pub(crate) async fn doctor(context: Context, arguments: DoctorArguments) -> Result<ExitCode, CommandError> {
@@ -222,90 +179,6 @@ fn broker_addresses(addresses: &[AddressFacts], report: &mut Report) {
             "RabbitMQ cluster",
             &format!("the addresses lead to different ones: {names}"),
             "have amqp.url name nodes of one cluster: jobs and replies would be spread over several else",
-        );
-    }
-}
-
-async fn redis(context: &Context, report: &mut Report) {
-    let config = &context.config.redis;
-    let facts = match RedisClient::new(config) {
-        Ok(client) => client.facts().await,
-        Err(error) => Err(error),
-    };
-    let servers = match facts {
-        Ok(servers) => servers,
-        Err(error) => return report.bad("Redis", &error.to_string(), "check REDIS_URL, and that Redis runs"),
-    };
-    if config.cluster {
-        let found = format!("{} masters, each asked in turn below; replicas are not asked", servers.len());
-        report.good("Redis Cluster", &found);
-    } else if servers.iter().any(|facts| facts.cluster.is_some()) {
-        report.bad("Redis Cluster", "this server is a node of one", "set `redis.cluster = true`");
-    }
-    clock(context, report).await;
-    for facts in &servers {
-        let name = if config.cluster { format!("Redis {}", facts.server) } else { "Redis".to_owned() };
-        redis_server(&name, facts, report);
-    }
-}
-
-/// Workers put their clocks right by Redis'; a machine that needs it has something to be looked after.
-async fn clock(context: &Context, report: &mut Report) {
-    let Ok(client) = RedisClient::new(&context.config.redis) else { return };
-    let Ok(reference) = client.time().await else { return };
-    let ahead = context.clock.now().duration_since(reference);
-    if ahead.abs().as_secs() < 2 {
-        return report.good("clock", "as Redis'");
-    }
-    let found = format!("{} s ahead of Redis'", ahead.as_secs());
-    report.warn(
-        "clock",
-        &found,
-        "let NTP keep the clocks of this machine and of Redis'; workers go by Redis' until then",
-    );
-}
-
-fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {
-    report.product(name, facts.product, &facts.version, &format!(" ({})", facts.role));
-    if facts.role != "master" {
-        report.bad(&format!("{name} role"), &facts.role, "point REDIS_URL to the master: a replica refuses writes");
-    }
-    if let Some(state) = facts.cluster.as_ref().filter(|state| *state != "ok") {
-        report.bad(
-            &format!("{name} cluster state"),
-            state,
-            "see `redis-cli --cluster check`: slots without a master, or the majority of masters is away",
-        );
-    }
-    if facts.append_only {
-        report.good(&format!("{name} persistence"), "append-only file");
-    } else {
-        report.warn(
-            &format!("{name} persistence"),
-            "no append-only file",
-            "set `appendonly yes`: without it a restart loses how far runs are",
-        );
-    }
-    if let Some(fsync) = facts.append_fsync.as_ref().filter(|fsync| facts.append_only && *fsync != "always") {
-        report.good(
-            &format!("{name} appendfsync"),
-            &format!("{fsync}: a power cut may lose the last second; such a run is noticed, and no write is repeated"),
-        );
-    }
-    if facts.replicas > 0 && facts.min_replicas == Some(0) {
-        report.warn(
-            &format!("{name} replicas"),
-            &format!("{} connected, min-replicas-to-write 0", facts.replicas),
-            "set `min-replicas-to-write 1`: a fail-over to a replica that lags loses the end of journals",
-        );
-    }
-    if facts.eviction_policy == "noeviction" {
-        report.good(&format!("{name} eviction"), "noeviction");
-    } else {
-        report.warn(
-            &format!("{name} eviction"),
-            &facts.eviction_policy,
-            "set `maxmemory-policy noeviction`: journals must not be evicted",
         );
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod redis;
+mod scripts;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -107,6 +108,10 @@ pub trait Journal: Send + Sync {
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError>;
     /// Renews the lease, or gives the run free where `lease` is zero. Only where the token is ours.
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError>;
+    /// Returns once the first `entries` entries have survived what the store was told to (`redis.durability`), be that
+    /// nothing; the lease may be renewed. Only where the token is ours. A store that cannot do it is unavailable.
+    async fn secure(&self, job: &JobId, token: FencingToken, entries: u64, lease: Duration)
+    -> Result<(), JournalError>;
     /// All entries of a run, oldest first, or what remains of them, without claiming it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
     /// The store's own time, by which leases end; the same for all workers.

@@ -13,6 +13,7 @@
 //!
 //! An acknowledged append can be lost by a restart without append-only file, by a power failure within the second
 //! before `appendfsync everysec` writes, and by a fail-over to a replica that lags; killing Redis alone loses none.
+//! `redis.durability` has the ones that matter most waited for.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,125 +23,17 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tracing::warn;
 
+use super::scripts::{APPEND, BEGUN, CLAIM, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL};
 use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION};
 use crate::job::JobId;
 use crate::key::Key;
-use crate::redis_client::{RedisClient, Unavailable};
+use crate::redis_client::{Durability, RedisClient, Unavailable};
 
 /// At most so many bytes of entries are read in one answer.
 const PAGE_BYTES: usize = 256 * 1024;
 
 /// A run that is claimed or forgotten while it is read is read anew, so often at most.
 const READS: u32 = 5;
-
-/// Begins the scripts that are run although Redis is full.
-const WHEN_FULL: &str = "#!lua flags=allow-oom\n";
-
-/// Goes on where they change a run that has begun.
-const BEGUN: &str = r"
-if redis.call('HEXISTS', KEYS[1], 'length') == 0 then return redis.error_reply('the run has not begun') end
-";
-
-/// From byte `offset` of entry `index` on, as much as there is room for: the epoch, the length, where the next page begins,
-/// and the parts, each of an entry of its own.
-const PAGE: &str = r"
-local function page(index, offset, room)
-    local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
-    local parts = {}
-    while index < (tonumber(length) or 0) and room > 0 do
-        local entry = redis.call('HGET', KEYS[1], index)
-        if not entry then break end
-        local part = string.sub(entry, offset + 1, offset + room)
-        parts[#parts + 1] = part
-        room = room - #part - 1
-        offset = offset + #part
-        if offset < #entry then break end
-        index, offset = index + 1, 0
-    end
-    return {epoch, length, index, offset, parts}
-end
-";
-
-/// Arguments: index, offset, room.
-const READ: &str = "return page(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]))";
-
-/// Arguments: owner, lease and least retention in milliseconds, `if_free` or `steal`, room. Answers the epoch and the
-/// first page, or the present owner and what remains of its lease.
-const CLAIM: &str = r"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local epoch, owner, lease = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'lease'))
-local remaining = (tonumber(lease) or 0) - now
-if ARGV[4] == 'if_free' and owner and owner ~= ARGV[1] and remaining > 0 then
-    return {0, owner, remaining}
-end
-local taken = math.max((tonumber(epoch) or 0) + 1, now)
-redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', taken), 'owner', ARGV[1],
-    'lease', string.format('%.0f', now + ARGV[2]))
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
-end
-return {1, taken, page(0, 0, tonumber(ARGV[5]))}
-";
-
-/// Arguments: epoch, lease and retention in milliseconds, sequence, entries.
-const APPEND: &str = r"
-local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
-epoch, length = tonumber(epoch) or 0, tonumber(length) or 0
-local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), #ARGV - 4
-if epoch > mine then return 'taken' end
-if epoch < mine or sequence > length then return 'lost' end
-if sequence < length and sequence + count ~= length then return 'taken' end
-if sequence < length then
-    for index = 1, count do
-        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[4 + index] then return 'taken' end
-    end
-else
-    for index = 1, count do
-        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[4 + index])
-    end
-    redis.call('HSET', KEYS[1], 'length', string.format('%.0f', sequence + count))
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 'done'
-";
-
-/// Arguments: retention in milliseconds, what remains.
-const KEEP: &str = r"
-redis.call('DEL', KEYS[1])
-for index = 2, #ARGV do
-    redis.call('HSET', KEYS[1], index - 2, ARGV[index])
-end
-redis.call('HSET', KEYS[1], 'length', string.format('%.0f', #ARGV - 1))
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return 'done'
-";
-
-/// Arguments: epoch, lease and least retention in milliseconds.
-const RENEW: &str = r"
-local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch')) or 0
-if epoch > tonumber(ARGV[1]) then return 'taken' end
-if epoch < tonumber(ARGV[1]) then return 'lost' end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
-end
-return 'done'
-";
-
-/// Runs stolen, by the epoch of that, which is a time in milliseconds or later. A key of its own, as it may be in
-/// another slot. Arguments: epoch, run, retention in milliseconds.
-const NOTE_STOLEN: &str = r"
-redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 'done'
-";
 
 /// The journals of all workers that share a Redis and a key prefix.
 #[derive(Debug)]
@@ -337,9 +230,36 @@ impl Journal for RedisJournal {
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
         let key = self.key(job);
         let change = self.change::<String>(&key, &self.renew, |script| {
-            script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION)));
+            script.arg(token.0).arg(milliseconds(lease)).arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(0);
         });
         verdict(&change.await?)
+    }
+
+    /// Renews the lease where the entries are there, and waits until that is durable: they stand before it, also where the
+    /// server is another one by now than the one that took them. The text is sent each time, as a script that has to be
+    /// loaded first could not go out together with the question.
+    async fn secure(
+        &self,
+        job: &JobId,
+        token: FencingToken,
+        entries: u64,
+        lease: Duration,
+    ) -> Result<(), JournalError> {
+        if self.client.durability() == Durability::Default {
+            return Ok(());
+        }
+        let key = self.key(job);
+        let write = |begin: &[&str]| {
+            let mut write = cmd("EVAL");
+            write.arg([begin, &[RENEW]].concat().concat()).arg(1).arg(&key).arg(token.0).arg(milliseconds(lease));
+            write.arg(milliseconds(lease.saturating_add(IDLE_RETENTION))).arg(entries);
+            self.client.write_durably::<String>(&key, write)
+        };
+        let written = match write(&[]).await {
+            Err(full) if full.is_full() => write(&[WHEN_FULL, BEGUN]).await.map_err(|_| full),
+            result => result,
+        };
+        verdict(&written?)
     }
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {

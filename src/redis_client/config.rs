@@ -4,6 +4,8 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::Durability;
+
 const NO_ADDRESS: &str = "not an address of a redis server (`redis://host:port`, `rediss://` for tls)";
 
 /// How Redis is reached.
@@ -15,6 +17,8 @@ pub struct Config {
     pub url: SecretString,
     /// Whether this is a Redis Cluster: its nodes are found from any one of them, and each key where it lies.
     pub cluster: bool,
+    /// What the journal of a run is to have survived before a tool call that is more than reading leaves.
+    pub durability: Durability,
     /// Stands before every key, so that several deployments can share one Redis.
     pub key_prefix: String,
     /// Longest wait for a connection, TLS and authentication included.
@@ -32,6 +36,7 @@ impl Default for Config {
         Self {
             url: "redis://127.0.0.1:6379".into(),
             cluster: false,
+            durability: Durability::Default,
             key_prefix: "agentkit:".to_owned(),
             connection_timeout_milliseconds: 250,
             response_timeout_milliseconds: 400,
@@ -123,6 +128,11 @@ mod tests {
         let client = super::super::RedisClient::new(&config);
         assert!(!format!("{problems:?} {config:?} {client:?}").contains("hunter2"));
         assert!(toml::from_str::<Config>("urll = \"redis://x\"").is_err());
+        for durability in [Durability::Default, Durability::Fsync, Durability::Replicas] {
+            let config: Config = toml::from_str(&format!("durability = \"{durability}\"")).unwrap();
+            assert_eq!(config.durability, durability);
+        }
+        assert!(toml::from_str::<Config>("durability = \"always\"").is_err());
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
+use redis::cluster_routing::{
+    MultipleNodeRoutingInfo, ResponsePolicy, Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr,
+};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
     Value, from_redis_value,
@@ -89,6 +91,23 @@ impl Target {
 }
 
 impl RedisConnection {
+    /// Sends two commands to the server that has `key`, one right behind the other on one connection. Fails as the first
+    /// one does; what the second one answered may be an error.
+    pub(super) async fn send_both(&mut self, key: &str, both: &Pipeline) -> RedisResult<(Value, Value)> {
+        let answers = match self {
+            Self::Single(connection) => connection.req_packed_commands(both, 0, 2).await?,
+            Self::Cluster(connection) => {
+                let master =
+                    SingleNodeRoutingInfo::SpecificNode(Route::with_slot(Slot::for_key(key), SlotAddr::Master));
+                connection.route_pipeline(both.clone(), 0, 2, master).await?
+            }
+        };
+        match <[Value; 2]>::try_from(answers) {
+            Ok([first, second]) => Ok((first.extract_error()?, second)),
+            Err(_) => Err(RedisError::from((ErrorKind::UnexpectedReturnType, "not two answers to two commands"))),
+        }
+    }
+
     /// What the server answers, under no name, or every master of a cluster that is connected, under its address.
     pub(super) async fn ask_all(&mut self, question: &Cmd) -> RedisResult<BTreeMap<String, Vec<u8>>> {
         match self {

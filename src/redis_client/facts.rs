@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::Durability;
+
 /// What an operator must know about a Redis server, from its `INFO` and `CLUSTER INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
@@ -50,6 +52,21 @@ impl ServerFacts {
         }
     }
 
+    /// Why it cannot give the durability that is asked for.
+    pub(crate) fn hindrance(&self, asked: Durability) -> Option<String> {
+        let earlier = || {
+            let mut numbers = self.version.split('.').map_while(|number| number.parse::<u32>().ok());
+            self.product == "Redis" && (numbers.next(), numbers.next()) < (Some(7), Some(2))
+        };
+        match asked {
+            Durability::Default => None,
+            Durability::Fsync if earlier() => Some(format!("{} {} has no WAITAOF", self.product, self.version)),
+            Durability::Fsync if !self.append_only => Some("there is no append-only file".to_owned()),
+            Durability::Fsync => (self.append_fsync.as_deref() == Some("no")).then(|| "appendfsync is no".to_owned()),
+            Durability::Replicas => (self.replicas == 0).then(|| "no replica is connected".to_owned()),
+        }
+    }
+
     /// Takes in the settings that the server tells of; managed servers often do not.
     pub(super) fn of_settings(&mut self, settings: &HashMap<String, String>) {
         self.append_fsync = settings.get("appendfsync").cloned();
@@ -93,5 +110,26 @@ mod tests {
         assert_eq!(facts.cluster, None);
         assert_eq!(facts.of_cluster(b"cluster_state:fail\r\ncluster_size:3\r\n"), 3);
         assert_eq!(facts.cluster.as_deref(), Some("fail"));
+    }
+
+    #[test]
+    fn what_a_server_lacks_for_a_durability_is_known_from_its_facts() {
+        let facts = |info: &str, fsync: &str| {
+            let mut facts = ServerFacts::new("", info.replace(' ', "\r\n").as_bytes());
+            facts.append_fsync = Some(fsync.to_owned());
+            facts
+        };
+        let lacks = |info: &str, fsync: &str, asked| facts(info, fsync).hindrance(asked).unwrap_or_default();
+        let bare = "redis_version:7.0.15 aof_enabled:0 connected_slaves:0";
+        assert_eq!(lacks(bare, "no", Durability::Default), "");
+        assert_eq!(lacks(bare, "no", Durability::Fsync), "Redis 7.0.15 has no WAITAOF");
+        assert_eq!(lacks(bare, "no", Durability::Replicas), "no replica is connected");
+        assert_eq!(lacks("connected_slaves:1", "no", Durability::Replicas), "");
+        for version in ["redis_version:7.2.0", "redis_version:8.0.1", "server_name:valkey valkey_version:9.1.2"] {
+            assert_eq!(lacks(version, "always", Durability::Fsync), "there is no append-only file");
+            let with_file = format!("{version} aof_enabled:1");
+            assert_eq!(lacks(&with_file, "no", Durability::Fsync), "appendfsync is no");
+            assert_eq!(lacks(&with_file, "everysec", Durability::Fsync), "");
+        }
     }
 }

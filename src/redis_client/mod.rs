@@ -14,6 +14,7 @@
 mod breaker;
 mod config;
 mod connection;
+mod durability;
 mod facts;
 mod fullness;
 
@@ -25,15 +26,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd, from_redis_value};
 use tokio::time::Instant;
 
 pub use config::Config;
+pub use durability::Durability;
 pub use facts::ServerFacts;
 
 use crate::key::Key;
 use breaker::Breaker;
 use connection::{RedisConnection, Target};
+use durability::DurableWrites;
 use fullness::Fullness;
 
 /// Redis did not do it: not reached, not in time, or refused (read-only, out of memory, loading). What a timed-out
@@ -76,6 +79,7 @@ struct Inner {
     connecting: tokio::sync::Mutex<u64>,
     breaker: Breaker,
     fullness: Fullness,
+    durable: DurableWrites,
 }
 
 #[derive(Clone)]
@@ -114,6 +118,7 @@ impl RedisClient {
             connecting: tokio::sync::Mutex::new(0),
             breaker: Breaker::new(config.breaker_failures, open_time),
             fullness: Fullness::default(),
+            durable: DurableWrites::new(config),
         })))
     }
 
@@ -125,6 +130,11 @@ impl RedisClient {
     /// Whether it has lately refused something for want of memory.
     pub fn is_full(&self) -> bool {
         self.0.fullness.is_full()
+    }
+
+    /// What is asked of it before a call that changes something leaves.
+    pub fn durability(&self) -> Durability {
+        self.0.durable.durability
     }
 
     /// Asks for a sign of life, of a cluster all masters that are connected.
@@ -192,6 +202,13 @@ impl RedisClient {
     /// Runs a script that may run twice, by its digest; Redis is sent the text where it does not know it.
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Unavailable> {
         self.call(true, |mut link| async move { script.invoke_async(&mut link).await }).await
+    }
+
+    /// Sends a command that changes `key` and may be sent twice; answers once that, and all that was acknowledged before,
+    /// has survived what [`RedisClient::durability`] says.
+    pub(crate) async fn write_durably<T: FromRedisValue>(&self, key: &str, write: Cmd) -> Result<T, Unavailable> {
+        let written = self.0.durable.make(key, write).await?;
+        from_redis_value(written).map_err(|_| Unavailable("an answer of another type".to_owned()))
     }
 
     async fn ask_all(&self, question: &Cmd) -> Result<BTreeMap<String, Vec<u8>>, Unavailable> {

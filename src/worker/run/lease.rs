@@ -73,6 +73,11 @@ impl Lease {
         Ok(())
     }
 
+    /// Has the first `entries` entries survive what was asked for.
+    pub(crate) async fn secure(&self, entries: u64) -> Result<(), JournalError> {
+        self.journal.secure(&self.id, self.token, entries, self.length).await
+    }
+
     /// Renews the lease for as long as it is polled, until it is over. Never ends.
     pub(crate) async fn keep(&self, revocations: &Revocations) {
         let mut renewed = true;

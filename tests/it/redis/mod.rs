@@ -2,5 +2,6 @@
 
 mod clock;
 mod cluster;
+mod durability;
 mod faults;
 mod losing;

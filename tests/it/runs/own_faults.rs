@@ -55,6 +55,16 @@ impl Journal for PanickingJournal {
         self.inner.renew(job, token, lease).await
     }
 
+    async fn secure(
+        &self,
+        job: &JobId,
+        token: FencingToken,
+        entries: u64,
+        lease: Duration,
+    ) -> Result<(), JournalError> {
+        self.inner.secure(job, token, entries, lease).await
+    }
+
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.inner.read(job).await
     }

@@ -118,6 +118,16 @@ impl Journal for FusedJournal {
         self.1.guard("release".into(), operation, || JournalError::Unavailable("fuse".into())).await
     }
 
+    async fn secure(
+        &self,
+        job: &JobId,
+        token: FencingToken,
+        entries: u64,
+        lease: Duration,
+    ) -> Result<(), JournalError> {
+        self.0.secure(job, token, entries, lease).await
+    }
+
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.0.read(job).await
     }

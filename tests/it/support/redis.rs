@@ -50,6 +50,21 @@ impl Redis {
         redis
     }
 
+    /// Starts a replica of this server, and waits until it has the data.
+    pub(crate) async fn start_replica(&self) -> Self {
+        Self::start_replica_of(self.port).await
+    }
+
+    /// Starts a replica of the server on a port, and waits until it has the data.
+    pub(crate) async fn start_replica_of(port: u16) -> Self {
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port.to_string()]).await;
+        shortly("the replica has its master's data", async || {
+            replica.command(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+        })
+        .await;
+        replica
+    }
+
     /// A server that was not started yet.
     pub(crate) fn stopped(options: &[&str]) -> Self {
         let options = options.iter().map(ToString::to_string).collect();
@@ -132,7 +147,8 @@ impl Redis {
             .args(["-c", WATCHDOG])
             .arg(self.folder.path())
             .args(["redis-server", "--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "no", "--maxmemory-policy", "noeviction", "--dir"])
+            .args(["--appendonly", "yes", "--appendfsync", "no", "--maxmemory-policy", "noeviction"])
+            .args(["--repl-diskless-sync-delay", "0", "--dir"])
             .arg(self.folder.path())
             .args(&self.options)
             .stdin(Stdio::piped())

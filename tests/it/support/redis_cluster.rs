@@ -150,6 +150,5 @@ impl RedisCluster {
 async fn node() -> (Redis, u16) {
     let bus = free_port();
     let port = bus.to_string();
-    let options = ["--cluster-enabled", "yes", "--cluster-port", &port, "--repl-diskless-sync-delay", "0"];
-    (Redis::start_with(&options).await, bus)
+    (Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &port]).await, bus)
 }

@@ -116,6 +116,18 @@ impl RedisJournalWorker {
         *self.redis.lock().unwrap() = redis;
     }
 
+    /// Starts a replica of the worker's Redis.
+    pub(crate) async fn start_replica(&self) -> Redis {
+        let master = self.redis.lock().unwrap().port();
+        Redis::start_replica_of(master).await
+    }
+
+    /// Another server takes the place of the worker's Redis, for workers that start from now on.
+    pub(crate) fn move_to(&mut self, redis: Redis) {
+        self.config.redis.url = redis.url().into();
+        *self.redis.lock().unwrap() = redis;
+    }
+
     /// Redis goes away while the model thinks, which is told by `gate` to answer then; the worker gives the run back, and
     /// Redis is there again.
     pub(crate) async fn without_redis(&self, gate: &Notify, with_data: bool) {

@@ -1,0 +1,99 @@
+//! What `doctor` finds out about Redis.
+
+use super::Context;
+use super::report::Report;
+use crate::redis_client::{Durability, RedisClient, ServerFacts};
+
+/// Looks at Redis: every server that a worker needs, and whether it gives what the configuration asks of it.
+pub(super) async fn redis(context: &Context, report: &mut Report) {
+    let config = &context.config.redis;
+    let facts = match RedisClient::new(config) {
+        Ok(client) => client.facts().await,
+        Err(error) => Err(error),
+    };
+    let servers = match facts {
+        Ok(servers) => servers,
+        Err(error) => return report.bad("Redis", &error.to_string(), "check REDIS_URL, and that Redis runs"),
+    };
+    if config.cluster {
+        let found = format!("{} masters, each asked in turn below; replicas are not asked", servers.len());
+        report.good("Redis Cluster", &found);
+    } else if servers.iter().any(|facts| facts.cluster.is_some()) {
+        report.bad("Redis Cluster", "this server is a node of one", "set `redis.cluster = true`");
+    }
+    clock(context, report).await;
+    for facts in &servers {
+        let name = if config.cluster { format!("Redis {}", facts.server) } else { "Redis".to_owned() };
+        redis_server(&name, facts, report);
+        durability(&name, config.durability, facts, report);
+    }
+}
+
+/// Workers put their clocks right by Redis'; a machine that needs it has something to be looked after.
+async fn clock(context: &Context, report: &mut Report) {
+    let Ok(client) = RedisClient::new(&context.config.redis) else { return };
+    let Ok(reference) = client.time().await else { return };
+    let ahead = context.clock.now().duration_since(reference);
+    if ahead.abs().as_secs() < 2 {
+        return report.good("clock", "as Redis'");
+    }
+    let found = format!("{} s ahead of Redis'", ahead.as_secs());
+    report.warn(
+        "clock",
+        &found,
+        "let NTP keep the clocks of this machine and of Redis'; workers go by Redis' until then",
+    );
+}
+
+fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {
+    report.product(name, facts.product, &facts.version, &format!(" ({})", facts.role));
+    if facts.role != "master" {
+        report.bad(&format!("{name} role"), &facts.role, "point REDIS_URL to the master: a replica refuses writes");
+    }
+    if let Some(state) = facts.cluster.as_ref().filter(|state| *state != "ok") {
+        report.bad(
+            &format!("{name} cluster state"),
+            state,
+            "see `redis-cli --cluster check`: slots without a master, or the majority of masters is away",
+        );
+    }
+    if facts.append_only {
+        report.good(&format!("{name} persistence"), "append-only file");
+    } else {
+        report.warn(
+            &format!("{name} persistence"),
+            "no append-only file",
+            "set `appendonly yes`: without it a restart loses how far runs are",
+        );
+    }
+    if let Some(fsync) = facts.append_fsync.as_ref().filter(|fsync| facts.append_only && *fsync != "always") {
+        report.good(
+            &format!("{name} appendfsync"),
+            &format!("{fsync}: a power cut may lose the last second; such a run is noticed, and no write is repeated"),
+        );
+    }
+    if facts.replicas > 0 && facts.min_replicas == Some(0) {
+        report.warn(
+            &format!("{name} replicas"),
+            &format!("{} connected, min-replicas-to-write 0", facts.replicas),
+            "set `min-replicas-to-write 1`: a fail-over to a replica that lags loses the end of journals",
+        );
+    }
+    if facts.eviction_policy == "noeviction" {
+        report.good(&format!("{name} eviction"), "noeviction");
+    } else {
+        report.warn(
+            &format!("{name} eviction"),
+            &facts.eviction_policy,
+            "set `maxmemory-policy noeviction`: journals must not be evicted",
+        );
+    }
+}
+
+fn durability(name: &str, asked: Durability, facts: &ServerFacts, report: &mut Report) {
+    let what = format!("{name} durability");
+    match facts.hindrance(asked) {
+        None => report.good(&what, &format!("redis.durability is {asked}")),
+        Some(found) => report.bad(&what, &format!("redis.durability is {asked}, and {found}"), asked.advice()),
+    }
+}
