@@ -71,32 +71,38 @@ impl Attempt<'_> {
 
     /// Has the journal survive what was asked for, and the broker know of a call that is more than reading, before it leaves;
     /// such a call is alone in its batch. Returns the wake-up that tells of it, to be journalled with what follows. A broker
-    /// that takes nothing for hours is waited for, which is no working time: then the call starts anew.
+    /// that takes nothing for hours is waited for, which is no working time: then the call starts anew, once, and both are
+    /// asked again, as what they know would stop short of that start.
     async fn witness(&mut self, calls: &[OutboundCall]) -> Result<Option<Event>, Interruption> {
         let Some(call) = calls.iter().find(|call| call.tool.effect != Effect::Read) else { return Ok(None) };
-        let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
-        if let Err(error) = self.leased.lease().secure(entries).await {
-            warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
-            self.hold_back(call, NOT_SECURED).await?;
-            return Err(error.into());
-        }
-        let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
-        let asked = Instant::now();
-        let testified = tokio::select! {
-            testified = self.witness.testify(entries, generation, witnessed) => {
-                testified.map_err(|error| Interruption::Unwitnessed(error.to_string()))
+        let mut started_anew = false;
+        loop {
+            let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
+            if let Err(error) = self.leased.lease().secure(entries).await {
+                warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
+                self.hold_back(call, NOT_SECURED).await?;
+                return Err(error.into());
             }
-            () = self.executor.out_of_time(self.stop) => Err(Interruption::Shutdown),
-        };
-        let waited = asked.elapsed() > MOMENT;
-        if waited || testified.is_err() {
-            self.hold_back(call, NOT_WITNESSED).await?;
-        }
-        let generation = testified?;
-        if waited {
+            let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
+            let asked = Instant::now();
+            let testified = tokio::select! {
+                testified = self.witness.testify(entries, generation, witnessed) => {
+                    testified.map_err(|error| Interruption::Unwitnessed(error.to_string()))
+                }
+                () = self.executor.out_of_time(self.stop) => Err(Interruption::Shutdown),
+            };
+            match testified {
+                Ok(generation) if started_anew || asked.elapsed() <= MOMENT => {
+                    return Ok(Some(Event::WakeUpPublished { generation }));
+                }
+                testified => {
+                    self.hold_back(call, NOT_WITNESSED).await?;
+                    testified?;
+                }
+            }
             self.leased.record(vec![Event::ToolStarted { call_id: call.call_id.clone() }]).await?;
+            started_anew = true;
         }
-        Ok(Some(Event::WakeUpPublished { generation }))
     }
 
     /// Journals that a call which had started has not left.

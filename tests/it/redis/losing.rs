@@ -7,8 +7,11 @@ use agentkit_worker::Config;
 use agentkit_worker::internals::queue::{Consumer, Destination, Message, Published, Publisher, QueueError};
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use crate::support::broker::Broker;
 use crate::support::eventually;
+use crate::support::proxied_service::ProxiedService;
 use crate::support::redis_journal_worker::{RedisJournalWorker, SharedRedis, notices};
 use crate::support::scripted_model::{ScriptedModel, turn};
 
@@ -285,5 +288,40 @@ async fn a_copy_that_saw_its_run_at_work_does_not_begin_it_anew_where_nothing_is
     eventually("both messages are gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
     worker.idle().await;
     assert_eq!(worker.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_mail_that_waited_for_its_witness_is_not_sent_again_where_the_journal_forgot_that_it_left_after_all() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let go = Arc::new(Notify::new());
+    let script = [turn::send_mail().released_by(&go), turn::hang(), turn::text("I do not know")];
+    let model = ScriptedModel::start(script).await;
+    let worker = service.worker(&model, &[("AMQP__HEARTBEAT_SECONDS", "20")]).await;
+    service.send("job-1", "send it").await;
+    model.wait_for_requests(1).await;
+    let key = format!("{}:run:{{job-1}}", service.amqp.prefix);
+    let journal = |text: &str| {
+        let length: usize = service.redis.command(&["HGET", &key, "length"]).parse().unwrap();
+        (0..length).find(|index| service.redis.command(&["HGET", &key, &index.to_string()]).contains(text))
+    };
+    service.to_broker.freeze(true);
+    go.notify_one();
+    eventually("the call has started", async || journal("tool_started")).await;
+    let started = Instant::now();
+    eventually("it waits", async || (started.elapsed() > Duration::from_millis(1500)).then_some(())).await;
+    service.to_broker.freeze(false);
+    model.wait_for_requests(2).await;
+    assert_eq!(service.mails().await, 1, "the mail is out");
+    worker.running.signal("KILL");
+    worker.running.end().await;
+
+    let waited = journal("not_witnessed").expect("the wait was journalled");
+    service.redis.command(&["HSET", &key, "length", &(waited + 1).to_string()]);
+    let worker = service.worker(&model, &[]).await;
+    let reply = service.only_reply().await;
+    assert_eq!(reply["data"]["effects"][0]["state"], "unknown", "{reply:#}");
+    assert_eq!(service.mails().await, 1);
+    worker.stop().await;
     model.finish();
 }
