@@ -207,7 +207,8 @@ async fn what_an_earlier_version_cannot_read_waits_for_the_present_one_in_a_roll
     let worker = present.worker().await;
     surroundings.asked("mail ahead", 1).await;
     assert!(worker.stop().await.0.success());
-    assert!(surroundings.redis.command(&["HVALS", run]).contains("end_lost"));
+    let journal = surroundings.redis.command(&["HVALS", run]);
+    assert!(journal.contains("end_lost"), "{journal}");
 
     let worker = in_a_rollback(earlier).worker().await;
     let waits = surroundings.amqp.names().wait(Tier::ThirtySeconds);
