@@ -55,6 +55,11 @@ fn is_first_version(version: &u32) -> bool {
 
 /// [`Event::Retried::call`] of a request to the model.
 pub const MODEL_CALL: &str = "model";
+/// [`Event::ToolNotRun::reason`] of a call that did not leave yet, as its start might get lost with the store. The time
+/// since it had started is no working time.
+pub const NOT_SECURED: &str = "not_secured";
+/// The same of one that the broker does not know of yet.
+pub const NOT_WITNESSED: &str = "not_witnessed";
 
 /// What can happen to a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,7 +136,7 @@ pub enum Event {
     ToolNotRun {
         /// Which of the open turn's calls.
         call_id: String,
-        /// The sentence that the failed call gave, which proves that nothing ran.
+        /// The code of the failure, which proves that nothing ran, or [`NOT_SECURED`] or [`NOT_WITNESSED`].
         reason: String,
     },
     /// A tool call has its one outcome.

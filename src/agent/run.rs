@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
-use super::event::{Entry, Event, MODEL_CALL, Pause, Plan, SCHEMA_VERSION};
+use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
 pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
 pub use super::transition::BadJournal;
@@ -113,9 +113,14 @@ impl Run {
     pub fn apply(&mut self, entry: Entry) -> Result<(), BadJournal> {
         self.check(std::slice::from_ref(&entry.event))?;
         let Entry { at, event, .. } = entry;
-        // An attempt that follows another without an end: nobody knows how long the dead worker worked, and most of the
-        // gap is waiting for the next one.
-        if self.works() && !matches!(event, Event::AttemptStarted { .. }) {
+        let waited = match &event {
+            // It follows another without an end: nobody knows how long the dead worker worked, and most of the gap is
+            // waiting for the next one.
+            Event::AttemptStarted { .. } => true,
+            Event::ToolNotRun { reason, .. } => [NOT_SECURED, NOT_WITNESSED].contains(&reason.as_str()),
+            _ => false,
+        };
+        if self.works() && !waited {
             self.working_milliseconds += milliseconds_between(self.last_at, at);
         }
         self.last_at = at;
@@ -523,6 +528,19 @@ mod tests {
         assert_eq!(script.next(), Step::CallModel);
         script.asleep(57);
         assert_eq!(script.failure(), ErrorCode::DeadlineExceeded);
+    }
+
+    #[test]
+    fn the_wait_for_the_witness_of_a_write_is_no_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        script.model(wants(&[("w1", WRITE, TO)])).start("w1");
+        let worked = script.run.working_milliseconds_at(script.now);
+        script.asleep(100_000);
+        script.event(Event::ToolNotRun { call_id: "w1".into(), reason: NOT_WITNESSED.into() });
+        assert_eq!(script.run.working_milliseconds_at(script.now), worked);
+        assert_eq!(script.batch(), ["w1"]);
+        script.start("w1").asleep(57).not_run("w1");
+        assert_eq!(script.failure(), ErrorCode::DeadlineExceeded, "all else is working time");
     }
 
     #[test]

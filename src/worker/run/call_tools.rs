@@ -12,12 +12,15 @@ use super::lease::Lease;
 use super::outbound_call::{CallEnd, OutboundCall};
 use super::{Attempt, Executor};
 use crate::agent::effect::{Effect, InDoubt, in_doubt};
-use crate::agent::event::{Event, Plan, ToolOutcome};
+use crate::agent::event::{Event, NOT_SECURED, NOT_WITNESSED, Plan, ToolOutcome};
 use crate::agent::result;
 use crate::job::ConnectionName;
 use crate::retry::{RetryDecision, retry};
 use crate::scalekit::{Error, ExecuteRequest};
 use crate::worker::message::wake_up::WitnessedCall;
+
+/// What is waited for longer than this is no work.
+const MOMENT: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
     /// Runs the calls of one batch at the same time.
@@ -67,29 +70,39 @@ impl Attempt<'_> {
     }
 
     /// Has the journal survive what was asked for, and the broker know of a call that is more than reading, before it leaves;
-    /// such a call is alone in its batch. Returns the wake-up that tells of it, to be journalled with what follows.
+    /// such a call is alone in its batch. Returns the wake-up that tells of it, to be journalled with what follows. A broker
+    /// that takes nothing for hours is waited for, which is no working time: then the call starts anew.
     async fn witness(&mut self, calls: &[OutboundCall]) -> Result<Option<Event>, Interruption> {
         let Some(call) = calls.iter().find(|call| call.tool.effect != Effect::Read) else { return Ok(None) };
         let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
         if let Err(error) = self.leased.lease().secure(entries).await {
             warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
-            return Err(self.not_made(call, "not_secured", error.into()).await);
+            self.hold_back(call, NOT_SECURED).await?;
+            return Err(error.into());
         }
         let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
-        let why = tokio::select! {
-            testified = self.witness.testify(entries, generation, witnessed) => match testified {
-                Ok(generation) => return Ok(Some(Event::WakeUpPublished { generation })),
-                Err(error) => Interruption::Unwitnessed(error.to_string()),
-            },
-            () = self.executor.out_of_time(self.stop) => Interruption::Shutdown,
+        let asked = Instant::now();
+        let testified = tokio::select! {
+            testified = self.witness.testify(entries, generation, witnessed) => {
+                testified.map_err(|error| Interruption::Unwitnessed(error.to_string()))
+            }
+            () = self.executor.out_of_time(self.stop) => Err(Interruption::Shutdown),
         };
-        Err(self.not_made(call, "not_witnessed", why).await)
+        let waited = asked.elapsed() > MOMENT;
+        if waited || testified.is_err() {
+            self.hold_back(call, NOT_WITNESSED).await?;
+        }
+        let generation = testified?;
+        if waited {
+            self.leased.record(vec![Event::ToolStarted { call_id: call.call_id.clone() }]).await?;
+        }
+        Ok(Some(Event::WakeUpPublished { generation }))
     }
 
-    /// Journals that a call which had started was not made; returns what interrupts the run.
-    async fn not_made(&mut self, call: &OutboundCall, reason: &str, why: Interruption) -> Interruption {
-        let event = Event::ToolNotRun { call_id: call.call_id.clone(), reason: reason.to_owned() };
-        self.leased.record(vec![event]).await.err().unwrap_or(why)
+    /// Journals that a call which had started has not left.
+    async fn hold_back(&mut self, call: &OutboundCall, reason: &str) -> Result<(), Interruption> {
+        let (call_id, reason) = (call.call_id.clone(), reason.to_owned());
+        self.leased.record(vec![Event::ToolNotRun { call_id, reason }]).await
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.

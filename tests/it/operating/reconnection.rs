@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkit_worker::internals::queue::amqp::AmqpQueue;
+use agentkit_worker::reply::Timing;
 use lapin::options::QueueDeleteOptions;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -101,7 +102,7 @@ async fn a_worker_whose_queue_is_deleted_is_not_alive_until_there_is_a_queue_aga
 }
 
 #[tokio::test]
-async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_only() {
+async fn a_broker_short_of_memory_makes_the_worker_unready_and_its_run_wait_without_using_up_its_time() {
     let broker = Broker::exclusive().await;
     let service = ProxiedService::new(&broker).await;
     let go = Arc::new(Notify::new());
@@ -110,7 +111,7 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     service.send("job-1", "send it").await;
     model.wait_for_requests(1).await;
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-    // The broker blocks a connection when it publishes: that is the reply.
+    // The broker blocks a connection when it publishes: that is the message that shall witness the mail.
     go.notify_one();
     assert!(worker.page("/readyz", 503).await.contains("memory"));
     assert_eq!(worker.get("/livez").await.0, 200, "it still consumes");
@@ -121,7 +122,11 @@ async fn a_broker_short_of_memory_makes_the_worker_unready_and_holds_the_reply_o
     assert!(before.processor_since(worker.running.process()) < Duration::from_millis(500), "it waits busily");
     broker.control(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
     worker.page("/readyz", 200).await;
-    assert_completed(&service.only_reply().await);
+    let reply = service.only_reply().await;
+    assert_completed(&reply);
+    let timing: Timing = serde_json::from_value(reply["data"]["timing"].clone()).unwrap();
+    let taken = timing.finished_at.unwrap().duration_since(timing.started_at.unwrap()).as_millis();
+    assert!(taken - i128::from(timing.working_milliseconds) > 3_000, "it worked while it waited: {timing:?}");
     assert_eq!((worker.lines("job received"), worker.lines("was not confirmed")), (1, 0), "it was delivered once");
     assert_eq!(service.mails().await, 1);
     model.finish();
