@@ -128,10 +128,19 @@ async fn a_connection_whose_master_has_become_a_replica_is_left_within_the_call(
 
 #[tokio::test]
 async fn no_job_is_lost_and_no_write_made_twice_while_masters_die_and_hang_under_load() {
+    under_load("default").await;
+}
+
+#[tokio::test]
+async fn nor_where_writes_wait_for_the_replica() {
+    under_load("replicas").await;
+}
+
+async fn under_load(durability: &str) {
     let service = ProxiedService::new(Broker::shared().await).await;
     let mut redis = RedisSentinels::start().await;
-    let program = service.program(&[("REDIS__SENTINEL", "main"), ("WORKER__CONCURRENCY", "5")]);
-    let program = program.set("REDIS_URL", &redis.url());
+    let settings = [("REDIS__SENTINEL", "main"), ("REDIS__DURABILITY", durability), ("WORKER__CONCURRENCY", "5")];
+    let program = service.program(&settings).set("REDIS_URL", &redis.url());
     let worker = program.worker().await;
     service.peer.fault(serde_json::json!({"on": "execute", "kind": "delay", "delay_ms": 200, "times": 1000})).await;
     let mut sent = 0;
@@ -185,7 +194,7 @@ async fn no_job_is_lost_and_no_write_made_twice_while_masters_die_and_hang_under
         }
     }
     let in_doubt = replies.values().filter(|reply| unknown(reply)).count();
-    println!("80 jobs: lost 0, written {}, twice 0, said to be in doubt {in_doubt}", written.len());
+    println!("{durability}: 80 jobs, lost 0, written {}, twice 0, said to be in doubt {in_doubt}", written.len());
     worker.page("/readyz", 200).await;
 
     redis.sentinels[0].kill();
