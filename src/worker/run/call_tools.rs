@@ -77,7 +77,7 @@ impl Attempt<'_> {
         let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
         if let Err(error) = self.leased.lease().secure(entries).await {
             warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
-            self.hold_back(call, NOT_SECURED).await?;
+            self.hold_back(call, NOT_SECURED, false).await?;
             return Err(error.into());
         }
         let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
@@ -88,21 +88,27 @@ impl Attempt<'_> {
             }
             () = self.executor.out_of_time(self.stop) => Err(Interruption::Shutdown),
         };
-        let waited = asked.elapsed() > MOMENT;
-        if waited || testified.is_err() {
-            self.hold_back(call, NOT_WITNESSED).await?;
+        match testified {
+            Ok(generation) => {
+                if asked.elapsed() > MOMENT {
+                    self.hold_back(call, NOT_WITNESSED, true).await?;
+                }
+                Ok(Some(Event::WakeUpPublished { generation }))
+            }
+            Err(why) => {
+                self.hold_back(call, NOT_WITNESSED, false).await?;
+                Err(why)
+            }
         }
-        let generation = testified?;
-        if waited {
-            self.leased.record(vec![Event::ToolStarted { call_id: call.call_id.clone() }]).await?;
-        }
-        Ok(Some(Event::WakeUpPublished { generation }))
     }
 
-    /// Journals that a call which had started has not left.
-    async fn hold_back(&mut self, call: &OutboundCall, reason: &str) -> Result<(), Interruption> {
-        let (call_id, reason) = (call.call_id.clone(), reason.to_owned());
-        self.leased.record(vec![Event::ToolNotRun { call_id, reason }]).await
+    /// Journals that a call which had started has not left, and where it does now that it starts anew. Both in one step: a
+    /// journal that lost the second half alone would have the call made twice, and be no shorter than the broker knows.
+    async fn hold_back(&mut self, call: &OutboundCall, reason: &str, leaves_now: bool) -> Result<(), Interruption> {
+        let call_id = || call.call_id.clone();
+        let held = Event::ToolNotRun { call_id: call_id(), reason: reason.to_owned() };
+        let anew = leaves_now.then(|| Event::ToolStarted { call_id: call_id() });
+        self.leased.record([held].into_iter().chain(anew).collect()).await
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.
