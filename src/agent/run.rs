@@ -114,9 +114,11 @@ impl Run {
         self.check(std::slice::from_ref(&entry.event))?;
         let Entry { at, event, .. } = entry;
         let waited = match &event {
-            // It follows another without an end: nobody knows how long the dead worker worked, and most of the gap is
-            // waiting for the next one.
-            Event::AttemptStarted { .. } => true,
+            // What the next worker says of an attempt without an end: nobody knows how long the last one worked, and most of
+            // the gap is waiting for the next one.
+            Event::AttemptStarted { .. }
+            | Event::GivenUp(_)
+            | Event::AttemptEnded { cause: Pause::JournalAway, .. } => true,
             Event::ToolNotRun { reason, .. } => [NOT_SECURED, NOT_WITNESSED].contains(&reason.as_str()),
             _ => false,
         };
@@ -276,7 +278,7 @@ fn unreadable(index: u64, line: &str, error: &serde_json::Error) -> BadJournal {
 mod tests {
     use jiff::SignedDuration;
 
-    use super::super::event::ToolOutcome;
+    use super::super::event::{GivenUp, ToolOutcome};
     use super::super::script::{Script, says, started, wants};
     use super::*;
     use crate::job::ConnectionName;
@@ -548,6 +550,28 @@ mod tests {
         let mut script = Script::ready(|started| started.settings.seconds = 60);
         script.asleep(100_000).attempt();
         assert_eq!(script.run.working_milliseconds_at(script.now), 2000);
+        assert_eq!(script.next(), Step::CallModel);
+    }
+
+    #[test]
+    fn neither_what_passed_before_a_dead_workers_run_was_given_up_nor_until_it_was_opened_again_is_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        let worked = script.run.working_milliseconds_at(script.now);
+        let (reason, detail, step) = ("poison".to_owned(), String::new(), String::new());
+        script.asleep(100_000).event(Event::GivenUp(GivenUp { reason, detail, step }));
+        let died = Conclusion::failed(ErrorDetail::new(ErrorCode::AttemptsExhausted, "died"));
+        let reply = super::super::conclusion::reply(&script.run, died, script.now);
+        script.event(Event::Finished(Box::new(reply))).asleep(100_000).event(Event::Delivered);
+        script.asleep(100_000).event(Event::Reopened).asleep(100_000).attempt();
+        // A second between two entries.
+        assert!(script.run.working_milliseconds_at(script.now) <= worked + 2000);
+        assert_eq!(script.next(), Step::CallModel);
+    }
+
+    #[test]
+    fn what_passed_before_the_next_worker_said_that_the_journal_was_away_is_no_working_time() {
+        let mut script = Script::ready(|started| started.settings.seconds = 60);
+        script.asleep(100_000).pause(Pause::JournalAway).attempt();
         assert_eq!(script.next(), Step::CallModel);
     }
 

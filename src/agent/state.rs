@@ -249,10 +249,13 @@ impl Run {
         self.working_milliseconds.saturating_add(since)
     }
 
-    /// Whether time that passes is working time. Tries whether an account is accepted again belong to the wait for the
-    /// user: a day of them must not use up what the job may work.
+    /// Whether time that passes is working time. A run that has ended waits for nothing but an operator, who may open it again.
+    /// Tries whether an account is accepted again belong to the wait for the user: a day of them must not use up what the job
+    /// may work.
     pub(super) fn works(&self) -> bool {
-        self.active && !self.authorization.as_ref().is_some_and(|awaited| awaited.refused_while_active)
+        self.active
+            && self.finished.is_none()
+            && !self.authorization.as_ref().is_some_and(|awaited| awaited.refused_while_active)
     }
 
     /// Whether anything was started that is more than reading.

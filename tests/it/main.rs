@@ -14,3 +14,4 @@ mod queue;
 mod redis;
 mod runs;
 mod sandbox;
+mod upgrades;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
+use crate::support::chat_model::{prompt, says, tool_results, wants};
 use crate::support::http_peer::{Answer, HttpPeer, Received};
 use crate::support::program::{CommandOutcome, Program, WorkerProcess};
 use crate::support::redis::Redis;
@@ -138,33 +139,6 @@ fn long_call(answer: Answer) -> Answer {
         ready.notify_one();
     });
     Answer::After(answered, Box::new(answer))
-}
-
-fn completion(message: &Value) -> Answer {
-    let usage = json!({"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11});
-    let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
-    Answer::json(
-        200,
-        &json!({"id": "c", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}),
-    )
-}
-
-fn says(text: &str) -> Answer {
-    completion(&json!({"role": "assistant", "content": text}))
-}
-
-fn wants(id: &str, tool: &str, arguments: &Value) -> Answer {
-    let function = json!({"name": tool, "arguments": arguments.to_string()});
-    let call = json!({"id": id, "type": "function", "function": function});
-    completion(&json!({"role": "assistant", "content": null, "tool_calls": [call]}))
-}
-
-fn prompt(request: &Received) -> String {
-    request.json()["messages"][1]["content"].as_str().unwrap().to_owned()
-}
-
-fn tool_results(request: &Received) -> usize {
-    request.json()["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "tool").count()
 }
 
 fn failure(reply: &Reply) -> ErrorCode {

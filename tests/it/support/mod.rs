@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 pub(crate) mod broker_cluster;
 mod broker_node;
+pub(crate) mod chat_model;
 pub(crate) mod cluster_load;
 pub(crate) mod embedded_worker;
 pub(crate) mod fused_worker;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
 
@@ -37,12 +37,14 @@ impl CommandOutcome {
 pub(crate) struct Program {
     folder: TempDir,
     variables: Vec<(String, String)>,
+    /// Where another build of it is.
+    file: Option<PathBuf>,
 }
 
 impl Program {
     /// Nothing is set.
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), variables: Vec::new() }
+        Self { folder: tempfile::tempdir().unwrap(), variables: Vec::new(), file: None }
     }
 
     /// Everything that a worker needs: broker, Redis, the stand-ins, any free port, JSON logs.
@@ -70,6 +72,11 @@ impl Program {
     pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Takes another build of the program.
+    pub(crate) fn built_as(self, file: PathBuf) -> Self {
+        Self { file: Some(file), ..self }
     }
 
     /// Where the program runs.
@@ -113,7 +120,7 @@ impl Program {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.file.clone().unwrap_or_else(binary));
         command
             .arg0("agentkit-worker")
             .args(arguments)
@@ -126,10 +133,10 @@ impl Program {
 }
 
 /// The program as it was when the tests began: held open, as another build may replace the file meanwhile.
-fn binary() -> String {
+fn binary() -> PathBuf {
     static BINARY: OnceLock<File> = OnceLock::new();
     let file = BINARY.get_or_init(|| File::open(env!("CARGO_BIN_EXE_agentkit-worker")).unwrap());
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 /// Kills the process once its own input ends, which is when this process does, however it ends.
@@ -205,7 +212,7 @@ impl Drop for RunningProgram {
 /// A worker under way.
 pub(crate) struct WorkerProcess {
     pub(crate) running: RunningProgram,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl WorkerProcess {
