@@ -76,7 +76,9 @@ impl Event {
     fn decides_about(&self, later: &Self) -> bool {
         match (self, later) {
             (Self::Retried { .. } | Self::WakeUpPublished { .. }, _)
-            | (Self::JournalLost | Self::EndLost { .. } | Self::GivenUp(_), Self::Finished(_)) => false,
+            | (Self::JournalLost | Self::EndLost { .. } | Self::GivenUp(_), Self::Finished(_))
+            // A call that was held back may leave at once: it may start before and after.
+            | (Self::ToolNotRun { .. }, Self::ToolStarted { .. }) => false,
             (Self::ToolStarted { call_id: one }, Self::ToolStarted { call_id: other }) => one == other,
             _ => true,
         }
@@ -103,6 +105,10 @@ mod tests {
         let finished = |call_id: &str| Event::ToolFinished { call_id: call_id.into(), outcome: outcome.clone() };
         assert_eq!(script.run.check(&[started("c1"), started("c2")]), Ok(()));
         assert_eq!(script.run.check(&[retried(), started("c1")]), Ok(()));
+        script.start("c1");
+        let not_run = || Event::ToolNotRun { call_id: "c1".into(), reason: "not_witnessed".into() };
+        assert_eq!(script.run.check(&[not_run(), started("c1")]), Ok(()));
+        script.run = before.clone();
         let sequence = script.run.sequence();
         let illegal = |index: u64, event| Err(BadJournal::Illegal { index: sequence + index, event });
         assert_eq!(script.run.check(&[started("c1"), started("c1")]), illegal(1, "tool_started"));

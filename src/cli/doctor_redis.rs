@@ -1,14 +1,19 @@
 //! What `doctor` finds out about Redis.
 
+use std::collections::BTreeSet;
+
 use super::Context;
 use super::report::Report;
-use crate::redis_client::{Durability, RedisClient, ServerFacts};
+use crate::redis_client::{Durability, RedisClient, ServerFacts, Unavailable};
 
 /// Looks at Redis: every server that a worker needs, and whether it gives what the configuration asks of it.
 pub(super) async fn redis(context: &Context, report: &mut Report) {
     let config = &context.config.redis;
     let facts = match RedisClient::new(config) {
-        Ok(client) => client.facts().await,
+        Ok(client) => {
+            sentinels(&client.sentinels().await, report);
+            client.facts().await
+        }
         Err(error) => Err(error),
     };
     let servers = match facts {
@@ -26,6 +31,36 @@ pub(super) async fn redis(context: &Context, report: &mut Report) {
         let name = if config.cluster { format!("Redis {}", facts.server) } else { "Redis".to_owned() };
         redis_server(&name, facts, report);
         durability(&name, config.durability, facts, report);
+    }
+}
+
+fn sentinels(answers: &[(String, Result<String, Unavailable>)], report: &mut Report) {
+    let what = "Redis Sentinel";
+    for (address, answer) in answers {
+        if let Err(error) = answer {
+            report.warn(
+                &format!("{what} {address}"),
+                &error.to_string(),
+                "see why it is away, or compare redis.sentinel",
+            );
+        }
+    }
+    let masters: BTreeSet<&String> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).collect();
+    let named = masters.iter().map(|master| master.as_str()).collect::<Vec<_>>().join(", ");
+    match masters.len() {
+        0 => {}
+        1 => report.good(
+            what,
+            &format!(
+                "the master is {named}, say all of {} that answer",
+                answers.iter().filter(|(_, answer)| answer.is_ok()).count()
+            ),
+        ),
+        _ => report.bad(
+            what,
+            &format!("they name different masters: {named}"),
+            "have redis.url name the Sentinels of one master",
+        ),
     }
 }
 

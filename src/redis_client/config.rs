@@ -13,10 +13,13 @@ const NO_ADDRESS: &str = "not an address of a redis server (`redis://host:port`,
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS with the system's roots, or
-    /// `unix:///path`. Of a cluster some of its nodes, separated by commas.
+    /// `unix:///path`. Of a cluster some of its nodes, separated by commas; with `sentinel` the Sentinels.
     pub url: SecretString,
     /// Whether this is a Redis Cluster: its nodes are found from any one of them, and each key where it lies.
     pub cluster: bool,
+    /// The name of the master that the Sentinels in `url` are asked for; empty where there are none. User, password and TLS
+    /// of `url` count for them and for the master, its database for the master.
+    pub sentinel: String,
     /// What the journal of a run is to have survived before a tool call that is more than reading leaves.
     pub durability: Durability,
     /// Stands before every key, so that several deployments can share one Redis.
@@ -36,6 +39,7 @@ impl Default for Config {
         Self {
             url: "redis://127.0.0.1:6379".into(),
             cluster: false,
+            sentinel: String::new(),
             durability: Durability::Default,
             key_prefix: "agentkit:".to_owned(),
             connection_timeout_milliseconds: 250,
@@ -54,6 +58,9 @@ impl Config {
             // An empty hash tag counts as none, and the one of each key would not be seen behind it.
             problems.push("key_prefix: must not hold `{}` on a redis cluster".to_owned());
         }
+        if self.cluster && !self.sentinel.is_empty() {
+            problems.push("sentinel: a redis cluster has none; unset it, or redis.cluster".to_owned());
+        }
         let positive = [
             ("connection_timeout_milliseconds", self.connection_timeout_milliseconds),
             ("response_timeout_milliseconds", self.response_timeout_milliseconds),
@@ -66,14 +73,14 @@ impl Config {
         problems
     }
 
-    /// The server, or the nodes of a cluster to start from.
+    /// The server, the Sentinels, or the nodes of a cluster to start from.
     ///
     /// # Errors
     /// All problems of `url`.
     pub(super) fn addresses(&self) -> Result<Vec<ConnectionInfo>, Vec<String>> {
         let url = self.url.expose_secret();
-        if !self.cluster {
-            let hint = if url.contains(',') { "; several are for redis.cluster = true" } else { "" };
+        if !self.cluster && self.sentinel.is_empty() {
+            let hint = if url.contains(',') { "; several are for redis.cluster = true, or redis.sentinel" } else { "" };
             return match url.into_connection_info() {
                 Ok(address) => Ok(vec![address]),
                 Err(_) => Err(vec![format!("url: {NO_ADDRESS}{hint}")]),
@@ -83,31 +90,32 @@ impl Config {
         let (mut addresses, mut problems) = (Vec::new(), Vec::new());
         for (number, part) in (1..).zip(&parts) {
             let place = if parts.len() == 1 { "url".to_owned() } else { format!("url: address {number}") };
-            match node(part.trim()) {
+            match self.node(part.trim()) {
                 Ok(address) => addresses.push(address),
                 Err(problem) => problems.push(format!("{place}: {problem}")),
             }
         }
         if addresses.windows(2).any(|pair| way_in(&pair[0]) != way_in(&pair[1])) {
-            problems.push("url: all nodes of a redis cluster need the same user, password and tls".to_owned());
+            problems.push("url: all addresses need the same user, password, tls and database".to_owned());
         }
         if problems.is_empty() { Ok(addresses) } else { Err(problems) }
     }
-}
 
-fn node(text: &str) -> Result<ConnectionInfo, &'static str> {
-    let address = text.into_connection_info().map_err(|_| NO_ADDRESS)?;
-    match address.addr() {
-        ConnectionAddr::Unix(_) => Err("a redis cluster is not reached over a unix socket"),
-        _ if address.redis_settings().db() != 0 => Err("a redis cluster has no database but 0"),
-        _ => Ok(address),
+    fn node(&self, text: &str) -> Result<ConnectionInfo, &'static str> {
+        let address = text.into_connection_info().map_err(|_| NO_ADDRESS)?;
+        match address.addr() {
+            ConnectionAddr::Unix(_) => Err("neither a redis cluster nor Sentinels are reached over a unix socket"),
+            _ if self.cluster && address.redis_settings().db() != 0 => Err("a redis cluster has no database but 0"),
+            _ => Ok(address),
+        }
     }
 }
 
 /// What nodes that are found later are reached with.
-fn way_in(address: &ConnectionInfo) -> (Option<&str>, Option<&str>, bool) {
+fn way_in(address: &ConnectionInfo) -> (Option<&str>, Option<&str>, i64, bool) {
     let settings = address.redis_settings();
-    (settings.username(), settings.password(), matches!(address.addr(), ConnectionAddr::TcpTls { .. }))
+    let tls = matches!(address.addr(), ConnectionAddr::TcpTls { .. });
+    (settings.username(), settings.password(), settings.db(), tls)
 }
 
 #[cfg(test)]
@@ -148,8 +156,7 @@ mod tests {
         assert_eq!(found.len(), 4, "{found:?}");
         for (problem, part) in found.iter().zip([
             "address 2: not",
-            "address 3: a redis cluster is not reached over a unix \
-             socket",
+            "address 3: neither a redis cluster nor Sentinels are reached over a unix socket",
             "address 4: a redis cluster has no database but 0",
             "address 5: not",
         ]) {
@@ -157,11 +164,28 @@ mod tests {
         }
         assert!(!found.join("").contains("hunter2"));
         for mixed in ["redis://a,rediss://b", "redis://:x@a,redis://:y@b", "redis://u:x@a,redis://v:x@b"] {
-            assert_eq!(problems(mixed), ["url: all nodes of a redis cluster need the same user, password and tls"]);
+            assert_eq!(problems(mixed), ["url: all addresses need the same user, password, tls and database"]);
         }
-        assert_eq!(problems("unix:///x"), ["url: a redis cluster is not reached over a unix socket"]);
+        assert_eq!(
+            problems("unix:///x"),
+            ["url: neither a redis cluster nor Sentinels are reached over a unix socket"]
+        );
         assert_eq!(Config { key_prefix: "a{}:".to_owned(), ..config("redis://a") }.problems().len(), 1);
         let alone = Config { cluster: false, ..config("redis://a:1,redis://b:2") }.problems();
         assert!(alone[0].contains("several are for redis.cluster = true"), "{alone:?}");
+    }
+
+    #[test]
+    fn sentinels_are_several_addresses_and_not_for_a_cluster() {
+        let config = |url: &str| Config { url: url.into(), sentinel: "main".to_owned(), ..Config::default() };
+        for url in ["redis://a:26379", "redis://:x@a:1/2, redis://:x@b:2/2", "rediss://a,rediss://b"] {
+            assert_eq!(config(url).problems(), Vec::<String>::new(), "{url}");
+        }
+        for mixed in ["redis://a/1,redis://b/2", "redis://:x@a,redis://b", "redis://a,rediss://b"] {
+            assert_eq!(config(mixed).problems(), ["url: all addresses need the same user, password, tls and database"]);
+        }
+        assert_eq!(config("redis://a,unix:///x,").problems().len(), 2);
+        let both = Config { cluster: true, ..config("redis://a") }.problems();
+        assert_eq!(both, ["sentinel: a redis cluster has none; unset it, or redis.cluster"]);
     }
 }

@@ -1,4 +1,5 @@
-//! What the client is connected to: one Redis server, or a Redis Cluster by the `redis` crate's own cluster connection.
+//! What the client is connected to: one Redis server, the master that Sentinels name, or a Redis Cluster by the `redis`
+//! crate's own cluster connection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use redis::{
     Value, from_redis_value,
 };
 
+use super::sentinel::Sentinels;
 use super::{Config, Unavailable, describe};
 
 /// How often the crate sends a command again: a node that was restarted takes three (the connection is lost, another
@@ -26,6 +28,7 @@ const RETRY_WAIT: (u64, u64) = (20, 200);
 /// Where links lead to.
 pub(super) enum Target {
     Single { client: Client, timeouts: AsyncConnectionConfig },
+    Sentinel(Sentinels),
     Cluster(ClusterClient),
 }
 
@@ -55,11 +58,14 @@ impl Target {
                 .build();
             return client.map(Self::Cluster).map_err(|error| describe(&error));
         }
-        let address = addresses.pop().ok_or_else(|| Unavailable("no address".to_owned()))?;
-        let client = Client::open(address).map_err(|error| describe(&error))?;
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connection_timeout))
             .set_response_timeout(Some(response_timeout));
+        if !config.sentinel.is_empty() {
+            return Ok(Self::Sentinel(Sentinels::new(addresses, &config.sentinel, timeouts)));
+        }
+        let address = addresses.pop().ok_or_else(|| Unavailable("no address".to_owned()))?;
+        let client = Client::open(address).map_err(|error| describe(&error))?;
         Ok(Self::Single { client, timeouts })
     }
 
@@ -67,11 +73,32 @@ impl Target {
         matches!(self, Self::Cluster(_))
     }
 
+    /// Whether somebody else says where links lead to.
+    pub(super) fn is_looked_up(&self) -> bool {
+        !matches!(self, Self::Single { .. })
+    }
+
+    /// Whether an error means that the server has become a replica, and Sentinels know the master by now. Scripts of Redis 6
+    /// only tell it in their text.
+    pub(super) fn has_moved(&self, error: &RedisError) -> bool {
+        let refused = || error.detail().is_some_and(|detail| detail.contains("READONLY"));
+        matches!(self, Self::Sentinel(_)) && (error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) || refused())
+    }
+
+    /// Each Sentinel's address, and that of the master which it names.
+    pub(super) async fn ask_sentinels(&self) -> Vec<(String, Result<String, Unavailable>)> {
+        match self {
+            Self::Sentinel(sentinels) => sentinels.ask_each().await,
+            Self::Single { .. } | Self::Cluster(_) => Vec::new(),
+        }
+    }
+
     pub(super) async fn connect(&self) -> RedisResult<RedisConnection> {
         Ok(match self {
             Self::Single { client, timeouts } => {
                 RedisConnection::Single(client.get_multiplexed_async_connection_with_config(timeouts).await?)
             }
+            Self::Sentinel(sentinels) => RedisConnection::Single(sentinels.connect().await?),
             Self::Cluster(client) => RedisConnection::Cluster(client.get_async_connection().await?),
         })
     }

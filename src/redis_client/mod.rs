@@ -17,6 +17,7 @@ mod connection;
 mod durability;
 mod facts;
 mod fullness;
+mod sentinel;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -94,7 +95,8 @@ enum Failure {
     Refused(RedisError),
     /// No connection, or no answer in time.
     Unreachable(RedisError),
-    /// The connection broke under the command, as it does when Redis was restarted since the last one.
+    /// The connection broke under the command, as it does when Redis was restarted since the last one, or its server is the
+    /// master no longer.
     Dropped(RedisError),
 }
 
@@ -109,8 +111,8 @@ impl RedisClient {
             + Duration::from_millis(config.response_timeout_milliseconds);
         let open_time = Duration::from_millis(config.breaker_open_milliseconds);
         Ok(Self(Arc::new(Inner {
-            // On a cluster the second time is for the node that the first one names, or for the map of slots.
-            longest_call: if target.is_cluster() { 2 * once } else { once },
+            // The second time is for the node that the first one names, or for a cluster's map of slots.
+            longest_call: if target.is_looked_up() { 2 * once } else { once },
             link_age: open_time,
             target,
             key_prefix: config.key_prefix.clone(),
@@ -175,6 +177,11 @@ impl RedisClient {
             return Err(Unavailable(format!("only {answered} of the {masters} masters of the redis cluster answer")));
         }
         Ok(all)
+    }
+
+    /// The address of each Sentinel, and that of the master which it names; empty where there are none.
+    pub async fn sentinels(&self) -> Vec<(String, Result<String, Unavailable>)> {
+        self.0.target.ask_sentinels().await
     }
 
     /// `key` with this deployment's prefix.
@@ -258,11 +265,16 @@ impl RedisClient {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        if !error.is_io_error() && !error.is_unrecoverable_error() {
+        let moved = self.0.target.has_moved(&error);
+        if !moved && !error.is_io_error() && !error.is_unrecoverable_error() {
             return Err(Failure::Refused(error));
         }
         self.forget(number, error.is_timeout());
-        if error.is_connection_dropped() { Err(Failure::Dropped(error)) } else { Err(Failure::Unreachable(error)) }
+        if moved || error.is_connection_dropped() {
+            Err(Failure::Dropped(error))
+        } else {
+            Err(Failure::Unreachable(error))
+        }
     }
 
     async fn link(&self) -> RedisResult<Made> {

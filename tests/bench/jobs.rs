@@ -39,6 +39,9 @@ pub(crate) async fn measure(measured: &mut Measured) {
         note("callers, Scalekit and model of this benchmark", cost.peers, "ms of processor");
         note("commands in Redis", cost.redis_commands, "commands");
         note("kept in Redis when it has ended", cost.redis_bytes, "bytes");
+        let remains = format!("{}:sealed:{{job-{FIRST}}}", surroundings.amqp.prefix);
+        let remains = surroundings.redis.command(&["MEMORY", "USAGE", &remains, "SAMPLES", "0"]);
+        note("of that beyond the first day", remains.parse().unwrap(), "bytes");
         note("all processes on this machine, callers included", number(JOBS) / seconds, "jobs a second");
         worker.stop().await;
     }

@@ -22,7 +22,7 @@ pub(crate) async fn measure(measured: &mut Measured) {
     }
     std::fs::write(folder.join("many.csv"), list).unwrap();
     let definition = "name = \"many\"\ncron = \"0 8 * * *\"\ntimezone = \"UTC\"\nconnections = [\"gmail\"]\n\
-        prompt = \"Fetch my last 5 unread emails and summarize them.\"\n[recipients]\ncsv = \"many.csv\"\n";
+        prompt = \"Fetch my last 5 unread emails and summarize them.\"\n[recipients]\nfile = \"many.csv\"\n";
     std::fs::write(folder.join("many.toml"), definition).unwrap();
 
     let (before, began) = (Reading::of(&surroundings, &[]), Instant::now());

@@ -55,8 +55,8 @@ impl Surroundings {
 
     /// The program with these settings, `SECTION__KEY` and value.
     pub(crate) fn program(&self, settings: &[(&str, &str)]) -> Program {
-        let program = Program::of_service(&self.peer.sandbox, &self.amqp, &self.redis.url())
-            .set("AGENTKIT_WORKER__LOG__LEVEL", "warn");
+        // All else as it is by default, the lines of the log too.
+        let program = Program::of_service(&self.peer.sandbox, &self.amqp, &self.redis.url());
         settings.iter().fold(program, |program, (name, value)| program.set(&format!("AGENTKIT_WORKER__{name}"), value))
     }
 

@@ -71,44 +71,44 @@ impl Attempt<'_> {
 
     /// Has the journal survive what was asked for, and the broker know of a call that is more than reading, before it leaves;
     /// such a call is alone in its batch. Returns the wake-up that tells of it, to be journalled with what follows. A broker
-    /// that takes nothing for hours is waited for, which is no working time: then the call starts anew, once, and both are
-    /// asked again, as what they know would stop short of that start.
+    /// that takes nothing for hours is waited for, which is no working time: then the call starts anew.
     async fn witness(&mut self, calls: &[OutboundCall]) -> Result<Option<Event>, Interruption> {
         let Some(call) = calls.iter().find(|call| call.tool.effect != Effect::Read) else { return Ok(None) };
-        let mut started_anew = false;
-        loop {
-            let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
-            if let Err(error) = self.leased.lease().secure(entries).await {
-                warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
-                self.hold_back(call, NOT_SECURED).await?;
-                return Err(error.into());
+        let (entries, generation) = (self.run().sequence(), self.run().wake_up_generation());
+        if let Err(error) = self.leased.lease().secure(entries).await {
+            warn!(%error, tool = call.tool.name, "a call that is more than reading waits: what its run did may get lost");
+            self.hold_back(call, NOT_SECURED, false).await?;
+            return Err(error.into());
+        }
+        let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
+        let asked = Instant::now();
+        let testified = tokio::select! {
+            testified = self.witness.testify(entries, generation, witnessed) => {
+                testified.map_err(|error| Interruption::Unwitnessed(error.to_string()))
             }
-            let witnessed = WitnessedCall { id: call.call_id.clone(), tool: call.tool.name.clone() };
-            let asked = Instant::now();
-            let testified = tokio::select! {
-                testified = self.witness.testify(entries, generation, witnessed) => {
-                    testified.map_err(|error| Interruption::Unwitnessed(error.to_string()))
+            () = self.executor.out_of_time(self.stop) => Err(Interruption::Shutdown),
+        };
+        match testified {
+            Ok(generation) => {
+                if asked.elapsed() > MOMENT {
+                    self.hold_back(call, NOT_WITNESSED, true).await?;
                 }
-                () = self.executor.out_of_time(self.stop) => Err(Interruption::Shutdown),
-            };
-            match testified {
-                Ok(generation) if started_anew || asked.elapsed() <= MOMENT => {
-                    return Ok(Some(Event::WakeUpPublished { generation }));
-                }
-                testified => {
-                    self.hold_back(call, NOT_WITNESSED).await?;
-                    testified?;
-                }
+                Ok(Some(Event::WakeUpPublished { generation }))
             }
-            self.leased.record(vec![Event::ToolStarted { call_id: call.call_id.clone() }]).await?;
-            started_anew = true;
+            Err(why) => {
+                self.hold_back(call, NOT_WITNESSED, false).await?;
+                Err(why)
+            }
         }
     }
 
-    /// Journals that a call which had started has not left.
-    async fn hold_back(&mut self, call: &OutboundCall, reason: &str) -> Result<(), Interruption> {
-        let (call_id, reason) = (call.call_id.clone(), reason.to_owned());
-        self.leased.record(vec![Event::ToolNotRun { call_id, reason }]).await
+    /// Journals that a call which had started has not left, and where it does now that it starts anew. Both in one step: a
+    /// journal that lost the second half alone would have the call made twice, and be no shorter than the broker knows.
+    async fn hold_back(&mut self, call: &OutboundCall, reason: &str, leaves_now: bool) -> Result<(), Interruption> {
+        let call_id = || call.call_id.clone();
+        let held = Event::ToolNotRun { call_id: call_id(), reason: reason.to_owned() };
+        let anew = leaves_now.then(|| Event::ToolStarted { call_id: call_id() });
+        self.leased.record([held].into_iter().chain(anew).collect()).await
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.

@@ -1,7 +1,8 @@
-//! A Redis that fails: down, frozen, full, emptied, or a cluster on the move.
+//! A Redis that fails: down, frozen, full, emptied, a cluster on the move, or a master whose replica takes its place.
 
 mod clock;
 mod cluster;
 mod durability;
 mod faults;
 mod losing;
+mod sentinel;

@@ -15,6 +15,7 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
 pub(crate) mod redis_journal_worker;
+pub(crate) mod redis_sentinels;
 pub(crate) mod replica;
 pub(crate) mod sandbox_peer;
 pub(crate) mod schedulers;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use agentkit_worker::internals::redis_client::{Config, RedisClient};
@@ -16,6 +16,8 @@ use super::shortly;
 pub(crate) struct Redis {
     folder: TempDir,
     port: u16,
+    /// The file that a Sentinel keeps its state in.
+    file: Option<PathBuf>,
     options: Vec<String>,
     running: Option<RedisProcess>,
 }
@@ -26,6 +28,22 @@ struct RedisProcess {
     watchdog: Child,
     server: String,
 }
+
+/// The file is written before a command is answered, without a flush that the write may have to wait for: a server that is
+/// killed (unlike a machine without power) then knows all that it answered. With `everysec` it may lose two seconds where
+/// the disk is busy.
+const USUAL: [&str; 10] = [
+    "--save",
+    "",
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "no",
+    "--maxmemory-policy",
+    "noeviction",
+    "--repl-diskless-sync-delay",
+    "0",
+];
 
 /// `$0` is the server's folder, `$@` its command line.
 const WATCHDOG: &str = r#"
@@ -65,10 +83,24 @@ impl Redis {
         replica
     }
 
+    /// Starts a Sentinel for a master, and waits until it answers.
+    pub(crate) async fn start_sentinel(name: &str, master: u16) -> Self {
+        let mut sentinel = Self::stopped(&[]);
+        let settings = format!(
+            "sentinel monitor {name} 127.0.0.1 {master} 2\nsentinel down-after-milliseconds {name} 1000\n\
+             sentinel failover-timeout {name} 5000\n"
+        );
+        let file = sentinel.folder.path().join("sentinel.conf");
+        std::fs::write(&file, settings).unwrap();
+        (sentinel.file, sentinel.options) = (Some(file), vec!["--sentinel".to_owned()]);
+        sentinel.restart().await;
+        sentinel
+    }
+
     /// A server that was not started yet.
     pub(crate) fn stopped(options: &[&str]) -> Self {
-        let options = options.iter().map(ToString::to_string).collect();
-        Self { folder: tempfile::tempdir().unwrap(), port: free_port(), options, running: None }
+        let options = USUAL.iter().chain(options).map(ToString::to_string).collect();
+        Self { folder: tempfile::tempdir().unwrap(), port: free_port(), file: None, options, running: None }
     }
 
     /// Where it listens on the loopback interface.
@@ -139,16 +171,13 @@ impl Redis {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// The file is written before a command is answered, without a flush that the write may have to wait for: a server that is
-    /// killed (unlike a machine without power) then knows all that it answered. With `everysec` it may lose two seconds where
-    /// the disk is busy.
     fn spawn(&self) -> RedisProcess {
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG])
             .arg(self.folder.path())
-            .args(["redis-server", "--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "no", "--maxmemory-policy", "noeviction"])
-            .args(["--repl-diskless-sync-delay", "0", "--dir"])
+            .arg("redis-server")
+            .args(&self.file)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
             .arg(self.folder.path())
             .args(&self.options)
             .stdin(Stdio::piped())
