@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentkit_worker::internals::agent::event::NOT_WITNESSED;
 use agentkit_worker::reply::ReplyEvent;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -36,9 +37,11 @@ async fn service_without_webhooks() -> WebhookedService {
     .await
 }
 
+/// Entries of such an event; calls that waited for the broker on a busy machine were not refused.
 async fn count(service: &WebhookedService, event: &str) -> usize {
     let name = format!("\"{event}\"");
-    service.journal("j").await.iter().filter(|entry| entry.contains(&name)).count()
+    let journal = service.journal("j").await;
+    journal.iter().filter(|entry| entry.contains(&name) && !entry.contains(NOT_WITNESSED)).count()
 }
 
 async fn sent_mails(service: &WebhookedService) -> usize {

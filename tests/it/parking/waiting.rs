@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentkit_worker::internals::agent::event::NOT_WITNESSED;
 use agentkit_worker::internals::app::{App, Backends};
 use agentkit_worker::internals::cache::memory::MemoryCache;
 use agentkit_worker::internals::cache::{Cache, CacheError};
@@ -152,7 +153,9 @@ async fn an_account_lost_in_mid_run_parks_it_and_the_very_call_then_runs_once() 
     assert_eq!(world["effects"].as_array().unwrap().len(), 1, "{}", world["effects"]);
     assert_eq!(service.count("execute").await, 2, "refused once, run once");
     let journal = service.journal("j").await;
-    let count = |name: &str| journal.iter().filter(|entry| entry.contains(name)).count();
+    // On a busy machine a call waits for the broker as well.
+    let count =
+        |name: &str| journal.iter().filter(|entry| entry.contains(name) && !entry.contains(NOT_WITNESSED)).count();
     assert_eq!((count("\"model_replied\""), count("\"tool_not_run\"")), (2, 1), "no model turn was paid twice");
     worker.stop().await;
 }

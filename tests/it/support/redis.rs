@@ -165,7 +165,8 @@ impl Redis {
         self.try_command(arguments).expect("redis answers")
     }
 
-    fn try_command(&self, arguments: &[&str]) -> Option<String> {
+    /// The same of a server that may be away, or close the connection, as Sentinel has one do that becomes a replica.
+    pub(crate) fn try_command(&self, arguments: &[&str]) -> Option<String> {
         let output =
             Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output().expect("redis-cli");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

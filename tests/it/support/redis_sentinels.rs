@@ -60,8 +60,8 @@ impl RedisSentinels {
         eventually("the fail-over", || async {
             let named =
                 |sentinel: &Redis| sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]).ends_with(&port);
-            (self.sentinels.iter().all(named) && self.servers[server].command(&["ROLE"]).starts_with("master"))
-                .then_some(())
+            let role = self.servers[server].try_command(&["ROLE"])?;
+            (self.sentinels.iter().all(named) && role.starts_with("master")).then_some(())
         })
         .await;
     }
@@ -69,7 +69,8 @@ impl RedisSentinels {
     /// Waits until this server is a replica in step with its master, and the Sentinels know.
     pub(crate) async fn until_replica(&self, server: usize) {
         eventually("the former master is a replica", || async {
-            self.servers[server].command(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+            let replication = self.servers[server].try_command(&["INFO", "replication"])?;
+            replication.contains("master_link_status:up").then_some(())
         })
         .await;
     }
