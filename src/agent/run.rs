@@ -118,6 +118,8 @@ impl Run {
             // the gap is waiting for the next one.
             Event::AttemptStarted { .. }
             | Event::GivenUp(_)
+            | Event::JournalLost
+            | Event::EndLost { .. }
             | Event::AttemptEnded { cause: Pause::JournalAway, .. } => true,
             Event::ToolNotRun { reason, .. } => [NOT_SECURED, NOT_WITNESSED].contains(&reason.as_str()),
             _ => false,
@@ -569,10 +571,12 @@ mod tests {
     }
 
     #[test]
-    fn what_passed_before_the_next_worker_said_that_the_journal_was_away_is_no_working_time() {
-        let mut script = Script::ready(|started| started.settings.seconds = 60);
-        script.asleep(100_000).pause(Pause::JournalAway).attempt();
-        assert_eq!(script.next(), Step::CallModel);
+    fn what_passed_before_the_next_worker_said_what_had_become_of_the_journal_is_no_working_time() {
+        for event in [Event::AttemptEnded { cause: Pause::JournalAway, detail: String::new() }, Event::JournalLost] {
+            let mut script = Script::ready(|started| started.settings.seconds = 60);
+            script.asleep(100_000).event(event).attempt();
+            assert_eq!(script.next(), Step::CallModel);
+        }
     }
 
     #[test]

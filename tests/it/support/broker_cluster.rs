@@ -87,10 +87,13 @@ impl BrokerCluster {
     pub(crate) async fn cut_off(&self, node: usize, cut: bool) {
         let others = NAMES.iter().enumerate().filter(|(other, _)| *other != node).map(|(_, name)| format!("'{name}'"));
         let others = others.collect::<Vec<_>>().join(",");
-        // To the others it has another secret, so that no connection between them is made again.
+        // To the others it has another secret, so that no connection between them is made again. All connections end at
+        // the same moment: a node that is left while another one still reaches who left it takes this for a partial
+        // partition, in which `pause_minority` has it pause until all nodes are back.
         let secret = if cut { "cut_off" } else { "erlang:get_cookie()" };
         let code = format!(
-            "[begin erlang:set_cookie(Other, {secret}), erlang:disconnect_node(Other) end || Other <- [{others}]]."
+            "process_flag(priority, max), Others = [{others}], [erlang:set_cookie(Other, {secret}) || Other <- Others], \
+             [erlang:disconnect_node(Other) || Other <- Others]."
         );
         self.nodes[node].control(&["eval", &code]).await;
     }

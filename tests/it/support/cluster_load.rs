@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::broker_cluster::BrokerCluster;
-use super::eventually;
 use super::program::{Program, WorkerProcess};
 use super::redis::Redis;
 use super::sandbox_peer::SandboxPeer;
+use super::{PATIENCE, eventually};
 
 const WORKERS: usize = 2;
 /// So many jobs each worker runs at a time, and so long takes the write of each: both together are the speed.
@@ -83,11 +83,22 @@ impl<'a> ClusterLoad<'a> {
     /// Waits until every worker has completed many further jobs by itself; prints how the speed was since `fault`.
     pub(crate) async fn recovery(&self, what: &str, fault: Instant) {
         let before = self.completed().await;
-        eventually("every worker goes on", || async {
-            let further = self.completed().await.into_iter().zip(&before).map(|(now, before)| now - before);
-            further.min_by(f64::total_cmp).filter(|least| *least >= FURTHER)
-        })
-        .await;
+        let all_go_on = async {
+            loop {
+                let now = self.completed().await;
+                if now.iter().zip(&before).all(|(now, before)| now - before >= FURTHER) {
+                    return;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all_go_on).await.is_err() {
+            let (now, left) = (self.completed().await, self.left().await);
+            for worker in &self.workers {
+                println!("{:#?}", worker.running.log().iter().rev().take(40).rev().collect::<Vec<_>>());
+            }
+            panic!("{what}: the workers had completed {before:?} jobs, {PATIENCE:?} later {now:?}; in queues {left:?}");
+        }
         let samples = self.written.borrow().clone();
         let usual = Self::speed(&samples, fault);
         let (mut last, mut longest_pause) = (fault, Duration::ZERO);
