@@ -321,8 +321,12 @@ impl PublisherGeneration {
             }
         };
         self.confirms.fetch_add(1, Ordering::Relaxed);
-        // Only here: a channel whose publish has an unknown end, also because the caller went away, is not used again.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        // Only here: a channel whose publish has an unknown end, also because the caller went away, is not used again. Nor is
+        // one over which a queue refused something: RabbitMQ keeps for each channel where it saw a queue's leader last, and
+        // goes on refusing where that node is away (seen on 3.10.8).
+        if !matches!(confirmation, Confirmation::Nack(_)) {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        }
         match confirmation {
             Confirmation::Ack(None) => Ok(Fate::Taken),
             Confirmation::Ack(Some(returned)) if returned.delivery.properties.message_id() == &message_id => {

@@ -87,15 +87,26 @@ impl BrokerCluster {
     pub(crate) async fn cut_off(&self, node: usize, cut: bool) {
         let others = NAMES.iter().enumerate().filter(|(other, _)| *other != node).map(|(_, name)| format!("'{name}'"));
         let others = others.collect::<Vec<_>>().join(",");
-        // To the others it has another secret, so that no connection between them is made again. All connections end at
-        // the same moment: a node that is left while another one still reaches who left it takes this for a partial
-        // partition, in which `pause_minority` has it pause until all nodes are back.
+        // To the others it has another secret, so that no connection between them is made again.
         let secret = if cut { "cut_off" } else { "erlang:get_cookie()" };
         let code = format!(
-            "process_flag(priority, max), Others = [{others}], [erlang:set_cookie(Other, {secret}) || Other <- Others], \
-             [erlang:disconnect_node(Other) || Other <- Others]."
+            "[begin erlang:set_cookie(Other, {secret}), erlang:disconnect_node(Other) end || Other <- [{others}]]."
         );
         self.nodes[node].control(&["eval", &code]).await;
+    }
+
+    /// Has the cluster look for a queue's leader on this node until it notices, as after an election that it missed.
+    pub(crate) async fn believe_led_by(&self, queue: &str, node: usize) {
+        let led_by = NAMES[node];
+        let code = format!(
+            "Name = rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>), \
+             Move = fun(Queue) -> amqqueue:set_pid(Queue, {{element(1, amqqueue:get_pid(Queue)), '{led_by}'}}) end, \
+             case erlang:function_exported(rabbit_db_queue, update, 2) of \
+                 true -> rabbit_db_queue:update(Name, Move); \
+                 false -> rabbit_misc:execute_mnesia_transaction(fun() -> rabbit_amqqueue:update(Name, Move) end) \
+             end."
+        );
+        self.nodes[0].control(&["eval", &code]).await;
     }
 
     /// Waits until every node serves and all members of a queue are there, as an operator does before the next restart.
