@@ -101,11 +101,16 @@ fn redis_server(name: &str, facts: &ServerFacts, report: &mut Report) {
             "set `appendonly yes`: without it a restart loses how far runs are",
         );
     }
-    if let Some(fsync) = facts.append_fsync.as_ref().filter(|fsync| facts.append_only && *fsync != "always") {
-        report.good(
-            &format!("{name} appendfsync"),
-            &format!("{fsync}: a power cut may lose the last second; such a run is noticed, and no write is repeated"),
-        );
+    let fsync = facts.append_fsync.as_deref().filter(|_| facts.append_only);
+    let (what, noticed) = (format!("{name} appendfsync"), "such a run is noticed, and no write is repeated");
+    match fsync {
+        Some("no") => report.warn(
+            &what,
+            &format!("no: a power cut may lose half a minute; {noticed}"),
+            "set `appendfsync everysec`, or `always`",
+        ),
+        Some("everysec") => report.good(&what, &format!("everysec: a power cut may lose the last second; {noticed}")),
+        Some(_) | None => {}
     }
     if facts.replicas > 0 && facts.min_replicas == Some(0) {
         report.warn(

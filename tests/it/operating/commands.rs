@@ -274,6 +274,11 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
     })
     .await;
     assert_eq!(warned.code, Some(0), "{}", warned.all());
+    redis.command(&["CONFIG", "SET", "appendfsync", "no"]);
+    contains_all(
+        &program.run(&["doctor"]).await.stdout,
+        &["warning Redis appendfsync: no", "set `appendfsync everysec`"],
+    );
     let held_too_long = program.set("AGENTKIT_WORKER__WORKER__HOLD_DELIVERY_SECONDS", "1081");
     let output = held_too_long.run(&["doctor"]).await;
     assert_eq!(output.code, Some(1), "{}", output.all());
