@@ -65,6 +65,8 @@ pub(super) enum Found<'a> {
     NoJournal {
         /// Whether there was one before.
         lost: bool,
+        /// When the data of all journals began, where that is known.
+        data_began: Option<Timestamp>,
     },
     /// Ours, and a newer worker's.
     NewerJournal,
@@ -114,12 +116,21 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         }
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
         // Whoever had it when the store lost its data may still be at work.
-        Found::NoJournal { lost: true } if generation(situation) == 0 && reason != Some(&Reason::Orphaned) => {
-            let says = WakeUp { reason: Reason::Orphaned, ..saw_alive(situation, None) };
+        Found::NoJournal { lost: true, data_began }
+            if generation(situation) == 0 && reason != Some(&Reason::Orphaned) =>
+        {
+            let says = WakeUp { reason: Reason::Orphaned, data_began, ..saw_alive(situation, None) };
             settle(Disposition::Defer(Deferral::saying(situation.orphan_wait, says)))
         }
-        Found::NoJournal { lost } => {
-            Next::Begin { journal_lost: lost, end: lost.then(|| end_after_loss(situation)).flatten() }
+        Found::NoJournal { lost: false, .. } => Next::Begin { journal_lost: false, end: None },
+        Found::NoJournal { lost: true, data_began } => {
+            // A copy of the job that its caller sent twice may have run and ended while this one waited.
+            let lost_again = situation
+                .wake_up
+                .and_then(|wake_up| wake_up.data_began)
+                .is_some_and(|before| data_began.is_some_and(|began| began != before));
+            let end = if lost_again { Some(fail_after_loss(situation)) } else { end_after_loss(situation) };
+            Next::Begin { journal_lost: true, end }
         }
         Found::Run(run) => decide_run(situation, run),
     }
@@ -206,9 +217,10 @@ fn suspect_waits() -> Disposition {
 /// How a run ends whose journal is gone, where it must not start again.
 fn end_after_loss(situation: Situation<'_>) -> Option<Conclusion> {
     let effects = situation.wake_up.is_some_and(|wake_up| wake_up.effects);
-    if situation.after_loss == AfterLoss::Restart && !effects {
-        return None;
-    }
+    (situation.after_loss == AfterLoss::Fail || effects).then(|| fail_after_loss(situation))
+}
+
+fn fail_after_loss(situation: Situation<'_>) -> Conclusion {
     let text = match situation.wake_up.and_then(|wake_up| wake_up.call.as_ref()) {
         Some(call) => {
             format!("the store lost how far this run was; the outcome of its call of `{}` is unknown", call.tool)
@@ -217,7 +229,7 @@ fn end_after_loss(situation: Situation<'_>) -> Option<Conclusion> {
     };
     let error = ErrorDetail::new(ErrorCode::Internal, text)
         .hint("check what the job did before sending it again under a new id; Redis needs an append-only file");
-    Some(Conclusion::failed(error))
+    Conclusion::failed(error)
 }
 
 /// The id belongs to another job: the caller is told under an event id of its own.
@@ -256,6 +268,8 @@ mod tests {
     use crate::worker::rules::Defaults;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+    const NEW: Found<'_> = Found::NoJournal { lost: false, data_began: None };
+    const LOST: Found<'_> = Found::NoJournal { lost: true, data_began: None };
 
     fn job(prompt: &str) -> Job {
         let body = format!(r#"{{"id": "a", "prompt": "{prompt}", "identifier": "u", "connections": ["gmail"]}}"#);
@@ -377,9 +391,9 @@ mod tests {
 
     #[test]
     fn a_run_without_a_journal_begins_and_one_that_lost_it_begins_anew_only_where_it_wrote_nothing() {
-        assert_eq!(decided(None, Found::NoJournal { lost: false }), Next::Begin { journal_lost: false, end: None });
+        assert_eq!(decided(None, NEW), Next::Begin { journal_lost: false, end: None });
         let clean = wake_up(Reason::Transient, 2);
-        let lost = Found::NoJournal { lost: true };
+        let lost = LOST;
         assert_eq!(decided(Some(&clean), lost), Next::Begin { journal_lost: true, end: None });
         let wrote = WakeUp { effects: true, ..clean.clone() };
         let Next::Begin { journal_lost: true, end: Some(Conclusion::Failed(error)) } = decided(Some(&wrote), lost)
@@ -393,7 +407,7 @@ mod tests {
         let seal = wake_up(Reason::Seal, 1);
         for lost in [true, false] {
             let sealed = settled(Disposition::DropStale(Stale::Sealed));
-            assert_eq!(decided(Some(&seal), Found::NoJournal { lost }), sealed, "the reply is out");
+            assert_eq!(decided(Some(&seal), Found::NoJournal { lost, data_began: None }), sealed, "the reply is out");
         }
     }
 
@@ -479,7 +493,7 @@ mod tests {
         assert_eq!(given_up, decide(near(18), Found::Run(&paused)));
         let kept = settled(Disposition::DeadLetter(Undeliverable::DeliveryLimit));
         for lost in [true, false] {
-            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost }), kept);
+            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost, data_began: None }), kept);
         }
         let ended = run(vec![attempt(), finished()]);
         let deliver = settled(Disposition::Finish(End::Journalled(Box::new(reply()))));
@@ -584,11 +598,31 @@ mod tests {
 
     #[test]
     fn a_message_that_was_delivered_before_the_store_lost_its_data_waits_for_its_owner_and_then_begins_anew() {
-        let lost = Found::NoJournal { lost: true };
+        let lost = LOST;
         let wait = Duration::from_secs(40);
         let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
         assert_eq!(decided(None, lost), settled(Disposition::Defer(Deferral::saying(wait, again.clone()))));
         assert_eq!(decided(Some(&again), lost), Next::Begin { journal_lost: true, end: None });
+    }
+
+    #[test]
+    fn a_message_that_waited_while_the_store_lost_its_data_again_does_not_begin_anew() {
+        let lost_since =
+            |seconds| Found::NoJournal { lost: true, data_began: Some(Timestamp::from_second(seconds).unwrap()) };
+        let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(says), .. })) = decided(None, lost_since(100))
+        else {
+            panic!("its owner is waited for")
+        };
+        for same in [lost_since(100), LOST] {
+            assert_eq!(decided(Some(&says), same), Next::Begin { journal_lost: true, end: None });
+        }
+        // Newer data, or an older copy of it.
+        for other in [lost_since(101), lost_since(99)] {
+            assert!(matches!(
+                decided(Some(&says), other),
+                Next::Begin { journal_lost: true, end: Some(Conclusion::Failed(_)) }
+            ));
+        }
     }
 
     #[test]
@@ -608,7 +642,7 @@ mod tests {
             };
             assert!(ended(decided(Some(&says), Found::Run(&short))), "{says:?}");
             let orphaned = WakeUp { reason: Reason::Orphaned, ..*says };
-            assert!(ended(decided(Some(&orphaned), Found::NoJournal { lost: true })), "{orphaned:?}");
+            assert!(ended(decided(Some(&orphaned), LOST)), "{orphaned:?}");
         }
         let knows_more = witnessed(1, 9);
         let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(says), .. })) =

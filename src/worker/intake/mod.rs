@@ -175,7 +175,7 @@ impl Intake {
     async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
         let wake_up = delivery.wake_up()?;
         if self.is_orphaned(job, wake_up).await {
-            return Some(Disposition::Defer(self.wait_for_owner(wake_up)));
+            return Some(Disposition::Defer(self.wait_for_owner(wake_up).await));
         }
         match wake_up.reason {
             Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
@@ -206,7 +206,7 @@ impl Intake {
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
             (Ok(Some(run)), _) => Found::Run(run),
-            (Ok(None), _) => Found::NoJournal { lost: self.journal_was_lost(&delivery).await },
+            (Ok(None), _) => self.no_journal(&delivery).await,
             (Err(BadJournal::Newer { found }), _) => {
                 warn!(found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
                 Found::NewerJournal

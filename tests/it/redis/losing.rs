@@ -292,6 +292,30 @@ async fn a_copy_that_saw_its_run_at_work_does_not_begin_it_anew_where_nothing_is
 }
 
 #[tokio::test]
+async fn a_copy_that_waited_while_redis_lost_its_data_twice_does_not_send_the_mail_that_the_other_one_sent_in_between()
+{
+    let model = ScriptedModel::start([turn::hang(), turn::send_mail(), turn::text("sent")]).await;
+    let deferred = Arc::new(Notify::new());
+    let watcher = |publisher, _| Arc::new(DeferralWatcher(publisher, deferred.clone())) as Arc<dyn Publisher>;
+    let mut worker = RedisJournalWorker::start_with(&model, quick, watcher).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    worker.kill_worker(1).await;
+    worker.redis_command(&["FLUSHALL"]);
+    worker.start_worker();
+    crate::support::soon("its owner is waited for", deferred.notified()).await;
+    // As its caller sent it again, who had no confirm.
+    worker.publish(&[]).await;
+    assert_eq!(worker.reply("agentkit.job.completed").await["text"], "sent");
+    worker.idle().await;
+    worker.redis_command(&["FLUSHALL"]);
+    let data = worker.reply("agentkit.job.failed").await;
+    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    assert_eq!(worker.mails().await, 1);
+    model.finish();
+}
+
+#[tokio::test]
 async fn a_mail_that_waited_for_its_witness_is_not_sent_again_where_the_journal_forgot_that_it_left_after_all() {
     let service = ProxiedService::new(Broker::shared().await).await;
     let go = Arc::new(Notify::new());
