@@ -182,6 +182,18 @@ pub struct Started {
     /// Whether the run had a journal before that the store lost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub journal_lost: bool,
+    /// Whether it may have written by then, unknown to this journal: it makes no write.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writes_lost: bool,
+}
+
+/// What may be lost with the journal of a run that is begun anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Reads and model calls: whatever changes something would stand in the run's message.
+    Reads,
+    /// Writes as well: another message of the job, gone since, may have stood for its run.
+    Writes,
 }
 
 /// Why a run was put given_up, as its dead letter says it.

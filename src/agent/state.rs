@@ -279,6 +279,11 @@ impl Run {
         self.journal_lost
     }
 
+    /// Whether the run may have written before its journal began, unknown to it: what it would write may be done.
+    pub fn has_lost_writes(&self) -> bool {
+        self.started.writes_lost
+    }
+
     /// Whether the run may start something that is more than reading, or has: as far as its tools are known, else by what
     /// its job allows.
     pub fn may_have_effects(&self) -> bool {
@@ -331,8 +336,7 @@ impl Run {
         self.crash_count + u32::from(self.active && (self.alone || self.crash_count < SHARED_CRASHES))
     }
 
-    /// Whether so many workers died with this run that it must not be under way beside another suspect: one more death may
-    /// be the `limit`.
+    /// Whether so many workers died with this run that it must be alone under way: one more death may be the `limit`.
     pub fn is_crash_suspect(&self, limit: u32) -> bool {
         self.crash_count() >= SHARED_CRASHES.min(limit.saturating_sub(1)).max(1)
     }

@@ -70,7 +70,14 @@ impl Defaults {
             result_bytes: self.result_bytes,
             authorization_seconds: job.authorization.wait_seconds.unwrap_or(self.authorization_wait_seconds),
         };
-        Started { schema: COMMON_VERSION, job: job.clone(), digest: job.digest(), settings, journal_lost: false }
+        Started {
+            schema: COMMON_VERSION,
+            job: job.clone(),
+            digest: job.digest(),
+            settings,
+            journal_lost: false,
+            writes_lost: false,
+        }
     }
 }
 

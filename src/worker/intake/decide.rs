@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::agent::event::{Event, GivenUp, Pause};
+use crate::agent::event::{Event, GivenUp, Loss, Pause};
 use crate::agent::run::{Run, Step};
 use crate::agent::turn::Conclusion;
 use crate::queue::DELIVERY_LIMIT;
@@ -33,6 +33,8 @@ pub(super) struct Situation<'a> {
     pub(super) wake_up: Option<&'a WakeUp>,
     /// How often the broker delivered it before.
     pub(super) delivered_before: u32,
+    /// Whether it was in a worker's hands before.
+    pub(super) redelivered: bool,
     pub(super) digest: &'a str,
     /// Whether its job is an occurrence of a digest.
     pub(super) is_occurrence: bool,
@@ -65,8 +67,6 @@ pub(super) enum Found<'a> {
     NoJournal {
         /// Whether there was one before.
         lost: bool,
-        /// When the data of all journals began, where that is known.
-        data_began: Option<Timestamp>,
     },
     /// Ours, and a newer worker's.
     NewerJournal,
@@ -81,8 +81,8 @@ pub(super) enum Next {
     Settle(Disposition),
     /// The run is started, or started anew after its journal was lost.
     Begin {
-        /// Said in the journal and in the reply.
-        journal_lost: bool,
+        /// What may be lost with its journal; said in the journal and in the reply.
+        loss: Option<Loss>,
         /// Not gone on with, but ended by this.
         end: Option<Conclusion>,
     },
@@ -116,21 +116,17 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         }
         Found::NoJournal { .. } if reason == Some(&Reason::Seal) => settle(Disposition::DropStale(Stale::Sealed)),
         // Whoever had it when the store lost its data may still be at work.
-        Found::NoJournal { lost: true, data_began }
-            if generation(situation) == 0 && reason != Some(&Reason::Orphaned) =>
-        {
-            let says = WakeUp { reason: Reason::Orphaned, data_began, ..saw_alive(situation, None) };
+        Found::NoJournal { lost: true } if generation(situation) == 0 && reason != Some(&Reason::Orphaned) => {
+            let says = WakeUp { reason: Reason::Orphaned, ..saw_alive(situation, None) };
             settle(Disposition::Defer(Deferral::saying(situation.orphan_wait, says)))
         }
-        Found::NoJournal { lost: false, .. } => Next::Begin { journal_lost: false, end: None },
-        Found::NoJournal { lost: true, data_began } => {
-            // A copy of the job that its caller sent twice may have run and ended while this one waited.
-            let lost_again = situation
-                .wake_up
-                .and_then(|wake_up| wake_up.data_began)
-                .is_some_and(|before| data_began.is_some_and(|began| began != before));
-            let end = if lost_again { Some(fail_after_loss(situation)) } else { end_after_loss(situation) };
-            Next::Begin { journal_lost: true, end }
+        Found::NoJournal { lost: false } => Next::Begin { loss: None, end: None },
+        Found::NoJournal { lost: true } => {
+            // Another message of this job may have been under way beside this one, and its run have come to an end: the
+            // caller's second one, or one of ours whose predecessor could not be acked.
+            let may_have_copies = situation.redelivered || reason == Some(&Reason::Orphaned);
+            let loss = Some(if may_have_copies { Loss::Writes } else { Loss::Reads });
+            Next::Begin { loss, end: end_after_loss(situation) }
         }
         Found::Run(run) => decide_run(situation, run),
     }
@@ -217,10 +213,9 @@ fn suspect_waits() -> Disposition {
 /// How a run ends whose journal is gone, where it must not start again.
 fn end_after_loss(situation: Situation<'_>) -> Option<Conclusion> {
     let effects = situation.wake_up.is_some_and(|wake_up| wake_up.effects);
-    (situation.after_loss == AfterLoss::Fail || effects).then(|| fail_after_loss(situation))
-}
-
-fn fail_after_loss(situation: Situation<'_>) -> Conclusion {
+    if situation.after_loss == AfterLoss::Restart && !effects {
+        return None;
+    }
     let text = match situation.wake_up.and_then(|wake_up| wake_up.call.as_ref()) {
         Some(call) => {
             format!("the store lost how far this run was; the outcome of its call of `{}` is unknown", call.tool)
@@ -229,7 +224,7 @@ fn fail_after_loss(situation: Situation<'_>) -> Conclusion {
     };
     let error = ErrorDetail::new(ErrorCode::Internal, text)
         .hint("check what the job did before sending it again under a new id; Redis needs an append-only file");
-    Conclusion::failed(error)
+    Some(Conclusion::failed(error))
 }
 
 /// The id belongs to another job: the caller is told under an event id of its own.
@@ -268,8 +263,8 @@ mod tests {
     use crate::worker::rules::Defaults;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
-    const NEW: Found<'_> = Found::NoJournal { lost: false, data_began: None };
-    const LOST: Found<'_> = Found::NoJournal { lost: true, data_began: None };
+    const NEW: Found<'_> = Found::NoJournal { lost: false };
+    const LOST: Found<'_> = Found::NoJournal { lost: true };
 
     fn job(prompt: &str) -> Job {
         let body = format!(r#"{{"id": "a", "prompt": "{prompt}", "identifier": "u", "connections": ["gmail"]}}"#);
@@ -315,6 +310,7 @@ mod tests {
         Situation {
             wake_up,
             delivered_before: 0,
+            redelivered: false,
             digest,
             is_occurrence: false,
             now: NOW,
@@ -391,23 +387,22 @@ mod tests {
 
     #[test]
     fn a_run_without_a_journal_begins_and_one_that_lost_it_begins_anew_only_where_it_wrote_nothing() {
-        assert_eq!(decided(None, NEW), Next::Begin { journal_lost: false, end: None });
+        assert_eq!(decided(None, NEW), Next::Begin { loss: None, end: None });
         let clean = wake_up(Reason::Transient, 2);
         let lost = LOST;
-        assert_eq!(decided(Some(&clean), lost), Next::Begin { journal_lost: true, end: None });
+        assert_eq!(decided(Some(&clean), lost), Next::Begin { loss: Some(Loss::Reads), end: None });
         let wrote = WakeUp { effects: true, ..clean.clone() };
-        let Next::Begin { journal_lost: true, end: Some(Conclusion::Failed(error)) } = decided(Some(&wrote), lost)
-        else {
+        let Next::Begin { loss: Some(_), end: Some(Conclusion::Failed(error)) } = decided(Some(&wrote), lost) else {
             panic!("it may have written")
         };
         assert_eq!(error.code, ErrorCode::Internal);
         let digest = job("x").digest();
         let strict = Situation { after_loss: AfterLoss::Fail, ..situation(Some(&clean), &digest) };
-        assert!(matches!(decide(strict, lost), Next::Begin { journal_lost: true, end: Some(_) }));
+        assert!(matches!(decide(strict, lost), Next::Begin { loss: Some(_), end: Some(_) }));
         let seal = wake_up(Reason::Seal, 1);
         for lost in [true, false] {
             let sealed = settled(Disposition::DropStale(Stale::Sealed));
-            assert_eq!(decided(Some(&seal), Found::NoJournal { lost, data_began: None }), sealed, "the reply is out");
+            assert_eq!(decided(Some(&seal), Found::NoJournal { lost }), sealed, "the reply is out");
         }
     }
 
@@ -493,7 +488,7 @@ mod tests {
         assert_eq!(given_up, decide(near(18), Found::Run(&paused)));
         let kept = settled(Disposition::DeadLetter(Undeliverable::DeliveryLimit));
         for lost in [true, false] {
-            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost, data_began: None }), kept);
+            assert_eq!(decided(Some(&by_broker), Found::NoJournal { lost }), kept);
         }
         let ended = run(vec![attempt(), finished()]);
         let deliver = settled(Disposition::Finish(End::Journalled(Box::new(reply()))));
@@ -602,27 +597,16 @@ mod tests {
         let wait = Duration::from_secs(40);
         let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
         assert_eq!(decided(None, lost), settled(Disposition::Defer(Deferral::saying(wait, again.clone()))));
-        assert_eq!(decided(Some(&again), lost), Next::Begin { journal_lost: true, end: None });
+        assert_eq!(decided(Some(&again), lost), Next::Begin { loss: Some(Loss::Writes), end: None });
     }
 
     #[test]
-    fn a_message_that_waited_while_the_store_lost_its_data_again_does_not_begin_anew() {
-        let lost_since =
-            |seconds| Found::NoJournal { lost: true, data_began: Some(Timestamp::from_second(seconds).unwrap()) };
-        let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(says), .. })) = decided(None, lost_since(100))
-        else {
-            panic!("its owner is waited for")
-        };
-        for same in [lost_since(100), LOST] {
-            assert_eq!(decided(Some(&says), same), Next::Begin { journal_lost: true, end: None });
-        }
-        // Newer data, or an older copy of it.
-        for other in [lost_since(101), lost_since(99)] {
-            assert!(matches!(
-                decided(Some(&says), other),
-                Next::Begin { journal_lost: true, end: Some(Conclusion::Failed(_)) }
-            ));
-        }
+    fn a_run_begun_anew_makes_no_write_where_another_message_of_it_may_have_been_under_way() {
+        let digest = job("x").digest();
+        let wake_up = wake_up(Reason::Transient, 2);
+        let decided = |redelivered| decide(Situation { redelivered, ..situation(Some(&wake_up), &digest) }, LOST);
+        assert_eq!(decided(false), Next::Begin { loss: Some(Loss::Reads), end: None });
+        assert_eq!(decided(true), Next::Begin { loss: Some(Loss::Writes), end: None });
     }
 
     #[test]
@@ -637,7 +621,7 @@ mod tests {
             };
             assert_eq!(decided(Some(&says), Found::Run(&long)), resumed(Vec::new()), "nothing is missing");
             let ended = |next| match next {
-                Next::Begin { journal_lost: true, end } | Next::Resume { end, .. } => end.is_some(),
+                Next::Begin { loss: Some(_), end } | Next::Resume { end, .. } => end.is_some(),
                 _ => false,
             };
             assert!(ended(decided(Some(&says), Found::Run(&short))), "{says:?}");

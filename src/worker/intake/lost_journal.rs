@@ -1,16 +1,13 @@
 //! An eye for a journal that lost its data.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use super::Intake;
-use super::decide::Found;
 use crate::job::{Job, JobId};
 use crate::journal::{Append, Claim, ClaimMode, JournalError};
-use crate::retry::{Policy, RetryDecision, retry_until};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
@@ -18,9 +15,6 @@ use crate::worker::settle::disposition::Deferral;
 
 /// The mark is kept for longer than any journal.
 const MARK_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// Who finds another worker at the mark looks again: that one needs as long as two commands.
-const MARKING: Policy =
-    Policy { attempts: 6, initial_milliseconds: 50, max_milliseconds: 1000, max_retry_after_milliseconds: 0 };
 /// A message without a journal waits for its owner so long beyond the lease: what that has to say comes after
 /// [`crate::worker::settle::disposition::JOURNAL_WAIT`].
 const ORPHAN_WAIT: Duration = Duration::from_secs(10);
@@ -35,9 +29,8 @@ impl Intake {
     }
 
     /// The owner is given time.
-    pub(super) async fn wait_for_owner(&self, wake_up: &WakeUp) -> Deferral {
-        let data_began = self.data_began().await;
-        Deferral::saying(self.orphan_wait(), WakeUp { reason: Reason::Orphaned, data_began, ..wake_up.clone() })
+    pub(super) fn wait_for_owner(&self, wake_up: &WakeUp) -> Deferral {
+        Deferral::saying(self.orphan_wait(), WakeUp { reason: Reason::Orphaned, ..wake_up.clone() })
     }
 
     /// How long the owner of a run without a journal is given.
@@ -45,63 +38,53 @@ impl Intake {
         self.rules.lifetimes.lease + ORPHAN_WAIT
     }
 
-    /// What is known of a run without a journal: it had one before where its wake-up says so, or where it was delivered
-    /// before and the journal's whole data is younger than the job, or may be.
-    pub(super) async fn no_journal(&self, delivery: &InFlightDelivery) -> Found<'static> {
-        let is_known = delivery.wake_up().is_some_and(|wake_up| wake_up.generation > 0 || wake_up.saw_live_owner);
-        if !is_known && !delivery.was_redelivered() {
-            return Found::NoJournal { lost: false, data_began: None };
+    /// Whether a run without a journal had one before: its wake-up says so, or it was delivered before and the journal's
+    /// whole data is younger than the job, or may be.
+    pub(super) async fn journal_was_lost(&self, delivery: &InFlightDelivery) -> bool {
+        if delivery.wake_up().is_some_and(|wake_up| wake_up.generation > 0 || wake_up.saw_live_owner) {
+            return true;
+        }
+        if !delivery.was_redelivered() {
+            return false;
         }
         let (published, now) = (delivery.message().properties.timestamp, self.clock.now());
-        let data_began = self.data_began().await;
-        let is_younger = |began| is_younger(began, published, now, self.rules.hold_at_most);
-        Found::NoJournal { lost: is_known || data_began.is_none_or(is_younger), data_began }
+        self.data_began().await.is_none_or(|began| is_younger(began, published, now, self.rules.hold_at_most))
     }
 
-    /// When the journal's data began, the same for every worker: read from a mark of our own, which is made where it is
-    /// missing. `None` where the journal does not answer.
+    /// When the journal's data began: read from a mark of our own, which is made where it is missing.
     pub(crate) async fn data_began(&self) -> Option<Timestamp> {
         let mark = JobId::internal("data-began");
-        let decide = |error: &NoMark| match error {
-            NoMark::BeingMade => RetryDecision::Again,
-            NoMark::Damaged | NoMark::Journal(_) => RetryDecision::Stop,
-        };
-        let made = retry_until(self.stop.cancelled(), MARKING, decide, |_, _, _| {}, || self.read_or_make(&mark)).await;
-        made.inspect_err(|error| warn!(%error, "it is not known when the journal's data began")).ok()
-    }
-
-    async fn read_or_make(&self, mark: &JobId) -> Result<Timestamp, NoMark> {
-        if let Some(line) = self.journal.read(mark).await?.first() {
-            return serde_json::from_str::<Mark>(line).map(|mark| mark.began).map_err(|_| NoMark::Damaged);
-        }
-        let Lifetimes { lease, .. } = self.rules.lifetimes;
-        let owner = format!("{}/{}", self.rules.name, self.claims.fetch_add(1, Ordering::Relaxed));
-        let claim = self.journal.claim(mark, &owner, lease, ClaimMode::IfFree).await?;
-        let Claim::Granted { token, entries } = claim else { return Err(NoMark::BeingMade) };
-        if !entries.is_empty() {
-            self.journal.renew(mark, token, Duration::ZERO).await?;
-            return Err(NoMark::BeingMade);
+        if let Ok(lines) = self.journal.read(&mark).await
+            && let Some(line) = lines.first()
+        {
+            return serde_json::from_str::<Mark>(line).ok().map(|mark| mark.began);
         }
         let began = self.clock.now();
-        let line = serde_json::to_string(&Mark { began }).expect("a time prints");
-        let append = Append { token, sequence: 0, entries: &[line], lease, retain: MARK_KEPT, remains: None };
-        self.journal.append(mark, append).await?;
-        info!(%began, "the journal is empty: its data begins now");
-        self.journal.renew(mark, token, Duration::ZERO).await?;
-        Ok(began)
+        match self.make_mark(&mark, began).await {
+            Ok(()) => {
+                info!(%began, "the journal is empty: its data begins now");
+                Some(began)
+            }
+            Err(error) => {
+                warn!(%error, "the beginning of the journal's data could not be marked");
+                None
+            }
+        }
     }
-}
 
-/// Why there is no mark.
-#[derive(Debug, thiserror::Error)]
-enum NoMark {
-    /// Another worker is about to make it, or just has.
-    #[error("another worker is just marking it")]
-    BeingMade,
-    #[error("the mark cannot be read")]
-    Damaged,
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+    async fn make_mark(&self, mark: &JobId, began: Timestamp) -> Result<(), JournalError> {
+        let Lifetimes { lease, .. } = self.rules.lifetimes;
+        let claim = self.journal.claim(mark, &self.rules.name, lease, ClaimMode::IfFree).await?;
+        // Somebody else is just making it, or has made it.
+        let Claim::Granted { token, entries } = claim else { return Ok(()) };
+        if entries.is_empty() {
+            let line = serde_json::to_string(&Mark { began }).expect("a time prints");
+            let entries = &[line];
+            let append = Append { token, sequence: 0, entries, lease, retain: MARK_KEPT, remains: None };
+            self.journal.append(mark, append).await?;
+        }
+        self.journal.renew(mark, token, Duration::ZERO).await
+    }
 }
 
 /// Whether the data that `began` then is younger than the time at which a redelivered message was in a worker's hands

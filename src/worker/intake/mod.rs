@@ -34,7 +34,7 @@ use super::settle::disposition::{
     Budgets, Deferral, Disposition, End, JOURNAL_WAIT, LEFT_AT_MOST, Undeliverable, after_interruption,
 };
 use super::settle::{Settler, Subject};
-use crate::agent::event::{Event, SCHEMA_VERSION};
+use crate::agent::event::{Event, Loss, SCHEMA_VERSION, Started};
 use crate::agent::run::{BadJournal, Run};
 use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
@@ -175,7 +175,7 @@ impl Intake {
     async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
         let wake_up = delivery.wake_up()?;
         if self.is_orphaned(job, wake_up).await {
-            return Some(Disposition::Defer(self.wait_for_owner(wake_up).await));
+            return Some(Disposition::Defer(self.wait_for_owner(wake_up)));
         }
         match wake_up.reason {
             Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
@@ -206,7 +206,7 @@ impl Intake {
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
             (Ok(Some(run)), _) => Found::Run(run),
-            (Ok(None), _) => self.no_journal(&delivery).await,
+            (Ok(None), _) => Found::NoJournal { lost: self.journal_was_lost(&delivery).await },
             (Err(BadJournal::Newer { found }), _) => {
                 warn!(found, ours = SCHEMA_VERSION, "the journal is a newer worker's; left untouched");
                 Found::NewerJournal
@@ -218,7 +218,7 @@ impl Intake {
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
         match (next, run) {
-            (Next::Begin { journal_lost, end }, _) => self.begin(lease, job, delivery, journal_lost, end, alone).await,
+            (Next::Begin { loss, end }, _) => self.begin(lease, job, delivery, loss, end, alone).await,
             (Next::Resume { first, end }, Some(run)) => self.resume(run, job, delivery, first, end, alone).await,
             (Next::Settle(disposition), run) => {
                 if run.is_none() {
@@ -239,12 +239,13 @@ impl Intake {
         lease: Arc<Lease>,
         job: &Job,
         delivery: InFlightDelivery,
-        journal_lost: bool,
+        loss: Option<Loss>,
         end: Option<Conclusion>,
         alone: Option<Alone>,
     ) {
         let started = self.defaults.started(job, &self.executor.llm.config().model);
-        let started = crate::agent::event::Started { journal_lost, ..started };
+        let (journal_lost, writes_lost) = (loss.is_some(), loss == Some(Loss::Writes));
+        let started = Started { journal_lost, writes_lost, ..started };
         if journal_lost {
             self.say_journal_lost(&delivery);
         }
@@ -348,6 +349,7 @@ impl Intake {
         Situation {
             wake_up: delivery.wake_up(),
             delivered_before: delivery.delivered_before(),
+            redelivered: delivery.was_redelivered(),
             digest,
             is_occurrence: Fired::of(job).is_some(),
             now: self.clock.now(),

@@ -26,8 +26,6 @@ const ENTRIES: &str = "x-agentkit-entries";
 /// The model's id of the call that was about to leave then.
 const CALL: &str = "x-agentkit-call";
 const TOOL: &str = "x-agentkit-tool";
-/// When the journal's data began that the run was missing from (RFC 3339).
-const DATA_BEGAN: &str = "x-agentkit-data-began";
 
 /// A message is early by less than this: it counts as due. The shortest wait tier is a second.
 const TOLERANCE: Duration = Duration::from_millis(500);
@@ -116,9 +114,6 @@ pub(crate) struct WakeUp {
     pub entries: Option<u64>,
     /// The call that was about to leave then, where there was one.
     pub call: Option<WitnessedCall>,
-    /// When the journal's data began, where the run was missing from it and its owner is given time. Where other data is
-    /// found then, a copy of the job may have run and ended in between, and nothing tells of it.
-    pub data_began: Option<Timestamp>,
 }
 
 /// A call that is more than reading, as the broker knows of it before it leaves.
@@ -133,16 +128,7 @@ pub(crate) struct WitnessedCall {
 impl WakeUp {
     /// The first thing that is said of a run, for this reason.
     pub(crate) fn new(reason: Reason) -> Self {
-        Self {
-            generation: 0,
-            reason,
-            due: None,
-            effects: false,
-            saw_live_owner: false,
-            entries: None,
-            call: None,
-            data_began: None,
-        }
+        Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false, entries: None, call: None }
     }
 
     /// What a message says, whose headers say `wake_up`: nothing, where it is as its caller sent it.
@@ -181,7 +167,6 @@ impl WakeUp {
                 .get(CALL)
                 .zip(headers.get(TOOL))
                 .map(|(id, tool)| WitnessedCall { id: id.clone(), tool: tool.clone() }),
-            data_began: headers.get(DATA_BEGAN).and_then(|began| began.parse().ok()),
         })
     }
 
@@ -199,7 +184,6 @@ impl WakeUp {
         if let Some(call) = &self.call {
             headers.extend([(CALL.into(), call.id.clone()), (TOOL.into(), call.tool.clone())]);
         }
-        headers.extend(self.data_began.map(|began| (DATA_BEGAN.into(), began.to_string())));
         message
     }
 
@@ -235,7 +219,6 @@ mod tests {
             saw_live_owner: true,
             entries: Some(17),
             call: Some(WitnessedCall { id: "call_ü".into(), tool: "gmail_send_message".into() }),
-            data_began: Some(after(Timestamp::UNIX_EPOCH, Duration::from_nanos(1_234_567_891))),
         };
         let stamped = wake_up.stamp(&message);
         assert!(stamped.properties.headers.contains_key("traceparent"));

@@ -11,7 +11,7 @@ use super::interruption::Interruption;
 use super::lease::Lease;
 use super::outbound_call::{CallEnd, OutboundCall};
 use super::{Attempt, Executor};
-use crate::agent::effect::{Effect, InDoubt, in_doubt};
+use crate::agent::effect::{Effect, InDoubt, Ran, in_doubt};
 use crate::agent::event::{Event, NOT_SECURED, NOT_WITNESSED, Plan, ToolOutcome};
 use crate::agent::result;
 use crate::job::ConnectionName;
@@ -28,6 +28,11 @@ impl Attempt<'_> {
         let calls: Vec<OutboundCall> = call_ids.iter().filter_map(|call_id| self.call(call_id)).collect();
         let started = calls.iter().map(|call| Event::ToolStarted { call_id: call.call_id.clone() });
         self.leased.record(started.collect()).await?;
+        if self.run().has_lost_writes()
+            && let Some(call) = calls.iter().find(|call| in_doubt(call.tool.effect, Ran::Perhaps) == InDoubt::Unknown)
+        {
+            return self.leave_in_doubt(call).await;
+        }
         let mut witnessed = self.witness(&calls).await?;
         for call in &calls {
             self.progress("tool_call", Some(&call.tool.name));
@@ -109,6 +114,14 @@ impl Attempt<'_> {
         let held = Event::ToolNotRun { call_id: call_id(), reason: reason.to_owned() };
         let anew = leaves_now.then(|| Event::ToolStarted { call_id: call_id() });
         self.leased.record([held].into_iter().chain(anew).collect()).await
+    }
+
+    /// A write that may have been made before the store lost the run's journal. It is alone in its batch.
+    async fn leave_in_doubt(&mut self, call: &OutboundCall) -> Result<(), Interruption> {
+        warn!(tool = call.tool.name, "a write is not made: its run may have made it before the store lost its journal");
+        let message = "the store lost how far this run was before, and the call may have been made then".to_owned();
+        let outcome = ToolOutcome::Unknown { message, execution_id: None };
+        self.leased.record(vec![Event::ToolFinished { call_id: call.call_id.clone(), outcome }]).await
     }
 
     /// A write had started when its worker died. Without better knowledge its outcome is unknown.

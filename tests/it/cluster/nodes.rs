@@ -25,6 +25,7 @@ async fn the_node_with_the_leaders_is_killed_then_stands_still_then_is_cut_off_f
     sleep(Duration::from_secs(20)).await;
     cluster.nodes[leader].freeze(false);
     load.recovery("leader frozen for 20 s", fault).await;
+    cluster.repair(leader).await;
     cluster.until_whole(&jobs).await;
 
     let (leader, fault) = (cluster.leader(&jobs).await, Instant::now());

@@ -89,6 +89,10 @@ async fn a_journal_of_a_newer_worker_is_left_untouched_and_the_job_waits() {
     let model = ScriptedModel::start([]).await;
     let worker = start(&model, AfterLoss::Restart).await;
     let line = r#"{"at":"2027-01-01T00:00:00Z","event":{"started":{"schema":99,"shape":"unknown"}}}"#;
+    eventually("the beginning of the data is marked", || async {
+        (worker.redis_command(&["DBSIZE"]) == "1").then_some(())
+    })
+    .await;
     write(&journal_of(&worker), line).await;
     let untouched = worker.redis_command(&["DBSIZE"]);
     let epoch = || worker.redis_command(&["HGET", "agentkit:run:{job-1}", "epoch"]);

@@ -147,6 +147,14 @@ impl Broker {
         self.call("rabbitmqctl", arguments).await
     }
 
+    /// The same, of a node that may be away.
+    pub(super) async fn try_control(&self, arguments: &[&str]) -> String {
+        let mut command = self.node().program("rabbitmqctl");
+        command.args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+    }
+
     /// Calls `rabbitmq-queues`; takes about a second.
     pub(super) async fn queues(&self, arguments: &[&str]) -> String {
         self.call("rabbitmq-queues", arguments).await

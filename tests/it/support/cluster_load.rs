@@ -16,11 +16,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::PATIENCE;
 use super::broker_cluster::BrokerCluster;
 use super::program::{Program, WorkerProcess};
 use super::redis::Redis;
 use super::sandbox_peer::SandboxPeer;
-use super::{PATIENCE, eventually};
 
 const WORKERS: usize = 2;
 /// So many jobs each worker runs at a time, and so long takes the write of each: both together are the speed.
@@ -41,7 +41,8 @@ pub(crate) struct ClusterLoad<'a> {
     _redis: Redis,
     peer: Arc<SandboxPeer>,
     pub(crate) workers: Vec<WorkerProcess>,
-    caller: JoinHandle<u64>,
+    caller: JoinHandle<()>,
+    called: Arc<AtomicU64>,
     stop: CancellationToken,
     written: watch::Receiver<Vec<(Instant, u64)>>,
 }
@@ -61,8 +62,9 @@ impl<'a> ClusterLoad<'a> {
         let (sender, written) = watch::channel(vec![(Instant::now(), 0)]);
         let stop = CancellationToken::new();
         tokio::spawn(count(peer.clone(), sender));
-        let caller = tokio::spawn(call(publisher, written.clone(), stop.clone()));
-        let load = Self { cluster, amqp, _redis: redis, peer, workers, caller, stop, written };
+        let called = Arc::default();
+        let caller = tokio::spawn(call(publisher, Arc::clone(&called), written.clone(), stop.clone()));
+        let load = Self { cluster, amqp, _redis: redis, peer, workers, caller, called, stop, written };
         load.until_at_speed().await;
         load
     }
@@ -93,11 +95,16 @@ impl<'a> ClusterLoad<'a> {
             }
         };
         if tokio::time::timeout(PATIENCE, all_go_on).await.is_err() {
-            let (now, left) = (self.completed().await, self.left().await);
-            for worker in &self.workers {
-                println!("{:#?}", worker.running.log().iter().rev().take(40).rev().collect::<Vec<_>>());
-            }
-            panic!("{what}: the workers had completed {before:?} jobs, {PATIENCE:?} later {now:?}; in queues {left:?}");
+            let now = self.completed().await;
+            println!("{}", self.cluster.describe().await);
+            self.print_logs();
+            let (at, written) = *self.written.borrow().last().unwrap();
+            panic!(
+                "{what}: the workers had completed {before:?} jobs, {PATIENCE:?} later {now:?}; \
+                 {} jobs published, {written} writes seen {:?} ago",
+                self.called.load(Ordering::Relaxed),
+                at.elapsed()
+            );
         }
         let samples = self.written.borrow().clone();
         let usual = Self::speed(&samples, fault);
@@ -117,6 +124,13 @@ impl<'a> ClusterLoad<'a> {
         );
     }
 
+    /// What the workers said last.
+    fn print_logs(&self) {
+        for worker in &self.workers {
+            println!("{:#?}", worker.running.log().iter().rev().take(40).rev().collect::<Vec<_>>());
+        }
+    }
+
     /// The jobs that each worker has completed.
     async fn completed(&self) -> Vec<f64> {
         let count = |worker| WorkerProcess::metric(worker, "agentkit_jobs_total{outcome=\"completed\"}");
@@ -126,9 +140,14 @@ impl<'a> ClusterLoad<'a> {
     /// No more jobs: every one that was taken has one answer, was written once, and nothing is left in any queue.
     pub(crate) async fn finish(mut self) {
         self.stop.cancel();
-        let called = super::soon("the last job is taken", &mut self.caller).await.unwrap();
+        super::soon("the last job is taken", &mut self.caller).await.unwrap();
+        let called = self.called.load(Ordering::Relaxed);
         let jobs: BTreeSet<String> = (0..called).map(job_id).collect();
-        eventually("the queues are empty", || async { self.left().await.is_empty().then_some(()) }).await;
+        let emptied = async { while !self.left().await.is_empty() {} };
+        if tokio::time::timeout(PATIENCE, emptied).await.is_err() {
+            self.print_logs();
+            panic!("{PATIENCE:?} after the last job there is left in queues: {:?}", self.left().await);
+        }
         let world = self.peer.world().await;
         let effects = world["effects"].as_array().unwrap().iter();
         let mut written: Vec<&str> = effects.map(|effect| effect["params"]["subject"].as_str().unwrap()).collect();
@@ -191,13 +210,13 @@ async fn count(peer: Arc<SandboxPeer>, written: watch::Sender<Vec<(Instant, u64)
     }
 }
 
-/// Publishes jobs until `stop`, each until the broker confirms it, as any careful caller does; says how many.
+/// Publishes jobs until `stop`, each until the broker confirms it, as any careful caller does; counts them in `called`.
 async fn call(
     publisher: Arc<AmqpPublisher>,
+    called: Arc<AtomicU64>,
     written: watch::Receiver<Vec<(Instant, u64)>>,
     stop: CancellationToken,
-) -> u64 {
-    let called = AtomicU64::new(0);
+) {
     let one_after_the_other = || async {
         while !stop.is_cancelled() {
             let done = written.borrow().last().unwrap().1;
@@ -212,11 +231,11 @@ async fn call(
             let properties =
                 Properties { message_id: Some(id), timestamp: Some(SystemClock.now()), ..Properties::default() };
             let message = Message { body: body.to_string().into(), properties };
-            while publisher.publish(&Destination::Jobs, message.clone()).await.is_err() {
+            while let Err(error) = publisher.publish(&Destination::Jobs, message.clone()).await {
+                println!("{} caller {}: {error}", SystemClock.now(), message.properties.message_id.as_deref().unwrap());
                 sleep(Duration::from_millis(200)).await;
             }
         }
     };
     join_all((0..8).map(|_| one_after_the_other())).await;
-    called.into_inner()
 }
