@@ -155,6 +155,10 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
         (Step::Deliver(reply), _) => Next::Settle(Disposition::Finish(End::Journalled(reply))),
         (_, Reason::Seal) => Next::Settle(Disposition::DropStale(Stale::Sealed)),
         _ if let Some(next) = lost_end(situation, run) => next,
+        _ if is_copy(situation) && run.is_under_way() && *reason != Reason::Orphaned => {
+            let says = WakeUp { reason: Reason::Orphaned, ..saw_alive(situation, Some(run)) };
+            Next::Settle(Disposition::Defer(Deferral::saying(situation.orphan_wait, says)))
+        }
         (_, Reason::JournalLost) => Next::Resume { first: vec![Event::JournalLost], end: end_after_loss(situation) },
         // Its last worker did not die with it.
         (_, Reason::GivenBack) if run.is_under_way() => {
@@ -188,6 +192,13 @@ fn lost_end(situation: Situation<'_>, run: &Run) -> Option<Next> {
     Some(Next::Resume { first: vec![generation, lost], end })
 }
 
+/// Whether the message does not stand for its run, which was there before it, or went on while it was here. The one that does
+/// comes by itself, and may know of calls that the journal has lost.
+fn is_copy(situation: Situation<'_>) -> bool {
+    generation(situation) == 0
+        && (situation.wake_up.is_some_and(|wake_up| wake_up.saw_live_owner) || !situation.redelivered)
+}
+
 fn generation(situation: Situation<'_>) -> u32 {
     situation.wake_up.map_or(0, |wake_up| wake_up.generation)
 }
@@ -196,6 +207,8 @@ fn generation(situation: Situation<'_>) -> u32 {
 /// should the run's journal be gone then, or shorter than it was seen, nobody can go on.
 fn saw_alive(situation: Situation<'_>, run: Option<&Run>) -> WakeUp {
     let said = WakeUp { saw_live_owner: true, ..WakeUp::said_by(situation.wake_up) };
+    // Should that owner be missed later on, it is given time of its own.
+    let said = if said.reason == Reason::Orphaned { WakeUp { reason: Reason::Unsaid, ..said } } else { said };
     match run.filter(|run| run.may_have_effects()) {
         Some(run) if Some(run.sequence()) > said.entries => {
             WakeUp { effects: true, entries: Some(run.sequence()), call: None, ..said }
@@ -435,7 +448,10 @@ mod tests {
     #[test]
     fn a_run_is_given_up_with_a_dead_letter_only_for_a_death_that_it_was_alone_suspected_of() {
         let digest = job("x").digest();
-        let beside = |run: &Run| decide(Situation { alone: false, ..situation(None, &digest) }, Found::Run(run));
+        let beside = |run: &Run| {
+            let again = Situation { redelivered: true, alone: false, ..situation(None, &digest) };
+            decide(again, Found::Run(run))
+        };
         let waits =
             settled(Disposition::Defer(Deferral::Unjournalled { wait: SUSPECT_WAIT, reason: Reason::Continue }));
         let once = run(vec![attempt()]);
@@ -443,7 +459,8 @@ mod tests {
         for deaths in 2..6 {
             let suspect = run(vec![attempt(); deaths]);
             assert_eq!(beside(&suspect), waits, "{deaths} deaths");
-            assert_eq!(decided(None, Found::Run(&suspect)), resumed(Vec::new()), "{deaths} deaths, alone");
+            let alone = Situation { redelivered: true, ..situation(None, &digest) };
+            assert_eq!(decide(alone, Found::Run(&suspect)), resumed(Vec::new()), "{deaths} deaths, alone");
         }
         let alone = run(vec![attempt(), attempt(), attempt_alone()]);
         let Next::Settle(Disposition::Finish(End::Concluded(Conclusion::Failed(error), Some(why)))) = beside(&alone)
@@ -460,7 +477,8 @@ mod tests {
         let digest = job("x").digest();
         let decided = |limit, events| {
             let run = run(events);
-            let situation = Situation { crash_limit: limit, alone: false, ..situation(None, &digest) };
+            let again = Situation { redelivered: true, ..situation(None, &digest) };
+            let situation = Situation { crash_limit: limit, alone: false, ..again };
             decide(situation, Found::Run(&run))
         };
         let waits =
@@ -610,6 +628,35 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_gives_the_message_time_that_stands_for_a_run_whose_worker_is_gone() {
+        let digest = job("x").digest();
+        let (under_way, paused) = (
+            run(vec![attempt()]),
+            run(vec![attempt(), Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() }]),
+        );
+        let seen = WakeUp { saw_live_owner: true, ..WakeUp::new(Reason::Unsaid) };
+        for copy in [None, Some(&seen)] {
+            let Next::Settle(Disposition::Defer(Deferral::Same { wait, says: Some(says) })) =
+                decided(copy, Found::Run(&under_way))
+            else {
+                panic!("{copy:?} knows nothing of what the journal may have lost")
+            };
+            assert_eq!((wait, &says.reason), (Duration::from_secs(40), &Reason::Orphaned));
+            assert_eq!(decided(Some(&says), Found::Run(&under_way)), resumed(Vec::new()), "nothing else came");
+            assert_eq!(decided(copy, Found::Run(&paused)), resumed(Vec::new()), "nobody misses a worker");
+            let elsewhere = Found::LiveOwner { remaining: Duration::ZERO, run: None };
+            let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(again), .. })) =
+                decided(Some(&says), elsewhere)
+            else {
+                panic!("it is not ours")
+            };
+            assert_eq!(again.reason, Reason::Unsaid, "the next owner is given time, too");
+        }
+        let redelivered = Situation { redelivered: true, ..situation(None, &digest) };
+        assert_eq!(decide(redelivered, Found::Run(&under_way)), resumed(Vec::new()), "it stood for the run");
+    }
+
+    #[test]
     fn a_copy_that_saw_its_run_at_work_does_not_go_on_with_less_than_it_saw() {
         let (long, short) = (run(vec![attempt(), Event::AccountsReady]), run(vec![attempt()]));
         let elsewhere = Found::LiveOwner { remaining: Duration::ZERO, run: Some(&long) };
@@ -619,7 +666,9 @@ mod tests {
             else {
                 panic!("it is not ours")
             };
-            assert_eq!(decided(Some(&says), Found::Run(&long)), resumed(Vec::new()), "nothing is missing");
+            let waited = WakeUp { reason: Reason::Orphaned, ..*says.clone() };
+            let says_then = if says.generation > 0 { &*says } else { &waited };
+            assert_eq!(decided(Some(says_then), Found::Run(&long)), resumed(Vec::new()), "nothing is missing");
             let ended = |next| match next {
                 Next::Begin { loss: Some(_), end } | Next::Resume { end, .. } => end.is_some(),
                 _ => false,

@@ -53,7 +53,8 @@ pub(crate) enum Reason {
     Seal,
     /// The worker found the journal gone, or shorter than it was.
     JournalLost,
-    /// The run was alive elsewhere and has no journal any more; its owner was given time to say so.
+    /// The run was alive elsewhere and is not any more, or has no journal; its owner, and the message that stands for it, were
+    /// given time.
     Orphaned,
     /// A person wants the run to go on.
     Operator,

@@ -314,14 +314,14 @@ async fn what_remains_of_a_run_is_found_when_its_journal_is_gone(subject: &Journ
     let (token, _) = subject.claim(&job, "one", ClaimMode::IfFree).await;
     subject.append(&job, token, 0, &["x"]).await.unwrap();
     let (end, kept) = (["end".to_owned()], ["small \0".to_owned(), "é".repeat(1 << 20)]);
-    let brief = Duration::from_millis(150);
+    let brief = Duration::from_secs(2);
     let seal = |retain| {
         let remains = Some(Remains { entries: &kept, retain });
         Append { token, sequence: 1, entries: &end, lease: Duration::ZERO, retain: brief, remains }
     };
     subject.journal.append(&job, seal(brief)).await.unwrap();
     assert_eq!(subject.entries(&job).await, ["x", "end"], "the whole is there for its time");
-    subject.journal.append(&job, seal(Duration::from_secs(3))).await.unwrap();
+    subject.journal.append(&job, seal(Duration::from_secs(5))).await.unwrap();
     let gone =
         async |journal: &dyn Journal| journal.read(&job).await.unwrap().first().filter(|entry| **entry != "x").cloned();
     assert_eq!(subject.later("the whole is forgotten", gone).await, kept[0]);

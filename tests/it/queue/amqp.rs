@@ -641,7 +641,15 @@ async fn a_queue_of_held_messages_that_does_not_survive_its_broker_is_left_for_a
     broker.kill();
     broker.start().await;
     eventually("the young one holds", || async { young.hold(message("b")).await.ok() }).await;
-    let again = next(&mut queue.consumer(8)).await;
+    let mut consumer = queue.consumer(8);
+    let again = loop {
+        let delivery = next(&mut consumer).await;
+        // One that was given up as nobody knew whether it was held becomes a job, too.
+        if delivery.message.properties.message_id.as_deref() != Some("b") {
+            break delivery;
+        }
+        delivery.ack().await.unwrap();
+    };
     assert_eq!(again.message.properties.message_id.as_deref(), Some("a"));
     assert!(held.is_lost());
 }
