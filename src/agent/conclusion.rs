@@ -101,7 +101,6 @@ mod tests {
     use super::super::event::Event;
     use super::super::message::Finish;
     use super::super::script::{Script, says, wants};
-    use super::super::tool::Tool;
     use super::*;
     use crate::reply::{ErrorCode, ErrorDetail};
     use crate::schema::Schema;
@@ -190,7 +189,7 @@ mod tests {
     #[test]
     fn a_cut_answer_and_tools_left_out_are_noticed() {
         let mut script = Script::new(|_| {});
-        let tools = script.toolset.tools().iter().map(Tool::pinned).collect();
+        let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
         script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 173 });
         let mut cut = says("once upon");
         cut.finish = Finish::Length;

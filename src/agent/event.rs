@@ -1,5 +1,7 @@
 //! What can happen to a run, as it is journalled: the run's state is these entries folded, and nothing else.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,8 +108,8 @@ pub enum Event {
     },
     /// These tools are pinned for the run, sorted by name.
     ToolsListed {
-        /// What the model is offered.
-        tools: Vec<PinnedTool>,
+        /// What the model is offered; runs that offer the same share it.
+        tools: Arc<[PinnedTool]>,
         /// How many more there are, beyond the model's cap.
         left_out: usize,
     },
