@@ -98,6 +98,8 @@ fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::event::Event;
     use super::super::message::Finish;
     use super::super::script::{Script, says, wants};
@@ -155,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_failure_tells_all_that_is_known() {
-        let mut script = Script::ready(|started| started.job.metadata = serde_json::json!({"order": 7}));
+        let mut script =
+            Script::ready(|started| Arc::make_mut(&mut started.job).metadata = serde_json::json!({"order": 7}));
         let mut turn = wants(&[("c1", "gmail_fetch_mails", "{}")]);
         turn.message.text = Some("let me look".into());
         turn.model = Some("model-1-0601".into());

@@ -176,7 +176,7 @@ pub struct Started {
     /// The version that the entry needs, as [`Entry::schema`].
     pub schema: u32,
     /// As it was published, prompt included: the journal alone is enough to go on with the run.
-    pub job: Job,
+    pub job: Arc<Job>,
     /// The job's digest: the same id with another digest is a conflict.
     pub digest: String,
     /// What the worker's configuration made of the job.

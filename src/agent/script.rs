@@ -38,7 +38,7 @@ pub(super) fn started() -> Started {
         result_bytes: 10_000,
         authorization_seconds: 3600,
     };
-    Started { schema: SCHEMA_VERSION, digest: job.digest(), job, settings, journal_lost: false }
+    Started { schema: SCHEMA_VERSION, digest: job.digest(), job: job.into(), settings, journal_lost: false }
 }
 
 /// An answer of the model with calls, each `id`, `name` and `arguments`.

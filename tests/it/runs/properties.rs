@@ -71,7 +71,8 @@ impl RandomWorld {
         };
         let stubborn = draw(2) == 1;
         let job = Job::from_slice(body.to_string().as_bytes(), &Envelope::default(), 10_000).unwrap();
-        let started = Started { schema: SCHEMA_VERSION, digest: job.digest(), job, settings, journal_lost: false };
+        let started =
+            Started { schema: SCHEMA_VERSION, digest: job.digest(), job: job.into(), settings, journal_lost: false };
         let connection = ConnectionName::new("gmail").unwrap();
         let definitions = [
             json!({"name": "gmail_fetch_mails"}),
