@@ -18,7 +18,8 @@ pub(crate) struct InFlightDelivery {
     wake_up: Option<WakeUp>,
     redelivered: bool,
     /// `None` where its connection was gone when it was to be exchanged: another message of the run comes by itself.
-    delivery: Option<Delivery>,
+    /// Boxed, as it is passed from hand to hand.
+    delivery: Option<Box<Delivery>>,
     due: Instant,
 }
 
@@ -28,7 +29,7 @@ impl InFlightDelivery {
         let message = Arc::new(std::mem::take(&mut delivery.message));
         let redelivered = delivery.redelivered || was_redelivered(&message);
         let wake_up = WakeUp::of(&message);
-        Self { message, wake_up, redelivered, delivery: Some(delivery), due: Instant::now() + hold_at_most }
+        Self { message, wake_up, redelivered, delivery: Some(Box::new(delivery)), due: Instant::now() + hold_at_most }
     }
 
     /// The message, as it was delivered.

@@ -52,10 +52,12 @@ impl Attempt<'_> {
                     self.fail(empty_list(&connection, &identifier)).await?;
                     return Ok(None);
                 }
-                Err(ToolCatalogError::Scalekit(error)) => match self.account_trouble(&[(connection, &error)]).await? {
-                    true => return Ok(None),
-                    false => return Err(Interruption::from(&*error)),
-                },
+                Err(ToolCatalogError::Scalekit(error)) => {
+                    match Box::pin(self.account_trouble(&[(connection, &error)])).await? {
+                        true => return Ok(None),
+                        false => return Err(Interruption::from(&*error)),
+                    }
+                }
             }
         }
         Ok(Some(all))

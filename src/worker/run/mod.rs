@@ -111,12 +111,13 @@ impl Executor {
                 return Err(Interruption::Shutdown);
             }
             let awaited = attempt.run().unmet_authorization().map(|awaited| awaited.connections.clone());
+            // Boxed: a run that waits for its model shall not carry along what other steps need.
             let done = match step {
                 Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await,
                 Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await,
                 Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await,
-                Step::CallTools(calls) => attempt.call_tools(&calls).await,
-                Step::SettleDoubt(call) => attempt.settle_doubt(&call).await,
+                Step::CallTools(calls) => Box::pin(attempt.call_tools(&calls)).await,
+                Step::SettleDoubt(call) => Box::pin(attempt.settle_doubt(&call)).await,
                 Step::Finish(conclusion) => attempt.finish(*conclusion).await,
                 Step::Deliver(reply) => return Ok(reply),
                 Step::Done => return Err(Interruption::OwnershipLost),
