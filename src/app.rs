@@ -41,6 +41,7 @@ use crate::worker::control::webhooks::Webhooks;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::magic_links::MagicLinks;
+use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::tool_catalog::ToolCatalog;
 use crate::worker::rules::{Lifetimes, WorkerRules};
@@ -216,6 +217,7 @@ impl App {
             accounts,
             llm,
             tool_catalog,
+            offers: Offers::default(),
             parked,
             digests: digests.clone(),
             publisher: publisher.clone(),

@@ -98,10 +98,11 @@ fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::event::Event;
     use super::super::message::Finish;
     use super::super::script::{Script, says, wants};
-    use super::super::tool::Tool;
     use super::*;
     use crate::reply::{ErrorCode, ErrorDetail};
     use crate::schema::Schema;
@@ -156,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_failure_tells_all_that_is_known() {
-        let mut script = Script::ready(|started| started.job.metadata = serde_json::json!({"order": 7}));
+        let mut script =
+            Script::ready(|started| Arc::make_mut(&mut started.job).metadata = serde_json::json!({"order": 7}));
         let mut turn = wants(&[("c1", "gmail_fetch_mails", "{}")]);
         turn.message.text = Some("let me look".into());
         turn.model = Some("model-1-0601".into());
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn a_cut_answer_and_tools_left_out_are_noticed() {
         let mut script = Script::new(|_| {});
-        let tools = script.toolset.tools().iter().map(Tool::pinned).collect();
+        let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
         script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 173 });
         let mut cut = says("once upon");
         cut.finish = Finish::Length;

@@ -1,5 +1,7 @@
 //! What can happen to a run, as it is journalled: the run's state is these entries folded, and nothing else.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,8 +108,8 @@ pub enum Event {
     },
     /// These tools are pinned for the run, sorted by name.
     ToolsListed {
-        /// What the model is offered.
-        tools: Vec<PinnedTool>,
+        /// What the model is offered; runs that offer the same share it.
+        tools: Arc<[PinnedTool]>,
         /// How many more there are, beyond the model's cap.
         left_out: usize,
     },
@@ -174,7 +176,7 @@ pub struct Started {
     /// The version that the entry needs, as [`Entry::schema`].
     pub schema: u32,
     /// As it was published, prompt included: the journal alone is enough to go on with the run.
-    pub job: Job,
+    pub job: Arc<Job>,
     /// The job's digest: the same id with another digest is a conflict.
     pub digest: String,
     /// What the worker's configuration made of the job.

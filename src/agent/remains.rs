@@ -39,7 +39,8 @@ impl Run {
             reply_to: None,
             correlation_id: None,
             ..self.job().clone()
-        };
+        }
+        .into();
         let settings = Settings { instructions: String::new(), ..self.settings().clone() };
         Started { job, settings, ..self.started.clone() }
     }
@@ -47,6 +48,8 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::conclusion;
     use super::super::run::Step;
     use super::super::script::{Script, says};
@@ -57,10 +60,11 @@ mod tests {
     #[test]
     fn what_remains_of_a_run_is_small_and_has_the_same_reply_id_digest_and_generation() {
         let mut script = Script::ready(|started| {
-            started.job.id = None;
-            started.job.prompt = "a secret ".repeat(10_000);
+            let job = Arc::make_mut(&mut started.job);
+            job.id = None;
+            job.prompt = "a secret ".repeat(10_000);
             started.settings.instructions = "a secret".to_owned();
-            started.job.metadata = serde_json::json!({"order": 4711});
+            job.metadata = serde_json::json!({"order": 4711});
             started.digest = started.job.digest();
         });
         assert_eq!(script.run.remains(script.now), None, "it has no reply");

@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(script.next(), Step::CheckAccounts);
         script.event(Event::AccountsReady);
         assert_eq!(script.next(), Step::ListTools);
-        let tools = script.toolset.tools().iter().map(super::super::tool::Tool::pinned).collect();
+        let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
         script.event(Event::ToolsListed { tools, left_out: 0 });
         assert_eq!(script.next(), Step::CallModel);
         script.model(wants(&[("c1", READ, "{}")]));
@@ -636,7 +636,7 @@ mod tests {
             Event::WakeUpPublished { generation: 1 },
             Event::AccountsReady,
             authorization_requested(script),
-            Event::ToolsListed { tools: Vec::new(), left_out: 0 },
+            Event::ToolsListed { tools: [].into(), left_out: 0 },
             Event::ModelAsked,
             Event::ModelReplied { reply: Box::new(wants(&[("c9", READ, "{}")])), plans: vec![plan] },
             Event::Retried { call: "model".into(), reason: "503".into() },

@@ -1,6 +1,7 @@
 //! A run as the tests of this folder play it: a small job, four tools, and a world that does what it is told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -37,7 +38,14 @@ pub(super) fn started() -> Started {
         result_bytes: 10_000,
         authorization_seconds: 3600,
     };
-    Started { schema: SCHEMA_VERSION, digest: job.digest(), job, settings, journal_lost: false, writes_lost: false }
+    Started {
+        schema: SCHEMA_VERSION,
+        digest: job.digest(),
+        job: job.into(),
+        settings,
+        journal_lost: false,
+        writes_lost: false,
+    }
 }
 
 /// An answer of the model with calls, each `id`, `name` and `arguments`.
@@ -81,14 +89,14 @@ impl Script {
             "type": "object", "required": ["to"], "properties": {"to": {"type": "string"}}
         }}));
         let tool = |definition| Tool::from_definition(definition, &connection, &BTreeMap::new()).unwrap();
-        let toolset = Toolset::new(definitions.iter().map(tool).collect());
+        let toolset = Toolset::new(definitions.iter().map(tool).map(Arc::new).collect());
         Self { run: Run::start(started, now), now, journal: vec![serde_json::to_string(&entry).unwrap()], toolset }
     }
 
     /// The run has its accounts and tools and asks the model next.
     pub(super) fn ready(change: impl FnOnce(&mut Started)) -> Self {
         let mut script = Self::new(change);
-        let tools = script.toolset.tools().iter().map(Tool::pinned).collect();
+        let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
         script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 0 });
         script
     }

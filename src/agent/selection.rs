@@ -1,7 +1,9 @@
 //! Which of a user's tools a run is offered, and under which names.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use super::effect::Effect;
 use super::tool::{Tool, marked};
@@ -12,7 +14,7 @@ use crate::job::{OfferedEffects, ToolSelection};
 pub struct Selected {
     /// Sorted by name, with unique model names: the same tools give the same list, so the model provider's prompt cache
     /// stays warm.
-    pub tools: Vec<Tool>,
+    pub tools: Vec<Arc<Tool>>,
     /// How many more the job allows, beyond the model's cap.
     pub left_out: usize,
     /// How many the user has, before the job's and the operator's rules.
@@ -22,14 +24,14 @@ pub struct Selected {
 /// Selects by the job's rules and the operator's deny list; where more than `cap` remain, those that share words with
 /// the prompt come first, reading ones before others.
 pub fn select(
-    tools: Vec<Tool>,
+    tools: Vec<Arc<Tool>>,
     rules: &ToolSelection,
     denied: &BTreeSet<String>,
     prompt: &str,
     cap: usize,
 ) -> Selected {
     let offered = tools.len();
-    let mut allowed: Vec<Tool> = tools
+    let mut allowed: Vec<Arc<Tool>> = tools
         .into_iter()
         .filter(|tool| rules.allow.is_empty() || rules.allow.contains(&tool.name))
         .filter(|tool| !rules.deny.contains(&tool.name))
@@ -48,13 +50,16 @@ pub fn select(
 }
 
 /// Two connections of one provider have tools of the same name: each but the first gets a mark of its connection.
-fn name_uniquely(tools: &mut [Tool]) {
+fn name_uniquely(tools: &mut [Arc<Tool>]) {
+    let listed = tools.to_vec();
     let mut taken = HashSet::new();
-    for tool in tools {
-        if !taken.insert(tool.model_name.clone()) {
-            tool.model_name = marked(&tool.model_name, &format!("{}\n{}", tool.connection, tool.name));
-            taken.insert(tool.model_name.clone());
+    for (tool, listed) in tools.iter_mut().zip(&listed) {
+        if taken.insert(Cow::Borrowed(listed.model_name.as_str())) {
+            continue;
         }
+        let model_name = marked(&listed.model_name, &format!("{}\n{}", listed.connection, listed.name));
+        taken.insert(Cow::Owned(model_name.clone()));
+        *tool = Arc::new(Tool { model_name, ..Tool::clone(listed) });
     }
 }
 
@@ -79,9 +84,9 @@ mod tests {
     use super::*;
     use crate::job::ConnectionName;
 
-    fn tool(name: &str, connection: &str) -> Tool {
+    fn tool(name: &str, connection: &str) -> Arc<Tool> {
         let connection = ConnectionName::new(connection).unwrap();
-        Tool::from_definition(&json!({ "name": name }), &connection, &BTreeMap::new()).unwrap()
+        Arc::new(Tool::from_definition(&json!({ "name": name }), &connection, &BTreeMap::new()).unwrap())
     }
 
     fn names(selected: &Selected) -> Vec<&str> {
@@ -91,7 +96,7 @@ mod tests {
     #[test]
     fn the_jobs_rules_and_the_operators_list_both_count() {
         let tools = ["gmail_fetch_mails", "gmail_send_message", "gmail_list_labels", "gmail_create_delegate"];
-        let tools: Vec<Tool> = tools.iter().map(|name| tool(name, "gmail")).collect();
+        let tools: Vec<Arc<Tool>> = tools.iter().map(|name| tool(name, "gmail")).collect();
         let denied = BTreeSet::from(["gmail_create_delegate".to_owned()]);
         let rules = ToolSelection { deny: BTreeSet::from(["gmail_list_labels".to_owned()]), ..Default::default() };
         assert_eq!(names(&select(tools.clone(), &rules, &denied, "", 9)), ["gmail_fetch_mails", "gmail_send_message"]);
@@ -103,7 +108,7 @@ mod tests {
 
     #[test]
     fn over_the_cap_the_prompts_words_decide() {
-        let tools: Vec<Tool> = (0..300)
+        let tools: Vec<Arc<Tool>> = (0..300)
             .map(|index| tool(&format!("github_list_thing{index}"), "github"))
             .chain([tool("github_list_issues", "github")])
             .collect();

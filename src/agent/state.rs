@@ -1,6 +1,7 @@
 //! What a run knows of itself: plain data, read through accessors, changed by `run` and `turn` only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -120,7 +121,7 @@ pub struct Run {
     pub(super) authorization: Option<Awaited>,
     pub(super) authorizations_requested: u32,
     pub(super) authorization_waits: u32,
-    pub(super) tools: Option<Vec<PinnedTool>>,
+    pub(super) tools: Option<Arc<[PinnedTool]>>,
     pub(super) tools_left_out: usize,
     pub(super) messages: Vec<Message>,
     pub(super) turn: Vec<OpenCall>,

@@ -135,24 +135,35 @@ fn complete_arrays(schema: &mut Value, depth: usize) {
     }
 }
 
-/// The tools of one run, sorted by name, found by the name that the model knows.
+impl PartialEq for Tool {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { name, model_name, connection, effect, description, parameters } = other;
+        (&self.name, &self.model_name, &self.connection) == (name, model_name, connection)
+            && (self.effect, &self.description) == (*effect, description)
+            && self.parameters.get() == parameters.get()
+    }
+}
+
+impl Eq for Tool {}
+
+/// The tools that runs offer, sorted by name, found by the name that the model knows.
 #[derive(Debug, Default)]
 pub struct Toolset {
-    tools: Vec<Tool>,
+    tools: Vec<Arc<Tool>>,
     by_model_name: HashMap<String, usize>,
     schemas: Vec<OnceLock<Option<Schema>>>,
 }
 
 impl Toolset {
     /// A set of `tools`, whose model names are unique.
-    pub fn new(tools: Vec<Tool>) -> Self {
+    pub fn new(tools: Vec<Arc<Tool>>) -> Self {
         let by_model_name = tools.iter().enumerate().map(|(index, tool)| (tool.model_name.clone(), index)).collect();
         let schemas = tools.iter().map(|_| OnceLock::new()).collect();
         Self { tools, by_model_name, schemas }
     }
 
     /// All tools.
-    pub fn tools(&self) -> &[Tool] {
+    pub fn tools(&self) -> &[Arc<Tool>] {
         &self.tools
     }
 
@@ -231,7 +242,7 @@ mod tests {
     fn arguments_are_checked_against_the_tools_own_schema() {
         let tool =
             tool(&json!({"name": "t", "input_schema": {"required": ["to"], "properties": {"to": {"type": "string"}}}}));
-        let set = Toolset::new(vec![tool.unwrap()]);
+        let set = Toolset::new(vec![Arc::new(tool.unwrap())]);
         let tool = set.find("t").unwrap();
         assert_eq!(set.problems(tool, json!({"to": "x"}).as_object().unwrap()).len(), 0);
         assert_eq!(set.problems(tool, json!({"to": 1}).as_object().unwrap()).len(), 1);
@@ -241,7 +252,7 @@ mod tests {
     #[test]
     fn a_schema_that_is_none_lets_everything_pass() {
         let tool = tool(&json!({"name": "t", "input_schema": {"properties": {"a": {"type": "nonsense"}}}})).unwrap();
-        let set = Toolset::new(vec![tool]);
+        let set = Toolset::new(vec![Arc::new(tool)]);
         assert_eq!(set.problems(set.find("t").unwrap(), &Map::new()), Vec::<String>::new());
     }
 }

@@ -347,6 +347,8 @@ pub(super) fn shorten(text: &str, longest: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::super::message::{Finish, Usage};
@@ -405,7 +407,7 @@ mod tests {
 
     fn with_schema() -> Script {
         let schema = json!({"type": "object", "required": ["count"], "properties": {"count": {"type": "integer"}}});
-        Script::ready(|started| started.job.output_schema = Some(schema))
+        Script::ready(|started| Arc::make_mut(&mut started.job).output_schema = Some(schema))
     }
 
     fn message(script: &Script) -> String {

@@ -189,7 +189,7 @@ async fn show_tools(worker: &Embedded, job: &Job) {
     let mut names = Vec::new();
     for connection in &job.connections {
         if let Ok((tools, _)) = worker.tool_catalog().list(&job.identifier, connection).await {
-            names.extend(tools.into_iter().map(|tool| tool.name));
+            names.extend(tools.iter().map(|tool| tool.name.clone()));
         }
     }
     let more = if names.len() > NAMED { ", …" } else { "" };

@@ -76,7 +76,7 @@ async fn show(
         Err(error) => return Err(CommandError::Unavailable(format!("{connection}: {error}"))),
     };
     println!("{connection}: {} tools for {identifier} (from {})", tools.len(), source.as_str());
-    for tool in tools {
+    for tool in &*tools {
         let denied = if tool_catalog.config().deny.contains(&tool.name) { "  denied by `tools.deny`" } else { "" };
         println!("  {:<10} {}{denied}", tool.effect.as_str(), tool.name);
     }

@@ -6,6 +6,7 @@
 //! happens only while the request still waits in the connection's queue, so no byte of it was written (read in
 //! hyper 1.12 `proto/h1/dispatch.rs` and hyper-util 0.1.21 `client/legacy/client.rs`).
 
+mod body;
 mod redaction;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+pub use self::body::Body;
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
 use crate::agent::effect::Ran;
@@ -77,7 +79,7 @@ pub struct Request {
     timeout: Duration,
     bearer: Option<SecretString>,
     headers: Vec<(&'static str, String)>,
-    body: Option<Bytes>,
+    body: Option<Body>,
 }
 
 /// A whole answer, whatever its status.
@@ -168,7 +170,7 @@ impl Request {
     }
 
     /// Sets a body that is already printed JSON.
-    pub fn json(mut self, body: impl Into<Bytes>) -> Self {
+    pub fn json(mut self, body: impl Into<Body>) -> Self {
         self.body = Some(body.into());
         self.header("content-type", "application/json")
     }
@@ -236,7 +238,7 @@ impl Client {
             builder = builder.header(name, value);
         }
         if let Some(body) = request.body {
-            builder = builder.body(body);
+            builder = builder.body(reqwest::Body::wrap(body));
         }
         let mut answer = builder.send().await.map_err(|error| failure(&error, host))?;
         let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
@@ -358,7 +360,7 @@ mod tests {
         for secret in ["alice", "bearer-1", "s3cr3t"] {
             assert!(!shown.contains(secret), "{shown}");
         }
-        assert_eq!(request.body.as_deref(), Some(&b"client_secret=s3cr3t"[..]));
+        assert_eq!(request.body, Some("client_secret=s3cr3t".into()));
     }
 
     #[test]

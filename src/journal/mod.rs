@@ -64,7 +64,7 @@ pub struct Append<'a> {
     pub sequence: u64,
     /// The entries, each one JSON text; all or none are appended.
     pub entries: &'a [String],
-    /// How long the lease lasts from now on.
+    /// How long the lease lasts from now on; zero gives the run free.
     pub lease: Duration,
     /// How long the journal is kept from now on; at least as long as the lease.
     pub retain: Duration,
@@ -104,7 +104,8 @@ pub trait Journal: Send + Sync {
     /// else takes it while it is read.
     async fn claim(&self, job: &JobId, owner: &str, lease: Duration, mode: ClaimMode) -> Result<Claim, JournalError>;
     /// Appends entries in one atomic step, only where the token is ours and the sequence is as expected. An append that
-    /// already happened in the same form (answer lost on the way) succeeds without a second copy. Renews the lease.
+    /// already happened in the same form (answer lost on the way) succeeds without a second copy. Renews the lease, or gives
+    /// the run free.
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError>;
     /// Renews the lease, or gives the run free where `lease` is zero. Only where the token is ours.
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError>;

@@ -7,33 +7,32 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::error::{Failure, LlmError, classify};
 use super::profile::{Profile, SystemRole, TokenField};
-use super::request::{CallIds, ModelRequest, check};
+use super::request::{CallIds, ModelRequest, body, check};
 use super::strict::fits_strict;
 use super::{Config, cache_key, safety_identifier};
 use crate::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, ToolChoice, Usage};
+use crate::http;
 
 /// Path under the base URL.
 pub(super) const PATH: &str = "chat/completions";
 
 /// The body of a request, or [`LlmError::Invalid`] where no server would take it.
-pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Config) -> Result<Vec<u8>, LlmError> {
+pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Config) -> Result<http::Body, LlmError> {
     check(request, profile)?;
-    let tools = request.tools.json();
+    let has_tools = !request.tools.is_empty();
     let cap = request.max_output_tokens.or(config.max_output_tokens);
     let (max_completion_tokens, max_tokens) = match profile.token_field {
         TokenField::MaxCompletionTokens => (cap, None),
         TokenField::MaxTokens => (None, cap),
     };
-    let body = Body {
+    let fields = Fields {
         model: request.model,
         messages: request.messages.iter().map(|message| render_message(message, profile)).collect(),
-        tools,
-        tool_choice: tools.map(|_| request.tool_choice),
-        parallel_tool_calls: config.parallel_tool_calls.filter(|_| tools.is_some() && profile.parallel_tool_calls),
+        tool_choice: has_tools.then_some(request.tool_choice),
+        parallel_tool_calls: config.parallel_tool_calls.filter(|_| has_tools && profile.parallel_tool_calls),
         response_format: request.output_schema.map(|schema| ResponseFormat {
             kind: "json_schema",
             json_schema: JsonSchema { name: "output", schema, strict: fits_strict(schema) },
@@ -45,7 +44,7 @@ pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Con
         prompt_cache_key: profile.identifiers.then(|| cache_key(request.run_id)),
         safety_identifier: profile.identifiers.then(|| safety_identifier(request.user)),
     };
-    Ok(serde_json::to_vec(&body).expect("strings, numbers and raw JSON print"))
+    Ok(body(request, &fields))
 }
 
 /// Reads the body of a successful answer to the conversation `messages`.
@@ -77,11 +76,9 @@ pub(super) fn parse(body: &[u8], messages: &[Message]) -> Result<ModelReply, Llm
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Fields<'a> {
     model: &'a str,
     messages: Vec<WireMessage<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tools: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_choice: Option<ToolChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -251,7 +248,7 @@ mod tests {
     use super::*;
 
     fn rendered(request: &ModelRequest<'_>, profile: &Profile, config: &Config) -> Value {
-        serde_json::from_slice(&render(request, profile, config).unwrap()).unwrap()
+        serde_json::from_slice(&render(request, profile, config).unwrap().to_vec()).unwrap()
     }
 
     fn parsed(body: &Value) -> Result<ModelReply, LlmError> {
@@ -314,11 +311,13 @@ mod tests {
             "é\\u00e9".repeat(500)
         );
         let tools = RenderedTools::new(&profile, &[tool("a", "A.", &schema), tool("b", "B.", &schema)]);
-        let printed = tools.json().unwrap().get();
-        assert!(printed.contains(&schema), "the schema is not printed anew");
-        let body = render(&request(&[user("Go.")], &tools), &profile, &Config::default()).unwrap();
-        let body = String::from_utf8(body).unwrap();
-        assert!(body.contains(&format!(r#""tools":{printed}"#)));
+        let end = |history: &[Message]| {
+            let body = render(&request(history, &tools), &profile, &Config::default()).unwrap();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert_eq!(body.matches(&schema).count(), 2, "the schemas are not printed anew");
+            body[body.find(r#","tools":["#).unwrap()..].to_owned()
+        };
+        assert_eq!(end(&[user("Go.")]), end(&[user("Go."), calls(&["a"]), answer("a")]), "the provider's cache holds");
     }
 
     #[test]

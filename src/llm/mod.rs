@@ -198,7 +198,7 @@ impl Llm {
         &self,
         method: Method,
         path: impl Iterator<Item = &str>,
-        body: Option<Vec<u8>>,
+        body: Option<http::Body>,
     ) -> Result<Response, LlmError> {
         let mut url = self.base.clone();
         url.path_segments_mut().expect("`base` took http addresses only").pop_if_empty().extend(path);

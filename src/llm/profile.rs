@@ -9,7 +9,7 @@ const BUILT_IN: &str = include_str!("../../config/models.toml");
 const NOTICE_DAYS: i32 = 90;
 
 /// The form of the wire that a model is spoken to in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
     /// `POST {base}/chat/completions`.

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::error::LlmError;
 use super::profile::{Api, Profile};
 use crate::agent::message::{Message, ToolCall, ToolChoice};
 use crate::agent::tool::Tool;
+use crate::http::Body;
 
 /// One request to a model.
 #[derive(Debug, Clone, Copy)]
@@ -32,43 +34,71 @@ pub struct ModelRequest<'a> {
     pub user: &'a str,
 }
 
-/// The tools of a run as they stand in every request: printed once, embedded as they are. The order is the caller's and
-/// must not change within a run, or the provider's cache is lost.
+/// What a request prints beside its texts: names, quotes, lengths of the usual calls.
+const EXPECTED_BESIDE_TEXTS: usize = 512;
+
+/// The tools of a run as they stand in every request: printed once, and the end of each request's body as they are. The
+/// order is the caller's and must not change within a run, or the provider's cache is lost.
 #[derive(Debug, Clone)]
 pub struct RenderedTools {
     api: Api,
     count: usize,
-    json: Box<RawValue>,
+    /// `,"tools":[…]}`, or `}` where there are none: servers refuse an empty array.
+    end: Bytes,
 }
 
 impl RenderedTools {
     /// Prints `tools` for the API of `profile`. Descriptions are cut to the profile's cap.
     ///
     /// Strict mode stays off: it would force a `null` upstream for every optional field that the model leaves out.
-    pub fn new(profile: &Profile, tools: &[Tool]) -> Self {
-        let functions = tools.iter().map(|tool| Function {
+    pub fn new<'a>(profile: &Profile, tools: impl IntoIterator<Item = &'a Tool>) -> Self {
+        let functions = tools.into_iter().map(|tool| Function {
             name: &tool.model_name,
             description: first_characters(&tool.description, profile.description_cap),
             parameters: &tool.parameters,
             strict: false,
         });
-        let json = match profile.api {
+        let functions: Vec<Function<'_>> = functions.collect();
+        let count = functions.len();
+        let printed = match profile.api {
             Api::ChatCompletions => {
-                let tools = functions.map(|function| Nested { kind: "function", function });
-                to_raw_value(&tools.collect::<Vec<_>>())
+                let tools = functions.into_iter().map(|function| Nested { kind: "function", function });
+                serde_json::to_string(&tools.collect::<Vec<_>>())
             }
             Api::Responses => {
-                let tools = functions.map(|function| Flat { kind: "function", function });
-                to_raw_value(&tools.collect::<Vec<_>>())
+                let tools = functions.into_iter().map(|function| Flat { kind: "function", function });
+                serde_json::to_string(&tools.collect::<Vec<_>>())
             }
         };
-        Self { api: profile.api, count: tools.len(), json: json.expect("strings and raw JSON print") }
+        let printed = printed.expect("strings and raw JSON print");
+        let end = if count > 0 { format!(",\"tools\":{printed}}}").into() } else { Bytes::from_static(b"}") };
+        Self { api: profile.api, count, end }
     }
 
-    /// The JSON array, or `None` where there are no tools: servers refuse an empty array.
-    pub(super) fn json(&self) -> Option<&RawValue> {
-        (self.count > 0).then_some(&*self.json)
+    /// How much memory they take.
+    pub fn bytes(&self) -> usize {
+        self.end.len()
     }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// The body of `request`: `fields`, an object of at least one field, and the tools.
+pub(super) fn body(request: &ModelRequest<'_>, fields: &impl Serialize) -> Body {
+    let texts = request.messages.iter().map(|message| match message {
+        Message::System(text) | Message::User(text) | Message::ToolResult { content: text, .. } => text.len(),
+        Message::Assistant(said) => said.text.as_ref().map_or(0, String::len),
+    });
+    // An eighth more for what is escaped.
+    let expected = texts.map(|length| length + length / 8 + EXPECTED_BESIDE_TEXTS / 4).sum::<usize>();
+    let mut own = Vec::with_capacity(expected + EXPECTED_BESIDE_TEXTS);
+    serde_json::to_writer(&mut own, fields).expect("strings, numbers and JSON values print");
+    // The end closes the object.
+    own.pop();
+    Body::of_parts([own.into(), request.tools.end.clone()])
 }
 
 #[derive(Serialize)]
@@ -199,6 +229,11 @@ pub(super) mod tests {
         }
     }
 
+    /// The end of a body that has one more field.
+    fn printed(tools: &RenderedTools) -> Value {
+        serde_json::from_slice(&Body::of_parts([Bytes::from(r#"{"x":0"#), tools.end.clone()]).to_vec()).unwrap()
+    }
+
     pub(in crate::llm) fn call(id: &str) -> ToolCall {
         ToolCall { id: id.to_owned(), name: "gmail_fetch_mails".to_owned(), arguments: "{}".to_owned() }
     }
@@ -281,17 +316,17 @@ pub(super) mod tests {
         let tools = [tool("t", &"é".repeat(2000), r#"{"type": "object",  "properties": {}}"#)];
         let rendered = |api| {
             let profile = Profile::default().over(api);
-            serde_json::from_str::<Value>(RenderedTools::new(&profile, &tools).json().unwrap().get()).unwrap()
+            printed(&RenderedTools::new(&profile, &tools))
         };
         let function = json!({
             "name": "t", "description": "é".repeat(1024), "strict": false,
             "parameters": {"type": "object", "properties": {}}
         });
-        assert_eq!(rendered(Api::ChatCompletions), json!([{"type": "function", "function": function}]));
+        assert_eq!(rendered(Api::ChatCompletions)["tools"], json!([{"type": "function", "function": function}]));
         let mut flat = function;
         flat["type"] = json!("function");
-        assert_eq!(rendered(Api::Responses), json!([flat]));
-        assert!(RenderedTools::new(&Profile::default(), &[]).json().is_none());
+        assert_eq!(rendered(Api::Responses)["tools"], json!([flat]));
+        assert_eq!(printed(&RenderedTools::new(&Profile::default(), &[])), json!({"x": 0}), "no empty array");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a worker is told by its configuration, and what it makes of jobs that leave it open.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -57,7 +58,7 @@ pub struct LimitDefaults {
 
 impl Defaults {
     /// The first entry of a run of `job`; `model` where it names none.
-    pub(crate) fn started(&self, job: &Job, model: &str) -> Started {
+    pub(crate) fn started(&self, job: &Arc<Job>, model: &str) -> Started {
         let limits = &self.limits;
         let settings = Settings {
             model: job.model.clone().unwrap_or_else(|| model.to_owned()),

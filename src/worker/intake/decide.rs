@@ -286,7 +286,7 @@ mod tests {
 
     /// A run of `job("x")` to which `events` happened.
     fn run(events: Vec<Event>) -> Run {
-        let mut run = Run::start(Defaults::default().started(&job("x"), "m"), NOW);
+        let mut run = Run::start(Defaults::default().started(&job("x").into(), "m"), NOW);
         for event in events {
             run.apply(Entry::new(NOW, event)).unwrap();
         }
@@ -368,7 +368,7 @@ mod tests {
         let reads = {
             let body = br#"{"id": "a", "prompt": "x", "identifier": "u", "connections": ["gmail"], "tools": {"effects": "read"}}"#;
             let job = Job::from_slice(body, &Envelope::default(), 1000).unwrap();
-            Run::start(Defaults::default().started(&job, "m"), NOW)
+            Run::start(Defaults::default().started(&job.into(), "m"), NOW)
         };
         let alive = |seconds, run| Found::LiveOwner { remaining: Duration::from_secs(seconds), run };
         let live = alive(12, None);

@@ -82,6 +82,7 @@ impl Intake {
         let read = if is_poison(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery) };
         match read {
             Ok(job) => {
+                let job = Arc::new(job);
                 // On the level of errors, so that it stands beside every line, however few are wanted.
                 let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
                 // Boxed: a large future is moved about otherwise, once for each of thousands of jobs.
@@ -135,7 +136,7 @@ impl Intake {
         self.settler.settle(delivery, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
     }
 
-    async fn handle_job(&self, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
+    async fn handle_job(&self, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {
         self.note_received(job, &delivery);
         if let Some(disposition) = self.before_the_claim(job, &delivery).await {
             return self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
@@ -196,7 +197,7 @@ impl Intake {
         &self,
         lease: Arc<Lease>,
         lines: &[String],
-        job: &Job,
+        job: &Arc<Job>,
         delivery: InFlightDelivery,
         alone: Option<Alone>,
     ) {
@@ -237,7 +238,7 @@ impl Intake {
     async fn begin(
         &self,
         lease: Arc<Lease>,
-        job: &Job,
+        job: &Arc<Job>,
         delivery: InFlightDelivery,
         loss: Option<Loss>,
         end: Option<Conclusion>,
@@ -249,7 +250,14 @@ impl Intake {
         if journal_lost {
             self.say_journal_lost(&delivery);
         }
-        match LeasedRun::start(lease.clone(), self.clock.clone(), self.rules.lifetimes, started).await {
+        // Nothing is decided between the two: in one step, unless the run ends before its first attempt.
+        let first = if end.is_none() { vec![self.attempt_started(false)] } else { Vec::new() };
+        match LeasedRun::start(lease.clone(), self.clock.clone(), self.rules.lifetimes, started, first).await {
+            Ok(run) if end.is_none() => {
+                // Only the message was suspect: from now on its run's journal tells.
+                drop(alone);
+                self.work(run, job, delivery, None).await;
+            }
             Ok(run) => self.resume(run, job, delivery, Vec::new(), end, alone).await,
             Err(error) => {
                 let disposition = match error {
@@ -285,7 +293,7 @@ impl Intake {
             Some(conclusion) => run.conclude(first, conclusion).await.map(Some),
         };
         match recorded {
-            Ok(None) => self.work(run, job, delivery, alone).await,
+            Ok(None) => self.attempt(run, job, delivery, alone).await,
             Ok(Some(reply)) => {
                 let subject = Subject { job: Some(job), run: Some(run) };
                 self.settler.settle(delivery, subject, Disposition::Finish(End::Journalled(reply))).await;
@@ -294,18 +302,30 @@ impl Intake {
         }
     }
 
-    /// Goes on with a run that is ours.
+    /// Begins a further attempt of a run.
+    async fn attempt(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
+        let suspect = alone.is_some() && run.run().is_crash_suspect(self.rules.crash_limit);
+        let recorded = run.record(vec![self.attempt_started(suspect)]).await;
+        // Where only the message was suspect, the run's journal tells from now on.
+        let alone = alone.filter(|_| suspect);
+        match recorded {
+            Ok(()) => self.work(run, job, delivery, alone).await,
+            Err(why) => self.interrupted(run, job, delivery, &why).await,
+        }
+    }
+
+    fn attempt_started(&self, alone: bool) -> Event {
+        Event::AttemptStarted { worker: self.rules.name.clone(), alone }
+    }
+
+    /// Goes on with a run that is ours, in an attempt that is journalled.
     async fn work(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
         let (id, message, ended) = (job.id(), delivery.message().clone(), CancellationToken::new());
         let (witness, testimonies) = witness();
-        let suspect = alone.is_some() && run.run().is_crash_suspect(self.rules.crash_limit);
-        Span::current().record("job.attempt", run.run().attempts() + 1);
+        Span::current().record("job.attempt", run.run().attempts());
         // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
         let attempt = Box::pin(async {
-            let started = Event::AttemptStarted { worker: self.rules.name.clone(), alone: suspect };
-            run.record(vec![started]).await?;
-            // Only the message was suspect: from now on its run's journal tells.
-            let _alone = alone.filter(|_| suspect);
+            let _alone = alone;
             let lease = run.lease().clone();
             tokio::select! {
                 biased;

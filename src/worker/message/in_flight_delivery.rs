@@ -1,5 +1,6 @@
 //! A delivery that this worker has to settle: its message, and the broker's wait for our ack.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,25 +14,26 @@ use crate::queue::{Delivery, Message, QueueError};
 /// dropped, as by a panic, it goes back to the queue.
 #[derive(Debug)]
 pub(crate) struct InFlightDelivery {
-    message: Message,
+    message: Arc<Message>,
     wake_up: Option<WakeUp>,
     redelivered: bool,
     /// `None` where its connection was gone when it was to be exchanged: another message of the run comes by itself.
-    delivery: Option<Delivery>,
+    /// Boxed, as it is passed from hand to hand.
+    delivery: Option<Box<Delivery>>,
     due: Instant,
 }
 
 impl InFlightDelivery {
     /// A delivery that came just now and is to be held for `hold_at_most`.
-    pub(crate) fn new(delivery: Delivery, hold_at_most: Duration) -> Self {
-        let message = delivery.message.clone();
+    pub(crate) fn new(mut delivery: Delivery, hold_at_most: Duration) -> Self {
+        let message = Arc::new(std::mem::take(&mut delivery.message));
         let redelivered = delivery.redelivered || was_redelivered(&message);
         let wake_up = WakeUp::of(&message);
-        Self { message, wake_up, redelivered, delivery: Some(delivery), due: Instant::now() + hold_at_most }
+        Self { message, wake_up, redelivered, delivery: Some(Box::new(delivery)), due: Instant::now() + hold_at_most }
     }
 
     /// The message, as it was delivered.
-    pub(crate) fn message(&self) -> &Message {
+    pub(crate) fn message(&self) -> &Arc<Message> {
         &self.message
     }
 
@@ -113,7 +115,7 @@ impl InFlightDelivery {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
     use crate::queue::Settle;

@@ -101,14 +101,17 @@ struct Cached {
     list: Option<String>,
 }
 
+/// A list as runs share it, with the operator's word on what its tools do.
+pub(crate) type List = Arc<[Arc<Tool>]>;
+
 /// The tool lists of all users that this worker has seen lately.
 pub struct ToolCatalog {
     config: Config,
     scalekit: Arc<Scalekit>,
     cache: Arc<dyn Cache>,
-    recent: moka::future::Cache<Key, Arc<Vec<Tool>>>,
+    recent: moka::future::Cache<Key, List>,
     /// By name, so that users who have the same list share it here, too.
-    lists: moka::future::Cache<String, Arc<Vec<Tool>>>,
+    lists: moka::future::Cache<String, List>,
     metrics: Arc<Metrics>,
 }
 
@@ -137,7 +140,7 @@ impl ToolCatalog {
         &self,
         identifier: &Identifier,
         connection: &ConnectionName,
-    ) -> Result<(Vec<Tool>, FoundIn), ToolCatalogError> {
+    ) -> Result<(List, FoundIn), ToolCatalogError> {
         let key = key(identifier, connection);
         let mut source = FoundIn::Process;
         let load = async {
@@ -151,12 +154,6 @@ impl ToolCatalog {
             .await
             .map_err(|error: Arc<ToolCatalogError>| (*error).clone())?;
         self.metrics.tools_found(source.as_str());
-        let mut tools = (*tools).clone();
-        for tool in &mut tools {
-            if let Some(effect) = self.config.effects.get(&tool.name) {
-                tool.effect = *effect;
-            }
-        }
         Ok((tools, source))
     }
 
@@ -174,7 +171,7 @@ impl ToolCatalog {
         key: &Key,
         identifier: &Identifier,
         connection: &ConnectionName,
-    ) -> Result<(Arc<Vec<Tool>>, FoundIn), ToolCatalogError> {
+    ) -> Result<(List, FoundIn), ToolCatalogError> {
         let cached = self.cached(key).await;
         if let Ok(Some(tools)) = cached {
             return Ok((tools, FoundIn::Shared));
@@ -203,11 +200,13 @@ impl ToolCatalog {
         result
     }
 
-    async fn cached(&self, key: &Key) -> Result<Option<Arc<Vec<Tool>>>, CacheError> {
+    async fn cached(&self, key: &Key) -> Result<Option<List>, CacheError> {
         let cached = async {
             let Some(value) = self.cache.get(key).await? else { return Ok(None) };
             match serde_json::from_slice(&value) {
-                Ok(Cached { version: WHOLE, tools: Some(tools), .. }) if !tools.is_empty() => Ok(Some(Arc::new(tools))),
+                Ok(Cached { version: WHOLE, tools: Some(tools), .. }) if !tools.is_empty() => {
+                    Ok(Some(self.as_configured(tools)))
+                }
                 Ok(Cached { version: NAMED, list: Some(name), .. }) => self.named(name).await,
                 _ => Ok(None),
             }
@@ -216,7 +215,7 @@ impl ToolCatalog {
     }
 
     /// The list of that name; one that says something else than it did is none.
-    async fn named(&self, name: String) -> Result<Option<Arc<Vec<Tool>>>, CacheError> {
+    async fn named(&self, name: String) -> Result<Option<List>, CacheError> {
         if let Some(tools) = self.lists.get(&name).await {
             return Ok(Some(tools));
         }
@@ -228,13 +227,22 @@ impl ToolCatalog {
     }
 
     /// The list of that name, in one copy for all who have it.
-    async fn shared(&self, name: String, tools: Vec<Tool>) -> Arc<Vec<Tool>> {
-        self.lists.get_with(name, async { Arc::new(tools) }).await
+    async fn shared(&self, name: String, tools: Vec<Tool>) -> List {
+        self.lists.get_with(name, async { self.as_configured(tools) }).await
+    }
+
+    /// The cache holds what Scalekit says of a tool: workers of another configuration share it.
+    fn as_configured(&self, tools: Vec<Tool>) -> List {
+        let configured = |tool: Tool| {
+            let effect = self.config.effects.get(&tool.name).copied().unwrap_or(tool.effect);
+            Arc::new(Tool { effect, ..tool })
+        };
+        tools.into_iter().map(configured).collect()
     }
 
     /// First the list, then its name. The list stays for as long as any name of it could: whoever else names it only puts
     /// off its end.
-    async fn store(&self, key: &Key, tools: Vec<Tool>) -> Arc<Vec<Tool>> {
+    async fn store(&self, key: &Key, tools: Vec<Tool>) -> List {
         let list = serde_json::to_vec(&tools).expect("tools are JSON types only");
         let name = digest(&list, NAME_BYTES);
         let cached = Cached { version: NAMED, tools: None, list: Some(name.clone()) };

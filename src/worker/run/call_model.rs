@@ -28,7 +28,8 @@ enum Unanswered {
 impl Attempt<'_> {
     /// One model turn. What the model said is journalled before anything follows from it.
     pub(super) async fn call_model(&mut self) -> Result<(), Interruption> {
-        if self.offer().await?.is_none() {
+        // Boxed, and seldom needed: only after a change of worker.
+        if self.offer.is_none() && Box::pin(self.offer()).await?.is_none() {
             return Ok(());
         }
         let model = self.run().settings().model.clone();

@@ -69,7 +69,7 @@ impl Attempt<'_> {
         let troubles: Vec<_> = hindered.iter().map(|(connection, error)| (connection.clone(), error)).collect();
         match hindered.first() {
             None => Ok(()),
-            Some(_) if self.account_trouble(&troubles).await? => Ok(()),
+            Some(_) if Box::pin(self.account_trouble(&troubles)).await? => Ok(()),
             Some((_, error)) => Err(Interruption::from(error)),
         }
     }

@@ -46,7 +46,7 @@ impl Attempt<'_> {
             info!("accounts are active");
             return self.leased.record(vec![Event::AccountsReady]).await;
         }
-        self.ask_user(missing, false).await
+        Box::pin(self.ask_user(missing, false)).await
     }
 
     /// Whether these errors say that accounts cannot be used any more; then the user is asked, or the run has failed.

@@ -58,7 +58,7 @@ impl Lease {
         })
     }
 
-    /// Appends lines after the first `sequence` ones.
+    /// Appends lines after the first `sequence` ones. Where the lease was let go, the run is free from then on.
     pub(crate) async fn append(
         &self,
         sequence: u64,
@@ -66,7 +66,8 @@ impl Lease {
         retain: Duration,
         remains: Option<Remains<'_>>,
     ) -> Result<(), JournalError> {
-        let append = Append { token: self.token, sequence, entries: lines, lease: self.length, retain, remains };
+        let lease = if self.over.borrow().is_some() { Duration::ZERO } else { self.length };
+        let append = Append { token: self.token, sequence, entries: lines, lease, retain, remains };
         let asked = Instant::now();
         self.journal.append(&self.id, append).await?;
         self.confirm(asked);
@@ -117,10 +118,15 @@ impl Lease {
 
     /// Gives the run free at once, so that its next message does not have to wait for the lease to run out.
     pub(crate) async fn release(&self) {
-        self.end(Interruption::OwnershipLost);
+        self.let_go();
         if let Err(error) = self.journal.renew(&self.id, self.token, Duration::ZERO).await {
             debug!(%error, "the lease could not be given back and runs out by itself");
         }
+    }
+
+    /// Nothing more is done with the run but what gives it free: the lease is not renewed any more.
+    pub(crate) fn let_go(&self) {
+        self.end(Interruption::OwnershipLost);
     }
 
     async fn renew(&self) -> Result<(), JournalError> {
@@ -212,6 +218,19 @@ mod tests {
             .claim(&JobId::new("a").unwrap(), "two", LEASE, ClaimMode::IfFree)
             .await
             .map_or_else(|error| panic!("{error}"), |claim| assert!(matches!(claim, Claim::Held { .. }), "{claim:?}"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_append_gives_the_run_free() {
+        let claimants = Claimants::new();
+        let lease = claimants.claim("one").await;
+        lease.append(0, &["{}".to_owned()], LEASE, None).await.unwrap();
+        let id = JobId::new("a").unwrap();
+        let taken = claimants.journal.claim(&id, "two", LEASE, ClaimMode::IfFree).await.unwrap();
+        assert!(matches!(taken, Claim::Held { .. }), "{taken:?}");
+        lease.let_go();
+        lease.append(1, &["{}".to_owned()], LEASE, None).await.unwrap();
+        claimants.claim("two").await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,16 +35,21 @@ impl LeasedRun {
         Self { lease, clock, lifetimes, run: Box::new(run) }
     }
 
-    /// A run that has no journal yet: the first entry is written before anything else happens.
+    /// A run that has no journal yet: it and what is `first` are journalled in one step, before anything else happens.
     pub(crate) async fn start(
         lease: Arc<Lease>,
         clock: SharedClock,
         lifetimes: Lifetimes,
         started: Started,
+        first: Vec<Event>,
     ) -> Result<Self, Interruption> {
         let at = clock.now();
-        let leased = Self::new(lease, clock, lifetimes, Run::start(started.clone(), at));
-        leased.append(0, &[Entry::new(at, Event::Started(Box::new(started)))]).await?;
+        let mut leased = Self::new(lease, clock, lifetimes, Run::start(started.clone(), at));
+        leased.run.check(&first).map_err(|error| Interruption::Illegal(error.to_string()))?;
+        let events = [Event::Started(Box::new(started))].into_iter().chain(first);
+        let mut entries: Vec<Entry> = events.map(|event| Entry::new(at, event)).collect();
+        leased.append(0, &entries).await?;
+        leased.apply(entries.split_off(1))?;
         Ok(leased)
     }
 
@@ -70,6 +75,10 @@ impl LeasedRun {
         let at = self.clock.now();
         let entries: Vec<Entry> = events.into_iter().map(|event| Entry::new(at, event)).collect();
         self.append(self.run.sequence(), &entries).await?;
+        self.apply(entries)
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Interruption> {
         for entry in entries {
             debug!(event = entry.event.name(), "journalled");
             self.run.apply(entry).map_err(|error| Interruption::Damaged(error.to_string()))?;
@@ -93,6 +102,12 @@ impl LeasedRun {
         events.push(Event::Finished(reply.clone()));
         self.record(events).await?;
         Ok(reply)
+    }
+
+    /// Journals that the run's reply is delivered, and gives the run free in the same step.
+    pub(crate) async fn seal(&mut self) -> Result<(), Interruption> {
+        self.lease.let_go();
+        self.record(vec![Event::Delivered]).await
     }
 
     /// Gives the run free at once, so that its next message does not have to wait for the lease to run out.

@@ -1,22 +1,18 @@
 //! Finding the tools that a run may use, pinning them, and offering them to the model.
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 use super::Attempt;
 use super::interruption::Interruption;
 use crate::agent::event::{Event, PinnedTool};
 use crate::agent::selection::{Selected, select};
-use crate::agent::tool::{Tool, Toolset};
+use crate::agent::tool::Tool;
 use crate::job::{ConnectionName, Identifier};
-use crate::llm::RenderedTools;
 use crate::reply::{ErrorCode, ErrorDetail};
+use crate::worker::resources::offers::Offer;
 use crate::worker::resources::tool_catalog::{FoundIn, ToolCatalogError};
-
-/// The pinned tools with their definitions, and as they stand in every request.
-pub(in crate::worker) struct Offer {
-    pub(super) toolset: Toolset,
-    pub(super) rendered: RenderedTools,
-}
 
 impl Attempt<'_> {
     /// Finds the run's tools and pins them.
@@ -24,9 +20,9 @@ impl Attempt<'_> {
         self.progress("tools", None);
         let Some(listed) = self.all_tools().await? else { return Ok(()) };
         let executor = self.executor;
-        let (job, model) = (self.run().job(), self.run().settings().model.clone());
-        let cap = executor.llm.profile(&model).tool_cap;
-        let selected = select(listed, &job.tools, &executor.tool_catalog.config().deny, &job.prompt, cap);
+        let (job, profile) = (self.run().job(), executor.llm.profile(&self.run().settings().model));
+        let deny = &executor.tool_catalog.config().deny;
+        let selected = select(listed, &job.tools, deny, &job.prompt, profile.tool_cap);
         if selected.tools.is_empty() {
             return self.fail(nothing_allowed(&selected)).await;
         }
@@ -34,14 +30,15 @@ impl Attempt<'_> {
             warn!(tools = selected.tools.len(), left_out = selected.left_out, "more tools than the model takes");
         }
         info!(tools = selected.tools.len(), "tools listed");
-        let pinned = selected.tools.iter().map(Tool::pinned).collect();
+        let offer = executor.offers.of(&profile, selected.tools).await;
+        let pinned = offer.pinned.clone();
         self.leased.record(vec![Event::ToolsListed { tools: pinned, left_out: selected.left_out }]).await?;
-        self.offer = Some(self.render(selected.tools));
+        self.offer = Some(offer);
         Ok(())
     }
 
     /// All tools of all connections, or `None` where the run has come to its end for want of them.
-    async fn all_tools(&mut self) -> Result<Option<Vec<Tool>>, Interruption> {
+    async fn all_tools(&mut self) -> Result<Option<Vec<Arc<Tool>>>, Interruption> {
         let identifier = self.run().job().identifier.clone();
         let mut all = Vec::new();
         for connection in self.run().job().connections.clone() {
@@ -49,44 +46,46 @@ impl Attempt<'_> {
                 Ok((tools, source)) => {
                     let source = FoundIn::as_str(source);
                     info!(%connection, tools = tools.len(), source, "tool list");
-                    all.extend(tools);
+                    all.extend(tools.iter().cloned());
                 }
                 Err(ToolCatalogError::Empty) => {
                     self.fail(empty_list(&connection, &identifier)).await?;
                     return Ok(None);
                 }
-                Err(ToolCatalogError::Scalekit(error)) => match self.account_trouble(&[(connection, &error)]).await? {
-                    true => return Ok(None),
-                    false => return Err(Interruption::from(&*error)),
-                },
+                Err(ToolCatalogError::Scalekit(error)) => {
+                    match Box::pin(self.account_trouble(&[(connection, &error)])).await? {
+                        true => return Ok(None),
+                        false => return Err(Interruption::from(&*error)),
+                    }
+                }
             }
         }
         Ok(Some(all))
     }
 
     /// The pinned tools with their definitions; found again after a change of worker.
-    pub(super) async fn offer(&mut self) -> Result<Option<&Offer>, Interruption> {
+    pub(super) async fn offer(&mut self) -> Result<Option<&Arc<Offer>>, Interruption> {
         if self.offer.is_none() {
             let Some(listed) = self.all_tools().await? else { return Ok(None) };
             let pinned = self.run().pinned();
-            let tools: Vec<Tool> = pinned.iter().filter_map(|pinned| define(pinned, &listed)).collect();
+            let tools: Vec<Arc<Tool>> = pinned.iter().filter_map(|pinned| define(pinned, &listed)).collect();
             if tools.len() < pinned.len() {
                 warn!(missing = pinned.len() - tools.len(), "pinned tools are gone");
             }
-            self.offer = Some(self.render(tools));
+            let profile = self.executor.llm.profile(&self.run().settings().model);
+            self.offer = Some(self.executor.offers.of(&profile, tools).await);
         }
         Ok(self.offer.as_ref())
     }
-
-    fn render(&self, tools: Vec<Tool>) -> Offer {
-        let profile = self.executor.llm.profile(&self.run().settings().model);
-        Offer { rendered: RenderedTools::new(&profile, &tools), toolset: Toolset::new(tools) }
-    }
 }
 
-fn define(pinned: &PinnedTool, listed: &[Tool]) -> Option<Tool> {
+fn define(pinned: &PinnedTool, listed: &[Arc<Tool>]) -> Option<Arc<Tool>> {
     let tool = listed.iter().find(|tool| tool.name == pinned.name && tool.connection == pinned.connection)?;
-    Some(Tool { model_name: pinned.model_name.clone(), effect: pinned.effect, ..tool.clone() })
+    if (tool.effect, &tool.model_name) == (pinned.effect, &pinned.model_name) {
+        return Some(tool.clone());
+    }
+    let (model_name, effect) = (pinned.model_name.clone(), pinned.effect);
+    Some(Arc::new(Tool { model_name, effect, ..Tool::clone(tool) }))
 }
 
 fn empty_list(connection: &ConnectionName, identifier: &Identifier) -> ErrorDetail {

@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
-use self::list_tools::Offer;
 use super::message::witness::Witness;
 use super::resources::accounts::SharedAccounts;
 use super::resources::cooldown::Cooldowns;
 use super::resources::magic_links::MagicLinks;
+use super::resources::offers::{Offer, Offers};
 use super::resources::parked_index::ParkedIndex;
 use super::resources::tool_catalog::ToolCatalog;
 use crate::agent::conclusion;
@@ -47,6 +47,7 @@ pub(crate) struct Executor {
     pub accounts: Arc<SharedAccounts>,
     pub llm: Arc<Llm>,
     pub tool_catalog: Arc<ToolCatalog>,
+    pub offers: Offers,
     /// Models that asked to be left alone.
     pub cooldowns: Cooldowns,
     /// Magic links that were handed out.
@@ -90,7 +91,7 @@ pub(super) struct Attempt<'a> {
     /// Knows of calls that are more than reading before they leave.
     pub(super) witness: &'a Witness,
     pub(super) stop: &'a CancellationToken,
-    offer: Option<Offer>,
+    offer: Option<Arc<Offer>>,
 }
 
 impl Executor {
@@ -110,12 +111,13 @@ impl Executor {
                 return Err(Interruption::Shutdown);
             }
             let awaited = attempt.run().unmet_authorization().map(|awaited| awaited.connections.clone());
+            // Boxed: a run that waits for its model shall not carry along what other steps need.
             let done = match step {
                 Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await,
                 Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await,
                 Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await,
-                Step::CallTools(calls) => attempt.call_tools(&calls).await,
-                Step::SettleDoubt(call) => attempt.settle_doubt(&call).await,
+                Step::CallTools(calls) => Box::pin(attempt.call_tools(&calls)).await,
+                Step::SettleDoubt(call) => Box::pin(attempt.settle_doubt(&call)).await,
                 Step::Finish(conclusion) => attempt.finish(*conclusion).await,
                 Step::Deliver(reply) => return Ok(reply),
                 Step::Done => return Err(Interruption::OwnershipLost),

@@ -59,7 +59,9 @@ impl Settler {
         if !noted && !tried_before {
             return self.defer_unjournalled(delivery, run, JOURNAL_WAIT, Reason::GivenBack).await;
         }
-        if let Err(error) = run.record(vec![Event::Delivered]).await {
+        // A run that has ended waits for nobody; before somebody else may have it.
+        self.parked.unpark(run.run()).await;
+        if let Err(error) = run.seal().await {
             warn!(%error, "the journal could not be sealed; the same reply may be sent again");
             match error {
                 Interruption::JournalUnavailable(_) => {
@@ -70,8 +72,6 @@ impl Settler {
                 _ => {}
             }
         }
-        self.parked.unpark(run.run()).await;
-        run.release().await;
         self.metrics.job_ended(outcome, working);
         info!(outcome, working_milliseconds = working, "job ended");
         Exit::Ack

@@ -52,9 +52,9 @@ impl Settler {
             tokio::select! {
                 biased;
                 () = ended.cancelled() => return delivery,
-                testimony = testimonies.next() => self.witness(&mut delivery, testimony).await,
+                testimony = testimonies.next() => Box::pin(self.witness(&mut delivery, testimony)).await,
                 () = tokio::time::sleep_until(delivery.due()), if delivery.is_in_hand() => {
-                    self.renew(&mut delivery, job).await;
+                    Box::pin(self.renew(&mut delivery, job)).await;
                 }
             }
             exchanged.get_or_insert_with(|| Exchanged::new(&self.exchanged));

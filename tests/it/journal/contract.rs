@@ -148,7 +148,12 @@ async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &J
     let held = subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await;
     assert!(matches!(held, Ok(Claim::Held { .. })), "{held:?}");
     subject.journal.renew(&job, token, Duration::ZERO).await.unwrap();
-    subject.claim(&job, "two", ClaimMode::IfFree).await;
+    let (token, _) = subject.claim(&job, "two", ClaimMode::IfFree).await;
+    let last = ["x".to_owned()];
+    let last = Append { token, sequence: 0, entries: &last, lease: Duration::ZERO, retain: RETAIN, remains: None };
+    subject.journal.append(&job, last).await.unwrap();
+    let (_, entries) = subject.claim(&job, "three", ClaimMode::IfFree).await;
+    assert_eq!(entries, ["x"], "an append of no lease gives the run free, too");
 }
 
 async fn force_takes_a_held_run_away(subject: &JournalUnderTest) {

@@ -1,6 +1,7 @@
 //! Whatever the world does to a run, the rules of runs hold: played with random models, tools, deaths and pauses.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use agentkit_worker::internals::agent::conclusion;
 use agentkit_worker::internals::agent::effect::Effect;
@@ -73,7 +74,7 @@ impl RandomWorld {
         let started = Started {
             schema: SCHEMA_VERSION,
             digest: job.digest(),
-            job,
+            job: job.into(),
             settings,
             journal_lost: false,
             writes_lost: false,
@@ -93,7 +94,7 @@ impl RandomWorld {
             bound: 4 * choices.len() + 400,
             choices,
             stubborn,
-            toolset: Toolset::new(definitions.iter().map(tool).collect()),
+            toolset: Toolset::new(definitions.iter().map(tool).map(Arc::new).collect()),
             journal: vec![serde_json::to_string(&entry).unwrap()],
             states: vec![run.clone()],
             run,
@@ -119,7 +120,7 @@ impl RandomWorld {
                 Step::CheckAccounts if self.draw(3) == 1 => self.ask_for_authorization(),
                 Step::CheckAccounts => self.event(Event::AccountsReady),
                 Step::ListTools => {
-                    let tools = self.toolset.tools().iter().map(Tool::pinned).collect();
+                    let tools = self.toolset.tools().iter().map(|tool| tool.pinned()).collect();
                     self.event(Event::ToolsListed { tools, left_out: 0 });
                 }
                 Step::CallModel => self.call_model(),
