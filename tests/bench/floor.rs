@@ -2,6 +2,7 @@
 //! nothing else. It knows no plan, reads no answer, keeps no state. What the worker costs beyond it is the worker's own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -37,7 +38,8 @@ pub(crate) async fn play(arguments: &[String]) {
     let (options, queue) = (BasicConsumeOptions::default(), orders.queue.as_str());
     let mut consumer = consuming.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
     let redis = redis::Client::open(orders.redis_url.as_str()).unwrap();
-    let redis = redis.get_multiplexed_async_connection().await.unwrap();
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+    let redis = redis.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
     let floor =
         Floor { redis: Some(redis), replies: Some(publishing), ..Floor::new(orders.recording, &orders.upstream_url) };
     let floor = Arc::new(floor);

@@ -55,8 +55,13 @@ impl Role {
     }
 }
 
-/// Ends this process once its input ends. For parts that are asked nothing.
+/// Ends this process once its input ends, or anything fails in it. For parts that are asked nothing.
 pub(crate) fn end_with_input() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(70);
+    }));
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);

@@ -42,11 +42,13 @@ impl Who {
 
 /// All that they need.
 pub(crate) struct Scene {
+    /// Ends before its broker does.
+    pub(crate) load: Load,
     pub(crate) surroundings: Surroundings,
     pub(crate) stand_in: StandIn,
-    pub(crate) load: Load,
     concurrency: u16,
     recording: Option<Recording>,
+    folder: tempfile::TempDir,
 }
 
 /// One of them at work.
@@ -96,7 +98,7 @@ impl Scene {
         let surroundings = Surroundings::start(true).await;
         let stand_in = StandIn::start(upstream).await;
         let load = Load::start(&surroundings, users).await;
-        Self { surroundings, stand_in, load, concurrency, recording: None }
+        Self { surroundings, stand_in, load, concurrency, recording: None, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Starts one of them. The worker comes first: it makes the queues, and what it does is what the floor repeats.
@@ -125,7 +127,7 @@ impl Scene {
             upstream_url: self.stand_in.url.clone(),
             recording: self.recording.clone().expect("the worker came first"),
         };
-        let file = self.surroundings.broker_data.join("floor.json");
+        let file = self.folder.path().join("floor.json");
         std::fs::write(&file, serde_json::to_vec(&orders).unwrap()).unwrap();
         Role::of_this_program(&["floor", file.to_str().unwrap()]).await
     }
