@@ -56,4 +56,9 @@ impl<'a> Comparison<'a> {
         }
         self.measured.0.insert(format!("{}: {what} ({unit})", self.title), json!(noted));
     }
+
+    /// Notes what is no figure.
+    pub(crate) fn list(&mut self, what: &str, list: Vec<String>) {
+        self.measured.0.insert(format!("{}: {what}", self.title), list.into());
+    }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::comparison::{Comparison, Row};
 use crate::meter::number;
 use crate::overhead::FIRST;
-use crate::scene::{Scene, Who};
+use crate::scene::{Contender, Scene, Who};
 use crate::stand_in::Upstream;
+use crate::support::process_usage::ProcessUsage;
 use crate::{Arguments, Measured};
 
 const UPSTREAM: Upstream = Upstream { tools: 12, model: Duration::from_secs(2), tool: Duration::from_millis(200) };
@@ -26,6 +27,7 @@ async fn of(measured: &mut Measured, jobs: u64) {
     scene.load.answered(&ids).await;
     scene.record(&worker).await;
     worker.stop().await;
+    let mut warnings = Row::new();
     let (mut wall, mut processor, mut peak, mut open) = (Row::new(), Row::new(), Row::new(), Row::new());
     for who in Who::all() {
         // All are there when it begins.
@@ -34,11 +36,14 @@ async fn of(measured: &mut Measured, jobs: u64) {
         let contender = scene.begin(who).await;
         scene.load.answered(&ids).await;
         let figures = scene.stand_in.figures().await;
-        let usage = crate::support::process_usage::ProcessUsage::by(contender.process());
+        let usage = ProcessUsage::by(contender.process());
         wall.insert(who, figures.since_first / 1000.0);
         processor.insert(who, usage.processor.as_secs_f64() * 1000.0 / number(jobs));
-        peak.insert(who, number(crate::support::process_usage::ProcessUsage::peak(contender.process())) / 1024.0);
+        peak.insert(who, number(ProcessUsage::peak(contender.process())) / 1024.0);
         open.insert(who, number(figures.open_at_most));
+        if let Contender::Worker(worker) = &contender {
+            warnings.insert(who, number(worker.lines("\"level\":\"WARN\"") as u64));
+        }
         contender.stop().await;
     }
     let ideal = (2 * UPSTREAM.model + UPSTREAM.tool).as_secs_f64();
@@ -49,4 +54,5 @@ async fn of(measured: &mut Measured, jobs: u64) {
     table.row("requests open at once, at most", "requests", &open, false);
     table.row("processor, the start of the process included", "ms a job", &processor, true);
     table.row("most memory", "MiB", &peak, true);
+    table.row("warnings in its log", "lines", &warnings, false);
 }

@@ -66,4 +66,5 @@ async fn of(measured: &mut Measured, jobs: u64, tools: usize, users: Option<u64>
     let sent = recording.steps.iter().filter(|step| matches!(step, Step::Redis(_))).count();
     let sent = Row::from([(Who::Worker, crate::meter::number(sent as u64))]);
     table.row("commands that Redis was sent", "a job", &sent, false);
+    table.list("what the worker sends for a job, between its delivery and its ack", recording.listed());
 }

@@ -48,13 +48,32 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
+    /// Its steps, in words.
+    pub(crate) fn listed(&self) -> Vec<String> {
+        let words = |step: &Step| match step {
+            Step::Redis(arguments) => {
+                let size: usize = arguments.iter().map(String::len).sum();
+                let key = arguments.get(if arguments[0] == "EVALSHA" { 3 } else { 1 }).map_or("", String::as_str);
+                let kind = key.split(':').nth(1).unwrap_or_default();
+                format!("Redis: {} of {kind}, {size} bytes", arguments[0])
+            }
+            Step::Http(call) => {
+                let path = call.target.split('?').next().unwrap_or_default();
+                format!("{} {path}, {} bytes", call.method, call.body.len())
+            }
+            Step::Reply => format!("reply, {} bytes, confirmed", self.reply.len()),
+        };
+        self.steps.iter().map(words).collect()
+    }
+
     /// The reply leaves before the run's remains are kept, which is before the journal is sealed.
     pub(crate) fn new(id: &str, reply: String, redis: Vec<Sent>, calls: Vec<Call>) -> Self {
         let token = redis
             .iter()
             .find_map(|sent| sent.arguments.get(4).filter(|word| word.len() > 12 && word.parse::<u64>().is_ok()));
         let token = token.expect("an append carries the token").clone();
-        let seal = redis.iter().find(|sent| sent.arguments.iter().any(|word| word.contains(":sealed:")));
+        // What remained of an earlier run was looked for at its beginning.
+        let seal = redis.iter().rfind(|sent| sent.arguments.iter().any(|word| word.contains(":sealed:")));
         let reply_at = seal.expect("the run's remains are kept").at - 1e-6;
         let mut steps: Vec<(f64, Step)> = vec![(reply_at, Step::Reply)];
         steps.extend(redis.into_iter().map(|sent| (sent.at, Step::Redis(sent.arguments))));
