@@ -18,7 +18,7 @@ use crate::support::redis::Redis;
 use crate::support::sandbox_peer::SandboxPeer;
 
 /// Callers that publish at the same time.
-const CALLERS: usize = 64;
+pub(crate) const CALLERS: usize = 64;
 const LONGEST: Duration = Duration::from_secs(1200);
 
 /// All that a worker needs.
@@ -31,7 +31,7 @@ pub(crate) struct Surroundings {
     pub(crate) peer: SandboxPeer,
     pub(crate) amqp: Amqp,
     pub(crate) replies: ReplyCollector,
-    publisher: Arc<AmqpPublisher>,
+    pub(crate) publisher: Arc<AmqpPublisher>,
     reply_to: String,
 }
 

@@ -1,6 +1,7 @@
 //! Operating the service: commands, processes, signals, services that go away, and what the pages say of all that.
 
 mod commands;
+mod cost;
 mod examples;
 mod interventions;
 mod reconnection;
