@@ -31,10 +31,8 @@ const LAST_DELIVERIES: u32 = DELIVERY_LIMIT - 2;
 pub(super) struct Situation<'a> {
     /// What its headers say; `None` for a job as its caller sent it.
     pub(super) wake_up: Option<&'a WakeUp>,
-    /// How often the broker delivered it before.
-    pub(super) delivered_before: u32,
-    /// Whether it was in a worker's hands before.
-    pub(super) redelivered: bool,
+    /// How often the broker counted that it came back; `None` where it was in no worker's hands before.
+    pub(super) delivered_before: Option<u32>,
     pub(super) digest: &'a str,
     /// Whether its job is an occurrence of a digest.
     pub(super) is_occurrence: bool,
@@ -124,7 +122,7 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
         Found::NoJournal { lost: true } => {
             // Another message of this job may have been under way beside this one, and its run have come to an end: the
             // caller's second one, or one of ours whose predecessor could not be acked.
-            let may_have_copies = situation.redelivered || reason == Some(&Reason::Orphaned);
+            let may_have_copies = situation.delivered_before.is_some() || reason == Some(&Reason::Orphaned);
             let loss = Some(if may_have_copies { Loss::Writes } else { Loss::Reads });
             Next::Begin { loss, end: end_after_loss(situation) }
         }
@@ -165,7 +163,7 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
             let detail = "the journal could not be reached".to_owned();
             Next::Resume { first: vec![Event::AttemptEnded { cause: Pause::JournalAway, detail }], end: None }
         }
-        _ if situation.delivered_before >= LAST_DELIVERIES || *reason == Reason::DeliveryLimit => {
+        _ if situation.delivered_before >= Some(LAST_DELIVERIES) || *reason == Reason::DeliveryLimit => {
             Next::Settle(Disposition::Finish(give_up_at_the_delivery_limit(run, situation.now)))
         }
         _ if run.is_under_way() && run.crash_count() >= situation.crash_limit => {
@@ -192,11 +190,10 @@ fn lost_end(situation: Situation<'_>, run: &Run) -> Option<Next> {
     Some(Next::Resume { first: vec![generation, lost], end })
 }
 
-/// Whether the message does not stand for its run, which was there before it, or went on while it was here. The one that does
-/// comes by itself, and may know of calls that the journal has lost.
+/// Whether another message stands for the run, which was there before this one. That one comes by itself, and may know of calls
+/// that the journal has lost.
 fn is_copy(situation: Situation<'_>) -> bool {
-    generation(situation) == 0
-        && (situation.wake_up.is_some_and(|wake_up| wake_up.saw_live_owner) || !situation.redelivered)
+    situation.wake_up.map_or(situation.delivered_before.is_none(), |wake_up| wake_up.is_copy)
 }
 
 fn generation(situation: Situation<'_>) -> u32 {
@@ -206,7 +203,8 @@ fn generation(situation: Situation<'_>) -> u32 {
 /// What a message says once it saw its run in other hands. Those may change something before it comes again, unknown to it:
 /// should the run's journal be gone then, or shorter than it was seen, nobody can go on.
 fn saw_alive(situation: Situation<'_>, run: Option<&Run>) -> WakeUp {
-    let said = WakeUp { saw_live_owner: true, ..WakeUp::said_by(situation.wake_up) };
+    let is_copy = is_copy(situation);
+    let said = WakeUp { saw_live_owner: true, is_copy, ..WakeUp::said_by(situation.wake_up) };
     // Should that owner be missed later on, it is given time of its own.
     let said = if said.reason == Reason::Orphaned { WakeUp { reason: Reason::Unsaid, ..said } } else { said };
     match run.filter(|run| run.may_have_effects()) {
@@ -322,8 +320,7 @@ mod tests {
     fn situation<'a>(wake_up: Option<&'a WakeUp>, digest: &'a str) -> Situation<'a> {
         Situation {
             wake_up,
-            delivered_before: 0,
-            redelivered: false,
+            delivered_before: None,
             digest,
             is_occurrence: false,
             now: NOW,
@@ -374,7 +371,7 @@ mod tests {
         let live = alive(12, None);
         let continued = wake_up(Reason::Continue, 1);
         let seen = WakeUp { saw_live_owner: true, ..continued.clone() };
-        let seen_unsaid = WakeUp { saw_live_owner: true, ..WakeUp::new(Reason::Unsaid) };
+        let seen_unsaid = WakeUp { saw_live_owner: true, is_copy: true, ..WakeUp::new(Reason::Unsaid) };
         let saw_two = WakeUp { effects: true, entries: Some(2), ..seen_unsaid.clone() };
         let deferred = |wait| settled(Disposition::Defer(Deferral::same(wait)));
         let saying = |wait, says: &WakeUp| settled(Disposition::Defer(Deferral::saying(wait, says.clone())));
@@ -449,7 +446,7 @@ mod tests {
     fn a_run_is_given_up_with_a_dead_letter_only_for_a_death_that_it_was_alone_suspected_of() {
         let digest = job("x").digest();
         let beside = |run: &Run| {
-            let again = Situation { redelivered: true, alone: false, ..situation(None, &digest) };
+            let again = Situation { delivered_before: Some(1), alone: false, ..situation(None, &digest) };
             decide(again, Found::Run(run))
         };
         let waits =
@@ -459,7 +456,7 @@ mod tests {
         for deaths in 2..6 {
             let suspect = run(vec![attempt(); deaths]);
             assert_eq!(beside(&suspect), waits, "{deaths} deaths");
-            let alone = Situation { redelivered: true, ..situation(None, &digest) };
+            let alone = Situation { delivered_before: Some(1), ..situation(None, &digest) };
             assert_eq!(decide(alone, Found::Run(&suspect)), resumed(Vec::new()), "{deaths} deaths, alone");
         }
         let alone = run(vec![attempt(), attempt(), attempt_alone()]);
@@ -477,7 +474,7 @@ mod tests {
         let digest = job("x").digest();
         let decided = |limit, events| {
             let run = run(events);
-            let again = Situation { redelivered: true, ..situation(None, &digest) };
+            let again = Situation { delivered_before: Some(1), ..situation(None, &digest) };
             let situation = Situation { crash_limit: limit, alone: false, ..again };
             decide(situation, Found::Run(&run))
         };
@@ -492,7 +489,7 @@ mod tests {
     #[test]
     fn a_message_near_the_brokers_limit_is_given_up_unless_its_run_has_ended() {
         let digest = job("x").digest();
-        let near = |count| Situation { delivered_before: count, ..situation(None, &digest) };
+        let near = |count| Situation { delivered_before: Some(count), ..situation(None, &digest) };
         let paused = run(vec![attempt(), Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() }]);
         assert_eq!(decide(near(17), Found::Run(&paused)), resumed(Vec::new()));
         let Next::Settle(Disposition::Finish(End::Concluded(Conclusion::Failed(error), Some(why)))) =
@@ -613,7 +610,7 @@ mod tests {
     fn a_message_that_was_delivered_before_the_store_lost_its_data_waits_for_its_owner_and_then_begins_anew() {
         let lost = LOST;
         let wait = Duration::from_secs(40);
-        let again = WakeUp { saw_live_owner: true, ..wake_up(Reason::Orphaned, 0) };
+        let again = WakeUp { saw_live_owner: true, is_copy: true, ..wake_up(Reason::Orphaned, 0) };
         assert_eq!(decided(None, lost), settled(Disposition::Defer(Deferral::saying(wait, again.clone()))));
         assert_eq!(decided(Some(&again), lost), Next::Begin { loss: Some(Loss::Writes), end: None });
     }
@@ -622,9 +619,10 @@ mod tests {
     fn a_run_begun_anew_makes_no_write_where_another_message_of_it_may_have_been_under_way() {
         let digest = job("x").digest();
         let wake_up = wake_up(Reason::Transient, 2);
-        let decided = |redelivered| decide(Situation { redelivered, ..situation(Some(&wake_up), &digest) }, LOST);
-        assert_eq!(decided(false), Next::Begin { loss: Some(Loss::Reads), end: None });
-        assert_eq!(decided(true), Next::Begin { loss: Some(Loss::Writes), end: None });
+        let decided =
+            |delivered_before| decide(Situation { delivered_before, ..situation(Some(&wake_up), &digest) }, LOST);
+        assert_eq!(decided(None), Next::Begin { loss: Some(Loss::Reads), end: None });
+        assert_eq!(decided(Some(1)), Next::Begin { loss: Some(Loss::Writes), end: None });
     }
 
     #[test]
@@ -634,7 +632,7 @@ mod tests {
             run(vec![attempt()]),
             run(vec![attempt(), Event::AttemptEnded { cause: Pause::Shutdown, detail: String::new() }]),
         );
-        let seen = WakeUp { saw_live_owner: true, ..WakeUp::new(Reason::Unsaid) };
+        let seen = WakeUp { saw_live_owner: true, is_copy: true, ..WakeUp::new(Reason::Unsaid) };
         for copy in [None, Some(&seen)] {
             let Next::Settle(Disposition::Defer(Deferral::Same { wait, says: Some(says) })) =
                 decided(copy, Found::Run(&under_way))
@@ -652,8 +650,14 @@ mod tests {
             };
             assert_eq!(again.reason, Reason::Unsaid, "the next owner is given time, too");
         }
-        let redelivered = Situation { redelivered: true, ..situation(None, &digest) };
+        let redelivered = Situation { delivered_before: Some(1), ..situation(None, &digest) };
         assert_eq!(decide(redelivered, Found::Run(&under_way)), resumed(Vec::new()), "it stood for the run");
+        let Next::Settle(Disposition::Defer(Deferral::Same { says: Some(says), .. })) =
+            decide(redelivered, Found::LiveOwner { remaining: Duration::ZERO, run: None })
+        else {
+            panic!("it is not ours")
+        };
+        assert_eq!(decided(Some(&says), Found::Run(&under_way)), resumed(Vec::new()), "and still does");
     }
 
     #[test]
@@ -667,7 +671,7 @@ mod tests {
                 panic!("it is not ours")
             };
             let waited = WakeUp { reason: Reason::Orphaned, ..*says.clone() };
-            let says_then = if says.generation > 0 { &*says } else { &waited };
+            let says_then = if says.is_copy { &waited } else { &*says };
             assert_eq!(decided(Some(says_then), Found::Run(&long)), resumed(Vec::new()), "nothing is missing");
             let ended = |next| match next {
                 Next::Begin { loss: Some(_), end } | Next::Resume { end, .. } => end.is_some(),

@@ -368,8 +368,8 @@ impl Intake {
     fn situation<'a>(&self, job: &Job, digest: &'a str, delivery: &'a InFlightDelivery, alone: bool) -> Situation<'a> {
         Situation {
             wake_up: delivery.wake_up(),
-            delivered_before: delivery.delivered_before(),
-            redelivered: delivery.was_redelivered(),
+            delivered_before: Some(delivery.delivered_before())
+                .filter(|count| *count > 0 || delivery.was_redelivered()),
             digest,
             is_occurrence: Fired::of(job).is_some(),
             now: self.clock.now(),

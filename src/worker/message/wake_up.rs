@@ -20,6 +20,8 @@ const REASON: &str = "x-agentkit-reason";
 const EFFECTS: &str = "x-agentkit-effects";
 /// Whether the message saw its run alive in another worker's hands.
 const SAW_LIVE_OWNER: &str = "x-agentkit-met";
+/// Whether the message found its run under way when it came for the first time.
+const COPY: &str = "x-agentkit-copy";
 
 /// How many entries the run's journal had when the message was published.
 const ENTRIES: &str = "x-agentkit-entries";
@@ -53,8 +55,8 @@ pub(crate) enum Reason {
     Seal,
     /// The worker found the journal gone, or shorter than it was.
     JournalLost,
-    /// The run was alive elsewhere and is not any more, or has no journal; its owner, and the message that stands for it, were
-    /// given time.
+    /// The run has no journal any more, or this is a copy and nobody goes on with the run: its owner, or the message that
+    /// stands for it, was given time.
     Orphaned,
     /// A person wants the run to go on.
     Operator,
@@ -110,6 +112,8 @@ pub(crate) struct WakeUp {
     pub effects: bool,
     /// Whether the message saw its run alive in another worker's hands, so that there was a journal.
     pub saw_live_owner: bool,
+    /// Whether the message found its run under way when it came for the first time: another one stands for the run.
+    pub is_copy: bool,
     /// How many entries the journal had when the message was published, where the run had effects or might have them soon:
     /// with fewer than these it has lost its end.
     pub entries: Option<u64>,
@@ -129,7 +133,16 @@ pub(crate) struct WitnessedCall {
 impl WakeUp {
     /// The first thing that is said of a run, for this reason.
     pub(crate) fn new(reason: Reason) -> Self {
-        Self { generation: 0, reason, due: None, effects: false, saw_live_owner: false, entries: None, call: None }
+        Self {
+            generation: 0,
+            reason,
+            due: None,
+            effects: false,
+            saw_live_owner: false,
+            is_copy: false,
+            entries: None,
+            call: None,
+        }
     }
 
     /// What a message says, whose headers say `wake_up`: nothing, where it is as its caller sent it.
@@ -163,6 +176,7 @@ impl WakeUp {
             due: headers.get(DUE).and_then(|due| due.parse().ok()),
             effects: headers.contains_key(EFFECTS),
             saw_live_owner: headers.contains_key(SAW_LIVE_OWNER),
+            is_copy: headers.contains_key(COPY),
             entries: headers.get(ENTRIES).and_then(|entries| entries.parse().ok()),
             call: headers
                 .get(CALL)
@@ -181,6 +195,7 @@ impl WakeUp {
         headers.extend(self.due.map(|due| (DUE.into(), due.to_string())));
         headers.extend(self.effects.then(|| (EFFECTS.into(), "1".to_owned())));
         headers.extend(self.saw_live_owner.then(|| (SAW_LIVE_OWNER.into(), "1".to_owned())));
+        headers.extend(self.is_copy.then(|| (COPY.into(), "1".to_owned())));
         headers.extend(self.entries.map(|entries| (ENTRIES.into(), entries.to_string())));
         if let Some(call) = &self.call {
             headers.extend([(CALL.into(), call.id.clone()), (TOOL.into(), call.tool.clone())]);
@@ -218,6 +233,7 @@ mod tests {
             due: Some(after(Timestamp::UNIX_EPOCH, Duration::from_secs(90))),
             effects: true,
             saw_live_owner: true,
+            is_copy: true,
             entries: Some(17),
             call: Some(WitnessedCall { id: "call_ü".into(), tool: "gmail_send_message".into() }),
         };

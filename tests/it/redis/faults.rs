@@ -239,7 +239,7 @@ async fn a_full_redis_takes_what_belongs_to_a_run_that_has_begun_and_no_new_one(
     assert_eq!(redis.command(&["EXISTS", "agentkit:run:{new}"]), "0");
 }
 
-/// A journal of six megabytes, its token, and another way to it that takes eight seconds for them.
+/// A journal of six megabytes, its token, and another way to it that takes three seconds for them.
 async fn large_run_behind_a_slow_link(redis: &Redis) -> (Proxy, RedisJournal, FencingToken, Vec<String>) {
     let direct = RedisJournal::new(redis.client());
     let (token, _) = take(&direct).await;
@@ -248,7 +248,7 @@ async fn large_run_behind_a_slow_link(redis: &Redis) -> (Proxy, RedisJournal, Fe
         append(&direct, token, sequence, entry).await.unwrap();
     }
     let proxy = Proxy::to(&format!("127.0.0.1:{}", redis.port())).await;
-    proxy.slow(750);
+    proxy.slow(2000);
     let config = Config { url: format!("redis://{}", proxy.address()).into(), ..redis.config() };
     (proxy, RedisJournal::new(RedisClient::new(&config).unwrap()), token, expected)
 }
