@@ -239,8 +239,12 @@ async fn a_full_redis_takes_what_belongs_to_a_run_that_has_begun_and_no_new_one(
     assert_eq!(redis.command(&["EXISTS", "agentkit:run:{new}"]), "0");
 }
 
-/// A journal of six megabytes, its token, and another way to it that takes three seconds for them.
-async fn large_run_behind_a_slow_link(redis: &Redis) -> (Proxy, RedisJournal, FencingToken, Vec<String>) {
+/// A journal of six megabytes, its token, and another way to it that takes three seconds for them; each answer is waited for
+/// for so many milliseconds.
+async fn large_run_behind_a_slow_link(
+    redis: &Redis,
+    patience: u64,
+) -> (Proxy, RedisJournal, FencingToken, Vec<String>) {
     let direct = RedisJournal::new(redis.client());
     let (token, _) = take(&direct).await;
     let expected: Vec<String> = (0..6).map(|number| format!("{number}é").repeat(1 << 18)).collect();
@@ -249,14 +253,16 @@ async fn large_run_behind_a_slow_link(redis: &Redis) -> (Proxy, RedisJournal, Fe
     }
     let proxy = Proxy::to(&format!("127.0.0.1:{}", redis.port())).await;
     proxy.slow(2000);
-    let config = Config { url: format!("redis://{}", proxy.address()).into(), ..redis.config() };
+    let url = format!("redis://{}", proxy.address()).into();
+    let config = Config { url, response_timeout_milliseconds: patience, ..redis.config() };
     (proxy, RedisJournal::new(RedisClient::new(&config).unwrap()), token, expected)
 }
 
 #[tokio::test]
 async fn a_run_of_megabytes_is_claimed_and_read_over_a_link_that_needs_seconds_for_it() {
     let redis = Redis::start().await;
-    let (_proxy, slow, _, expected) = large_run_behind_a_slow_link(&redis).await;
+    let patience = redis.config().response_timeout_milliseconds;
+    let (_proxy, slow, _, expected) = large_run_behind_a_slow_link(&redis, patience).await;
     assert!(slow.read(&job()).await.unwrap() == expected);
     assert!(take(&slow).await.1 == expected);
 }
@@ -264,7 +270,7 @@ async fn a_run_of_megabytes_is_claimed_and_read_over_a_link_that_needs_seconds_f
 #[tokio::test]
 async fn a_run_that_is_taken_while_it_is_read_belongs_to_who_took_it() {
     let redis = Redis::start().await;
-    let (_proxy, slow, first, expected) = large_run_behind_a_slow_link(&redis).await;
+    let (_proxy, slow, first, expected) = large_run_behind_a_slow_link(&redis, 10_000).await;
     let direct = RedisJournal::new(redis.client());
     let read = async {
         let id = job();
@@ -279,7 +285,7 @@ async fn a_run_that_is_taken_while_it_is_read_belongs_to_who_took_it() {
         append(&direct, token, 6, "more").await.unwrap();
     };
     let ((read, claimed), ()) = tokio::join!(read, thief);
-    assert!(matches!(claimed, Err(JournalError::OwnershipLost)));
+    assert!(matches!(claimed, Err(JournalError::OwnershipLost)), "{:?}", claimed.map(drop));
     let read = read.unwrap();
     assert!(read[..6] == expected, "{} entries", read.len());
 }
