@@ -68,8 +68,8 @@ impl Audit {
             self.failed.push(format!("{}: {}", job.id, reply["data"]["error"]));
         }
         let status = reply["data"]["status"].as_str().unwrap_or_default();
-        // A failed job whose journal is gone says that nobody knows what it did.
-        let doubted = tells_of_loss(reply);
+        // One whose journal is gone says that nobody knows what it did before, whether it failed for that or went on in doubt.
+        let doubted = tells_of_loss(reply) || (unknown > 0 && notices_loss(reply));
         let covered = (done <= present && present <= done + unknown) || doubted;
         let told = !completed || (unknown > 0) == (status == "completed_with_unknown_effects");
         let explained = present == job.subjects.len() || unknown + failed > 0 || !completed;
@@ -115,6 +115,12 @@ fn tells_of_loss(reply: &Value) -> bool {
     error["code"] == "internal" && error["message"].as_str().unwrap_or_default().contains("the store lost")
 }
 
+/// Whether a job says that what it had done before the store lost its journal is not listed.
+fn notices_loss(reply: &Value) -> bool {
+    let notices = reply["data"]["notices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    notices.iter().any(|notice| notice["code"] == "journal_lost")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -156,6 +162,10 @@ mod tests {
         assert_eq!(audited(&[reply("completed", &["done"])], &all).untrue.len(), 1, "sent in secret");
         assert_eq!(audited(&[reply("completed", &["done", "unknown"])], &all).untrue.len(), 1, "a doubt not told");
         assert_eq!(audited(&[reply("completed", &[])], &[]).untrue.len(), 1, "not done, without a word");
+        let mut begun_anew = reply("completed_with_unknown_effects", &["unknown"]);
+        assert_eq!(audited(std::slice::from_ref(&begun_anew), &all).untrue.len(), 1, "more than is in doubt");
+        begun_anew["data"]["notices"] = json!([{"code": "journal_lost"}]);
+        assert_eq!(audited(&[begun_anew], &all).untrue, <[&str; 0]>::default(), "what it did before is not listed");
         let failed = json!({"type": "agentkit.job.failed", "data": {"error": {}}});
         assert_eq!(audited(&[failed], &[]).failed.len(), 1);
     }
