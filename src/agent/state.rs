@@ -285,8 +285,7 @@ impl Run {
         self.started.writes_lost
     }
 
-    /// Whether the run may start something that is more than reading, or has: as far as its tools are known, else by what
-    /// its job allows.
+    /// Whether the run may start something that is more than reading, by its tools or else by its job, or has.
     pub fn may_have_effects(&self) -> bool {
         let allowed = match &self.tools {
             Some(tools) => tools.iter().any(|tool| tool.effect != Effect::Read),
