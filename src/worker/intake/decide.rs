@@ -157,12 +157,7 @@ fn decide_run(situation: Situation<'_>, run: &Run) -> Next {
             let says = WakeUp { reason: Reason::Orphaned, ..saw_alive(situation, Some(run)) };
             Next::Settle(Disposition::Defer(Deferral::saying(situation.orphan_wait, says)))
         }
-        (_, Reason::JournalLost) => {
-            let call = situation.wake_up.and_then(|wake_up| wake_up.call.as_ref());
-            let is_known = call.is_some_and(|call| run.knows_call(&call.id));
-            let end = if is_known { None } else { end_after_loss(situation) };
-            Next::Resume { first: vec![Event::JournalLost], end }
-        }
+        (_, Reason::JournalLost) => Next::Resume { first: vec![Event::JournalLost], end: end_after_loss(situation) },
         // Its last worker did not die with it.
         (_, Reason::GivenBack) if run.is_under_way() => {
             let detail = "the journal could not be reached".to_owned();

@@ -58,11 +58,6 @@ impl Lease {
         })
     }
 
-    /// What is in the journal.
-    pub(crate) async fn read(&self) -> Result<Vec<String>, JournalError> {
-        self.journal.read(&self.id).await
-    }
-
     /// Appends lines after the first `sequence` ones. Where the lease was let go, the run is free from then on.
     pub(crate) async fn append(
         &self,

@@ -104,20 +104,6 @@ impl LeasedRun {
         Ok(reply)
     }
 
-    /// Where the store has lost the end of the journal: adds to what is left that the last call which is more than reading
-    /// may be lost with it, so that whoever goes on with the run, whatever message brings it, does not make it again.
-    pub(crate) async fn tell_of_loss(&self) -> Result<(), Interruption> {
-        let damaged = |error: String| Interruption::Damaged(error);
-        let left = Run::replay(&self.lease.read().await?).map_err(|error| damaged(error.to_string()))?;
-        let Some(left) = left else { return Ok(()) };
-        let lost = match self.run.last_effect() {
-            Some((call_id, tool)) => Event::EndLost { call_id: call_id.to_owned(), tool: tool.to_owned() },
-            None => Event::JournalLost,
-        };
-        left.check(std::slice::from_ref(&lost)).map_err(|error| Interruption::Illegal(error.to_string()))?;
-        self.append(left.sequence(), &[Entry::new(self.clock.now(), lost)]).await
-    }
-
     /// Journals that the run's reply is delivered, and gives the run free in the same step.
     pub(crate) async fn seal(&mut self) -> Result<(), Interruption> {
         self.lease.let_go();

@@ -92,11 +92,6 @@ impl Settler {
         reason: Reason,
     ) -> Exit {
         let generation = run.run().wake_up_generation().max(delivery.generation()).max(1);
-        if reason == Reason::JournalLost
-            && let Err(error) = run.tell_of_loss().await
-        {
-            warn!(%error, "what the store lost cannot be told in the journal; the run's message tells it alone");
-        }
         run.release().await;
         let wake_up = WakeUp::of_run(run.run(), generation, reason).knowing(delivery.wake_up());
         self.replace(delivery, wake_up, wait).await
