@@ -399,16 +399,15 @@ mod tests {
     fn a_run_without_a_journal_begins_and_one_that_lost_it_begins_anew_only_where_it_wrote_nothing() {
         assert_eq!(decided(None, NEW), Next::Begin { loss: None, end: None });
         let clean = wake_up(Reason::Transient, 2);
-        let lost = LOST;
-        assert_eq!(decided(Some(&clean), lost), Next::Begin { loss: Some(Loss::Reads), end: None });
+        assert_eq!(decided(Some(&clean), LOST), Next::Begin { loss: Some(Loss::Reads), end: None });
         let wrote = WakeUp { effects: true, ..clean.clone() };
-        let Next::Begin { loss: Some(_), end: Some(Conclusion::Failed(error)) } = decided(Some(&wrote), lost) else {
+        let Next::Begin { loss: Some(_), end: Some(Conclusion::Failed(error)) } = decided(Some(&wrote), LOST) else {
             panic!("it may have written")
         };
         assert_eq!(error.code, ErrorCode::Internal);
         let digest = job("x").digest();
         let strict = Situation { after_loss: AfterLoss::Fail, ..situation(Some(&clean), &digest) };
-        assert!(matches!(decide(strict, lost), Next::Begin { loss: Some(_), end: Some(_) }));
+        assert!(matches!(decide(strict, LOST), Next::Begin { loss: Some(_), end: Some(_) }));
         let seal = wake_up(Reason::Seal, 1);
         for lost in [true, false] {
             let sealed = settled(Disposition::DropStale(Stale::Sealed));
@@ -608,11 +607,10 @@ mod tests {
 
     #[test]
     fn a_message_that_was_delivered_before_the_store_lost_its_data_waits_for_its_owner_and_then_begins_anew() {
-        let lost = LOST;
         let wait = Duration::from_secs(40);
         let again = WakeUp { saw_live_owner: true, is_copy: true, ..wake_up(Reason::Orphaned, 0) };
-        assert_eq!(decided(None, lost), settled(Disposition::Defer(Deferral::saying(wait, again.clone()))));
-        assert_eq!(decided(Some(&again), lost), Next::Begin { loss: Some(Loss::Writes), end: None });
+        assert_eq!(decided(None, LOST), settled(Disposition::Defer(Deferral::saying(wait, again.clone()))));
+        assert_eq!(decided(Some(&again), LOST), Next::Begin { loss: Some(Loss::Writes), end: None });
     }
 
     #[test]

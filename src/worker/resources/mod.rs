@@ -1,4 +1,5 @@
-//! What runs share: looks at accounts, tool lists, offers to models, magic links, the index of parked runs, and the making of each value once.
+//! What runs share: looks at accounts, tool lists, offers to models, magic links, the index of parked runs, and the making of
+//! each value once.
 
 pub(crate) mod accounts;
 pub(crate) mod cooldown;
