@@ -185,7 +185,7 @@ impl Operator {
             warn!(%error, "the lease could not be given back and runs out by itself");
         }
         let run = replayed?.ok_or_else(|| OperatorError::Unknown(id.clone()))?;
-        let lease = Lease::new(self.journal.clone(), id.clone(), token, LEASE, asked);
+        let lease = Lease::new(self.journal.clone(), id.clone(), NAME.to_owned(), token, LEASE, asked);
         Ok(LeasedRun::new(lease, self.clock.clone(), self.lifetimes, run))
     }
 

@@ -24,9 +24,9 @@ impl Intake {
         Run::replay(&lines).ok()?
     }
 
-    /// Claims the run of `job`, or waits for the journal until it can, and says when it asked; `None` when the worker stops
-    /// first, or the delivery has been held for as long as it should be.
-    pub(super) async fn claim(&self, job: &JobId, delivery: &InFlightDelivery) -> Option<(Instant, Claim)> {
+    /// Claims the run of `job`, or waits for the journal until it can, and says as whom and when it asked; `None` when the
+    /// worker stops first, or the delivery has been held for as long as it should be.
+    pub(super) async fn claim(&self, job: &JobId, delivery: &InFlightDelivery) -> Option<(String, Instant, Claim)> {
         // Each attempt is an owner of its own: a redelivery to the very process that still works on the run must find it
         // taken, too.
         let owner = format!("{}/{}", self.rules.name, self.claims.fetch_add(1, Ordering::Relaxed));
@@ -49,6 +49,7 @@ impl Intake {
             let claim = self.journal.claim(job, &owner, self.rules.lifetimes.lease, ClaimMode::IfFree).await?;
             Ok((asked, claim))
         };
-        retry_until(end, PATIENT, |_| RetryDecision::Again, notice, claim).await.ok()
+        let (asked, claim) = retry_until(end, PATIENT, |_| RetryDecision::Again, notice, claim).await.ok()?;
+        Some((owner, asked, claim))
     }
 }

@@ -1,7 +1,9 @@
 //! An eye for a journal that lost its data.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
@@ -11,7 +13,8 @@ use crate::journal::{Append, Claim, ClaimMode, JournalError};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
-use crate::worker::settle::disposition::Deferral;
+use crate::worker::run::leased_run::LeasedRun;
+use crate::worker::settle::disposition::{Deferral, unjournalled};
 
 /// The mark is kept for longer than any journal.
 const MARK_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -20,6 +23,38 @@ const MARK_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
 const ORPHAN_WAIT: Duration = Duration::from_secs(10);
 
 impl Intake {
+    /// Decides at once about a run of ours whose journal turned out to be gone, or shorter than it was, as its message would
+    /// after a while: nobody knows better what it did, and another message of it that knew less would go on with what is left.
+    pub(super) fn decide_anew<'a>(
+        &'a self,
+        run: LeasedRun,
+        job: &'a Arc<Job>,
+        mut delivery: InFlightDelivery,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let generation = run.run().wake_up_generation().max(delivery.generation()).max(1);
+            let knows = WakeUp::of_run(run.run(), generation, Reason::JournalLost).knowing(delivery.wake_up());
+            // A store that loses what it was just told is given time.
+            let again = delivery.wake_up().is_some_and(|wake_up| wake_up.reason == Reason::JournalLost);
+            let left = if again { Ok(None) } else { run.lease().claim_again().await };
+            if let Ok(Some((lease, lines))) = left {
+                drop(run);
+                delivery.learn(knows);
+                return self.go_on_while_ours(lease, &lines, job, delivery, None).await;
+            }
+            if let Err(error) = left {
+                warn!(%error, "what is left of the run's journal waits for its message");
+            }
+            self.settler.settle_run(delivery, job, run, unjournalled(Reason::JournalLost)).await;
+        })
+    }
+
+    pub(super) fn say_journal_lost(&self, delivery: &InFlightDelivery) {
+        let effects = delivery.wake_up().is_some_and(|wake_up| wake_up.effects);
+        self.metrics.journal_lost();
+        warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
+    }
+
     /// Whether a run that was alive elsewhere when this message came last has no journal any more. Who has it knows what
     /// it did, and says so once it finds the journal gone: a claimant would know less.
     pub(super) async fn is_orphaned(&self, job: &Job, wake_up: &WakeUp) -> bool {

@@ -18,7 +18,7 @@ use tracing::{Instrument, Span, error, error_span, field, info, warn};
 
 use self::decide::{Found, Next, SUSPECT_WAIT, Situation, decide};
 pub(crate) use self::suspects::Suspects;
-use self::suspects::{Alone, is_poison, is_suspect};
+use self::suspects::{Alone, is_poison, is_suspect, unread};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::version::{is_newer, times_left};
@@ -30,16 +30,16 @@ use super::run::interruption::Interruption;
 use super::run::lease::Lease;
 use super::run::leased_run::LeasedRun;
 use super::run::revocation::Revocations;
+use super::settle::Settler;
 use super::settle::disposition::{
     Budgets, Deferral, Disposition, End, JOURNAL_WAIT, LEFT_AT_MOST, Undeliverable, after_interruption,
 };
-use super::settle::{Settler, Subject};
 use crate::agent::event::{Event, Loss, SCHEMA_VERSION, Started};
 use crate::agent::run::{BadJournal, Run};
 use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
-use crate::job::{InvalidJob, Job, JobId};
+use crate::job::{InvalidJob, Job};
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
@@ -68,16 +68,15 @@ impl Intake {
     pub(crate) async fn handle(&self, delivery: Delivery) {
         let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
         let now = self.clock.now();
-        let nobody = Subject { job: None, run: None };
         if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };
-            return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
+            return self.settler.settle(delivery, None, Disposition::Defer(deferral)).await;
         }
         let suspect = is_suspect(&delivery);
         let alone = if suspect { self.suspects.alone().await } else { None };
         if suspect && alone.is_none() {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
-            return self.settler.settle(delivery, nobody, Disposition::Defer(deferral)).await;
+            return self.settler.settle(delivery, None, Disposition::Defer(deferral)).await;
         }
         let read = if is_poison(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery) };
         match read {
@@ -98,7 +97,7 @@ impl Intake {
                 };
                 handled.instrument(span).await;
             }
-            Err(disposition) => self.settler.settle(delivery, nobody, *disposition).await,
+            Err(disposition) => self.settler.settle(delivery, None, *disposition).await,
         }
     }
 
@@ -133,25 +132,21 @@ impl Intake {
             Some(remaining) => Deferral::NotDue { remaining },
             None => Deferral::HandedOn { to: if again { Destination::Wait(HAND_ON_WAIT) } else { lane } },
         };
-        self.settler.settle(delivery, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
+        self.settler.settle(delivery, None, Disposition::Defer(deferral)).await;
     }
 
     async fn handle_job(&self, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {
         self.note_received(job, &delivery);
         if let Some(disposition) = self.before_the_claim(job, &delivery).await {
-            return self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+            return self.settler.settle(delivery, Some(job), disposition).await;
         }
         match self.claim(&job.id(), &delivery).await {
-            Some((asked, Claim::Granted { token, entries })) => {
+            Some((owner, asked, Claim::Granted { token, entries })) => {
                 let length = self.rules.lifetimes.lease;
-                let lease = Lease::new(self.journal.clone(), job.id(), token, length, asked);
-                tokio::select! {
-                    biased;
-                    () = self.go_on(lease.clone(), &entries, job, delivery, alone) => {}
-                    () = lease.keep(&self.revocations) => {}
-                }
+                let lease = Lease::new(self.journal.clone(), job.id(), owner, token, length, asked);
+                self.go_on_while_ours(lease, &entries, job, delivery, alone).await;
             }
-            Some((_, Claim::Held { owner, remaining })) => {
+            Some((_, _, Claim::Held { owner, remaining })) => {
                 info!(owner, "the run is alive elsewhere");
                 let run = self.run_elsewhere(&job.id()).await;
                 self.go_without(job, delivery, Found::LiveOwner { remaining, run: run.as_ref() }).await;
@@ -188,11 +183,26 @@ impl Intake {
     async fn go_without(&self, job: &Job, delivery: InFlightDelivery, found: Found<'_>) {
         let digest = job.digest();
         if let Next::Settle(disposition) = decide(self.situation(job, &digest, &delivery, false), found) {
-            self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+            self.settler.settle(delivery, Some(job), disposition).await;
         }
     }
 
-    /// Goes on with the run that `lines` tell of.
+    /// Goes on with the run that `lines` tell of, and keeps the lease meanwhile.
+    async fn go_on_while_ours(
+        &self,
+        lease: Arc<Lease>,
+        lines: &[String],
+        job: &Arc<Job>,
+        delivery: InFlightDelivery,
+        alone: Option<Alone>,
+    ) {
+        tokio::select! {
+            biased;
+            () = self.go_on(lease.clone(), lines, job, delivery, alone) => {}
+            () = lease.keep(&self.revocations) => {}
+        }
+    }
+
     async fn go_on(
         &self,
         lease: Arc<Lease>,
@@ -221,15 +231,14 @@ impl Intake {
         match (next, run) {
             (Next::Begin { loss, end }, _) => self.begin(lease, job, delivery, loss, end, alone).await,
             (Next::Resume { first, end }, Some(run)) => self.resume(run, job, delivery, first, end, alone).await,
-            (Next::Settle(disposition), run) => {
-                if run.is_none() {
-                    lease.release().await;
-                }
-                self.settler.settle(delivery, Subject { job: Some(job), run }, disposition).await;
+            (Next::Settle(disposition), Some(run)) => self.settle(run, job, delivery, disposition).await,
+            (Next::Settle(disposition), None) => {
+                lease.release().await;
+                self.settler.settle(delivery, Some(job), disposition).await;
             }
             (Next::Resume { .. }, None) => {
                 let disposition = Disposition::Requeue { end: None };
-                self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+                self.settler.settle(delivery, Some(job), disposition).await;
             }
         }
     }
@@ -268,7 +277,7 @@ impl Intake {
                         Disposition::Defer(Deferral::same(JOURNAL_WAIT))
                     }
                 };
-                self.settler.settle(delivery, Subject { job: Some(job), run: None }, disposition).await;
+                self.settler.settle(delivery, Some(job), disposition).await;
             }
         }
     }
@@ -277,7 +286,7 @@ impl Intake {
     async fn resume(
         &self,
         mut run: LeasedRun,
-        job: &Job,
+        job: &Arc<Job>,
         delivery: InFlightDelivery,
         first: Vec<Event>,
         end: Option<Conclusion>,
@@ -294,16 +303,13 @@ impl Intake {
         };
         match recorded {
             Ok(None) => self.attempt(run, job, delivery, alone).await,
-            Ok(Some(reply)) => {
-                let subject = Subject { job: Some(job), run: Some(run) };
-                self.settler.settle(delivery, subject, Disposition::Finish(End::Journalled(reply))).await;
-            }
+            Ok(Some(reply)) => self.settle(run, job, delivery, Disposition::Finish(End::Journalled(reply))).await,
             Err(why) => self.interrupted(run, job, delivery, &why).await,
         }
     }
 
     /// Begins a further attempt of a run.
-    async fn attempt(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
+    async fn attempt(&self, mut run: LeasedRun, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {
         let suspect = alone.is_some() && run.run().is_crash_suspect(self.rules.crash_limit);
         let recorded = run.record(vec![self.attempt_started(suspect)]).await;
         // Where only the message was suspect, the run's journal tells from now on.
@@ -319,7 +325,7 @@ impl Intake {
     }
 
     /// Goes on with a run that is ours, in an attempt that is journalled.
-    async fn work(&self, mut run: LeasedRun, job: &Job, delivery: InFlightDelivery, alone: Option<Alone>) {
+    async fn work(&self, mut run: LeasedRun, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {
         let (id, message, ended) = (job.id(), delivery.message().clone(), CancellationToken::new());
         let (witness, testimonies) = witness();
         Span::current().record("job.attempt", run.run().attempts());
@@ -340,10 +346,7 @@ impl Intake {
         };
         let (result, delivery) = tokio::join!(attempt, self.settler.hold(delivery, &id, testimonies, &ended));
         match result {
-            Ok(Ok(reply)) => {
-                let subject = Subject { job: Some(job), run: Some(run) };
-                self.settler.settle(delivery, subject, Disposition::Finish(End::Journalled(reply))).await;
-            }
+            Ok(Ok(reply)) => self.settle(run, job, delivery, Disposition::Finish(End::Journalled(reply))).await,
             Ok(Err(why)) => self.interrupted(run, job, delivery, &why).await,
             Err(panic) => {
                 let why = Interruption::Panicked(panic_message(&*panic).to_owned());
@@ -353,16 +356,20 @@ impl Intake {
         }
     }
 
-    async fn interrupted(&self, run: LeasedRun, job: &Job, delivery: InFlightDelivery, why: &Interruption) {
+    async fn interrupted(&self, run: LeasedRun, job: &Arc<Job>, delivery: InFlightDelivery, why: &Interruption) {
+        if *why == Interruption::JournalLost {
+            return self.decide_anew(run, job, delivery).await;
+        }
         let disposition = after_interruption(why, Budgets::of(run.run(), &self.rules));
         info!(%why, ?disposition, "run interrupted");
-        self.settler.settle(delivery, Subject { job: Some(job), run: Some(run) }, disposition).await;
+        self.settle(run, job, delivery, disposition).await;
     }
 
-    fn say_journal_lost(&self, delivery: &InFlightDelivery) {
-        let effects = delivery.wake_up().is_some_and(|wake_up| wake_up.effects);
-        self.metrics.journal_lost();
-        warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
+    /// Settles the message of a run of ours.
+    async fn settle(&self, run: LeasedRun, job: &Arc<Job>, delivery: InFlightDelivery, disposition: Disposition) {
+        if let Some((delivery, run)) = self.settler.settle_run(delivery, job, run, disposition).await {
+            self.decide_anew(run, job, delivery).await;
+        }
     }
 
     fn situation<'a>(&self, job: &Job, digest: &'a str, delivery: &'a InFlightDelivery, alone: bool) -> Situation<'a> {
@@ -380,18 +387,6 @@ impl Intake {
             orphan_wait: self.orphan_wait(),
         }
     }
-}
-
-/// A message that nobody reads any more: whom it names beside its body is told.
-fn unread(delivery: &InFlightDelivery) -> Disposition {
-    let envelope = delivery.message().envelope();
-    let invalid = InvalidJob {
-        problems: vec!["workers died with it again and again before its run began".to_owned()],
-        id: envelope.message_id.as_deref().and_then(JobId::new),
-        reply_to: envelope.reply_to,
-        correlation_id: envelope.correlation_id,
-    };
-    Disposition::DeadLetter(Undeliverable::NotAJob(Box::new(invalid)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::job::{InvalidJob, JobId};
 use crate::queue::DELIVERY_LIMIT;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
+use crate::worker::settle::disposition::{Disposition, Undeliverable};
 
 /// Deliveries before this one that make a message suspect: one may be a worker's that stopped.
 const SUSPECT_DELIVERIES: u32 = 2;
@@ -44,4 +46,16 @@ pub(super) fn is_poison(delivery: &InFlightDelivery) -> bool {
 /// Whether workers may have died with the message before they said anything in its run's journal.
 pub(super) fn is_suspect(delivery: &InFlightDelivery) -> bool {
     delivery.delivered_before() >= SUSPECT_DELIVERIES
+}
+
+/// A message that nobody reads any more: whom it names beside its body is told.
+pub(super) fn unread(delivery: &InFlightDelivery) -> Disposition {
+    let envelope = delivery.message().envelope();
+    let invalid = InvalidJob {
+        problems: vec!["workers died with it again and again before its run began".to_owned()],
+        id: envelope.message_id.as_deref().and_then(JobId::new),
+        reply_to: envelope.reply_to,
+        correlation_id: envelope.correlation_id,
+    };
+    Disposition::DeadLetter(Undeliverable::NotAJob(Box::new(invalid)))
 }

@@ -42,6 +42,11 @@ impl InFlightDelivery {
         self.wake_up.as_ref()
     }
 
+    /// What is known of its run since it came: counts like what its headers say.
+    pub(crate) fn learn(&mut self, wake_up: WakeUp) {
+        self.wake_up = Some(wake_up);
+    }
+
     /// Number of the wake-up that the message is; 0 for a job as its caller sent it.
     pub(crate) fn generation(&self) -> u32 {
         self.wake_up.as_ref().map_or(0, |wake_up| wake_up.generation)

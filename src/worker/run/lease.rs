@@ -13,12 +13,13 @@ use tracing::{debug, warn};
 use super::interruption::Interruption;
 use super::revocation::Revocations;
 use crate::job::JobId;
-use crate::journal::{Append, FencingToken, Journal, JournalError, Remains};
+use crate::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains};
 
 /// A worker's lease of a run.
 pub(crate) struct Lease {
     journal: Arc<dyn Journal>,
     id: JobId,
+    owner: String,
     token: FencingToken,
     length: Duration,
     /// The run is ours from then on for a lease at least: taken before the question left that was answered so.
@@ -28,16 +29,27 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Begins with a claim that was asked for at `asked`.
+    /// Begins with a claim of `owner`'s that was asked for at `asked`.
     pub(crate) fn new(
         journal: Arc<dyn Journal>,
         id: JobId,
+        owner: String,
         token: FencingToken,
         length: Duration,
         asked: Instant,
     ) -> Arc<Self> {
         let (confirmed, over) = (Mutex::new(asked), watch::Sender::new(None));
-        Arc::new(Self { journal, id, token, length, confirmed, over })
+        Arc::new(Self { journal, id, owner, token, length, confirmed, over })
+    }
+
+    /// Takes the run again whose journal turned out to be gone, or shorter than it was, without giving it free in between:
+    /// a lease of its own, and what is left. `None` where somebody else was faster.
+    pub(crate) async fn claim_again(&self) -> Result<Option<(Arc<Self>, Vec<String>)>, JournalError> {
+        let asked = Instant::now();
+        let claim = self.journal.claim(&self.id, &self.owner, self.length, ClaimMode::IfFree).await?;
+        let Claim::Granted { token, entries } = claim else { return Ok(None) };
+        let (journal, id, owner) = (self.journal.clone(), self.id.clone(), self.owner.clone());
+        Ok(Some((Self::new(journal, id, owner, token, self.length, asked), entries)))
     }
 
     /// Makes sure that the run is ours, and nobody can claim it for half a lease.
@@ -175,7 +187,9 @@ mod tests {
         async fn claim(&self, owner: &str) -> Arc<Lease> {
             let (id, asked) = (JobId::new("a").unwrap(), Instant::now());
             match self.journal.claim(&id, owner, LEASE, ClaimMode::IfFree).await {
-                Ok(Claim::Granted { token, .. }) => Lease::new(self.journal.clone(), id, token, LEASE, asked),
+                Ok(Claim::Granted { token, .. }) => {
+                    Lease::new(self.journal.clone(), id, owner.to_owned(), token, LEASE, asked)
+                }
                 other => panic!("{other:?}"),
             }
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::Settler;
 use super::disposition::{Deferral, Disposition};
-use super::{Settler, Subject};
 use crate::queue::{DeadLetterQueue, QueueError};
 use crate::worker::message::dead_letter::is_from_the_broker;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
@@ -43,7 +43,7 @@ impl Settler {
             );
             let says = WakeUp { reason: Reason::DeliveryLimit, ..WakeUp::said_by(letter.wake_up()) };
             let deferral = Deferral::saying(Duration::ZERO, says);
-            self.settle(letter, Subject { job: None, run: None }, Disposition::Defer(deferral)).await;
+            self.settle(letter, None, Disposition::Defer(deferral)).await;
         }
         Ok(())
     }

@@ -20,13 +20,13 @@ impl Settler {
         &self,
         delivery: &InFlightDelivery,
         job: Option<&Job>,
-        run: Option<LeasedRun>,
+        run: Option<&LeasedRun>,
         what: Undeliverable,
     ) -> Exit {
-        release(run.as_ref()).await;
+        release(run).await;
         match (what, job) {
             (Undeliverable::NotAJob(invalid), _) => self.reject(delivery, &invalid).await,
-            (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run.as_ref(), problem).await,
+            (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run, problem).await,
             (Undeliverable::DeliveryLimit, Some(job)) => self.delivery_limit_reached(delivery, job).await,
             (Undeliverable::Damaged(_) | Undeliverable::DeliveryLimit, None) => Exit::Requeue,
         }

@@ -45,20 +45,14 @@ pub(crate) struct Settler {
     pub(crate) exchanged: watch::Sender<usize>,
 }
 
-/// Whom a delivery is about.
-pub(crate) struct Subject<'a> {
-    /// The job in its message, where there is one.
-    pub(crate) job: Option<&'a Job>,
-    /// The job's run, where it is ours.
-    pub(crate) run: Option<LeasedRun>,
-}
-
 /// How a message leaves the worker's hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 enum Exit {
     Ack,
     Requeue,
+    /// Not yet: the store has lost the run's journal or its end, which is to be decided about first.
+    JournalLost,
 }
 
 impl Exit {
@@ -69,18 +63,41 @@ impl Exit {
 }
 
 impl Settler {
-    /// Does what `disposition` says, and then acks or requeues: no delivery leaves by any other way.
-    pub(crate) async fn settle(&self, delivery: InFlightDelivery, subject: Subject<'_>, disposition: Disposition) {
-        // Boxed: its future is large, and everything that ends here would carry it along.
-        match Box::pin(self.carry_out(&delivery, subject, disposition)).await {
+    /// Does what `disposition` says to a message whose run is not ours, and then acks or requeues it: no delivery leaves by
+    /// any other way than here.
+    pub(crate) async fn settle(&self, delivery: InFlightDelivery, job: Option<&Job>, disposition: Disposition) {
+        match Box::pin(self.carry_out(&delivery, job, &mut None, disposition)).await {
             Exit::Ack => delivery.ack().await,
-            Exit::Requeue => delivery.requeue().await,
+            Exit::Requeue | Exit::JournalLost => delivery.requeue().await,
         }
     }
 
-    async fn carry_out(&self, delivery: &InFlightDelivery, subject: Subject<'_>, disposition: Disposition) -> Exit {
-        let Subject { job, mut run } = subject;
-        match (disposition, job, &mut run) {
+    /// The same to the message of a run of ours; both are given back where the store has lost the run's journal.
+    pub(crate) async fn settle_run(
+        &self,
+        delivery: InFlightDelivery,
+        job: &Job,
+        run: LeasedRun,
+        disposition: Disposition,
+    ) -> Option<(InFlightDelivery, LeasedRun)> {
+        let mut run = Some(run);
+        // Boxed: its future is large, and everything that ends here would carry it along.
+        match Box::pin(self.carry_out(&delivery, Some(job), &mut run, disposition)).await {
+            Exit::Ack => delivery.ack().await,
+            Exit::Requeue => delivery.requeue().await,
+            Exit::JournalLost => return run.map(|run| (delivery, run)),
+        }
+        None
+    }
+
+    async fn carry_out(
+        &self,
+        delivery: &InFlightDelivery,
+        job: Option<&Job>,
+        run: &mut Option<LeasedRun>,
+        disposition: Disposition,
+    ) -> Exit {
+        match (disposition, job, &mut *run) {
             (Disposition::Finish(end), Some(job), Some(run)) => self.finish(delivery, job, run, end).await,
             (Disposition::RepeatReply(reply), Some(job), _) => {
                 release(run.as_ref()).await;
@@ -97,9 +114,9 @@ impl Settler {
                     Err(error) => self.reply_waits(delivery, None, REPLY_WAIT, &error).await,
                 }
             }
-            (Disposition::Defer(deferral), ..) => self.defer(delivery, &mut run, deferral).await,
+            (Disposition::Defer(deferral), _, run) => self.defer(delivery, run, deferral).await,
             (Disposition::Requeue { end: Some(detail) }, _, Some(run)) => self.hand_over(delivery, run, detail).await,
-            (Disposition::DeadLetter(what), job, _) => self.dead_letter(delivery, job, run, what).await,
+            (Disposition::DeadLetter(what), job, _) => self.dead_letter(delivery, job, run.as_ref(), what).await,
             (Disposition::DropStale(stale), ..) => {
                 release(run.as_ref()).await;
                 match stale {
@@ -128,6 +145,7 @@ impl Settler {
                 Exit::Requeue
             }
             Err(Interruption::OwnershipLost) => Exit::Requeue,
+            Err(Interruption::JournalLost) => Exit::JournalLost,
             Err(error) => {
                 warn!(%error, "the end of the attempt could not be journalled");
                 self.defer_unjournalled(delivery, run, Duration::ZERO, Reason::GivenBack).await
@@ -139,6 +157,7 @@ impl Settler {
     async fn not_journalled(&self, delivery: &InFlightDelivery, run: &LeasedRun, error: &Interruption) -> Exit {
         match error {
             Interruption::OwnershipLost => Exit::Requeue,
+            Interruption::JournalLost => Exit::JournalLost,
             _ => self.defer_unjournalled(delivery, run, JOURNAL_WAIT, Reason::GivenBack).await,
         }
     }

@@ -13,7 +13,7 @@ use crate::support::broker::Broker;
 use crate::support::eventually;
 use crate::support::proxied_service::ProxiedService;
 use crate::support::redis_journal_worker::{RedisJournalWorker, SharedRedis, notices};
-use crate::support::scripted_model::{ScriptedModel, turn};
+use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 
 /// Kills Redis when the terminal reply is out.
 struct RedisKiller(Arc<dyn Publisher>, SharedRedis);
@@ -110,15 +110,8 @@ async fn a_write_whose_start_was_lost_with_the_end_of_the_journal_is_not_made_ag
     let mut worker = RedisJournalWorker::start(&model, quick).await;
     worker.publish(&[]).await;
     model.wait_for_requests(2).await;
-    {
-        // As after a fail-over to a replica that lagged: the model's turn is there, the call's start is not.
-        let redis = worker.redis.lock().unwrap();
-        let key = "agentkit:run:{job-1}";
-        let length: usize = redis.command(&["HGET", key, "length"]).parse().unwrap();
-        let line = |index: usize| redis.command(&["HGET", key, &index.to_string()]);
-        let replied = (0..length).find(|index| line(*index).contains("model_replied")).unwrap();
-        redis.command(&["HSET", key, "length", &(replied + 1).to_string()]);
-    }
+    // As after a fail-over to a replica that lagged: the model's turn is there, the call's start is not.
+    worker.lose_what_follows("model_replied");
     gate.notify_one();
     let data = worker.reply("agentkit.job.completed").await;
     assert_eq!((data["text"].as_str(), notices(&data)), (Some("it may have been sent"), vec!["journal_lost"]));
@@ -208,26 +201,26 @@ enum Left {
     Nothing,
 }
 
+impl Left {
+    /// Redis loses the rest.
+    fn of_the_journal(self, worker: &RedisJournalWorker) {
+        match self {
+            Self::TheTurn => worker.lose_what_follows("model_replied"),
+            Self::TheTools => worker.lose_what_follows("tools_listed"),
+            Self::Nothing => drop(worker.redis_command(&["FLUSHALL"])),
+        }
+    }
+}
+
 /// The worker dies when its mail is out, and Redis loses the end of the journal, as in a power cut or a fail-over.
-async fn loses_the_end(left: Left, script: Vec<crate::support::scripted_model::Turn>) -> serde_json::Value {
+async fn loses_the_end(left: Left, script: Vec<Turn>) -> serde_json::Value {
     let model = ScriptedModel::start(script).await;
     let mut worker = RedisJournalWorker::start(&model, quick).await;
     worker.publish(&[]).await;
     model.wait_for_requests(2).await;
     assert_eq!(worker.mails().await, 1, "the mail is out");
     worker.kill_worker(1).await;
-    let key = "agentkit:run:{job-1}";
-    let keep = |event: &str| {
-        let length: usize = worker.redis_command(&["HGET", key, "length"]).parse().unwrap();
-        let line = |index: usize| worker.redis_command(&["HGET", key, &index.to_string()]);
-        let last = (0..length).find(|index| line(*index).contains(event)).unwrap();
-        worker.redis_command(&["HSET", key, "length", &(last + 1).to_string()]);
-    };
-    match left {
-        Left::TheTurn => keep("model_replied"),
-        Left::TheTools => keep("tools_listed"),
-        Left::Nothing => drop(worker.redis_command(&["FLUSHALL"])),
-    }
+    left.of_the_journal(&worker);
     worker.start_worker();
     let message = crate::support::soon("the reply", worker.inbox.next()).await.unwrap();
     let reply: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
@@ -264,6 +257,45 @@ async fn a_mail_is_not_sent_again_by_a_run_whose_journal_and_worker_are_both_gon
     assert!(notices(data).contains(&"journal_lost"), "{data:#}");
     let message = data["error"]["message"].as_str().unwrap();
     assert!(message.contains("gmail_send") && message.contains("unknown"), "{message}");
+}
+
+/// A worker finds out that the store has lost the end of a journal while another message of its run waits, which saw the run
+/// before it wrote anything.
+async fn finds_its_journal_cut_beside_a_copy(left: Left, end: Option<Turn>) -> serde_json::Value {
+    let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let script = [turn::send_mail().released_by(&first), turn::text("never heard").released_by(&second)];
+    let model = ScriptedModel::start(script.into_iter().chain(end)).await;
+    let deferred = Arc::new(Notify::new());
+    let watcher = |publisher, _| Arc::new(DeferralWatcher(publisher, deferred.clone())) as Arc<dyn Publisher>;
+    let mut worker = RedisJournalWorker::start_with(&model, quick, watcher).await;
+    worker.publish(&[]).await;
+    model.wait_for_requests(1).await;
+    worker.publish(&[("x-agentkit-turn", "1"), ("x-agentkit-reason", "transient")]).await;
+    crate::support::soon("it waits", deferred.notified()).await;
+    first.notify_one();
+    model.wait_for_requests(2).await;
+    left.of_the_journal(&worker);
+    second.notify_one();
+    let message = crate::support::soon("the reply", worker.inbox.next()).await.unwrap();
+    let reply: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
+    worker.idle().await;
+    assert_eq!(worker.mails().await, 1, "{left:?}: the mail was sent again: {reply:#}");
+    assert!(notices(&reply["data"]).contains(&"journal_lost"), "{reply:#}");
+    model.finish();
+    reply
+}
+
+#[tokio::test]
+async fn what_a_worker_did_before_it_found_its_journal_cut_is_not_done_again_by_another_message_of_its_run() {
+    let end = turn::text("it may have been sent");
+    let reply = finds_its_journal_cut_beside_a_copy(Left::TheTurn, Some(end)).await;
+    assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
+    assert_eq!(reply["data"]["effects"][0]["state"], "unknown", "{reply:#}");
+    let reply = finds_its_journal_cut_beside_a_copy(Left::TheTools, None).await;
+    assert_eq!(reply["type"], "agentkit.job.failed", "{reply:#}");
+    assert_eq!(reply["data"]["effects"][0]["state"], "unknown", "{reply:#}");
+    let reply = finds_its_journal_cut_beside_a_copy(Left::Nothing, None).await;
+    assert_eq!(reply["type"], "agentkit.job.failed", "{reply:#}");
 }
 
 #[tokio::test]

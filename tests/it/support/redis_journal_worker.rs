@@ -105,6 +105,15 @@ impl RedisJournalWorker {
         self.redis.lock().unwrap().command(arguments)
     }
 
+    /// Redis loses what stands in the journal of `job-1` after its first event of this name.
+    pub(crate) fn lose_what_follows(&self, event: &str) {
+        let key = "agentkit:run:{job-1}";
+        let length: usize = self.redis_command(&["HGET", key, "length"]).parse().unwrap();
+        let line = |index: usize| self.redis_command(&["HGET", key, &index.to_string()]);
+        let last = (0..length).find(|index| line(*index).contains(event)).unwrap();
+        self.redis_command(&["HSET", key, "length", &(last + 1).to_string()]);
+    }
+
     /// Redis comes back; without the data that it had, where so.
     pub(crate) async fn restart_redis(&self, with_data: bool) {
         let mut redis = std::mem::replace(&mut *self.redis.lock().unwrap(), Redis::stopped(&[]));
