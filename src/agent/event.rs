@@ -115,7 +115,7 @@ pub enum Event {
     },
     /// A request to the model is about to leave; without a [`Event::ModelReplied`] its cost is not known.
     ModelAsked,
-    /// The model answered; journalled before any of its calls runs.
+    /// The model answered; journalled together with the start of its first calls, or with the end.
     ModelReplied {
         /// Text, tool calls, why it stopped and the tokens used, as read from the provider's answer.
         reply: Box<ModelReply>,

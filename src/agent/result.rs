@@ -1,10 +1,22 @@
 //! A tool's result as the model sees it: cut to size in the shape that it has, saying what was left out.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::io::{ErrorKind, Write};
 
-/// How a value is cut, from gently to hard: characters of a string, items of an array, fields of an object.
-const CUTS: [(usize, usize, usize); 6] =
-    [(4000, 200, 200), (2000, 50, 100), (1000, 25, 60), (500, 12, 40), (200, 6, 25), (80, 3, 12)];
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+/// How a value is cut, from not at all to hard: characters of a string, items of an array, fields of an object.
+const CUTS: [(usize, usize, usize); 7] = [
+    (usize::MAX, usize::MAX, usize::MAX),
+    (4000, 200, 200),
+    (2000, 50, 100),
+    (1000, 25, 60),
+    (500, 12, 40),
+    (200, 6, 25),
+    (80, 3, 12),
+];
 /// Deeper values are replaced by a note.
 const MAX_DEPTH: usize = 24;
 
@@ -13,64 +25,89 @@ pub fn render(value: &Value, max_bytes: usize) -> String {
     if let Some(text) = value.as_str() {
         return cut_text(&clean(text), max_bytes);
     }
-    let mut shown = prune(value, (usize::MAX, usize::MAX, usize::MAX), 0);
-    for cut in CUTS {
-        if fits(&shown, max_bytes) {
-            break;
-        }
-        shown = prune(value, cut, 0);
-    }
-    cut_text(&shown.to_string(), max_bytes)
+    let printed = |cut| Bounded::print(&Shown { value, cut, depth: 0 }, max_bytes);
+    CUTS.into_iter().find_map(printed).unwrap_or_else(|| {
+        let hardest = Shown { value, cut: CUTS[CUTS.len() - 1], depth: 0 };
+        cut_text(&serde_json::to_string(&hardest).expect("a value prints"), max_bytes)
+    })
 }
 
-fn fits(value: &Value, max_bytes: usize) -> bool {
-    /// Counts what is written and gives up over the limit, so that a huge value is not printed to be measured.
-    struct Counter(usize);
-    impl std::io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::FileTooLarge)?;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    serde_json::to_writer(Counter(max_bytes), value).is_ok()
+/// Text that gives up over its limit, so that a huge value is not printed to be measured.
+struct Bounded {
+    text: Vec<u8>,
+    room: usize,
 }
 
-fn prune(value: &Value, cut: (usize, usize, usize), depth: usize) -> Value {
-    let (characters, items, fields) = cut;
-    if depth > MAX_DEPTH {
-        return json!("… nested deeper, left out");
+impl Bounded {
+    fn print(value: &impl Serialize, max_bytes: usize) -> Option<String> {
+        let mut bounded = Self { text: Vec::new(), room: max_bytes };
+        serde_json::to_writer(&mut bounded, value).ok()?;
+        String::from_utf8(bounded.text).ok()
     }
-    match value {
-        Value::String(text) => Value::String(cut_characters(&clean(text), characters)),
-        Value::Array(all) => {
-            let mut kept: Vec<Value> = all.iter().take(items).map(|item| prune(item, cut, depth + 1)).collect();
-            if all.len() > items {
-                kept.push(json!(format!("… {} of {} items left out", all.len() - items, all.len())));
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.room = self.room.checked_sub(bytes.len()).ok_or(ErrorKind::FileTooLarge)?;
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A value as it is shown, cut so.
+struct Shown<'a> {
+    value: &'a Value,
+    cut: (usize, usize, usize),
+    depth: usize,
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (characters, items, fields) = self.cut;
+        if self.depth > MAX_DEPTH {
+            return serializer.serialize_str("… nested deeper, left out");
+        }
+        let inner = |value| Shown { value, cut: self.cut, depth: self.depth + 1 };
+        match self.value {
+            Value::String(text) => serializer.serialize_str(&cut_characters(clean(text), characters)),
+            Value::Array(all) => {
+                let mut shown = serializer.serialize_seq(None)?;
+                for item in all.iter().take(items) {
+                    shown.serialize_element(&inner(item))?;
+                }
+                if all.len() > items {
+                    let left = format!("… {} of {} items left out", all.len() - items, all.len());
+                    shown.serialize_element(&left)?;
+                }
+                shown.end()
             }
-            Value::Array(kept)
-        }
-        Value::Object(all) => {
-            let mut kept: serde_json::Map<String, Value> = all
-                .iter()
-                .take(fields)
-                .map(|(name, item)| (cut_characters(&clean(name), 200), prune(item, cut, depth + 1)))
-                .collect();
-            if all.len() > fields {
-                kept.insert("…".to_owned(), json!(format!("{} of {} fields left out", all.len() - fields, all.len())));
+            Value::Object(all) => {
+                let mut shown = serializer.serialize_map(None)?;
+                for (name, item) in all.iter().take(fields) {
+                    shown.serialize_entry(&cut_characters(clean(name), 200), &inner(item))?;
+                }
+                if all.len() > fields {
+                    let left = format!("{} of {} fields left out", all.len() - fields, all.len());
+                    shown.serialize_entry("…", &left)?;
+                }
+                shown.end()
             }
-            Value::Object(kept)
+            other => other.serialize(serializer),
         }
-        other => other.clone(),
     }
 }
 
-fn cut_characters(text: &str, characters: usize) -> String {
+fn cut_characters(text: Cow<'_, str>, characters: usize) -> Cow<'_, str> {
+    if text.len() <= characters {
+        return text;
+    }
     match text.char_indices().nth(characters) {
-        Some((end, _)) => format!("{}… ({} bytes left out)", &text[..end], text.len() - end),
-        None => text.to_owned(),
+        Some((end, _)) => format!("{}… ({} bytes left out)", &text[..end], text.len() - end).into(),
+        None => text,
     }
 }
 
@@ -87,16 +124,18 @@ fn cut_text(text: &str, max_bytes: usize) -> String {
 
 /// Without control characters, and without the invisible characters that hide text from people but not from models:
 /// zero-width, bidirectional overrides and tags.
-fn clean(text: &str) -> String {
+fn clean(text: &str) -> Cow<'_, str> {
     let hidden = |character: char| {
         matches!(character, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}' | '\u{E0000}'..='\u{E007F}')
             || character.is_control() && !matches!(character, '\n' | '\t')
     };
-    if text.contains(hidden) { text.replace(hidden, "") } else { text.to_owned() }
+    if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

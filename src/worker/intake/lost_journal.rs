@@ -33,7 +33,7 @@ impl Intake {
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let generation = run.run().wake_up_generation().max(delivery.generation()).max(1);
-            let knows = WakeUp::of_run(run.run(), generation, Reason::JournalLost).knowing(delivery.wake_up());
+            let knows = run.wake_up(generation, Reason::JournalLost).knowing(delivery.wake_up());
             // A store that loses what it was just told is given time.
             let again = delivery.wake_up().is_some_and(|wake_up| wake_up.reason == Reason::JournalLost);
             let left = if again { Ok(None) } else { run.lease().claim_again().await };

@@ -26,7 +26,8 @@ enum Unanswered {
 }
 
 impl Attempt<'_> {
-    /// One model turn. What the model said is journalled before anything follows from it.
+    /// One model turn. What the model said is journalled together with what follows from it first: a call that starts, or the
+    /// run's end.
     pub(super) async fn call_model(&mut self) -> Result<(), Interruption> {
         // Boxed, and seldom needed: only after a change of worker.
         if self.offer.is_none() && Box::pin(self.offer()).await?.is_none() {
@@ -83,7 +84,7 @@ impl Attempt<'_> {
         };
         let mut events = retries;
         events.push(Event::ModelReplied { reply: Box::new(reply), plans });
-        self.leased.record(events).await
+        self.leased.note(events)
     }
 
     /// The model's answer or last failure, and the repeats that it took. Whether the run is still ours is asked before

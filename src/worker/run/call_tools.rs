@@ -64,7 +64,12 @@ impl Attempt<'_> {
                     Event::ToolNotRun { call_id, reason }
                 }
             });
-            self.leased.record(events).await?;
+            // The last one of a batch that only reads waits for what comes next.
+            if under_way.is_empty() && hindered.is_empty() && call.tool.effect == Effect::Read {
+                self.leased.note(events)?;
+            } else {
+                self.leased.record(events).await?;
+            }
         }
         let troubles: Vec<_> = hindered.iter().map(|(connection, error)| (connection.clone(), error)).collect();
         match hindered.first() {

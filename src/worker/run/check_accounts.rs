@@ -44,7 +44,7 @@ impl Attempt<'_> {
         }
         if missing.is_empty() {
             info!("accounts are active");
-            return self.leased.record(vec![Event::AccountsReady]).await;
+            return self.leased.note(vec![Event::AccountsReady]);
         }
         Box::pin(self.ask_user(missing, false)).await
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use super::interruption::Interruption;
@@ -14,6 +15,7 @@ use crate::clock::SharedClock;
 use crate::journal::{JournalError, Remains};
 use crate::reply::Reply;
 use crate::retry::{Policy, RetryDecision, retry};
+use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
 
 /// Appends that fail for want of the store are repeated for about a second; repeating the very same append is safe.
@@ -27,12 +29,16 @@ pub(crate) struct LeasedRun {
     lifetimes: Lifetimes,
     /// Boxed: it is moved from hand to hand.
     run: Box<Run>,
+    /// The entries that are noted, and behind them what is being appended: an append may be left in its middle.
+    lines: Vec<String>,
+    /// How many entries are noted: they happened to the run, and are not in the journal yet.
+    noted: usize,
 }
 
 impl LeasedRun {
     /// A run as it stands in the journal.
     pub(crate) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, run: Run) -> Self {
-        Self { lease, clock, lifetimes, run: Box::new(run) }
+        Self { lease, clock, lifetimes, run: Box::new(run), lines: Vec::new(), noted: 0 }
     }
 
     /// A run that has no journal yet: it and what is `first` are journalled in one step, before anything else happens.
@@ -45,11 +51,9 @@ impl LeasedRun {
     ) -> Result<Self, Interruption> {
         let at = clock.now();
         let mut leased = Self::new(lease, clock, lifetimes, Run::start(started.clone(), at));
-        leased.run.check(&first).map_err(|error| Interruption::Illegal(error.to_string()))?;
-        let events = [Event::Started(Box::new(started))].into_iter().chain(first);
-        let mut entries: Vec<Entry> = events.map(|event| Entry::new(at, event)).collect();
-        leased.append(0, &entries).await?;
-        leased.apply(entries.split_off(1))?;
+        leased.lines.push(line(&Entry::new(at, Event::Started(Box::new(started)))));
+        leased.noted = 1;
+        leased.record(first).await?;
         Ok(leased)
     }
 
@@ -68,14 +72,33 @@ impl LeasedRun {
         &self.clock
     }
 
-    /// Proves that `events` may follow what happened before, journals them in one step, then applies them. What may not
-    /// follow never reaches the journal.
+    /// Proves that `events` may follow what happened before, journals them in one step, and before them what was noted, then
+    /// applies them. What may not follow never reaches the journal.
     pub(crate) async fn record(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
+        let entries = self.proven(events)?;
+        let end = entries.iter().find(|entry| entry.event == Event::Delivered).map(|end| end.at);
+        self.append(end).await?;
+        self.lines.clear();
+        self.noted = 0;
+        self.apply(entries)
+    }
+
+    /// Applies `events`, which are journalled together with what is recorded next: nothing may leave before that. Of what
+    /// happens twice where the worker dies in between, nothing is more than reading.
+    pub(crate) fn note(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
+        let entries = self.proven(events)?;
+        self.noted = self.lines.len();
+        self.apply(entries)
+    }
+
+    /// The entries, in lines behind those that are noted.
+    fn proven(&mut self, events: Vec<Event>) -> Result<Vec<Entry>, Interruption> {
         self.run.check(&events).map_err(|error| Interruption::Illegal(error.to_string()))?;
         let at = self.clock.now();
         let entries: Vec<Entry> = events.into_iter().map(|event| Entry::new(at, event)).collect();
-        self.append(self.run.sequence(), &entries).await?;
-        self.apply(entries)
+        self.lines.truncate(self.noted);
+        self.lines.extend(entries.iter().map(line));
+        Ok(entries)
     }
 
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Interruption> {
@@ -92,16 +115,17 @@ impl LeasedRun {
         first: Vec<Event>,
         conclusion: Conclusion,
     ) -> Result<Box<Reply>, Interruption> {
-        let (at, mut after) = (self.clock.now(), Run::clone(&self.run));
-        for event in &first {
-            let applied = after.apply(Entry::new(at, event.clone()));
-            applied.map_err(|error| Interruption::Illegal(error.to_string()))?;
-        }
-        let reply = Box::new(conclusion::reply(&after, conclusion, at));
-        let mut events = first;
-        events.push(Event::Finished(reply.clone()));
-        self.record(events).await?;
+        self.note(first)?;
+        let reply = Box::new(conclusion::reply(&self.run, conclusion, self.clock.now()));
+        self.record(vec![Event::Finished(reply.clone())]).await?;
         Ok(reply)
+    }
+
+    /// What a message of the run says of it.
+    pub(crate) fn wake_up(&self, generation: u32, reason: Reason) -> WakeUp {
+        let says = WakeUp::of_run(&self.run, generation, reason);
+        // The journal is no longer than that.
+        WakeUp { entries: says.entries.map(|entries| entries - self.noted as u64), ..says }
     }
 
     /// Journals that the run's reply is delivered, and gives the run free in the same step.
@@ -115,27 +139,28 @@ impl LeasedRun {
         self.lease.release().await;
     }
 
-    async fn append(&self, sequence: u64, entries: &[Entry]) -> Result<(), Interruption> {
-        let (lines, Lifetimes { unfinished, delivered, sealed, .. }) = (lines(entries), self.lifetimes);
-        let end = entries.iter().find(|entry| entry.event == Event::Delivered);
-        let remains = end.filter(|_| sealed > delivered).and_then(|end| self.run.remains(end.at));
+    /// Appends the lines; at the `end` of the run what remains of it is kept.
+    async fn append(&self, end: Option<Timestamp>) -> Result<(), Interruption> {
+        let Lifetimes { unfinished, delivered, sealed, .. } = self.lifetimes;
+        let remains = end.filter(|_| sealed > delivered).and_then(|end| self.run.remains(end));
         let retain = match (end, &remains) {
             (None, _) => unfinished,
             (Some(_), Some(_)) => delivered,
             (Some(_), None) => delivered.max(sealed),
         };
-        let remains = remains.as_deref().map(self::lines);
+        let remains: Option<Vec<String>> = remains.map(|entries| entries.iter().map(line).collect());
         let remains = remains.as_deref().map(|entries| Remains { entries, retain: sealed });
         let decide = |error: &JournalError| match error {
             JournalError::Unavailable(_) => RetryDecision::Again,
             JournalError::OwnershipLost | JournalError::Lost => RetryDecision::Stop,
         };
         let notice = |error: &JournalError, attempt, _| warn!(%error, attempt, "an append to the journal is repeated");
-        let append = || self.lease.append(sequence, &lines, retain, remains);
+        let sequence = self.run.sequence() - self.noted as u64;
+        let append = || self.lease.append(sequence, &self.lines, retain, remains);
         retry(APPEND, decide, notice, append).await.map_err(Interruption::from)
     }
 }
 
-fn lines(entries: &[Entry]) -> Vec<String> {
-    entries.iter().map(|entry| serde_json::to_string(entry).expect("entries are JSON types only")).collect()
+fn line(entry: &Entry) -> String {
+    serde_json::to_string(entry).expect("entries are JSON types only")
 }

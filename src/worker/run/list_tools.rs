@@ -32,7 +32,7 @@ impl Attempt<'_> {
         info!(tools = selected.tools.len(), "tools listed");
         let offer = executor.offers.of(&profile, selected.tools).await;
         let pinned = offer.pinned.clone();
-        self.leased.record(vec![Event::ToolsListed { tools: pinned, left_out: selected.left_out }]).await?;
+        self.leased.note(vec![Event::ToolsListed { tools: pinned, left_out: selected.left_out }])?;
         self.offer = Some(offer);
         Ok(())
     }

@@ -34,11 +34,10 @@ impl Settler {
 
     /// Makes the dead letter of a run that was given up; false where the broker did not confirm it.
     pub(super) async fn dead_letter_of_run(&self, run: &LeasedRun, delivery: &InFlightDelivery, why: &GivenUp) -> bool {
-        let run = run.run();
         // A letter that is replayed after its journal's time must not repeat what the run did.
-        let generation = run.wake_up_generation().max(1);
-        let letter = WakeUp::of_run(run, generation, Reason::Poison).stamp(delivery.message());
-        self.publish_dead_letter(delivery, letter, why, run.attempts()).await
+        let generation = run.run().wake_up_generation().max(1);
+        let letter = run.wake_up(generation, Reason::Poison).stamp(delivery.message());
+        self.publish_dead_letter(delivery, letter, why, run.run().attempts()).await
     }
 
     /// The journal makes no sense, so nothing can be known of the run nor done for it.

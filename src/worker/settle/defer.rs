@@ -70,7 +70,7 @@ impl Settler {
             Pause::Transient => Reason::Transient,
             Pause::ContinueAsNew | Pause::Shutdown | Pause::JournalAway => Reason::Continue,
         };
-        let wake_up = WakeUp::of_run(run.run(), generation, reason).knowing(delivery.wake_up());
+        let wake_up = run.wake_up(generation, reason).knowing(delivery.wake_up());
         if let Err(error) = self.publish_wake_up(delivery, wake_up, wait).await {
             warn!(%error, "the wake-up was not confirmed; the message goes back to the queue");
             run.release().await;
@@ -93,7 +93,7 @@ impl Settler {
     ) -> Exit {
         let generation = run.run().wake_up_generation().max(delivery.generation()).max(1);
         run.release().await;
-        let wake_up = WakeUp::of_run(run.run(), generation, reason).knowing(delivery.wake_up());
+        let wake_up = run.wake_up(generation, reason).knowing(delivery.wake_up());
         self.replace(delivery, wake_up, wait).await
     }
 
