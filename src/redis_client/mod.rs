@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd, from_redis_value};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use config::Config;
@@ -79,9 +80,16 @@ struct Inner {
     /// Held while connecting, so that one task connects for all; counts the connections made.
     connecting: tokio::sync::Mutex<u64>,
     breaker: Breaker,
+    /// For commands that are out: a server works them off one after another, and the last of thousands that were sent at once
+    /// would be taken for one that it does not answer.
+    places: Semaphore,
     fullness: Fullness,
     durable: DurableWrites,
 }
+
+/// Commands that wait for their answers at the same time; the others wait for a place. A server a millisecond away answers
+/// over a hundred thousand a second so.
+const MOST_AT_ONCE: usize = 128;
 
 #[derive(Clone)]
 struct Made {
@@ -119,6 +127,7 @@ impl RedisClient {
             link: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(0),
             breaker: Breaker::new(config.breaker_failures, open_time),
+            places: Semaphore::new(MOST_AT_ONCE),
             fullness: Fullness::default(),
             durable: DurableWrites::new(config),
         })))
@@ -226,6 +235,8 @@ impl RedisClient {
     where
         F: Future<Output = RedisResult<T>>,
     {
+        let place = self.0.places.acquire().await;
+        // Those that had places may have found out that nobody is there.
         self.0.breaker.admit()?;
         let began = Instant::now();
         let attempts = async {
@@ -235,6 +246,7 @@ impl RedisClient {
             }
         };
         let result = tokio::time::timeout(self.0.longest_call, attempts).await;
+        drop(place);
         match result.unwrap_or_else(|_| Err(Failure::Unreachable(io::Error::from(io::ErrorKind::TimedOut).into()))) {
             Ok(value) => {
                 self.0.breaker.succeeded();
@@ -326,6 +338,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -334,5 +349,47 @@ mod tests {
         let error = RedisError::from((redis::ErrorKind::Extension, "an error", answer));
         assert!(!describe(&error).0.contains("hunter2"));
         assert!(describe(&error).0.contains("unknown command"));
+    }
+
+    /// A server that answers nothing before it has as many questions as it can get: says how many those were each time.
+    async fn slow_server(listener: TcpListener, questions: usize) -> Vec<usize> {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let (mut bytes, mut answered, mut at_once) = (vec![0; 1 << 16], 0, Vec::new());
+        while answered < questions {
+            let mut waiting = 0;
+            // What was to come next is there by then.
+            while let Ok(read) = tokio::time::timeout(Duration::from_millis(200), peer.read(&mut bytes)).await {
+                let read = read.unwrap();
+                assert!(read > 0, "the client is gone");
+                let of_the_link = bytes[..read]
+                    .split(|byte| *byte == b'*')
+                    .filter(|one| !one.is_empty() && !one.ends_with(b"PING\r\n"));
+                for _ in of_the_link {
+                    peer.write_all(b"+OK\r\n").await.unwrap();
+                }
+                waiting += bytes[..read].windows(4).filter(|window| window == b"PING").count();
+            }
+            peer.write_all("+PONG\r\n".repeat(waiting).as_bytes()).await.unwrap();
+            answered += waiting;
+            at_once.push(waiting);
+        }
+        at_once
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_no_more_at_once_than_it_answers_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config {
+            url: format!("redis://{}", listener.local_addr().unwrap()).into(),
+            response_timeout_milliseconds: 60_000,
+            ..Config::default()
+        };
+        let client = RedisClient::new(&config).unwrap();
+        let questions = 3 * MOST_AT_ONCE;
+        let pings = futures_util::future::try_join_all((0..questions).map(|_| client.ping()));
+        let (at_once, pings) = tokio::join!(slow_server(listener, questions), pings);
+        pings.unwrap();
+        assert_eq!(at_once.iter().sum::<usize>(), questions);
+        assert!(at_once.iter().all(|waiting| *waiting <= MOST_AT_ONCE), "{at_once:?}");
     }
 }
