@@ -44,7 +44,7 @@ use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::tool_catalog::ToolCatalog;
-use crate::worker::rules::{Lifetimes, WorkerRules};
+use crate::worker::rules::{Defaults, Lifetimes, WorkerRules};
 use crate::worker::run::{Executor, RunRules};
 use crate::worker::{Parts, Worker, urgent_places};
 
@@ -246,7 +246,7 @@ impl App {
             dead_letters,
             clock,
             rules,
-            defaults: config.job.clone(),
+            defaults: Defaults { approval: config.approval.clone(), ..config.job.clone() },
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
         });

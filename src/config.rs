@@ -8,6 +8,7 @@ use ::config::{Environment, File, FileFormat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::approval::ApprovalConfig;
 use crate::retry::Policy;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::{AfterLoss, Defaults};
@@ -16,10 +17,11 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "worker",
     "job",
     "authorization",
+    "approval",
     "tools",
     "digests",
     "amqp",
@@ -52,6 +54,7 @@ pub struct Config {
     pub worker: WorkerConfig,
     pub job: Defaults,
     pub authorization: AuthorizationConfig,
+    pub approval: ApprovalConfig,
     pub tools: tool_catalog::Config,
     pub digests: DigestsConfig,
     pub amqp: queue::amqp::Config,
@@ -191,6 +194,7 @@ impl Config {
         let worker = section(layers, "worker", problems);
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
+        let approval = section(layers, "approval", problems);
         let tools = section(layers, "tools", problems);
         let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
@@ -204,6 +208,7 @@ impl Config {
             worker: worker?,
             job: job?,
             authorization: authorization?,
+            approval: approval?,
             tools: tools?,
             digests: digests?,
             amqp: amqp?,
@@ -230,6 +235,7 @@ impl Config {
         problems.extend(named("scalekit", self.scalekit.problems()));
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("worker", self.worker.problems()));
+        problems.extend(named("approval", self.approval.problems()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::approval::ApprovalRules;
 use super::effect::{CallKey, Effect};
 use super::message::ModelReply;
 use crate::job::{ConnectionName, Job};
@@ -230,6 +231,9 @@ pub struct Settings {
     pub result_bytes: usize,
     /// Seconds to wait for the user's authorization.
     pub authorization_seconds: u64,
+    /// Which calls wait for a person.
+    #[serde(default, skip_serializing_if = "ApprovalRules::is_idle")]
+    pub approval: ApprovalRules,
 }
 
 /// Why a worker gave a run out of its hands.

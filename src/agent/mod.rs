@@ -1,5 +1,6 @@
 //! Decisions of an agent run: pure, without async, clock or I/O.
 
+pub mod approval;
 pub mod conclusion;
 pub mod effect;
 pub mod event;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
+use super::approval::ApprovalRules;
 use super::event::{Entry, Event, Pause, SCHEMA_VERSION, Settings, Started, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use super::plan::plan;
@@ -37,6 +38,7 @@ pub(super) fn started() -> Started {
         parallel_reads: 2,
         result_bytes: 10_000,
         authorization_seconds: 3600,
+        approval: ApprovalRules::default(),
     };
     Started {
         schema: SCHEMA_VERSION,

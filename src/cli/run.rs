@@ -141,6 +141,7 @@ pub fn new_job(prompt: &str, identifier: String, connections: Vec<String>) -> Re
         output_schema: None,
         limits: Limits::default(),
         authorization: crate::job::Authorization::default(),
+        approval: crate::approval::Approval::default(),
         progress: false,
         metadata: Value::Null,
         reply_to: None,

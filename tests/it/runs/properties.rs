@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use agentkit_worker::internals::agent::approval::ApprovalRules;
 use agentkit_worker::internals::agent::conclusion;
 use agentkit_worker::internals::agent::effect::Effect;
 use agentkit_worker::internals::agent::event::{
@@ -68,6 +69,7 @@ impl RandomWorld {
             parallel_reads: usize::from(draw(4)),
             result_bytes: 1000,
             authorization_seconds: 3600,
+            approval: ApprovalRules::default(),
         };
         let stubborn = draw(2) == 1;
         let job = Job::from_slice(body.to_string().as_bytes(), &Envelope::default(), 10_000).unwrap();
