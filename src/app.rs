@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::approval::link::Links;
 use crate::cache::Cache;
 use crate::cache::memory::MemoryCache;
 use crate::cache::redis::RedisCache;
@@ -210,6 +211,7 @@ impl App {
             max_job_bytes: config.worker.max_job_bytes,
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
+        let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
         let executor = Executor {
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
             magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
@@ -218,6 +220,7 @@ impl App {
             llm,
             tool_catalog,
             offers: Offers::default(),
+            approval_links: approval_links.clone(),
             parked,
             digests: digests.clone(),
             publisher: publisher.clone(),

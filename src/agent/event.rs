@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::approval::ApprovalRules;
 use super::effect::{CallKey, Effect};
 use super::message::ModelReply;
+use crate::decision::{Door, Verdict};
 use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
 
@@ -20,7 +21,10 @@ use crate::reply::Reply;
 /// | 2 | [`Entry::schema`], [`Event::GivenUp`], [`Event::JournalLost`], [`Pause::JournalAway`] |
 /// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`] |
 /// | 3 | [`Event::EndLost`] |
-pub const SCHEMA_VERSION: u32 = 3;
+/// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
+pub const SCHEMA_VERSION: u32 = 4;
+/// What the end of a journal that was cut is written as.
+const LOSS_VERSION: u32 = 3;
 /// What all events but the newest are written as: an older worker goes on with a run that has none of these.
 pub const COMMON_VERSION: u32 = 2;
 /// Lines without a version are of this one.
@@ -42,8 +46,7 @@ pub struct Entry {
 impl Entry {
     /// A line of the oldest version that knows the event.
     pub fn new(at: Timestamp, event: Event) -> Self {
-        let schema = if matches!(event, Event::EndLost { .. }) { SCHEMA_VERSION } else { COMMON_VERSION };
-        Self { schema, at, event }
+        Self { schema: event.needs(), at, event }
     }
 }
 
@@ -107,6 +110,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         refused_while_active: bool,
     },
+    /// These calls wait for a person. The caller is told after it.
+    ApprovalAsked {
+        /// All calls of the open turn that wait.
+        calls: Vec<AskedCall>,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A person said what becomes of a call, or nobody did in time.
+    ApprovalDecided(Box<Settled>),
     /// These tools are pinned for the run, sorted by name.
     ToolsListed {
         /// What the model is offered; runs that offer the same share it.
@@ -199,6 +211,40 @@ pub enum Loss {
     Writes,
 }
 
+/// A call that waits for a person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AskedCall {
+    /// Names the approval.
+    pub id: String,
+    /// Which of the open turn's calls.
+    pub call_id: String,
+    /// A decision about other arguments is none about this call.
+    pub arguments_digest: String,
+    /// What other arguments are checked against; null where the tool is gone.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub arguments_schema: Value,
+}
+
+/// What was decided about a call that waited.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The approval that was asked for.
+    pub approval: String,
+    /// What becomes of the call.
+    pub verdict: Verdict,
+    /// How the decision came.
+    pub door: Door,
+    /// Who decided, as far as that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why, in that person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the call is made with instead, where it was edited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Map<String, Value>>,
+}
+
 /// Why a run was put given_up, as its dead letter says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUp {
@@ -244,6 +290,8 @@ pub enum Pause {
     Shutdown,
     /// The user must authorize.
     Authorization,
+    /// A person must approve.
+    Approval,
     /// Somebody asked us to come later.
     RateLimited,
     /// Something that should pass failed; costs one of the run's attempts.
@@ -322,8 +370,28 @@ impl Event {
     pub fn is_progress(&self) -> bool {
         matches!(
             self,
-            Self::AccountsReady | Self::ToolsListed { .. } | Self::ModelReplied { .. } | Self::ToolFinished { .. }
+            Self::AccountsReady
+                | Self::ToolsListed { .. }
+                | Self::ModelReplied { .. }
+                | Self::ToolFinished { .. }
+                | Self::ApprovalDecided(_)
         )
+    }
+
+    /// The oldest version that knows the event, and all that is said in it.
+    fn needs(&self) -> u32 {
+        let speaks_of_approval = match self {
+            Self::Started(started) => !started.job.approval.is_unsaid(),
+            Self::Finished(reply) => reply.speaks_of_approval(),
+            Self::AttemptEnded { cause, .. } => *cause == Pause::Approval,
+            Self::ApprovalAsked { .. } | Self::ApprovalDecided(_) => true,
+            _ => false,
+        };
+        match self {
+            _ if speaks_of_approval => SCHEMA_VERSION,
+            Self::EndLost { .. } => LOSS_VERSION,
+            _ => COMMON_VERSION,
+        }
     }
 
     /// The event's name, for logs and timelines.
@@ -335,6 +403,8 @@ impl Event {
             Self::WakeUpPublished { .. } => "wake_up_published",
             Self::AccountsReady => "accounts_ready",
             Self::AuthorizationRequested { .. } => "authorization_requested",
+            Self::ApprovalAsked { .. } => "approval_asked",
+            Self::ApprovalDecided(_) => "approval_decided",
             Self::ToolsListed { .. } => "tools_listed",
             Self::ModelAsked => "model_asked",
             Self::ModelReplied { .. } => "model_replied",

@@ -1,6 +1,8 @@
 //! Decisions of an agent run: pure, without async, clock or I/O.
 
 pub mod approval;
+pub mod approvals;
+mod awaited;
 pub mod conclusion;
 pub mod effect;
 pub mod event;
@@ -8,6 +10,7 @@ pub mod message;
 pub mod plan;
 mod remains;
 pub mod result;
+pub mod ruling;
 pub mod run;
 #[cfg(test)]
 mod script;
