@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::approval::ApprovalConfig;
+use crate::http_server::tokens::{TokenConfig, Tokens};
 use crate::retry::Policy;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::{AfterLoss, Defaults};
@@ -109,6 +110,9 @@ pub struct DigestsConfig {
 pub struct HttpConfig {
     /// `address:port`; port 0 takes any that is free.
     pub bind: String,
+    /// Who may ask for what; see `config/README.md`.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, TokenConfig>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -258,6 +262,9 @@ impl Config {
 
 impl HttpConfig {
     fn problem(&self) -> Option<String> {
+        if let Err(problem) = Tokens::new(&self.tokens) {
+            return Some(problem);
+        }
         let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
     }

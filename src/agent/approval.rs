@@ -153,7 +153,7 @@ fn names_it(text: &str, address: &str) -> bool {
 }
 
 /// Whether a pattern, in which `*` stands for anything, fits the whole of `text`; capital letters do not count.
-fn fits(pattern: &str, text: &str) -> bool {
+pub fn fits(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };

@@ -52,6 +52,8 @@ pub struct PastDecision {
     approval: String,
     /// Of the arguments that were decided about.
     pub arguments_digest: String,
+    /// Until when a person could decide.
+    until: Timestamp,
     /// What was decided.
     pub verdict: Verdict,
     /// The digest of what the arguments were changed to.
@@ -72,6 +74,12 @@ impl Approvals {
     /// What was decided about an approval.
     pub fn decided(&self, approval: &str) -> Option<&PastDecision> {
         self.decided.iter().find(|past| past.approval == approval)
+    }
+
+    /// The digest of an approval's arguments and the end of its wait, whether it is decided or not.
+    pub fn of(&self, approval: &str) -> Option<(&str, Timestamp)> {
+        let waiting = self.waits(approval).map(|asked| (asked.call.arguments_digest.as_str(), asked.until));
+        waiting.or_else(|| self.decided(approval).map(|past| (past.arguments_digest.as_str(), past.until)))
     }
 
     /// Whether anything waits for a person.
@@ -205,9 +213,10 @@ impl Run {
             arguments.as_ref().map(|arguments| shorten(&Value::Object(arguments.clone()).to_string(), LONGEST_EDIT));
         // The wait may have been long: whether the accounts can still be used is looked at before the call is made.
         self.accounts_ready &= !verdict.allows();
+        let until = asked.until;
         let (arguments_digest, edit) =
             (asked.call.arguments_digest.clone(), arguments.as_ref().map(crate::decision::arguments_digest));
-        self.approvals.decided.push(PastDecision { approval, arguments_digest, verdict, edit });
+        self.approvals.decided.push(PastDecision { approval, arguments_digest, until, verdict, edit });
         let Some(open) = self.turn.iter_mut().find(|open| open.call.id == call_id) else { return };
         let Plan::Run { tool, arguments: planned, key } = &mut open.plan else { return };
         if let Some(arguments) = arguments {

@@ -85,7 +85,9 @@ impl Run {
         }
         if self.approvals.any_wait() {
             let expired = self.approvals.expired(now);
-            return if expired.is_empty() { Step::AwaitApproval } else { Step::ExpireApprovals(expired) };
+            // Told in any case: also who had no time to decide hears of the call.
+            let waits = expired.is_empty() || !self.approvals.told;
+            return if waits { Step::AwaitApproval } else { Step::ExpireApprovals(expired) };
         }
         if !self.accounts_ready {
             return Step::CheckAccounts;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::approval::ApprovalRules;
-use super::event::{Entry, Event, Pause, SCHEMA_VERSION, Settings, Started, ToolOutcome};
+use super::event::{COMMON_VERSION, Entry, Event, Pause, Settings, Started, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use super::plan::plan;
 use super::run::{BadJournal, Run, Step};
@@ -41,7 +41,7 @@ pub(super) fn started() -> Started {
         approval: ApprovalRules::default(),
     };
     Started {
-        schema: SCHEMA_VERSION,
+        schema: COMMON_VERSION,
         digest: job.digest(),
         job: job.into(),
         settings,

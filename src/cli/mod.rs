@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod dead;
+mod decide;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod doctor;

@@ -318,6 +318,11 @@ impl Reply {
         Self::new(job, mark, time, event)
     }
 
+    /// What is said of a decision in the message `message`; no event of the job that it names.
+    pub fn about_decision(job: &str, message: &str, time: Timestamp, event: ReplyEvent) -> Self {
+        Self::of(job, &format!("decision:{message}"), time, event)
+    }
+
     fn new(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
         Self::of(job.as_str(), mark, time, event)
     }

@@ -117,6 +117,11 @@ impl QueueNames {
         format!("{}.jobs.high", self.prefix)
     }
 
+    /// Decisions about calls that wait for approval.
+    pub fn decisions(&self) -> String {
+        format!("{}.decisions", self.prefix)
+    }
+
     /// Dead letters.
     pub fn dead(&self) -> String {
         format!("{}.dead", self.prefix)
@@ -145,6 +150,7 @@ impl QueueNames {
             Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
             Destination::Reply(Some(name)) | Destination::Progress(name) => name.clone(),
             Destination::Reply(None) => self.replies(),
+            Destination::Decisions => self.decisions(),
             Destination::Dead => self.dead(),
         }
     }
@@ -189,6 +195,8 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
         jobs(names.jobs()),
         jobs(names.urgent()),
         QueueDefinition::replies(names),
+        // Looked at again and again while a journal is away: what a person said is not to be lost over that.
+        QueueDefinition::new(names.decisions()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT),
     ];
     all.extend(Tier::ALL.map(|tier| {
         QueueDefinition::new(names.wait(tier))
@@ -265,8 +273,8 @@ impl QueueDefinition {
     ) -> Result<(), QueueError> {
         match mode {
             TopologyMode::Declare => self.declare_or_take(link, names, timeout).await.map(drop),
-            // Made by whoever may, or never: what is urgent goes to the job queue then.
-            TopologyMode::Verify if self.name == names.urgent() => Ok(()),
+            // Made by whoever may, or never: what is urgent goes to the job queue then, and decisions come by other doors.
+            TopologyMode::Verify if [names.urgent(), names.decisions()].contains(&self.name) => Ok(()),
             TopologyMode::Verify | TopologyMode::None => {
                 let found = self.look(&link.channel(timeout).await?, timeout).await?;
                 let missing = || QueueError::Refused(format!("queue {} does not exist", self.name));
