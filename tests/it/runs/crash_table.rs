@@ -340,7 +340,7 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
     let in_doubt = matches!(
         cut,
         Some(
-            ("append model_replied+tool_started", Failure::After)
+            ("append model_replied+tool_started" | "append accounts_ready+tool_started", Failure::After)
                 | ("hold" | "ack", Failure::Before | Failure::After)
                 | ("append wake_up_published+tool_finished", Failure::Before)
         )
@@ -417,14 +417,14 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
 }
 
 const APPROVAL_POINTS: [&str; 8] = [
-    "append approval_asked",
+    "append model_replied+approval_asked",
     "publish agentkit.job.approval_required",
     "append attempt_ended",
     "append wake_up_published",
     "append approval_decided",
     "release",
     "publish wake-up",
-    "append accounts_ready",
+    "append accounts_ready+tool_started",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
