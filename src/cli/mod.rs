@@ -179,7 +179,8 @@ impl Interrupt {
 
 /// Carries out one command.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    match dispatch(arguments).await {
+    // Boxed: the future of a command that holds a whole worker is large.
+    match Box::pin(dispatch(arguments)).await {
         Ok(code) => code,
         Err(error) => {
             let code = match &error {

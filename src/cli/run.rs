@@ -52,8 +52,8 @@ pub struct RunArguments {
     #[arg(long)]
     pub json: bool,
     /// Let writes be made that wait for approval, without asking; where nobody is at a terminal they are denied otherwise
-    #[arg(long)]
-    pub yes: bool,
+    #[arg(long, action = clap::ArgAction::Count)]
+    pub yes: u8,
 }
 
 /// Carries out `run`.
@@ -164,7 +164,7 @@ async fn show(mut replies: Replies, worker: &Embedded, job: &Job, arguments: &Ru
             show_one(screen, &reply, worker, job, &mut discovered).await;
         }
         if let ReplyEvent::ApprovalRequired(event) = &reply.event {
-            decide(worker, &reply.subject, event, arguments.yes).await;
+            decide(worker, &reply.subject, event, arguments.yes > 0).await;
         }
         if reply.event.is_terminal() {
             return if matches!(reply.event, ReplyEvent::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -340,13 +340,14 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
     let in_doubt = matches!(
         cut,
         Some(
-            ("append model_replied+tool_started" | "append accounts_ready+tool_started", Failure::After)
+            ("append model_replied+tool_started", Failure::After)
                 | ("hold" | "ack", Failure::Before | Failure::After)
                 | ("append wake_up_published+tool_finished", Failure::Before)
         )
     );
     // A store that is as new as this one, and was empty after a worker had the message, may have lost what that one did.
     let begun_anew = journal[0].contains(r#""writes_lost":true"#);
+    let in_doubt = in_doubt || died_beside_the_write(cut, &aftermath.labels);
     assert!(in_doubt || begun_anew || state == EffectState::Done, "{case}: there is no reason for doubt");
     let turns = journal.iter().filter(|line| event_name(line) == "model_replied").count();
     assert_eq!(turns, completed.account.steps as usize, "{case}");
@@ -359,6 +360,15 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
         extra == u64::from(asked_again) || asked_perhaps && extra <= 1,
         "{case}: {model_requests} requests for {turns} turns"
     );
+}
+
+/// The copy of the message that stood for the wait comes while the approved write is out: a worker that dies over that copy dies
+/// with the write.
+fn died_beside_the_write(cut: Option<(&str, Failure)>, labels: &[String]) -> bool {
+    let has = |name: &str| labels.iter().any(|label| label == name);
+    let died = cut.is_some_and(|(_, failure)| failure != Failure::DoneButFailed);
+    let before = cut == Some(("append accounts_ready+tool_started", Failure::Before));
+    died && !before && has("append accounts_ready+tool_started") && !has("append wake_up_published+tool_finished")
 }
 
 fn check_approved(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
