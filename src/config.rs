@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::approval::ApprovalConfig;
-use crate::http_server::tokens::{TokenConfig, Tokens};
+use crate::http_server::tokens::HttpConfig;
 use crate::retry::Policy;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::{AfterLoss, Defaults};
@@ -103,16 +103,6 @@ pub struct DigestsConfig {
     pub enabled: bool,
     pub dir: PathBuf,
     pub lease_seconds: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    /// `address:port`; port 0 takes any that is free.
-    pub bind: String,
-    /// Who may ask for what; see `config/README.md`.
-    #[serde(default)]
-    pub tokens: BTreeMap<String, TokenConfig>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -257,16 +247,6 @@ impl Config {
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
         problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
         problems
-    }
-}
-
-impl HttpConfig {
-    fn problem(&self) -> Option<String> {
-        if let Err(problem) = Tokens::new(&self.tokens) {
-            return Some(problem);
-        }
-        let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
     }
 }
 

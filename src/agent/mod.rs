@@ -2,10 +2,12 @@
 
 pub mod approval;
 pub mod approvals;
+mod asked;
 mod awaited;
 pub mod conclusion;
 pub mod effect;
 pub mod event;
+mod held;
 pub mod message;
 pub mod plan;
 mod remains;

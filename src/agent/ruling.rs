@@ -16,7 +16,7 @@ const MOST_ARGUMENT_BYTES: usize = 1 << 20;
 
 /// Why a decision changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Objection {
     /// It cannot be read.
     #[error("the decision cannot be read: {0}")]
     Unreadable(String),
@@ -46,7 +46,7 @@ pub enum Refusal {
     InvalidArguments(String),
 }
 
-impl Refusal {
+impl Objection {
     /// Its name, for programs.
     pub fn code(&self) -> &'static str {
         match self {
@@ -64,28 +64,28 @@ impl Refusal {
 }
 
 /// What is to be journalled of `decision`, which came by `door`.
-pub fn rule(run: &Run, decision: &Decision, door: Door, now: Timestamp) -> Result<Settled, Refusal> {
+pub fn rule(run: &Run, decision: &Decision, door: Door, now: Timestamp) -> Result<Settled, Objection> {
     if let Some(past) = run.approvals().decided(&decision.approval) {
         let edit = match &decision.ruling {
             Ruling::Edit(arguments) => Some(arguments_digest(arguments)),
             Ruling::Approve | Ruling::Deny => None,
         };
         return Err(match past.verdict {
-            _ if past.arguments_digest != decision.arguments_digest => Refusal::OtherArguments,
-            Verdict::Expired => Refusal::Expired,
-            verdict if verdict == decision.ruling.verdict() && past.edit == edit => Refusal::Already,
-            verdict => Refusal::AlreadyDecided(verdict),
+            _ if past.arguments_digest != decision.arguments_digest => Objection::OtherArguments,
+            Verdict::Expired => Objection::Expired,
+            verdict if verdict == decision.ruling.verdict() && past.edit == edit => Objection::Already,
+            verdict => Objection::AlreadyDecided(verdict),
         });
     }
-    let asked = run.approvals().waits(&decision.approval).ok_or(Refusal::Unknown)?;
+    let asked = run.approvals().waits(&decision.approval).ok_or(Objection::Unknown)?;
     if asked.call.arguments_digest != decision.arguments_digest {
-        return Err(Refusal::OtherArguments);
+        return Err(Objection::OtherArguments);
     }
     if run.reply().is_some() {
-        return Err(Refusal::Ended);
+        return Err(Objection::Ended);
     }
     if now >= asked.until {
-        return Err(Refusal::Expired);
+        return Err(Objection::Expired);
     }
     let arguments = match &decision.ruling {
         Ruling::Approve | Ruling::Deny => None,
@@ -104,12 +104,12 @@ pub fn rule(run: &Run, decision: &Decision, door: Door, now: Timestamp) -> Resul
     })
 }
 
-fn check_edit(run: &Run, asked: &Asked, arguments: &Map<String, Value>) -> Result<(), Refusal> {
+fn check_edit(run: &Run, asked: &Asked, arguments: &Map<String, Value>) -> Result<(), Objection> {
     if !run.settings().approval.edit {
-        return Err(Refusal::NotEditable);
+        return Err(Objection::NotEditable);
     }
-    let invalid = |problem: String| Err(Refusal::InvalidArguments(problem));
-    let Some((tool, ..)) = run.planned(&asked.call.call_id) else { return Err(Refusal::Unknown) };
+    let invalid = |problem: String| Err(Objection::InvalidArguments(problem));
+    let Some((tool, ..)) = run.planned(&asked.call.call_id) else { return Err(Objection::Unknown) };
     let value = Value::Object(arguments.clone());
     if depth(&value) > MAX_DEPTH {
         return invalid(format!("they are nested deeper than {MAX_DEPTH} levels"));
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    fn ruled(script: &Script, decision: &Decision) -> Result<Settled, Refusal> {
+    fn ruled(script: &Script, decision: &Decision) -> Result<Settled, Objection> {
         rule(&script.run, decision, Door::Amqp, script.now)
     }
 
@@ -294,7 +294,7 @@ mod tests {
             assert_eq!(script.next(), Step::AwaitApproval);
             let late = decision(&script, 0, Ruling::Approve);
             script.asleep(3600);
-            assert_eq!(ruled(&script, &late), Err(Refusal::Expired));
+            assert_eq!(ruled(&script, &late), Err(Objection::Expired));
             let Step::ExpireApprovals(expired) = script.next() else { panic!("{:?}", script.next()) };
             assert_eq!(expired.len(), 2);
             script.attempt();
@@ -303,7 +303,7 @@ mod tests {
             for event in events {
                 script.event(event);
             }
-            assert_eq!(ruled(&script, &late), Err(Refusal::Expired));
+            assert_eq!(ruled(&script, &late), Err(Objection::Expired));
             if fails {
                 assert_eq!(script.failure(), ErrorCode::ApprovalExpired);
                 let ReplyEvent::Failed(failed) = script.reply().event else { panic!("it failed") };
@@ -328,34 +328,34 @@ mod tests {
             change(&mut decision);
             ruled(&script, &decision).unwrap_err()
         };
-        assert_eq!(foreign(&|decision| decision.approval = "ap_x".into()), Refusal::Unknown);
-        assert_eq!(foreign(&|decision| decision.arguments_digest = "sha256:0".into()), Refusal::OtherArguments);
+        assert_eq!(foreign(&|decision| decision.approval = "ap_x".into()), Objection::Unknown);
+        assert_eq!(foreign(&|decision| decision.arguments_digest = "sha256:0".into()), Objection::OtherArguments);
         let (approve, deny) = (decision(&script, 0, Ruling::Approve), decision(&script, 0, Ruling::Deny));
         decide(&mut script, 0, Ruling::Approve);
-        assert_eq!(ruled(&script, &approve), Err(Refusal::Already));
-        assert_eq!(ruled(&script, &deny), Err(Refusal::AlreadyDecided(Verdict::Approve)));
+        assert_eq!(ruled(&script, &approve), Err(Objection::Already));
+        assert_eq!(ruled(&script, &deny), Err(Objection::AlreadyDecided(Verdict::Approve)));
         let again = Settled { verdict: Verdict::Deny, ..ruled(&script, &decision(&script, 1, Ruling::Deny)).unwrap() };
         let again = Settled { approval: approve.approval.clone(), ..again };
         assert!(script.try_event(Event::ApprovalDecided(Box::new(again))).is_err(), "not even in the journal");
         decide(&mut script, 1, Ruling::Deny);
         script.attempt().event(Event::AccountsReady).start("w1").done("w1", "sent").model(says("done"));
-        assert_eq!(ruled(&script, &approve), Err(Refusal::Already), "also when its turn is over");
-        assert_eq!(ruled(&script, &deny), Err(Refusal::AlreadyDecided(Verdict::Approve)));
+        assert_eq!(ruled(&script, &approve), Err(Objection::Already), "also when its turn is over");
+        assert_eq!(ruled(&script, &deny), Err(Objection::AlreadyDecided(Verdict::Approve)));
     }
 
     #[test]
     fn edits_that_may_not_be_are_refused() {
         let strict = waiting(|rules| rules.edit = false);
-        assert_eq!(ruled(&strict, &decision(&strict, 0, edit(&json!("c")))), Err(Refusal::NotEditable));
+        assert_eq!(ruled(&strict, &decision(&strict, 0, edit(&json!("c")))), Err(Objection::NotEditable));
         let script = waiting(|_| {});
         let mut deep = json!("c");
         (0..100).for_each(|_| deep = json!([deep]));
         for to in [json!(7), deep, json!("x".repeat(2 << 20))] {
             let refused = ruled(&script, &decision(&script, 0, edit(&to)));
-            assert!(matches!(refused, Err(Refusal::InvalidArguments(_))), "{refused:?}");
+            assert!(matches!(refused, Err(Objection::InvalidArguments(_))), "{refused:?}");
         }
         let nothing = decision(&script, 0, Ruling::Edit(Map::new()));
-        assert!(matches!(ruled(&script, &nothing), Err(Refusal::InvalidArguments(_))));
+        assert!(matches!(ruled(&script, &nothing), Err(Objection::InvalidArguments(_))));
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
         let mut script = waiting(|_| {});
         decide(&mut script, 0, Ruling::Deny);
         let same = ruled(&script, &decision(&script, 1, edit(&json!("a"))));
-        assert!(matches!(same, Err(Refusal::InvalidArguments(_))), "{same:?}");
+        assert!(matches!(same, Err(Objection::InvalidArguments(_))), "{same:?}");
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
         let cancelled = Conclusion::failed(crate::reply::ErrorDetail::new(ErrorCode::Cancelled, "by a person"));
         let reply = super::super::conclusion::reply(&script.run, cancelled, script.now);
         script.event(Event::Finished(Box::new(reply)));
-        assert_eq!(ruled(&script, &approve), Err(Refusal::Ended));
+        assert_eq!(ruled(&script, &approve), Err(Objection::Ended));
     }
 
     #[test]

@@ -3,54 +3,64 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::jobs::{DecideArguments, broker, job_id, journal};
 use super::output::plain;
 use super::{CommandError, Context};
 use crate::agent::approvals::Asked;
-use crate::agent::ruling::Refusal;
+use crate::agent::ruling::Objection;
 use crate::agent::run::Run;
 use crate::app;
 use crate::decision::{Decision, Door, Ruling};
+use crate::job::JobId;
+use crate::journal::Journal;
+use crate::queue::Publisher;
 use crate::worker::control::decider::{Decider, NotDecided};
+
+/// What is said, and to which calls of which run.
+pub(super) struct Said {
+    pub(super) job: JobId,
+    pub(super) call: Option<String>,
+    pub(super) reason: Option<String>,
+    pub(super) ruling: Ruling,
+}
 
 /// Says the same to all calls that are meant.
 pub(super) async fn decide(
     context: &Context,
-    arguments: &DecideArguments,
-    ruling: &Ruling,
+    journal: Arc<dyn Journal>,
+    publisher: Arc<dyn Publisher>,
+    said: Said,
 ) -> Result<ExitCode, CommandError> {
-    let id = job_id(&arguments.id)?;
-    let (journal, broker) = (journal(context)?, broker(context).await?);
+    let Said { job: id, call, reason, ruling } = said;
     let decider = Decider {
         journal,
-        publisher: broker.publisher(),
+        publisher,
         clock: context.clock.clone(),
         metrics: Arc::default(),
         lifetimes: app::lifetimes(&context.config),
         name: app::process_name(),
     };
-    let run = decider.run(&id).await.map_err(|error| no_run(&error, &arguments.id))?;
-    let meant = meant(&run, arguments.call.as_deref());
+    let run = decider.run(&id).await.map_err(|error| no_run(&error, id.as_str()))?;
+    let meant = meant(&run, call.as_deref());
     if meant.is_empty() {
-        let which = arguments.call.as_deref().map(|call| format!(" `{}`", plain(call))).unwrap_or_default();
+        let which = call.as_deref().map(|call| format!(" `{}`", plain(call))).unwrap_or_default();
         eprintln!("nothing was decided: no call{which} of this run waits for approval");
         return Ok(ExitCode::FAILURE);
     }
-    let (mut code, word) = (ExitCode::SUCCESS, if *ruling == Ruling::Approve { "approved" } else { "denied" });
+    let (mut code, word) = (ExitCode::SUCCESS, if ruling == Ruling::Approve { "approved" } else { "denied" });
     for asked in meant {
         let decision = Decision {
             job: id.clone(),
             approval: asked.call.id.clone(),
             arguments_digest: asked.call.arguments_digest.clone(),
             ruling: ruling.clone(),
-            reason: arguments.reason.clone(),
+            reason: reason.clone(),
             by: context.sources.variable("USER").map(str::to_owned),
         };
         let tool = run.planned(&asked.call.call_id).map_or_else(String::new, |(tool, ..)| plain(&tool.name));
         let call = format!("{tool} ({})", plain(&asked.call.call_id));
         match decider.decide(&decision, Door::Cli).await {
             Ok(()) => println!("{word}: {call}"),
-            Err(NotDecided::Refused(Refusal::Already)) => println!("{word} before: {call}"),
+            Err(NotDecided::Refused(Objection::Already)) => println!("{word} before: {call}"),
             Err(NotDecided::Refused(refused)) => {
                 eprintln!("{call}: {refused}");
                 code = ExitCode::FAILURE;

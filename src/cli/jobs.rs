@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::decide::decide;
+use super::decide::{self, Said};
 use super::output::plain;
 use super::timeline::{Timeline, outcome};
 use super::{CommandError, Context};
@@ -122,8 +122,8 @@ pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<E
         JobsAction::Show(arguments) => show(&context, &arguments).await,
         JobsAction::Cancel(arguments) => cancel(&context, &job_id(&arguments.id)?).await,
         JobsAction::Resume(arguments) => resume(&context, &job_id(&arguments.id)?).await,
-        JobsAction::Approve(arguments) => decide(&context, &arguments, &Ruling::Approve).await,
-        JobsAction::Deny(arguments) => decide(&context, &arguments, &Ruling::Deny).await,
+        JobsAction::Approve(arguments) => decide(&context, arguments, Ruling::Approve).await,
+        JobsAction::Deny(arguments) => decide(&context, arguments, Ruling::Deny).await,
     }
 }
 
@@ -146,6 +146,12 @@ pub(super) async fn broker(context: &Context) -> Result<AmqpQueue, CommandError>
 /// Who acts on runs.
 pub(super) fn operator(context: &Context, broker: &AmqpQueue, journal: Arc<dyn Journal>) -> Operator {
     Operator::new(journal, broker.publisher(), context.clock.clone(), app::lifetimes(&context.config))
+}
+
+async fn decide(context: &Context, arguments: DecideArguments, ruling: Ruling) -> Result<ExitCode, CommandError> {
+    let DecideArguments { id, call, reason } = arguments;
+    let said = Said { job: job_id(&id)?, call, reason, ruling };
+    decide::decide(context, journal(context)?, broker(context).await?.publisher(), said).await
 }
 
 async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, CommandError> {
@@ -193,6 +199,6 @@ async fn resume(context: &Context, id: &JobId) -> Result<ExitCode, CommandError>
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn job_id(text: &str) -> Result<JobId, CommandError> {
+fn job_id(text: &str) -> Result<JobId, CommandError> {
     JobId::new(text).ok_or_else(|| CommandError::Usage(format!("{}: an id has 1 to 200 bytes", plain(text))))
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Endpoints;
 use super::page::{answer_page, call_page};
 use super::tokens::Scope;
-use crate::agent::ruling::Refusal;
+use crate::agent::ruling::Objection;
 use crate::agent::run::Run;
 use crate::approval::link::Bound;
 use crate::decision::{Decision, DecisionBody, Door, Ruling, job_of};
@@ -74,7 +74,9 @@ pub(super) async fn press(
     let decision = Decision { job, approval: id, arguments_digest, ruling, reason: None, by: None };
     match facts.decider.decide(&decision, Door::Link).await {
         Ok(()) => answer_page(StatusCode::OK, done),
-        Err(NotDecided::Refused(Refusal::Already)) => answer_page(StatusCode::OK, &format!("{done} (It was before.)")),
+        Err(NotDecided::Refused(Objection::Already)) => {
+            answer_page(StatusCode::OK, &format!("{done} (It was before.)"))
+        }
         Err(error) => answer_page(status(&error), &format!("Nothing was decided: {error}.")),
     }
 }
@@ -111,7 +113,7 @@ pub(super) async fn decide(
     if !token.allows(Scope::Approvals) {
         return said(StatusCode::FORBIDDEN, "forbidden", "the token is not good for `approvals`");
     }
-    let unknown = || refused(&NotDecided::Refused(Refusal::Unknown));
+    let unknown = || refused(&NotDecided::Refused(Objection::Unknown));
     let Some(job) = job_of(&id) else { return unknown() };
     match facts.decider.run(&job).await {
         Ok(run) if token.covers(&run.job().identifier) => {}
@@ -125,12 +127,12 @@ pub(super) async fn decide(
     });
     let decision = match decision {
         Ok(decision) => Decision { by: Some(token.name.clone()), ..decision },
-        Err(problem) => return refused(&NotDecided::Refused(Refusal::Unreadable(problem))),
+        Err(problem) => return refused(&NotDecided::Refused(Objection::Unreadable(problem))),
     };
     let verdict = decision.ruling.verdict().as_str();
     match facts.decider.decide(&decision, Door::Http).await {
         Ok(()) => (StatusCode::OK, Json(json!({"approval": id, "decision": verdict}))).into_response(),
-        Err(NotDecided::Refused(Refusal::Already)) => {
+        Err(NotDecided::Refused(Objection::Already)) => {
             (StatusCode::OK, Json(json!({"approval": id, "decision": verdict, "already": true}))).into_response()
         }
         Err(error) => refused(&error),
@@ -157,11 +159,11 @@ fn said(status: StatusCode, code: &str, message: &str) -> Response {
 fn status(error: &NotDecided) -> StatusCode {
     let NotDecided::Refused(refusal) = error else { return StatusCode::SERVICE_UNAVAILABLE };
     match refusal {
-        Refusal::Unreadable(_) => StatusCode::BAD_REQUEST,
-        Refusal::Unknown => StatusCode::NOT_FOUND,
-        Refusal::Already => StatusCode::OK,
-        Refusal::AlreadyDecided(_) | Refusal::OtherArguments => StatusCode::CONFLICT,
-        Refusal::Ended | Refusal::Expired => StatusCode::GONE,
-        Refusal::NotEditable | Refusal::InvalidArguments(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Objection::Unreadable(_) => StatusCode::BAD_REQUEST,
+        Objection::Unknown => StatusCode::NOT_FOUND,
+        Objection::Already => StatusCode::OK,
+        Objection::AlreadyDecided(_) | Objection::OtherArguments => StatusCode::CONFLICT,
+        Objection::Ended | Objection::Expired => StatusCode::GONE,
+        Objection::NotEditable | Objection::InvalidArguments(_) => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

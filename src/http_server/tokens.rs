@@ -10,6 +10,28 @@ use crate::agent::approval::fits;
 use crate::job::Identifier;
 use crate::key::digest;
 
+/// The HTTP port; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// `address:port`; port 0 takes any that is free.
+    pub bind: String,
+    /// Who may ask for what; see `config/README.md`.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, TokenConfig>,
+}
+
+impl HttpConfig {
+    /// What is wrong with it, as `field: problem`.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if let Err(problem) = Tokens::new(&self.tokens) {
+            return Some(problem);
+        }
+        let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
+    }
+}
+
 /// One of `[http.tokens]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,11 +70,11 @@ pub enum Scope {
 
 /// All tokens.
 #[derive(Debug, Default)]
-pub(crate) struct Tokens(Vec<Token>);
+pub(crate) struct Tokens(Vec<TokenHolder>);
 
 /// Whoever holds a token.
 #[derive(Debug)]
-pub(crate) struct Token {
+pub(crate) struct TokenHolder {
     pub(crate) name: String,
     digest: String,
     scopes: Vec<Scope>,
@@ -75,20 +97,20 @@ impl Tokens {
                 return Err(format!("tokens.{name}: token or token_file must hold at least {SHORTEST} characters"));
             }
             let (scopes, identifiers) = (config.scopes.clone(), config.identifiers.clone());
-            Ok(Token { name: name.clone(), digest: digest(token.trim(), 32), scopes, identifiers })
+            Ok(TokenHolder { name: name.clone(), digest: digest(token.trim(), 32), scopes, identifiers })
         });
         tokens.collect::<Result<_, _>>().map(Self)
     }
 
     /// Whoever sends this `Authorization`. Digests are compared: how long that takes says nothing of the token.
-    pub(crate) fn holder(&self, authorization: &str) -> Option<&Token> {
+    pub(crate) fn holder(&self, authorization: &str) -> Option<&TokenHolder> {
         let (scheme, token) = authorization.split_once(' ')?;
         let digest = digest(token.trim(), 32);
         self.0.iter().find(|known| known.digest == digest).filter(|_| scheme.eq_ignore_ascii_case("bearer"))
     }
 }
 
-impl Token {
+impl TokenHolder {
     /// Whether it is good for this at all.
     pub(crate) fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)

@@ -196,7 +196,7 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
         jobs(names.urgent()),
         QueueDefinition::replies(names),
         // Looked at again and again while a journal is away: what a person said is not to be lost over that.
-        QueueDefinition::new(names.decisions()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT),
+        QueueDefinition::new(names.decisions()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT).text(OVERFLOW, REJECT),
     ];
     all.extend(Tier::ALL.map(|tier| {
         QueueDefinition::new(names.wait(tier))
@@ -419,12 +419,12 @@ mod tests {
     fn every_queue_is_a_quorum_queue_and_dead_letters_stop_at_the_dead_queue() {
         let names = QueueNames::new("p");
         let all = definitions(&names);
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 11);
         for definition in &all {
             assert_eq!(definition.arguments["x-queue-type"].to_string(), "quorum");
             let target = definition.arguments.get("x-dead-letter-routing-key").map(ToString::to_string);
             let expected = match definition.name.as_str() {
-                "p.dead" | "p.replies" => None,
+                "p.dead" | "p.replies" | "p.decisions" => None,
                 "p.jobs" | "p.jobs.high" => Some("p.dead".to_owned()),
                 _ => Some("p.jobs".to_owned()),
             };

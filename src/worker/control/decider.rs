@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, instrument, warn};
 
 use crate::agent::event::Event;
-use crate::agent::ruling::{Refusal, rule};
+use crate::agent::ruling::{Objection, rule};
 use crate::agent::run::{BadJournal, Run};
 use crate::clock::SharedClock;
 use crate::decision::{Decision, Door};
@@ -45,7 +45,7 @@ pub(crate) struct Decider {
 pub(crate) enum NotDecided {
     /// It changes nothing, however often it comes.
     #[error("{0}")]
-    Refused(#[from] Refusal),
+    Refused(#[from] Objection),
     /// Not now: the run is in other hands, or a service is away. Whatever was journalled is found again.
     #[error("not now: {0}")]
     NotNow(String),
@@ -53,7 +53,7 @@ pub(crate) enum NotDecided {
 
 impl Decider {
     /// Journals the decision, where it is the first, and wakes the run once nothing of it waits any more. At the return
-    /// both are safe; that it was journalled before is [`Refusal::Already`], and then the run is woken again.
+    /// both are safe; that it was journalled before is [`Objection::Already`], and then the run is woken again.
     #[instrument(level = "error", name = "job", skip_all, fields(job.id = %decision.job))]
     pub(crate) async fn decide(&self, decision: &Decision, door: Door) -> Result<(), NotDecided> {
         let again = |error: &NotDecided| match error {
@@ -78,7 +78,7 @@ impl Decider {
         // Most that is refused needs no claim.
         let run = self.run(&decision.job).await?;
         if let Err(refusal) = rule(&run, decision, door, self.clock.now()) {
-            if refusal == Refusal::Already && !run.is_under_way() {
+            if refusal == Objection::Already && !run.is_under_way() {
                 self.wake(&run).await?;
             }
             return Err(refusal.into());
@@ -95,7 +95,7 @@ impl Decider {
         let recorded = leased.record(vec![Event::ApprovalDecided(Box::new(settled))]).await;
         leased.release().await;
         recorded.map_err(|error| match error {
-            Interruption::Illegal(_) | Interruption::Damaged(_) => Refusal::Unknown.into(),
+            Interruption::Illegal(_) | Interruption::Damaged(_) => Objection::Unknown.into(),
             error => NotDecided::NotNow(error.to_string()),
         })?;
         info!(decision = verdict.as_str(), door = door.as_str(), "a call that waited is decided about");
@@ -134,11 +134,11 @@ impl Decider {
 
 fn replay(lines: &[String]) -> Result<Run, NotDecided> {
     match Run::replay(lines) {
-        Ok(run) => run.ok_or_else(|| Refusal::Unknown.into()),
+        Ok(run) => run.ok_or_else(|| Objection::Unknown.into()),
         Err(error @ BadJournal::Newer { .. }) => Err(NotDecided::NotNow(error.to_string())),
         Err(error) => {
             warn!(%error, "the journal of the run that a decision is about is damaged");
-            Err(Refusal::Unknown.into())
+            Err(Objection::Unknown.into())
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::decider::{Decider, NotDecided};
-use crate::agent::ruling::Refusal;
+use crate::agent::ruling::Objection;
 use crate::clock::SharedClock;
 use crate::decision::{Decision, DecisionBody, Door};
 use crate::queue::{Consumer, Delivery, Destination, Publisher};
@@ -60,7 +60,7 @@ impl Decisions {
                 let decided = self.decider.decide(&decision, Door::Amqp).await;
                 (Some(decision), decided)
             }
-            Err(problem) => (None, Err(Refusal::Unreadable(problem).into())),
+            Err(problem) => (None, Err(Objection::Unreadable(problem).into())),
         };
         match decided {
             Ok(()) => answered(delivery).await,
@@ -85,7 +85,7 @@ impl Decisions {
     }
 
     /// Whoever wants an answer has said where; one that cannot be had there is nobody's.
-    async fn tell(&self, delivery: &Delivery, decision: Option<&Decision>, refused: &Refusal) {
+    async fn tell(&self, delivery: &Delivery, decision: Option<&Decision>, refused: &Objection) {
         let Some(reply_to) = delivery.message.properties.reply_to.clone() else { return };
         let message = refusal(&delivery.message, decision, refused, self.clock.now());
         if let Err(error) = self.publisher.publish(&Destination::Reply(Some(reply_to)), message).await {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::reply_message::answer;
-use crate::agent::ruling::Refusal;
+use crate::agent::ruling::Objection;
 use crate::decision::Decision;
 use crate::job::JobId;
 use crate::key::digest;
@@ -26,7 +26,7 @@ pub(crate) async fn give_back(delivery: Delivery) {
 }
 
 /// The answer to `message`, whose decision was refused; the same answer each time.
-pub(crate) fn refusal(message: &Message, decision: Option<&Decision>, refused: &Refusal, now: Timestamp) -> Message {
+pub(crate) fn refusal(message: &Message, decision: Option<&Decision>, refused: &Objection, now: Timestamp) -> Message {
     let named = decision.map(|decision| decision.approval.clone());
     let event = ReplyEvent::DecisionRefused(DecisionRefused {
         approval: named,

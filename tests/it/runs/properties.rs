@@ -12,7 +12,7 @@ use agentkit_worker::internals::agent::event::{
 };
 use agentkit_worker::internals::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use agentkit_worker::internals::agent::plan::plan;
-use agentkit_worker::internals::agent::ruling::{Refusal, rule};
+use agentkit_worker::internals::agent::ruling::{Objection, rule};
 use agentkit_worker::internals::agent::run::{Run, Step};
 use agentkit_worker::internals::agent::tool::{Tool, Toolset};
 use agentkit_worker::internals::agent::turn::Conclusion;
@@ -239,10 +239,10 @@ impl RandomWorld {
                 }
                 self.event(Event::ApprovalDecided(Box::new(settled)));
                 let again = rule(&self.run, &decision, Door::Cli, self.now);
-                assert_eq!(again, Err(Refusal::Already), "what stands is found again");
+                assert_eq!(again, Err(Objection::Already), "what stands is found again");
             }
-            Err(Refusal::Expired) => self.pause(Pause::Approval),
-            Err(refused) => assert!(matches!(refused, Refusal::InvalidArguments(_)), "{refused:?}"),
+            Err(Objection::Expired) => self.pause(Pause::Approval),
+            Err(refused) => assert!(matches!(refused, Objection::InvalidArguments(_)), "{refused:?}"),
         }
     }
 
