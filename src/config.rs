@@ -386,6 +386,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::approval::Writes;
 
     fn load(variables: &[(&str, &str)]) -> Result<Config, BadConfig> {
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -401,6 +402,9 @@ mod tests {
         assert_eq!(config.amqp.prefix, queue::amqp::Config::default().prefix);
         assert_eq!(config.redis.key_prefix, redis_client::Config::default().key_prefix);
         assert!(config.tools.deny.contains("gmail_create_delegate"));
+        let (approval, known) = (&config.approval, ApprovalConfig::default());
+        assert_eq!((approval.writes, approval.wait_seconds), (Writes::Untrusted, known.wait_seconds));
+        assert_eq!((approval.on_expiry, approval.edit), (known.on_expiry, known.edit));
     }
 
     #[test]

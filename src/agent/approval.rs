@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn rules_by_which_nothing_waits_are_none() {
-        let idle = ApprovalConfig { recipients: list(&["*"]), ..ApprovalConfig::default() };
+        let idle = ApprovalConfig { writes: Writes::None, recipients: list(&["*"]), ..ApprovalConfig::default() };
         assert_eq!(ApprovalRules::stricter(&idle, &Approval::default()), ApprovalRules::default());
     }
 

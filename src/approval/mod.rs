@@ -95,7 +95,7 @@ pub struct ApprovalConfig {
 impl Default for ApprovalConfig {
     fn default() -> Self {
         Self {
-            writes: Writes::None,
+            writes: Writes::Untrusted,
             tools: BTreeSet::new(),
             recipients: BTreeSet::new(),
             wait_seconds: 86_400,
