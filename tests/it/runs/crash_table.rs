@@ -7,7 +7,6 @@ use std::time::Duration;
 use agentkit_worker::Client;
 use agentkit_worker::Config;
 use agentkit_worker::internals::app::lifetimes;
-use agentkit_worker::internals::approval::Writes;
 use agentkit_worker::internals::clock::SystemClock;
 use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::journal::{Claim, ClaimMode, Journal};
@@ -40,12 +39,9 @@ struct CrashCase {
     journal: Arc<RedisJournal>,
     id: JobId,
     subject: String,
-    /// What a person says to a call that waits.
-    says: Option<&'static str>,
 }
 
 /// What is left of a case when the run has ended.
-#[derive(Debug)]
 struct Aftermath {
     labels: Vec<String>,
     replies: Vec<Reply>,
@@ -81,7 +77,7 @@ impl CrashCase {
         let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient).unwrap()));
         let reply_to = inbox.name().to_owned();
         let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
-        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject, says: None }
+        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject }
     }
 
     async fn send(&self, prompt: &str) {
@@ -106,11 +102,7 @@ impl CrashCase {
         soon(&format!("the end of the run, last at {:?}", fuse.labels.lock().unwrap().last()), async {
             loop {
                 tokio::select! {
-                    message = inbox.next() => {
-                        let message = message.unwrap();
-                        replies.extend(terminal(&message));
-                        self.decide(&message);
-                    }
+                    message = inbox.next() => replies.extend(terminal(&message.unwrap())),
                     () = fuse.died.notified() => worker = FusedWorker::start(&self.config, None),
                     () = tokio::time::sleep(Duration::from_millis(100)) => {}
                 }
@@ -126,33 +118,6 @@ impl CrashCase {
             replies.extend(terminal(&message.unwrap()));
         }
         (fuse, replies)
-    }
-
-    /// Says to a call that waits, once its run is parked, what is to be said, and is not answered.
-    fn decide(&self, message: &Message) {
-        let reply: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
-        let Some(says) = self.says.filter(|_| reply["type"] == "agentkit.job.approval_required") else { return };
-        let call = &reply["data"]["approvals"][0];
-        let mut decision = json!({
-            "job": self.id, "approval": call["id"], "arguments_digest": call["arguments_digest"], "decision": says
-        });
-        if says == "edit" {
-            decision["arguments"] = call["arguments"].clone();
-            decision["arguments"]["body"] = json!("edited");
-        }
-        let (amqp, journal, id) = (self.config.amqp.clone(), self.journal.clone(), self.id.clone());
-        tokio::spawn(async move {
-            eventually("the run is parked, or goes on", || async {
-                let lines = journal.read(&id).await.unwrap();
-                let names: Vec<String> = lines.iter().map(|line| event_name(line)).collect();
-                let asked = names.iter().position(|name| name == "approval_asked")?;
-                let parked = names[asked..].last().is_some_and(|name| name == "wake_up_published");
-                (parked || names.iter().any(|name| name == "approval_decided")).then_some(())
-            })
-            .await;
-            let client = Client::connect(amqp, Arc::new(SystemClock)).await.unwrap();
-            client.decide(&decision, None).await.unwrap();
-        });
     }
 
     /// Jobs and wake-ups that are left.
@@ -186,21 +151,6 @@ impl CrashCase {
 async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
     let case = CrashCase::new(redis, Some(Duration::from_millis(300))).await;
     case.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
-    let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
-    case.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
-    let worker = FusedWorker::start(&case.config, cut);
-    let (fuse, replies) = case.to_the_end(worker).await;
-    case.end(&fuse, replies).await
-}
-
-/// A run whose write waits for a person, who says this.
-async fn waiting(redis: &Redis, cut: Cut, says: &'static str) -> Aftermath {
-    let mut case = CrashCase::new(redis, None).await;
-    case.says = Some(says);
-    case.config.approval.writes = Writes::All;
-    // The copy that stands for the wait is to be gone soon after the end.
-    case.config.authorization.poll_seconds_at_most = 1;
-    case.peer.activate("gmail", "user_123").await;
     let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
     case.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
     let worker = FusedWorker::start(&case.config, cut);
@@ -347,7 +297,6 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
     );
     // A store that is as new as this one, and was empty after a worker had the message, may have lost what that one did.
     let begun_anew = journal[0].contains(r#""writes_lost":true"#);
-    let in_doubt = in_doubt || died_beside_the_write(cut, &aftermath.labels);
     assert!(in_doubt || begun_anew || state == EffectState::Done, "{case}: there is no reason for doubt");
     let turns = journal.iter().filter(|line| event_name(line) == "model_replied").count();
     assert_eq!(turns, completed.account.steps as usize, "{case}");
@@ -360,30 +309,6 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
         extra == u64::from(asked_again) || asked_perhaps && extra <= 1,
         "{case}: {model_requests} requests for {turns} turns"
     );
-}
-
-/// The copy of the message that stood for the wait comes while the approved write is out: a worker that dies over that copy dies
-/// with the write.
-fn died_beside_the_write(cut: Option<(&str, Failure)>, labels: &[String]) -> bool {
-    let has = |name: &str| labels.iter().any(|label| label == name);
-    let died = cut.is_some_and(|(_, failure)| failure != Failure::DoneButFailed);
-    let before = cut == Some(("append accounts_ready+tool_started", Failure::Before));
-    died && !before && has("append accounts_ready+tool_started") && !has("append wake_up_published+tool_finished")
-}
-
-fn check_approved(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
-    check_mail(case, cut, aftermath);
-    let ReplyEvent::Completed(completed) = &aftermath.replies[0].event else { panic!("{case}") };
-    assert_eq!(completed.account.approvals.len(), 1, "{case}: {completed:#?}");
-    assert!(completed.account.approvals[0].decision.allows(), "{case}");
-}
-
-fn check_denied(case: &str, _: Option<(&str, Failure)>, aftermath: &Aftermath) {
-    let ReplyEvent::Completed(completed) = &aftermath.replies[0].event else { panic!("{case}: {aftermath:#?}") };
-    let account = &completed.account;
-    assert_eq!((aftermath.sent, aftermath.letters.len()), (0, 0), "{case}");
-    let states: Vec<_> = account.effects.iter().map(|effect| effect.state).collect();
-    assert_eq!((states.as_slice(), account.approvals.len()), ([EffectState::Denied].as_slice(), 1), "{case}");
 }
 
 fn check_poison(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
@@ -424,36 +349,6 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
         "ack",
     ];
     table(async |cut| mail(&redis, cut).await, check_mail, &points).await;
-}
-
-const APPROVAL_POINTS: [&str; 8] = [
-    "append model_replied+approval_asked",
-    "publish agentkit.job.approval_required",
-    "append attempt_ended",
-    "append wake_up_published",
-    "append approval_decided",
-    "release",
-    "publish wake-up",
-    "append accounts_ready+tool_started",
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_is_approved_is_made_at_most_once_wherever_its_run_is_cut_off() {
-    let redis = Redis::start().await;
-    table(async |cut| waiting(&redis, cut, "approve").await, check_approved, &APPROVAL_POINTS).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_is_edited_is_made_at_most_once_wherever_its_run_is_cut_off() {
-    let redis = Redis::start().await;
-    table(async |cut| waiting(&redis, cut, "edit").await, check_approved, &APPROVAL_POINTS).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_is_denied_is_never_made_wherever_its_run_is_cut_off() {
-    let redis = Redis::start().await;
-    let points = &APPROVAL_POINTS[..7];
-    table(async |cut| waiting(&redis, cut, "deny").await, check_denied, points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
