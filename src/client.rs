@@ -65,6 +65,16 @@ impl Client {
         Ok(job)
     }
 
+    /// Says what becomes of a call that waits for approval, in the form of a message in `agentkit.decisions`; when this
+    /// returns, the broker has it safely. A decision that changes nothing is answered to `reply_to`, where that is given.
+    pub async fn decide(&self, decision: &serde_json::Value, reply_to: Option<&str>) -> Result<(), ClientError> {
+        let mut message = Message { body: decision.to_string().into(), ..Message::default() };
+        message.properties.content_type = Some("application/json".to_owned());
+        message.properties.reply_to = reply_to.map(str::to_owned);
+        self.publisher.publish(&Destination::Decisions, message).await?;
+        Ok(())
+    }
+
     /// Hands a job over and waits for its terminal reply; `seen` hears of every reply, that one included.
     pub async fn request(
         &self,

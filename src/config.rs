@@ -8,6 +8,8 @@ use ::config::{Environment, File, FileFormat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::approval::ApprovalConfig;
+use crate::http_server::tokens::HttpConfig;
 use crate::retry::Policy;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::{AfterLoss, Defaults};
@@ -16,10 +18,11 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "worker",
     "job",
     "authorization",
+    "approval",
     "tools",
     "digests",
     "amqp",
@@ -52,6 +55,7 @@ pub struct Config {
     pub worker: WorkerConfig,
     pub job: Defaults,
     pub authorization: AuthorizationConfig,
+    pub approval: ApprovalConfig,
     pub tools: tool_catalog::Config,
     pub digests: DigestsConfig,
     pub amqp: queue::amqp::Config,
@@ -99,13 +103,6 @@ pub struct DigestsConfig {
     pub enabled: bool,
     pub dir: PathBuf,
     pub lease_seconds: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    /// `address:port`; port 0 takes any that is free.
-    pub bind: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -191,6 +188,7 @@ impl Config {
         let worker = section(layers, "worker", problems);
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
+        let approval = section(layers, "approval", problems);
         let tools = section(layers, "tools", problems);
         let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
@@ -204,6 +202,7 @@ impl Config {
             worker: worker?,
             job: job?,
             authorization: authorization?,
+            approval: approval?,
             tools: tools?,
             digests: digests?,
             amqp: amqp?,
@@ -230,6 +229,7 @@ impl Config {
         problems.extend(named("scalekit", self.scalekit.problems()));
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("worker", self.worker.problems()));
+        problems.extend(named("approval", self.approval.problems()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),
@@ -247,13 +247,6 @@ impl Config {
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
         problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
         problems
-    }
-}
-
-impl HttpConfig {
-    fn problem(&self) -> Option<String> {
-        let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
     }
 }
 
@@ -393,6 +386,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::approval::Writes;
 
     fn load(variables: &[(&str, &str)]) -> Result<Config, BadConfig> {
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -408,6 +402,9 @@ mod tests {
         assert_eq!(config.amqp.prefix, queue::amqp::Config::default().prefix);
         assert_eq!(config.redis.key_prefix, redis_client::Config::default().key_prefix);
         assert!(config.tools.deny.contains("gmail_create_delegate"));
+        let (approval, known) = (&config.approval, ApprovalConfig::default());
+        assert_eq!((approval.writes, approval.wait_seconds), (Writes::Untrusted, known.wait_seconds));
+        assert_eq!((approval.on_expiry, approval.edit), (known.on_expiry, known.edit));
     }
 
     #[test]

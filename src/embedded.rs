@@ -115,6 +115,15 @@ impl Embedded {
         Ok(Replies(inbox))
     }
 
+    /// Says what becomes of a call that waits for approval, in the form of a message in `agentkit.decisions`. A decision that
+    /// changes nothing is answered at `replies_to(name)`, where that is given.
+    pub async fn decide(&self, decision: &serde_json::Value, name: Option<&str>) -> Result<(), SubmitError> {
+        let mut message = Message { body: decision.to_string().into(), ..Message::default() };
+        message.properties.reply_to = name.map(str::to_owned);
+        self.queue.publisher().publish(&Destination::Decisions, message).await?;
+        Ok(())
+    }
+
     /// A scheduler of these digests for this worker, by a clock of its own: a test or a demonstration may let it jump.
     pub fn scheduler(&self, digests: Vec<Digest>, clock: SharedClock) -> Scheduler {
         Scheduler { digests: Arc::new(Digests::new(digests)), clock, ..self.scheduler.clone() }

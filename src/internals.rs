@@ -4,6 +4,9 @@
 pub mod agent {
     pub use crate::agent::*;
 }
+pub mod approval {
+    pub use crate::approval::*;
+}
 pub mod app {
     pub use crate::app::{App, Backends, lifetimes};
 }
@@ -21,6 +24,9 @@ pub mod digest_store {
 }
 pub mod http {
     pub use crate::http::*;
+}
+pub mod http_server {
+    pub use crate::http_server::tokens::{Scope, TokenConfig};
 }
 pub mod journal {
     pub use crate::journal::*;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::approval::Approval;
 use crate::key::digest;
 use crate::schema::{MAX_DEPTH, Schema, depth};
 
@@ -131,6 +132,9 @@ pub struct Job {
     /// What to do while the user has not authorized a connection.
     #[serde(default)]
     pub authorization: Authorization,
+    /// Which writes wait for a person.
+    #[serde(default, skip_serializing_if = "Approval::is_unsaid")]
+    pub approval: Approval,
     /// Whether progress events are wanted.
     #[serde(default)]
     pub progress: bool,
@@ -351,7 +355,10 @@ mod tests {
             "instructions": "i", "model": "gpt-4o", "tools": {"allow": ["gmail_fetch_mails"], "deny": [], "effects": "read"},
             "output_schema": {"type": "object"},
             "limits": {"steps": 20, "tool_calls": 60, "tokens": 200_000, "seconds": 600},
-            "authorization": {"wait_seconds": 86400}, "progress": false, "metadata": {"any": "json"},
+            "authorization": {"wait_seconds": 86400},
+            "approval": {"writes": "untrusted", "tools": ["gmail_send_*"], "recipients": ["*@example.com"],
+                "wait_seconds": 86400, "on_expiry": "deny", "edit": true},
+            "progress": false, "metadata": {"any": "json"},
             "reply_to": "answers", "correlation_id": "c-1"
         }))
         .unwrap();

@@ -2,12 +2,14 @@
 
 mod agent;
 mod app;
+pub mod approval;
 mod broker_management;
 mod cache;
 mod cli;
 mod client;
 mod clock;
 mod config;
+pub mod decision;
 mod digest_store;
 mod embedded;
 mod fleet_clock;

@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::decision::{Door, Verdict};
+
 /// Upper bounds in seconds: jobs and model calls take from milliseconds to minutes.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
@@ -40,6 +42,12 @@ struct ToolCallLabels {
     tool: String,
     effect: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApprovalLabels {
+    decision: &'static str,
+    door: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,6 +93,7 @@ pub struct Metrics {
     model_retries: Family<ReasonLabel, Counter>,
     model_tokens: Family<TokenLabels, Counter>,
     parked_jobs: Family<ReasonLabel, Gauge>,
+    approvals: Family<ApprovalLabels, Counter>,
     dead_letters: Family<ReasonLabel, Counter>,
     replies: Family<Kind, Counter>,
     replies_fell_back: Counter,
@@ -154,6 +163,7 @@ impl Default for Metrics {
                 "Runs that wait, of all workers that share the index, by reason; asked for at each scrape",
                 Family::default(),
             ),
+            approvals: add(all, "approvals", "Calls that waited for a person, by decision and door", Family::default()),
             dead_letters: add(all, "dead_letters", "Messages given up, by reason", Family::default()),
             replies: add(all, "replies", "Replies confirmed by the broker, by type", Family::default()),
             replies_fell_back: add(
@@ -281,6 +291,12 @@ impl Metrics {
     pub fn parked(&self, count: u64) {
         let reason = ReasonLabel { reason: "authorization".to_owned() };
         self.parked_jobs.get_or_create(&reason).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Somebody decided about a call that waited, or nobody did in time.
+    pub fn approval_decided(&self, decision: Verdict, door: Door) {
+        let (decision, door) = (decision.as_str(), door.as_str());
+        self.approvals.get_or_create(&ApprovalLabels { decision, door }).inc();
     }
 
     /// A message was given up.

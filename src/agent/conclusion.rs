@@ -38,6 +38,7 @@ fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
         steps: run.steps,
         tool_calls: run.calls_made,
         effects: effects(run),
+        approvals: run.approvals.outcomes().to_vec(),
         usage: TotalUsage { unknown: run.usage.unknown || run.asked, ..run.usage },
         model: run.answered_by.clone().or_else(|| Some(run.settings().model.clone())),
         timing: Timing {

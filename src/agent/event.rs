@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::approval::ApprovalRules;
+pub use super::asked::{AskedCall, Settled};
 use super::effect::{CallKey, Effect};
 use super::message::ModelReply;
 use crate::job::{ConnectionName, Job};
@@ -19,7 +21,10 @@ use crate::reply::Reply;
 /// | 2 | [`Entry::schema`], [`Event::GivenUp`], [`Event::JournalLost`], [`Pause::JournalAway`] |
 /// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`] |
 /// | 3 | [`Event::EndLost`] |
-pub const SCHEMA_VERSION: u32 = 3;
+/// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
+pub const SCHEMA_VERSION: u32 = 4;
+/// What the end of a journal that was cut is written as.
+const LOSS_VERSION: u32 = 3;
 /// What all events but the newest are written as: an older worker goes on with a run that has none of these.
 pub const COMMON_VERSION: u32 = 2;
 /// Lines without a version are of this one.
@@ -41,8 +46,7 @@ pub struct Entry {
 impl Entry {
     /// A line of the oldest version that knows the event.
     pub fn new(at: Timestamp, event: Event) -> Self {
-        let schema = if matches!(event, Event::EndLost { .. }) { SCHEMA_VERSION } else { COMMON_VERSION };
-        Self { schema, at, event }
+        Self { schema: event.needs(), at, event }
     }
 }
 
@@ -106,6 +110,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         refused_while_active: bool,
     },
+    /// These calls wait for a person. The caller is told after it.
+    ApprovalAsked {
+        /// All calls of the open turn that wait.
+        calls: Vec<AskedCall>,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A person said what becomes of a call, or nobody did in time.
+    ApprovalDecided(Box<Settled>),
     /// These tools are pinned for the run, sorted by name.
     ToolsListed {
         /// What the model is offered; runs that offer the same share it.
@@ -230,6 +243,9 @@ pub struct Settings {
     pub result_bytes: usize,
     /// Seconds to wait for the user's authorization.
     pub authorization_seconds: u64,
+    /// Which calls wait for a person.
+    #[serde(default, skip_serializing_if = "ApprovalRules::is_idle")]
+    pub approval: ApprovalRules,
 }
 
 /// Why a worker gave a run out of its hands.
@@ -240,6 +256,8 @@ pub enum Pause {
     Shutdown,
     /// The user must authorize.
     Authorization,
+    /// A person must approve.
+    Approval,
     /// Somebody asked us to come later.
     RateLimited,
     /// Something that should pass failed; costs one of the run's attempts.
@@ -318,8 +336,28 @@ impl Event {
     pub fn is_progress(&self) -> bool {
         matches!(
             self,
-            Self::AccountsReady | Self::ToolsListed { .. } | Self::ModelReplied { .. } | Self::ToolFinished { .. }
+            Self::AccountsReady
+                | Self::ToolsListed { .. }
+                | Self::ModelReplied { .. }
+                | Self::ToolFinished { .. }
+                | Self::ApprovalDecided(_)
         )
+    }
+
+    /// The oldest version that knows the event, and all that is said in it.
+    fn needs(&self) -> u32 {
+        let speaks_of_approval = match self {
+            Self::Started(started) => !started.job.approval.is_unsaid(),
+            Self::Finished(reply) => reply.speaks_of_approval(),
+            Self::AttemptEnded { cause, .. } => *cause == Pause::Approval,
+            Self::ApprovalAsked { .. } | Self::ApprovalDecided(_) => true,
+            _ => false,
+        };
+        match self {
+            _ if speaks_of_approval => SCHEMA_VERSION,
+            Self::EndLost { .. } => LOSS_VERSION,
+            _ => COMMON_VERSION,
+        }
     }
 
     /// The event's name, for logs and timelines.
@@ -331,6 +369,8 @@ impl Event {
             Self::WakeUpPublished { .. } => "wake_up_published",
             Self::AccountsReady => "accounts_ready",
             Self::AuthorizationRequested { .. } => "authorization_requested",
+            Self::ApprovalAsked { .. } => "approval_asked",
+            Self::ApprovalDecided(_) => "approval_decided",
             Self::ToolsListed { .. } => "tools_listed",
             Self::ModelAsked => "model_asked",
             Self::ModelReplied { .. } => "model_replied",

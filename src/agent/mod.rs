@@ -1,12 +1,18 @@
 //! Decisions of an agent run: pure, without async, clock or I/O.
 
+pub mod approval;
+pub mod approvals;
+mod asked;
+mod awaited;
 pub mod conclusion;
 pub mod effect;
 pub mod event;
+mod held;
 pub mod message;
 pub mod plan;
 mod remains;
 pub mod result;
+pub mod ruling;
 pub mod run;
 #[cfg(test)]
 mod script;

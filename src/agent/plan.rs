@@ -33,6 +33,11 @@ fn plan_call(run: &Run, call: &ToolCall, toolset: &Toolset) -> Plan {
                       report that the outcome is unknown";
         return Plan::Refuse { reason: reason.to_owned() };
     }
+    if run.approvals.denied(&key) {
+        let reason = "the very same call was not allowed before in this run; do something else, or say in your answer \
+                      that it was not allowed";
+        return Plan::Refuse { reason: reason.to_owned() };
+    }
     Plan::Run { tool: tool.pinned(), arguments, key }
 }
 

@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::approval::ApprovalRules;
 use super::event::{Entry, Event, Settings, Started};
 use super::state::Run;
+use crate::approval::Approval;
 use crate::job::{Job, Limits, ToolSelection};
 use crate::reply::{ErrorCode, ReplyEvent};
 
@@ -35,13 +37,15 @@ impl Run {
             tools: ToolSelection::default(),
             output_schema: None,
             limits: Limits::default(),
+            approval: Approval::default(),
             metadata: Value::Null,
             reply_to: None,
             correlation_id: None,
             ..self.job().clone()
         }
         .into();
-        let settings = Settings { instructions: String::new(), ..self.settings().clone() };
+        let approval = ApprovalRules::default();
+        let settings = Settings { instructions: String::new(), approval, ..self.settings().clone() };
         Started { job, settings, ..self.started.clone() }
     }
 }

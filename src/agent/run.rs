@@ -5,10 +5,11 @@
 
 use jiff::Timestamp;
 
+pub use super::awaited::Awaited;
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
-pub use super::state::{Awaited, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
+pub use super::state::{LedgerEntry, OpenCall, Run};
 pub use super::transition::BadJournal;
 use super::turn;
 use crate::clock::milliseconds_between;
@@ -22,6 +23,12 @@ const MAY_HAVE_COST: [&str; 3] = ["timed_out", "interrupted", "bad_answer"];
 pub enum Step {
     /// Make sure that every connection's account is ACTIVE.
     CheckAccounts,
+    /// These calls wait for a person: ask.
+    AskApproval(Vec<String>),
+    /// Calls wait for a person, who was asked.
+    AwaitApproval,
+    /// Nobody has decided about these approvals in time.
+    ExpireApprovals(Vec<String>),
     /// Find the tools that the run may use, and pin them.
     ListTools,
     /// Ask the model.
@@ -76,6 +83,12 @@ impl Run {
         if self.remaining(now).is_zero() {
             return Step::Finish(Box::new(turn::deadline_exceeded(self.settings().seconds)));
         }
+        if self.approvals.any_wait() {
+            let expired = self.approvals.expired(now);
+            // Told in any case: also who had no time to decide hears of the call.
+            let waits = expired.is_empty() || !self.approvals.told;
+            return if waits { Step::AwaitApproval } else { Step::ExpireApprovals(expired) };
+        }
         if !self.accounts_ready {
             return Step::CheckAccounts;
         }
@@ -83,7 +96,8 @@ impl Run {
             return Step::ListTools;
         }
         if !self.turn.is_empty() {
-            return Step::CallTools(self.next_batch());
+            let batch = self.next_batch();
+            return if batch.is_empty() { Step::AskApproval(self.held_calls()) } else { Step::CallTools(batch) };
         }
         match turn::limit_reached(self) {
             Some(conclusion) => Step::Finish(Box::new(conclusion)),
@@ -101,6 +115,7 @@ impl Run {
             Step::CheckAccounts => "checking the accounts".to_owned(),
             Step::ListTools => "listing the tools".to_owned(),
             Step::CallModel => format!("asking the model, turn {}", self.steps + 1),
+            Step::AskApproval(_) | Step::AwaitApproval | Step::ExpireApprovals(_) => "waiting for approval".to_owned(),
             Step::CallTools(calls) => format!("calling {}", calls.iter().map(tool).collect::<Vec<_>>().join(", ")),
             Step::SettleDoubt(call) => format!("calling {}", tool(&call)),
             Step::Finish(_) => "making the reply".to_owned(),
@@ -120,6 +135,7 @@ impl Run {
             | Event::GivenUp(_)
             | Event::JournalLost
             | Event::EndLost { .. }
+            | Event::ApprovalDecided(_)
             | Event::AttemptEnded { cause: Pause::JournalAway, .. } => true,
             Event::ToolNotRun { reason, .. } => [NOT_SECURED, NOT_WITNESSED].contains(&reason.as_str()),
             _ => false,
@@ -151,6 +167,7 @@ impl Run {
                 self.rate_limited += u32::from(cause == Pause::RateLimited);
                 // The call was refused once more, and the same wait goes on.
                 self.accounts_ready &= cause != Pause::Authorization;
+                self.approvals.told |= cause == Pause::Approval;
             }
             Event::WakeUpPublished { generation } => self.wake_up_generation = generation,
             Event::AccountsReady => {
@@ -167,6 +184,8 @@ impl Run {
                 let awaited = Awaited { connections, until, asked_at: at, links_end, refused_while_active, tried_at };
                 self.authorization = Some(awaited);
             }
+            Event::ApprovalAsked { calls, until } => self.approvals.ask(calls, at, until),
+            Event::ApprovalDecided(settled) => self.decide(*settled, at),
             Event::ToolsListed { tools, left_out } => {
                 self.authorization = None;
                 self.tools = Some(tools);
@@ -233,13 +252,16 @@ impl Run {
         }
     }
 
-    /// Calls that may run now: up to the first that does not only read, which runs alone.
+    /// Calls that may run now: up to the first that waits for a person, or does not only read, which runs alone.
     fn next_batch(&self) -> Vec<String> {
         let mut batch = Vec::new();
-        for open in &self.turn {
+        for (index, open) in self.turn.iter().enumerate() {
             let Plan::Run { tool, .. } = &open.plan else { continue };
             if matches!(open.state, CallState::Answered { .. }) {
                 continue;
+            }
+            if self.is_held(index) {
+                break;
             }
             if tool.effect != Effect::Read {
                 if batch.is_empty() {

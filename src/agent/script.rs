@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::event::{Entry, Event, Pause, SCHEMA_VERSION, Settings, Started, ToolOutcome};
+use super::approval::ApprovalRules;
+use super::event::{COMMON_VERSION, Entry, Event, Pause, Settings, Started, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use super::plan::plan;
 use super::run::{BadJournal, Run, Step};
@@ -37,9 +38,10 @@ pub(super) fn started() -> Started {
         parallel_reads: 2,
         result_bytes: 10_000,
         authorization_seconds: 3600,
+        approval: ApprovalRules::default(),
     };
     Started {
-        schema: SCHEMA_VERSION,
+        schema: COMMON_VERSION,
         digest: job.digest(),
         job: job.into(),
         settings,

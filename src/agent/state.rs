@@ -6,15 +6,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::approvals::Approvals;
+use super::awaited::Awaited;
 use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job, OfferedEffects};
 use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
-
-/// A link that runs out sooner is not followed by a fresh one before this time: nobody wants a mail a minute.
-const LEAST_BETWEEN_LINKS_MILLISECONDS: u64 = 600_000;
 
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,36 +77,6 @@ pub struct LedgerEntry {
     pub(super) open: bool,
 }
 
-/// A wait for the user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Awaited {
-    /// What the user must authorize.
-    pub connections: Vec<ConnectionName>,
-    /// The end of the wait.
-    pub until: Timestamp,
-    /// When the caller was last told.
-    pub asked_at: Timestamp,
-    /// When the first of the links ends, where that is known.
-    pub links_end: Option<Timestamp>,
-    /// Whether a call was refused while Scalekit called the account ACTIVE, so that only a call can end the wait.
-    pub refused_while_active: bool,
-    /// When the run went on last, to make that call.
-    pub tried_at: Option<Timestamp>,
-}
-
-impl Awaited {
-    /// Whether a link has run out, so that the caller needs a fresh one; said every ten minutes at most.
-    pub fn wants_new_links(&self, now: Timestamp) -> bool {
-        let asked_lately = milliseconds_between(self.asked_at, now) < LEAST_BETWEEN_LINKS_MILLISECONDS;
-        self.links_end.is_some_and(|end| end <= now) && !asked_lately
-    }
-
-    /// Whether the caller was told of all these connections.
-    pub fn covers(&self, connections: &[ConnectionName]) -> bool {
-        connections.iter().all(|connection| self.connections.contains(connection))
-    }
-}
-
 /// Deaths of workers that had several suspects under way count for each of these up to so many.
 const SHARED_CRASHES: u32 = 2;
 
@@ -134,6 +103,7 @@ pub struct Run {
     pub(super) answered_by: Option<String>,
     pub(super) ledger: Vec<LedgerEntry>,
     pub(super) fenced: BTreeSet<CallKey>,
+    pub(super) approvals: Approvals,
     pub(super) repeats: BTreeMap<(CallKey, String), u32>,
     pub(super) fruitless_turns: u32,
     pub(super) corrections: u32,
@@ -181,6 +151,7 @@ impl Run {
             answered_by: None,
             ledger: Vec::new(),
             fenced: BTreeSet::new(),
+            approvals: Approvals::default(),
             repeats: BTreeMap::new(),
             fruitless_turns: 0,
             corrections: 0,
@@ -261,12 +232,13 @@ impl Run {
 
     /// Whether anything was started that is more than reading.
     pub fn has_effects(&self) -> bool {
-        self.ledger.iter().any(|entry| entry.tool.effect != Effect::Read)
+        self.last_effect().is_some()
     }
 
     /// The last call that was started and is more than reading: its id, and its tool.
     pub fn last_effect(&self) -> Option<(&str, &str)> {
-        let last = self.ledger.iter().rev().find(|entry| entry.tool.effect != Effect::Read)?;
+        let made = |entry: &&LedgerEntry| entry.tool.effect != Effect::Read && entry.state != EffectState::Denied;
+        let last = self.ledger.iter().rev().find(made)?;
         Some((&last.call_id, &last.tool.name))
     }
 
@@ -320,7 +292,8 @@ impl Run {
         let Plan::Run { tool, .. } = &self.open_call(call_id)?.plan else { return None };
         let others = || self.ledger.iter().filter(|entry| !(entry.open && entry.call_id == call_id));
         let nameless = others().any(|entry| {
-            entry.tool.name == tool.name && entry.execution_id.is_none() && entry.state != EffectState::Failed
+            let ran = !matches!(entry.state, EffectState::Failed | EffectState::Denied);
+            entry.tool.name == tool.name && entry.execution_id.is_none() && ran
         });
         (!nameless).then(|| others().filter_map(|entry| entry.execution_id.clone()).collect())
     }

@@ -63,7 +63,13 @@ impl Run {
             Event::ModelReplied { reply, plans } => self.turn.is_empty() && plans.len() == reply.message.calls.len(),
             Event::ToolStarted { call_id } => {
                 matches!(state(call_id), Some((Plan::Run { .. }, CallState::Planned | CallState::Started)))
+                    && self.approvals.may_leave(call_id)
             }
+            Event::ApprovalAsked { calls, .. } => calls.iter().all(|asked| {
+                matches!(state(&asked.call_id), Some((Plan::Run { .. }, CallState::Planned)))
+                    && !self.approvals.was_asked(&asked.call_id)
+            }),
+            Event::ApprovalDecided(settled) => self.approvals.waits(&settled.approval).is_some(),
             Event::ToolNotRun { call_id, .. } | Event::ToolFinished { call_id, .. } => {
                 matches!(state(call_id), Some((_, CallState::Started)))
             }
@@ -80,6 +86,7 @@ impl Event {
             // A call that was held back may leave at once: it may start before and after.
             | (Self::ToolNotRun { .. }, Self::ToolStarted { .. }) => false,
             (Self::ToolStarted { call_id: one }, Self::ToolStarted { call_id: other }) => one == other,
+            (Self::ApprovalDecided(one), Self::ApprovalDecided(other)) => one.approval == other.approval,
             _ => true,
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::effect::Effect;
-use super::event::{Plan, ToolOutcome};
+use super::event::{PinnedTool, Plan, ToolOutcome};
 use super::message::{AssistantMessage, Finish, Message, ModelReply};
 pub use super::state::Conclusion;
 use super::state::{CallState, LedgerEntry, OpenCall, Run};
@@ -162,19 +162,33 @@ pub(super) fn without_fence(text: &str) -> &str {
 /// A call is about to leave: it stands in the ledger as unknown until its outcome is known.
 pub(super) fn record_start(run: &mut Run, call_id: &str) {
     let Some(OpenCall { plan: Plan::Run { tool, arguments, .. }, .. }) = run.open_call(call_id) else { return };
-    let entry = LedgerEntry {
-        call_id: call_id.to_owned(),
-        tool: tool.clone(),
-        summary: summary(arguments),
-        state: EffectState::Unknown,
-        execution_id: None,
-        open: true,
-    };
+    let entry = ledger_entry(call_id, tool, arguments, EffectState::Unknown);
     if run.ledger.iter().any(|entry| entry.open && entry.call_id == call_id) {
         return;
     }
     run.calls_made += 1;
     run.ledger.push(entry);
+}
+
+fn ledger_entry(
+    call_id: &str,
+    tool: &PinnedTool,
+    arguments: &serde_json::Map<String, Value>,
+    state: EffectState,
+) -> LedgerEntry {
+    let (call_id, tool, open) = (call_id.to_owned(), tool.clone(), state == EffectState::Unknown);
+    LedgerEntry { call_id, tool, summary: summary(arguments), state, execution_id: None, open }
+}
+
+/// A person did not allow the call, or nobody did in time: it has its one answer, and stands in the ledger.
+pub(super) fn deny_call(run: &mut Run, call_id: &str, content: String) {
+    let Some(open) = run.turn.iter_mut().find(|open| open.call.id == call_id) else { return };
+    open.state = CallState::Answered { content, succeeded: false };
+    if let Plan::Run { tool, arguments, key } = &open.plan {
+        run.approvals.fence(key.clone());
+        run.ledger.push(ledger_entry(call_id, tool, arguments, EffectState::Denied));
+    }
+    close_when_answered(run);
 }
 
 /// The journal lost its end, in which this call had started: it and what stood before it in the open turn count as started.
@@ -230,11 +244,15 @@ pub(super) fn finish_call(run: &mut Run, call_id: &str, outcome: &ToolOutcome) {
         entry.execution_id.clone_from(execution_id);
         entry.open = false;
     }
+    let content = run.approvals.with_note(call_id, content);
     let Some(open) = run.turn.iter_mut().find(|open| open.call.id == call_id) else { return };
-    if let Plan::Run { key, .. } = &open.plan
-        && state == EffectState::Unknown
-    {
-        run.fenced.insert(key.clone());
+    if let Plan::Run { key, tool, .. } = &open.plan {
+        if state == EffectState::Unknown {
+            run.fenced.insert(key.clone());
+        }
+        if tool.effect == Effect::Read {
+            run.approvals.has_read(&tool.name);
+        }
     }
     open.state = CallState::Answered { content, succeeded: state == EffectState::Done };
     if state == EffectState::Unknown {
@@ -260,6 +278,7 @@ fn close_when_answered(run: &mut Run) {
         }
         run.messages.push(Message::ToolResult { call_id: call.id, content });
     }
+    run.approvals.close();
     run.fruitless_turns = if fruitful { 0 } else { run.fruitless_turns + 1 };
     let mut repeats = 0;
     for key in keys {
@@ -328,7 +347,7 @@ fn doubt(message: &str) -> String {
 }
 
 /// The arguments' main points, for a person.
-fn summary(arguments: &serde_json::Map<String, Value>) -> String {
+pub(super) fn summary(arguments: &serde_json::Map<String, Value>) -> String {
     const LONGEST_VALUE: usize = 60;
     let parts = arguments.iter().filter(|(_, value)| !value.is_object() && !value.is_array()).take(4);
     let parts = parts.map(|(name, value)| {

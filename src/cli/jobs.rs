@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::decide::{self, Said};
 use super::output::plain;
 use super::timeline::{Timeline, outcome};
 use super::{CommandError, Context};
 use crate::agent::run::Run;
 use crate::app;
+use crate::decision::Ruling;
 use crate::job::JobId;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Journal, JournalError};
@@ -50,6 +52,33 @@ that has ended before is left as it is (exit code 1, unless it had been cancelle
 
 The run looks at once whether it can go on; if it cannot, it waits again. Nothing is run twice by it.")]
     Resume(OneJob),
+    /// Lets the calls of a run be made that wait for approval
+    #[command(after_help = "Examples:
+  agentkit-worker jobs approve order-4711-summary
+  agentkit-worker jobs approve order-4711-summary --call call_7
+
+The calls are named by `agentkit.job.approval_required` (`call_id`) and by `jobs show`. Exit code 1 where nothing waits, or
+something else was decided before.")]
+    Approve(DecideArguments),
+    /// Has the calls of a run not be made that wait for approval
+    #[command(after_help = "Example:
+  agentkit-worker jobs deny order-4711-summary --reason \"not to this address\"
+
+The reason is told to the model. Exit code 1 where nothing waits, or something else was decided before.")]
+    Deny(DecideArguments),
+}
+
+/// Which calls of which run, and why.
+#[derive(Debug, Args)]
+pub struct DecideArguments {
+    /// The job's id
+    pub id: String,
+    /// One call, by the model's id of it or by the approval's [default: all that wait]
+    #[arg(long, value_name = "C")]
+    pub call: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 /// Which run, and how much of it is shown.
@@ -93,6 +122,8 @@ pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<E
         JobsAction::Show(arguments) => show(&context, &arguments).await,
         JobsAction::Cancel(arguments) => cancel(&context, &job_id(&arguments.id)?).await,
         JobsAction::Resume(arguments) => resume(&context, &job_id(&arguments.id)?).await,
+        JobsAction::Approve(arguments) => decide(&context, arguments, Ruling::Approve).await,
+        JobsAction::Deny(arguments) => decide(&context, arguments, Ruling::Deny).await,
     }
 }
 
@@ -115,6 +146,12 @@ pub(super) async fn broker(context: &Context) -> Result<AmqpQueue, CommandError>
 /// Who acts on runs.
 pub(super) fn operator(context: &Context, broker: &AmqpQueue, journal: Arc<dyn Journal>) -> Operator {
     Operator::new(journal, broker.publisher(), context.clock.clone(), app::lifetimes(&context.config))
+}
+
+async fn decide(context: &Context, arguments: DecideArguments, ruling: Ruling) -> Result<ExitCode, CommandError> {
+    let DecideArguments { id, call, reason } = arguments;
+    let said = Said { job: job_id(&id)?, call, reason, ruling };
+    decide::decide(context, journal(context)?, broker(context).await?.publisher(), said).await
 }
 
 async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, CommandError> {

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod dead;
+mod decide;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod doctor;
@@ -178,7 +179,8 @@ impl Interrupt {
 
 /// Carries out one command.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    match dispatch(arguments).await {
+    // Boxed: the future of a command that holds a whole worker is large.
+    match Box::pin(dispatch(arguments)).await {
         Ok(code) => code,
         Err(error) => {
             let code = match &error {

@@ -2,7 +2,9 @@
 
 use std::io::{IsTerminal, Write};
 
-use crate::reply::{Account, AuthorizationRequired, EffectState, Progress, Reply, ReplyEvent, Status};
+use crate::reply::{
+    Account, ApprovalRequired, AuthorizationRequired, EffectState, Progress, Reply, ReplyEvent, Status,
+};
 
 /// Where and how things are shown.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +98,28 @@ impl Screen {
                 self.account(&failed.account);
             }
             ReplyEvent::AuthorizationRequired(event) => self.authorization(event),
+            ReplyEvent::ApprovalRequired(event) => self.approval(event),
+            // Nobody who waits for a job gets one.
+            ReplyEvent::DecisionRefused(_) => {}
             ReplyEvent::Progress(progress) => self.progress(progress),
         }
+    }
+
+    /// The calls that wait for a person.
+    fn approval(self, event: &ApprovalRequired) {
+        self.clear();
+        for entry in &event.approvals {
+            let arguments = serde_json::to_string_pretty(&entry.arguments).unwrap_or_default();
+            let (tool, connection) = (plain(&entry.tool), plain(&entry.connection));
+            println!("\n[{connection}] {} {tool}", self.paint("33", "Approval required:"));
+            for line in arguments.lines() {
+                println!("  {}", plain(line));
+            }
+            if let Some(link) = &entry.link {
+                println!("Decide here:\n\n  {}\n", self.paint("36", link));
+            }
+        }
+        println!("Waiting for a decision until {} …", event.waiting_until.strftime("%Y-%m-%d %H:%M UTC"));
     }
 
     fn account(self, account: &Account) {
@@ -106,6 +128,7 @@ impl Screen {
                 EffectState::Done => "done",
                 EffectState::Failed => "failed",
                 EffectState::Unknown => "unknown",
+                EffectState::Denied => "denied",
             };
             self.note(&format!("effect: {} ({}) {state}", effect.tool, effect.summary));
         }

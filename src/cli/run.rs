@@ -1,18 +1,19 @@
 //! `run`: one job in this process; what the original script did.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Args;
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::output::Screen;
+use super::output::{Screen, plain};
 use super::{CommandError, Context, INTERRUPTED, Interrupt};
 use crate::config::Config;
 use crate::embedded::{Embedded, Replies};
 use crate::job::{ConnectionName, Identifier, Job, Limits, OfferedEffects, ToolSelection};
 use crate::llm::Profiles;
-use crate::reply::{Reply, ReplyEvent};
+use crate::reply::{ApprovalRequired, Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
 
 /// What the original script asked for.
@@ -50,6 +51,9 @@ pub struct RunArguments {
     /// Print every reply as one line of JSON instead
     #[arg(long)]
     pub json: bool,
+    /// Let writes be made that wait for approval, without asking; where nobody is at a terminal they are denied otherwise
+    #[arg(long, action = clap::ArgAction::Count)]
+    pub yes: u8,
 }
 
 /// Carries out `run`.
@@ -70,7 +74,7 @@ pub async fn run(context: Context, arguments: RunArguments) -> Result<ExitCode, 
     let worker = Embedded::start(config, context.clock.clone())?;
     let replies = worker.submit(&job).await.map_err(|error| CommandError::Usage(error.to_string()))?;
     let shown = tokio::select! {
-        shown = show(replies, &worker, &job, arguments.json) => shown,
+        shown = show(replies, &worker, &job, &arguments) => shown,
         () = interrupt.received() => {
             Screen::new().clear();
             eprintln!("interrupted; what had started may have been carried out");
@@ -141,6 +145,7 @@ pub fn new_job(prompt: &str, identifier: String, connections: Vec<String>) -> Re
         output_schema: None,
         limits: Limits::default(),
         authorization: crate::job::Authorization::default(),
+        approval: crate::approval::Approval::default(),
         progress: false,
         metadata: Value::Null,
         reply_to: None,
@@ -149,14 +154,17 @@ pub fn new_job(prompt: &str, identifier: String, connections: Vec<String>) -> Re
 }
 
 /// Shows what comes until the job's end.
-async fn show(mut replies: Replies, worker: &Embedded, job: &Job, json: bool) -> ExitCode {
+async fn show(mut replies: Replies, worker: &Embedded, job: &Job, arguments: &RunArguments) -> ExitCode {
     let screen = Screen::new();
     let mut discovered = false;
     while let Some(reply) = replies.next().await {
-        if json {
+        if arguments.json {
             println!("{}", serde_json::to_string(&reply).expect("a reply is JSON types only"));
         } else {
             show_one(screen, &reply, worker, job, &mut discovered).await;
+        }
+        if let ReplyEvent::ApprovalRequired(event) = &reply.event {
+            decide(worker, &reply.subject, event, arguments.yes > 0).await;
         }
         if reply.event.is_terminal() {
             return if matches!(reply.event, ReplyEvent::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -164,6 +172,36 @@ async fn show(mut replies: Replies, worker: &Embedded, job: &Job, json: bool) ->
     }
     eprintln!("agentkit-worker: the worker ended without a reply");
     ExitCode::FAILURE
+}
+
+/// Whoever is at the terminal decides.
+async fn decide(worker: &Embedded, job: &str, event: &ApprovalRequired, yes: bool) {
+    for entry in &event.approvals {
+        let decision = if yes || asked(&entry.tool).await { "approve" } else { "deny" };
+        eprintln!("{}: {decision}", plain(&entry.tool));
+        let decision = json!({
+            "job": job, "approval": entry.id, "arguments_digest": entry.arguments_digest, "decision": decision
+        });
+        if let Err(error) = worker.decide(&decision, None).await {
+            eprintln!("the decision was not taken: {error}");
+        }
+    }
+}
+
+/// Asks on the terminal, where there is one. On a thread that nothing waits for: an interrupt must not.
+async fn asked(tool: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    eprint!("Make this call of {}? [y/N] ", plain(tool));
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        // Nobody listens any more after an interrupt.
+        let _ = sender.send(read.is_ok() && ["y", "yes"].contains(&line.trim().to_lowercase().as_str()));
+    });
+    answer.await.unwrap_or(false)
 }
 
 async fn show_one(screen: Screen, reply: &Reply, worker: &Embedded, job: &Job, discovered: &mut bool) {

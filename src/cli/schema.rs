@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use crate::config::DEFAULTS;
+use crate::decision::DecisionBody;
 use crate::job::Job;
 use crate::reply::Reply;
 
@@ -50,7 +51,7 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> ExitCode {
 /// Queues, messages and operations as AsyncAPI 3.0 has them.
 fn asyncapi() -> Value {
     let mut schemas = Map::new();
-    for (name, schema) in [("job", Job::schema()), ("reply", Reply::schema())] {
+    for (name, schema) in [("job", Job::schema()), ("reply", Reply::schema()), ("decision", DecisionBody::schema())] {
         add_schema(&mut schemas, name, schema);
     }
     json!({
@@ -67,6 +68,12 @@ fn asyncapi() -> Value {
                 "messages": {"job": {"$ref": "#/components/messages/job"}},
                 "bindings": {"amqp": {"is": "queue", "queue": {"name": "agentkit.jobs", "durable": true, "exclusive": false, "autoDelete": false}}}
             },
+            "decisions": {
+                "address": "agentkit.decisions",
+                "description": "What people say to calls that wait for approval.",
+                "messages": {"decision": {"$ref": "#/components/messages/decision"}},
+                "bindings": {"amqp": {"is": "queue", "queue": {"name": "agentkit.decisions", "durable": true, "exclusive": false, "autoDelete": false}}}
+            },
             "replies": {
                 "address": null,
                 "description": "The queue that the job names in `reply_to`; `agentkit.replies` where it names none or the queue is gone.",
@@ -74,6 +81,11 @@ fn asyncapi() -> Value {
             }
         },
         "operations": {
+            "decide": {
+                "action": "receive",
+                "channel": {"$ref": "#/channels/decisions"},
+                "reply": {"address": {"location": "$message.header#/reply_to"}, "channel": {"$ref": "#/channels/replies"}}
+            },
             "run": {
                 "action": "receive",
                 "channel": {"$ref": "#/channels/jobs"},
@@ -88,6 +100,7 @@ fn asyncapi() -> Value {
                     "payload": {"$ref": "#/components/schemas/job"},
                     "correlationId": {"location": "$message.header#/correlation_id"}
                 },
+                "decision": {"contentType": "application/json", "payload": {"$ref": "#/components/schemas/decision"}},
                 "reply": {
                     "contentType": crate::reply::CONTENT_TYPE,
                     "payload": {"$ref": "#/components/schemas/reply"},

@@ -121,6 +121,10 @@ impl State {
                 let words = format!("waiting for the authorization of {} until {}", names.join(", "), awaited.until);
                 new("waiting_for_authorization", words)
             }
+            Event::AttemptEnded { cause: Pause::Approval, .. } => {
+                let Some(until) = run.approvals().until() else { return self };
+                new("waiting_for_approval", format!("waiting for a person's approval until {until}"))
+            }
             Event::AttemptEnded { detail, .. } => new("waiting", format!("waiting: {detail}")),
             Event::Finished(reply) => {
                 new("finished", format!("finished: {}; the reply is not delivered yet", outcome(reply)))
@@ -144,6 +148,8 @@ pub(super) fn outcome(reply: &Reply) -> String {
         },
         ReplyEvent::Failed(failed) => format!("failed/{}", failed.error.code.as_str()),
         ReplyEvent::AuthorizationRequired(_) => "authorization_required".to_owned(),
+        ReplyEvent::ApprovalRequired(_) => "approval_required".to_owned(),
+        ReplyEvent::DecisionRefused(_) => "decision_refused".to_owned(),
         ReplyEvent::Progress(_) => "in progress".to_owned(),
     }
 }
@@ -164,6 +170,17 @@ impl Row {
             Event::AuthorizationRequested { connections, until, .. } => {
                 let names: Vec<&str> = connections.iter().map(ConnectionName::as_str).collect();
                 format!("{} until {until}", names.join(", "))
+            }
+            Event::ApprovalAsked { calls, until } => {
+                let names: Vec<String> = calls.iter().map(|asked| tool(&asked.call_id)).collect();
+                format!("{} until {until}", names.join(", "))
+            }
+            Event::ApprovalDecided(settled) => {
+                content.extend(settled.reason.iter().map(|reason| format!("reason: {reason}")));
+                let changed = settled.arguments.iter().map(|arguments| Value::Object(arguments.clone()));
+                content.extend(changed.map(|arguments| format!("arguments: {arguments}")));
+                let by = settled.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+                format!("{} ({}){by}", settled.verdict.as_str(), settled.door.as_str())
             }
             Event::ToolsListed { tools, left_out } => format!("{} tools, {left_out} left out", tools.len()),
             Event::ModelReplied { reply, plans } => {

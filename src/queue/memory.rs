@@ -27,6 +27,7 @@ struct Shared {
 struct State {
     ready: VecDeque<Ready>,
     urgent: VecDeque<Ready>,
+    decisions: VecDeque<Ready>,
     /// By due time and order of arrival.
     waiting: BTreeMap<(Instant, u64), Message>,
     arrivals: u64,
@@ -35,11 +36,12 @@ struct State {
     dead: VecDeque<Message>,
 }
 
-/// The two job queues.
+/// The two job queues, and the one of decisions.
 #[derive(Debug, Clone, Copy)]
 enum Lane {
     Normal,
     Urgent,
+    Decisions,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,11 @@ impl MemoryQueue {
     /// Gets what was published to [`Destination::Urgent`], and nothing else.
     pub fn urgent_consumer(&self) -> MemoryConsumer {
         MemoryConsumer { lane: Lane::Urgent, ..self.consumer() }
+    }
+
+    /// Gets what was published to [`Destination::Decisions`], and nothing else.
+    pub fn decision_consumer(&self) -> MemoryConsumer {
+        MemoryConsumer { lane: Lane::Decisions, ..self.consumer() }
     }
 
     /// Publishes into the same process; every publish is confirmed at once.
@@ -120,6 +127,7 @@ impl State {
         match lane {
             Lane::Normal => &mut self.ready,
             Lane::Urgent => &mut self.urgent,
+            Lane::Decisions => &mut self.decisions,
         }
     }
 
@@ -234,6 +242,10 @@ impl Publisher for MemoryPublisher {
                 return Err(QueueError::Unavailable(format!("{} jobs are waiting already", state.ready.len())));
             }
             Destination::Jobs => state.ready.push_back(Ready { message, redelivered: false }),
+            Destination::Decisions if state.decisions.len() >= self.shared.capacity => {
+                return Err(QueueError::Unavailable(format!("{} decisions wait already", state.decisions.len())));
+            }
+            Destination::Decisions => state.decisions.push_back(Ready { message, redelivered: false }),
             Destination::Urgent => state.urgent.push_back(Ready { message, redelivered: false }),
             Destination::Wait(wait) => {
                 state.arrivals += 1;

@@ -103,6 +103,8 @@ pub enum Destination {
     Reply(Option<String>),
     /// A caller's reply queue, by name, for what is best effort: nowhere else where it does not exist or takes nothing.
     Progress(String),
+    /// The queue of decisions about calls that wait for approval.
+    Decisions,
     /// The dead-letter queue.
     Dead,
 }

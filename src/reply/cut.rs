@@ -85,7 +85,7 @@ impl Reply {
         match &mut self.event {
             ReplyEvent::Completed(completed) => Some(&mut completed.text),
             ReplyEvent::Failed(failed) => failed.text.as_mut(),
-            ReplyEvent::AuthorizationRequired(_) | ReplyEvent::Progress(_) => None,
+            _ => None,
         }
     }
 
@@ -93,7 +93,7 @@ impl Reply {
         match &mut self.event {
             ReplyEvent::Completed(completed) => Some(&mut completed.account),
             ReplyEvent::Failed(failed) => Some(&mut failed.account),
-            ReplyEvent::AuthorizationRequired(_) | ReplyEvent::Progress(_) => None,
+            _ => None,
         }
     }
 
@@ -102,7 +102,8 @@ impl Reply {
             ReplyEvent::Completed(completed) => Some(&mut completed.account.metadata),
             ReplyEvent::Failed(failed) => Some(&mut failed.account.metadata),
             ReplyEvent::AuthorizationRequired(event) => Some(&mut event.metadata),
-            ReplyEvent::Progress(_) => None,
+            ReplyEvent::ApprovalRequired(event) => Some(&mut event.metadata),
+            ReplyEvent::DecisionRefused(_) | ReplyEvent::Progress(_) => None,
         }
     }
 }

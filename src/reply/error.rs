@@ -64,6 +64,8 @@ pub enum ErrorCode {
     VerificationPending,
     /// The user did not authorize in time.
     AuthorizationExpired,
+    /// Nobody decided about a call in time.
+    ApprovalExpired,
     /// The account was disconnected on purpose.
     AccountDisconnected,
     /// The model's server refused the request.
@@ -107,6 +109,7 @@ impl ErrorCode {
             Self::NoTools => "no_tools",
             Self::VerificationPending => "verification_pending",
             Self::AuthorizationExpired => "authorization_expired",
+            Self::ApprovalExpired => "approval_expired",
             Self::AccountDisconnected => "account_disconnected",
             Self::ModelRejected => "model_rejected",
             Self::ModelQuota => "model_quota",
@@ -143,6 +146,9 @@ impl ErrorCode {
                 "the application must call Scalekit's user verification for this user; a new link does not help"
             }
             Self::AuthorizationExpired => "ask the user to open the link, then send the job again under a new id",
+            Self::ApprovalExpired => {
+                "decide sooner, or raise `approval.wait_seconds`; then send the job again under a new id"
+            }
             Self::AccountDisconnected => {
                 "ask the user to connect the account again, then send the job again under a new id"
             }

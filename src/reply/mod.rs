@@ -1,5 +1,6 @@
 //! What a caller gets back: CloudEvents with deterministic ids.
 
+mod approval;
 mod cut;
 mod error;
 
@@ -10,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::approval::{ApprovalEntry, ApprovalOutcome, ApprovalRequired, DecisionRefused};
 pub use self::error::{ErrorCode, ErrorDetail};
 use crate::job::JobId;
 
@@ -53,6 +55,12 @@ pub enum ReplyEvent {
     /// The user must authorize connections first. Terminal only where `final` is true.
     #[serde(rename = "agentkit.job.authorization_required")]
     AuthorizationRequired(Box<AuthorizationRequired>),
+    /// Calls wait for a person. Not terminal.
+    #[serde(rename = "agentkit.job.approval_required")]
+    ApprovalRequired(Box<ApprovalRequired>),
+    /// A decision changed nothing. Goes to the decision's own `reply_to`; not terminal, and no event of the run.
+    #[serde(rename = "agentkit.decision.refused")]
+    DecisionRefused(DecisionRefused),
     /// How far the run has come; best effort, only where the job asked for it.
     #[serde(rename = "agentkit.job.progress")]
     Progress(Progress),
@@ -65,6 +73,8 @@ impl ReplyEvent {
             Self::Completed(_) => "agentkit.job.completed",
             Self::Failed(_) => "agentkit.job.failed",
             Self::AuthorizationRequired(_) => "agentkit.job.authorization_required",
+            Self::ApprovalRequired(_) => "agentkit.job.approval_required",
+            Self::DecisionRefused(_) => "agentkit.decision.refused",
             Self::Progress(_) => "agentkit.job.progress",
         }
     }
@@ -74,7 +84,7 @@ impl ReplyEvent {
         match self {
             Self::Completed(_) | Self::Failed(_) => true,
             Self::AuthorizationRequired(event) => event.is_final,
-            Self::Progress(_) => false,
+            Self::ApprovalRequired(_) | Self::DecisionRefused(_) | Self::Progress(_) => false,
         }
     }
 }
@@ -128,6 +138,9 @@ pub struct Account {
     pub tool_calls: u32,
     /// Everything that was done to the world, or may have been done.
     pub effects: Vec<EffectEntry>,
+    /// What was decided about calls that waited for a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalOutcome>,
     /// Tokens and calls of all requests to the model, those of earlier attempts included.
     pub usage: TotalUsage,
     /// The model's name as the provider answered it, such as `gpt-4o-2024-08-06`.
@@ -155,7 +168,7 @@ pub struct EffectEntry {
     pub tool: String,
     /// The connection it ran through.
     pub connection: String,
-    /// Done, failed or unknown.
+    /// Done, failed, unknown or denied.
     pub state: EffectState,
     /// Scalekit's id of the execution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +187,8 @@ pub enum EffectState {
     Failed,
     /// It may have been done: the call left, and no answer came.
     Unknown,
+    /// It was not done, as nobody allowed it.
+    Denied,
 }
 
 /// Tokens of all model calls of a run.
@@ -301,6 +316,11 @@ impl Reply {
     /// A reply that something follows; `mark` tells it from the job's others.
     pub fn interim(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
         Self::new(job, mark, time, event)
+    }
+
+    /// What is said of a decision in the message `message`; no event of the job that it names.
+    pub fn about_decision(job: &str, message: &str, time: Timestamp, event: ReplyEvent) -> Self {
+        Self::of(job, &format!("decision:{message}"), time, event)
     }
 
     fn new(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {

@@ -14,6 +14,7 @@ use super::plan::Missed;
 use super::problems::Problems;
 use super::recipients::{Recipient, Source};
 use super::template::Template;
+use crate::approval::Approval;
 use crate::digest_store::{Fired, METADATA};
 use crate::job::{Authorization, ConnectionName, Envelope, Job, JobId, Limits, OfferedEffects, ToolSelection};
 
@@ -294,6 +295,7 @@ impl Digest {
             output_schema: self.output_schema.clone(),
             limits: self.limits,
             authorization,
+            approval: Approval::default(),
             progress: false,
             metadata: Value::Object(metadata),
             reply_to: self.reply_to.clone(),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::agent::approval::ApprovalRules;
 use crate::agent::event::{COMMON_VERSION, Settings, Started};
+use crate::approval::ApprovalConfig;
 use crate::job::Job;
 use crate::retry::Policy;
 
@@ -23,6 +25,9 @@ pub struct Defaults {
     pub result_bytes: usize,
     /// Seconds to wait for the user's authorization.
     pub authorization_wait_seconds: u64,
+    /// Which calls wait for a person; a section of its own.
+    #[serde(skip)]
+    pub approval: ApprovalConfig,
 }
 
 impl Default for Defaults {
@@ -35,6 +40,7 @@ impl Default for Defaults {
             parallel_reads: 8,
             result_bytes: 16 * 1024,
             authorization_wait_seconds: 86_400,
+            approval: ApprovalConfig::default(),
         }
     }
 }
@@ -70,6 +76,7 @@ impl Defaults {
             parallel_reads: self.parallel_reads,
             result_bytes: self.result_bytes,
             authorization_seconds: job.authorization.wait_seconds.unwrap_or(self.authorization_wait_seconds),
+            approval: ApprovalRules::stricter(&self.approval, &job.approval),
         };
         Started {
             schema: COMMON_VERSION,

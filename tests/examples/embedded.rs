@@ -48,7 +48,9 @@ async fn main() -> anyhow::Result<()> {
                     eprintln!("[{}] {}\n{}", entry.connection, entry.hint, entry.link.unwrap_or_default());
                 }
             }
-            ReplyEvent::Progress(_) => {}
+            // A person decides: `worker.decide(…)`.
+            ReplyEvent::ApprovalRequired(event) => println!("{} call(s) wait for approval", event.approvals.len()),
+            ReplyEvent::DecisionRefused(_) | ReplyEvent::Progress(_) => {}
         }
         if last {
             break;

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod approvals;
 mod cluster;
 mod digests;
 mod edges;

@@ -182,9 +182,24 @@ impl AmqpQueue {
 
     /// The same of the queue of what is urgent; `None` where that does not exist, as where somebody else makes the queues.
     pub async fn urgent_consumer(&self, prefetch: u16) -> Result<Option<AmqpConsumer>, QueueError> {
-        let queue = self.config.names().urgent();
+        let without = "queue does not exist: what is urgent waits with all other jobs";
+        self.consumer_of_any(self.config.names().urgent(), prefetch, without).await
+    }
+
+    /// The same of the queue of decisions.
+    pub async fn decision_consumer(&self, prefetch: u16) -> Result<Option<AmqpConsumer>, QueueError> {
+        let without = "queue does not exist: nobody can decide about calls that wait by a message";
+        self.consumer_of_any(self.config.names().decisions(), prefetch, without).await
+    }
+
+    async fn consumer_of_any(
+        &self,
+        queue: String,
+        prefetch: u16,
+        without: &'static str,
+    ) -> Result<Option<AmqpConsumer>, QueueError> {
         if self.config.topology != TopologyMode::Declare && self.publisher.messages_in(queue.clone()).await?.is_none() {
-            tracing::warn!(queue, "queue does not exist: what is urgent waits with all other jobs");
+            tracing::warn!(queue, "{without}");
             return Ok(None);
         }
         Ok(Some(AmqpConsumer::start(self.config.clone(), queue, prefetch, self.status.clone())))

@@ -143,9 +143,11 @@ impl Publisher for AmqpPublisher {
             Destination::Reply(_) | Destination::Progress(_) => {
                 self.send_reply(&queue, &message.body, properties.clone()).await?
             }
-            Destination::Jobs | Destination::Urgent | Destination::Wait(_) | Destination::Dead => {
-                self.send(&queue, true, &message.body, properties.clone()).await?
-            }
+            Destination::Jobs
+            | Destination::Urgent
+            | Destination::Wait(_)
+            | Destination::Decisions
+            | Destination::Dead => self.send(&queue, true, &message.body, properties.clone()).await?,
         };
         match (destination, fate) {
             (Destination::Urgent, Fate::Returned | Fate::Refused) => self.publish(&Destination::Jobs, message).await,

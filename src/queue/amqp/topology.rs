@@ -117,6 +117,11 @@ impl QueueNames {
         format!("{}.jobs.high", self.prefix)
     }
 
+    /// Decisions about calls that wait for approval.
+    pub fn decisions(&self) -> String {
+        format!("{}.decisions", self.prefix)
+    }
+
     /// Dead letters.
     pub fn dead(&self) -> String {
         format!("{}.dead", self.prefix)
@@ -145,6 +150,7 @@ impl QueueNames {
             Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
             Destination::Reply(Some(name)) | Destination::Progress(name) => name.clone(),
             Destination::Reply(None) => self.replies(),
+            Destination::Decisions => self.decisions(),
             Destination::Dead => self.dead(),
         }
     }
@@ -189,6 +195,8 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
         jobs(names.jobs()),
         jobs(names.urgent()),
         QueueDefinition::replies(names),
+        // Looked at again and again while a journal is away: what a person said is not to be lost over that.
+        QueueDefinition::new(names.decisions()).number("x-delivery-limit", DEAD_DELIVERY_LIMIT).text(OVERFLOW, REJECT),
     ];
     all.extend(Tier::ALL.map(|tier| {
         QueueDefinition::new(names.wait(tier))
@@ -265,8 +273,8 @@ impl QueueDefinition {
     ) -> Result<(), QueueError> {
         match mode {
             TopologyMode::Declare => self.declare_or_take(link, names, timeout).await.map(drop),
-            // Made by whoever may, or never: what is urgent goes to the job queue then.
-            TopologyMode::Verify if self.name == names.urgent() => Ok(()),
+            // Made by whoever may, or never: what is urgent goes to the job queue then, and decisions come by other doors.
+            TopologyMode::Verify if [names.urgent(), names.decisions()].contains(&self.name) => Ok(()),
             TopologyMode::Verify | TopologyMode::None => {
                 let found = self.look(&link.channel(timeout).await?, timeout).await?;
                 let missing = || QueueError::Refused(format!("queue {} does not exist", self.name));
@@ -411,12 +419,12 @@ mod tests {
     fn every_queue_is_a_quorum_queue_and_dead_letters_stop_at_the_dead_queue() {
         let names = QueueNames::new("p");
         let all = definitions(&names);
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 11);
         for definition in &all {
             assert_eq!(definition.arguments["x-queue-type"].to_string(), "quorum");
             let target = definition.arguments.get("x-dead-letter-routing-key").map(ToString::to_string);
             let expected = match definition.name.as_str() {
-                "p.dead" | "p.replies" => None,
+                "p.dead" | "p.replies" | "p.decisions" => None,
                 "p.jobs" | "p.jobs.high" => Some("p.dead".to_owned()),
                 _ => Some("p.jobs".to_owned()),
             };

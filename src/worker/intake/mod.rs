@@ -3,6 +3,7 @@
 mod claim;
 mod decide;
 mod look;
+mod look_at_approvals;
 mod lost_journal;
 mod suspects;
 
@@ -175,6 +176,7 @@ impl Intake {
         }
         match wake_up.reason {
             Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
+            Reason::Approval => self.look_at_approvals(job, wake_up).await,
             _ => None,
         }
     }

@@ -39,6 +39,8 @@ pub(crate) enum Reason {
     Unsaid,
     /// The run waits for its user.
     Authorization,
+    /// The run waits for a person's approval.
+    Approval,
     /// Somebody said that the account which the run waits for has changed.
     Webhook,
     /// Somebody asked to come later.
@@ -69,9 +71,10 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const KNOWN: [(Self, &str); 14] = [
+    const KNOWN: [(Self, &str); 15] = [
         (Self::Unsaid, ""),
         (Self::Authorization, "authorization"),
+        (Self::Approval, "approval"),
         (Self::Webhook, "webhook"),
         (Self::RateLimited, "rate_limited"),
         (Self::Transient, "transient"),

@@ -22,6 +22,12 @@ pub enum Interruption {
         /// Until the next look, unless something wakes the run earlier.
         wait: Duration,
     },
+    /// A person must approve first; look again after the wait.
+    #[error("waiting for a person's approval")]
+    Approval {
+        /// Until the next look, unless a decision wakes the run earlier.
+        wait: Duration,
+    },
     /// Somebody asked to come later; costs the job no attempt.
     #[error("asked to come later: {reason}")]
     RateLimited {

@@ -1,5 +1,6 @@
 //! Does what a run says comes next, journals what came of it, and asks again. Each step has a file of its own.
 
+pub(crate) mod ask_approval;
 mod call_model;
 mod call_tools;
 pub(crate) mod check_accounts;
@@ -31,6 +32,7 @@ use crate::agent::conclusion;
 use crate::agent::event::Event;
 use crate::agent::run::{Run, Step};
 use crate::agent::turn::Conclusion;
+use crate::approval::link::Links;
 use crate::digest_store::DigestStore;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
@@ -54,6 +56,8 @@ pub(crate) struct Executor {
     pub magic_links: MagicLinks,
     /// How the jobs of digests end, and which of them may ask their users.
     pub digests: Arc<dyn DigestStore>,
+    /// Makes the links by which people approve.
+    pub approval_links: Arc<Links>,
     /// Runs that wait for their users.
     pub parked: Arc<ParkedIndex>,
     /// Interim replies.
@@ -115,6 +119,9 @@ impl Executor {
             let done = match step {
                 Step::CheckAccounts => self.in_time(stop, Box::pin(attempt.check_accounts())).await,
                 Step::ListTools => self.in_time(stop, Box::pin(attempt.list_tools())).await,
+                Step::AskApproval(calls) => self.in_time(stop, Box::pin(attempt.ask_approval(&calls))).await,
+                Step::AwaitApproval => self.in_time(stop, Box::pin(attempt.await_approval())).await,
+                Step::ExpireApprovals(approvals) => attempt.expire_approvals(&approvals).await,
                 Step::CallModel => self.in_time(stop, Box::pin(attempt.call_model())).await,
                 Step::CallTools(calls) => Box::pin(attempt.call_tools(&calls)).await,
                 Step::SettleDoubt(call) => Box::pin(attempt.settle_doubt(&call)).await,

@@ -66,6 +66,7 @@ impl Settler {
         let generation = run.run().wake_up_generation().max(delivery.generation()) + 1;
         let reason = match pause {
             Pause::Authorization => Reason::Authorization,
+            Pause::Approval => Reason::Approval,
             Pause::RateLimited => Reason::RateLimited,
             Pause::Transient => Reason::Transient,
             Pause::ContinueAsNew | Pause::Shutdown | Pause::JournalAway => Reason::Continue,

@@ -167,6 +167,7 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
         // Whatever stands for the run in the broker comes again; the broker's trouble costs the job nothing.
         Interruption::Shutdown | Interruption::Unwitnessed(_) => Disposition::Requeue { end: Some(why.to_string()) },
         Interruption::Authorization { wait } => next(Pause::Authorization, *wait),
+        Interruption::Approval { wait } => next(Pause::Approval, *wait),
         Interruption::ReplyNotTaken(_) => next(Pause::ContinueAsNew, REPLY_WAIT),
         Interruption::RateLimited { wait: asked, reason } => {
             let (failures, policy) = budgets.rate_limited;

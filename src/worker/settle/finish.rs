@@ -49,7 +49,7 @@ impl Settler {
         let outcome = match &reply.event {
             ReplyEvent::Failed(failed) => failed.error.code.as_str(),
             ReplyEvent::AuthorizationRequired(_) => "authorization_required",
-            ReplyEvent::Completed(_) | ReplyEvent::Progress(_) => "completed",
+            _ => "completed",
         };
         let working = run.run().working_milliseconds_at(self.clock.now());
         // Before the journal is sealed: whoever comes after this one would not note it any more.

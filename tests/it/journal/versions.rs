@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 const FINISHED: &str = include_str!("../../data/journal/v1-finished.ndjson");
 const CUT: &str = include_str!("../../data/journal/v1-cut.ndjson");
 const PUT_ASIDE: &str = include_str!("../../data/journal/v2-put-aside.ndjson");
+const APPROVALS: &str = include_str!("../../data/journal/v4-approvals.ndjson");
 const END_LOST: &str = include_str!("../../data/journal/v3-end-lost.ndjson");
 
 fn lines(journal: &str) -> Vec<String> {
@@ -34,7 +35,7 @@ fn send(to: &str) -> CallKey {
 
 #[test]
 fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
-    for line in [FINISHED, PUT_ASIDE, END_LOST].into_iter().flat_map(lines) {
+    for line in [FINISHED, PUT_ASIDE, END_LOST, APPROVALS].into_iter().flat_map(lines) {
         let entry: Entry = serde_json::from_str(&line).unwrap();
         let written: Value = serde_json::to_value(entry).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(&line).unwrap());
@@ -42,11 +43,11 @@ fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
 }
 
 /// All kinds but the operator's `reopened`, which a test of its own appends.
-const KINDS: usize = 18;
+const KINDS: usize = 20;
 
 #[test]
 fn every_kind_of_event_is_kept() {
-    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST].iter().flat_map(|journal| journal.lines());
+    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST, APPROVALS].iter().flat_map(|journal| journal.lines());
     let events: Vec<Event> = kept.map(|line| serde_json::from_str::<Entry>(line).unwrap().event).collect();
     let names: BTreeSet<_> = events.iter().map(Event::name).collect();
     assert_eq!(names.len(), KINDS, "{names:?}");
@@ -59,6 +60,8 @@ fn every_kind_of_event_is_kept() {
             | Event::WakeUpPublished { .. }
             | Event::AccountsReady
             | Event::AuthorizationRequested { .. }
+            | Event::ApprovalAsked { .. }
+            | Event::ApprovalDecided(_)
             | Event::ToolsListed { .. }
             | Event::ModelAsked
             | Event::ModelReplied { .. }
@@ -106,13 +109,30 @@ fn a_run_of_version_3_that_lost_its_end_knows_the_call_that_it_must_not_repeat()
 }
 
 #[test]
+fn a_run_of_version_4_keeps_what_was_decided_and_what_still_waits() {
+    let lines = lines(APPROVALS);
+    let run = replay(&lines);
+    let now = at(&lines[lines.len() - 1]);
+    assert_eq!(run.next(now), Step::Done);
+    let ReplyEvent::Completed(completed) = &run.reply().unwrap().event else { panic!("it completed") };
+    let decided: Vec<_> = completed.account.approvals.iter().map(|approval| approval.decision.as_str()).collect();
+    assert_eq!(decided, ["edit", "deny", "expired"]);
+    let waiting = lines.iter().position(|line| line.contains("approval_decided")).unwrap();
+    let before = replay(&lines[..waiting]);
+    assert_eq!(before.next(at(&lines[waiting])), Step::AwaitApproval);
+    let older = lines.iter().take_while(|line| !line.contains("approval_asked"));
+    assert!(older.into_iter().all(|line| line.contains(r#""schema":2"#)), "an older worker goes on up to the question");
+    assert!(lines[waiting].contains(r#""schema":4"#));
+}
+
+#[test]
 fn a_line_of_a_newer_worker_is_refused_wherever_it_stands_and_whatever_it_says() {
     for newer in [
-        r#"{"schema":4,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
-        r#"{"schema":4,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
+        r#"{"schema":5,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
+        r#"{"schema":5,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
     ] {
         let journal = [lines(CUT), vec![newer.to_owned()]].concat();
-        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 4 }));
+        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 5 }));
     }
 }
 

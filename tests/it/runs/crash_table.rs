@@ -284,7 +284,7 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
     match state {
         EffectState::Done => assert_eq!(*sent, 1, "{case}: reported as done"),
         EffectState::Unknown => assert_eq!(completed.status, Status::CompletedWithUnknownEffects, "{case}"),
-        EffectState::Failed => panic!("{case}: nothing failed: {completed:#?}"),
+        EffectState::Failed | EffectState::Denied => panic!("{case}: nothing failed: {completed:#?}"),
     }
     // Between the entry of its start and the call the broker becomes its witness: another message is held, the old one acked.
     let in_doubt = matches!(

@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use agentkit_worker::decision::{Decision, Door, Ruling, Verdict};
+use agentkit_worker::internals::agent::approval::ApprovalRules;
 use agentkit_worker::internals::agent::conclusion;
 use agentkit_worker::internals::agent::effect::Effect;
 use agentkit_worker::internals::agent::event::{
-    Entry, Event, GivenUp, Pause, Plan, SCHEMA_VERSION, Settings, Started, ToolOutcome,
+    Entry, Event, GivenUp, Pause, Plan, SCHEMA_VERSION, Settings, Settled, Started, ToolOutcome,
 };
 use agentkit_worker::internals::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use agentkit_worker::internals::agent::plan::plan;
+use agentkit_worker::internals::agent::ruling::{Objection, rule};
 use agentkit_worker::internals::agent::run::{Run, Step};
 use agentkit_worker::internals::agent::tool::{Tool, Toolset};
 use agentkit_worker::internals::agent::turn::Conclusion;
+use agentkit_worker::internals::approval::{Approval, ApprovalConfig, OnExpiry, Writes};
 use agentkit_worker::job::{ConnectionName, Envelope, Job};
 use agentkit_worker::reply::{EffectState, ErrorCode, ErrorDetail, ReplyEvent};
 use jiff::{SignedDuration, Timestamp};
@@ -48,6 +52,8 @@ struct RandomWorld {
     started: BTreeMap<String, EffectState>,
     writes: BTreeSet<String>,
     refused: BTreeSet<String>,
+    /// Calls that nobody allowed.
+    denied: BTreeSet<String>,
 }
 
 impl RandomWorld {
@@ -58,6 +64,12 @@ impl RandomWorld {
         if draw(4) == 1 {
             body["output_schema"] = json!({"type": "object", "required": ["count"]});
         }
+        let operator = ApprovalConfig {
+            writes: [Writes::None, Writes::Untrusted, Writes::All][usize::from(draw(3))],
+            on_expiry: [OnExpiry::Deny, OnExpiry::Fail][usize::from(draw(2))],
+            wait_seconds: 3 * 3600,
+            ..ApprovalConfig::default()
+        };
         let settings = Settings {
             model: "model-1".into(),
             instructions: "be brief".into(),
@@ -68,6 +80,7 @@ impl RandomWorld {
             parallel_reads: usize::from(draw(4)),
             result_bytes: 1000,
             authorization_seconds: 3600,
+            approval: ApprovalRules::stricter(&operator, &Approval::default()),
         };
         let stubborn = draw(2) == 1;
         let job = Job::from_slice(body.to_string().as_bytes(), &Envelope::default(), 10_000).unwrap();
@@ -103,6 +116,7 @@ impl RandomWorld {
             started: BTreeMap::new(),
             writes: BTreeSet::new(),
             refused: BTreeSet::new(),
+            denied: BTreeSet::new(),
         }
     }
 
@@ -123,6 +137,9 @@ impl RandomWorld {
                     let tools = self.toolset.tools().iter().map(|tool| tool.pinned()).collect();
                     self.event(Event::ToolsListed { tools, left_out: 0 });
                 }
+                Step::AskApproval(ids) => self.ask_for_approval(&ids),
+                Step::AwaitApproval => self.wait_for_approval(),
+                Step::ExpireApprovals(approvals) => self.expire(&approvals),
                 Step::CallModel => self.call_model(),
                 Step::CallTools(ids) => self.call_tools(&ids),
                 Step::SettleDoubt(id) => self.settle(&id),
@@ -194,6 +211,48 @@ impl RandomWorld {
         let (links_end, refused_while_active) = (Some(until), self.draw(2) == 1);
         self.event(Event::AuthorizationRequested { connections, until, links_end, refused_while_active });
         self.pause(Pause::Authorization);
+    }
+
+    fn ask_for_approval(&mut self, ids: &[String]) {
+        let schema = json!({"required": ["to"]});
+        let calls = ids.iter().map(|id| self.run.approval_of(id, schema.clone()).unwrap()).collect();
+        self.event(Event::ApprovalAsked { calls, until: self.now + SignedDuration::from_hours(3) });
+    }
+
+    /// Somebody decides about one of the calls, as they like, or nobody does.
+    fn wait_for_approval(&mut self) {
+        let asked = self.run.approvals().asked().iter().find(|asked| asked.verdict.is_none()).unwrap().call.clone();
+        let edited = json!({"to": format!("edited {}", self.draw(3))});
+        let ruling = match self.draw(4) {
+            0 => Ruling::Approve,
+            1 => Ruling::Deny,
+            2 => Ruling::Edit(edited.as_object().unwrap().clone()),
+            _ => return self.pause(Pause::Approval),
+        };
+        let (job, approval) = (self.run.job().id(), asked.id.clone());
+        let arguments_digest = asked.arguments_digest.clone();
+        let decision = Decision { job, approval, arguments_digest, ruling, reason: None, by: None };
+        match rule(&self.run, &decision, Door::Amqp, self.now) {
+            Ok(settled) => {
+                if !settled.verdict.allows() {
+                    self.denied.insert(asked.call_id);
+                }
+                self.event(Event::ApprovalDecided(Box::new(settled)));
+                let again = rule(&self.run, &decision, Door::Cli, self.now);
+                assert_eq!(again, Err(Objection::Already), "what stands is found again");
+            }
+            Err(Objection::Expired) => self.pause(Pause::Approval),
+            Err(refused) => assert!(matches!(refused, Objection::InvalidArguments(_)), "{refused:?}"),
+        }
+    }
+
+    fn expire(&mut self, approvals: &[String]) {
+        for approval in approvals {
+            self.denied.insert(self.run.approvals().waits(approval).unwrap().call.call_id.clone());
+            let (approval, verdict, door) = (approval.clone(), Verdict::Expired, Door::Expiry);
+            let expired = Settled { approval, verdict, door, by: None, reason: None, arguments: None };
+            self.event(Event::ApprovalDecided(Box::new(expired)));
+        }
     }
 
     fn call_model(&mut self) {
@@ -302,6 +361,7 @@ impl RandomWorld {
         assert!(!ids.is_empty() && ids.len() <= self.run.settings().parallel_reads.max(1), "{ids:?}");
         for id in ids {
             assert!(!self.refused.contains(id), "the refused call {id} is offered");
+            assert!(!self.denied.contains(id), "the denied call {id} is offered");
             assert!(!(self.writes.contains(id) && self.started.contains_key(id)), "the write {id} would run twice");
             let open = self.run.open_call(id).expect("an offered call stands in the open turn");
             let Plan::Run { tool, .. } = &open.plan else { panic!("{id} is not planned to run") };
@@ -317,6 +377,8 @@ impl RandomWorld {
             other => panic!("{other:?} is not the end of a run"),
         };
         assert_eq!(account.tool_calls as usize, self.started.len());
+        let of_state = |state| account.effects.iter().filter(move |effect| effect.state == state);
+        assert_eq!(of_state(EffectState::Denied).count(), self.denied.len());
         for state in [EffectState::Done, EffectState::Failed, EffectState::Unknown] {
             let told = account.effects.iter().filter(|effect| effect.tool == "gmail_send_message");
             let told = told.filter(|effect| effect.state == state).count();

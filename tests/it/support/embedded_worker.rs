@@ -67,6 +67,11 @@ impl EmbeddedWorker {
         }
     }
 
+    /// The worker itself.
+    pub(crate) fn embedded(&self) -> &Embedded {
+        &self.embedded
+    }
+
     /// What the worker counts, as it is shown.
     pub(crate) fn metrics(&self) -> String {
         self.embedded.metrics().render()

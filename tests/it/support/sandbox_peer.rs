@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkit_worker::Config;
+use agentkit_worker::internals::approval::Writes;
 use agentkit_worker::internals::clock::{ManualClock, SystemClock};
 use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use reqwest::{Client, Method, RequestBuilder};
@@ -128,6 +129,8 @@ impl SandboxPeer {
 /// The built-in configuration, with the sandbox in place of Scalekit and the model.
 pub(crate) fn config_of(sandbox: &Sandbox) -> Config {
     let mut config = Config::built_in();
+    // What most tests are about is not whether somebody approves it.
+    config.approval.writes = Writes::None;
     sandbox.scalekit_url().clone_into(&mut config.scalekit.environment_url);
     sandbox.client_id().clone_into(&mut config.scalekit.client_id);
     config.scalekit.client_secret = sandbox.client_secret().into();

@@ -1,5 +1,7 @@
 //! Puts the parts together: the same worker on RabbitMQ and Redis, or on their stand-ins in memory.
 
+mod backends;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,34 +10,25 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cache::Cache;
-use crate::cache::memory::MemoryCache;
-use crate::cache::redis::RedisCache;
+pub use self::backends::Backends;
+pub(crate) use self::backends::process_name;
+use crate::approval::link::Links;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
-use crate::digest_store::DigestStore;
-use crate::digest_store::memory::MemoryDigestStore;
-use crate::digest_store::redis::RedisDigestStore;
 use crate::fleet_clock::FleetClock;
 use crate::http;
+use crate::http_server::tokens::Tokens;
 use crate::http_server::{self, Check, Endpoints};
-use crate::journal::Journal;
-use crate::journal::memory::MemoryJournal;
-use crate::journal::redis::RedisJournal;
 use crate::llm::{Llm, Profiles};
 use crate::member_watch::MemberWatch;
 use crate::metrics::Metrics;
-use crate::parking::Parking;
-use crate::parking::memory::MemoryParking;
-use crate::parking::redis::RedisParking;
-use crate::queue::amqp::AmqpQueue;
-use crate::queue::memory::MemoryQueue;
-use crate::queue::{Consumer, DeadLetterQueue, Holder, Publisher};
-use crate::redis_client::RedisClient;
+use crate::queue::Consumer;
 use crate::scalekit::Scalekit;
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::webhook::Secrets;
+use crate::worker::control::decider::Decider;
+use crate::worker::control::decisions::Decisions;
 use crate::worker::control::fan_out::FanOut;
 use crate::worker::control::webhooks::Webhooks;
 use crate::worker::resources::accounts::SharedAccounts;
@@ -44,49 +37,16 @@ use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::tool_catalog::ToolCatalog;
-use crate::worker::rules::{Lifetimes, WorkerRules};
+use crate::worker::rules::{Defaults, Lifetimes, WorkerRules};
 use crate::worker::run::{Executor, RunRules};
-use crate::worker::{Parts, Worker, urgent_places};
-
-/// Runs kept by the journal in memory, and bytes kept by the cache in memory.
-const MEMORY_RUNS: usize = 100_000;
-const MEMORY_CACHE_BYTES: usize = 64 << 20;
-
-/// Where jobs come from, and where their state is kept.
-pub struct Backends {
-    /// This process, unique at every start: owner of leases.
-    pub process: String,
-    /// The queue of fresh jobs and of what waited; runs are taken from here while there are free places.
-    pub consumer: Box<dyn Consumer>,
-    /// Wake-ups that somebody waits for.
-    pub urgent: Option<Box<dyn Consumer>>,
-    /// Replies, wake-ups, dead letters out.
-    pub publisher: Arc<dyn Publisher>,
-    /// Messages that stand for runs under way.
-    pub holder: Arc<dyn Holder>,
-    /// What the broker gave up, where there is a broker.
-    pub dead_letters: Option<Arc<dyn DeadLetterQueue>>,
-    /// How far runs are.
-    pub journal: Arc<dyn Journal>,
-    /// Tool lists and links.
-    pub cache: Arc<dyn Cache>,
-    /// What schedulers and workers share about digests.
-    pub digests: Arc<dyn DigestStore>,
-    /// Which runs wait for which user.
-    pub parking: Arc<dyn Parking>,
-    /// Whether jobs are consumed.
-    pub alive: Check,
-    /// Whether everything that jobs need can be reached.
-    pub ready: Check,
-    /// Cancelled when a task that keeps the connections has crashed.
-    pub broken: CancellationToken,
-}
+use crate::worker::{Parts, Worker};
 
 /// A worker with all its parts, not yet running.
 pub struct App {
     worker: Arc<Worker>,
     consumer: Box<dyn Consumer>,
     urgent: Option<Box<dyn Consumer>>,
+    decisions: Option<(Arc<Decisions>, Box<dyn Consumer>)>,
     facts: Endpoints,
     config: Config,
     shutdown: Shutdown,
@@ -96,76 +56,6 @@ pub struct App {
     broken: CancellationToken,
     fleet_clock: FleetClock,
     member_watch: MemberWatch,
-}
-
-impl Backends {
-    /// RabbitMQ and Redis. The broker must answer; Redis may come later.
-    pub async fn service(config: &Config) -> anyhow::Result<Self> {
-        let queue = AmqpQueue::connect(config.amqp.clone()).await.context("RabbitMQ cannot be used")?;
-        let redis = RedisClient::new(&config.redis).context("Redis cannot be used")?;
-        if let Err(error) = redis.ping().await {
-            warn!(%error, "Redis does not answer yet; jobs wait for it");
-        }
-        let prefetch = |places| u16::try_from(places).unwrap_or(u16::MAX);
-        let urgent = queue.urgent_consumer(prefetch(urgent_places(config.worker.concurrency))).await;
-        let urgent = urgent.context("RabbitMQ cannot be used")?;
-        let (process, status) = (process_name(), queue.status());
-        let broken = status.broken();
-        let consuming = status.clone();
-        let alive: Check =
-            Arc::new(move || if consuming.consuming() { Ok(()) } else { Err("not consuming jobs".to_owned()) });
-        let redis_status = redis.clone();
-        let ready: Check = Arc::new(move || {
-            if !status.connected() || !status.consuming() {
-                return Err("not connected to RabbitMQ".to_owned());
-            }
-            if status.blocked() {
-                return Err("RabbitMQ does not take messages (memory or disk alarm)".to_owned());
-            }
-            if !redis_status.status().available {
-                return Err("Redis does not answer".to_owned());
-            }
-            if redis_status.is_full() {
-                return Err("Redis is full (maxmemory): new jobs wait".to_owned());
-            }
-            Ok(())
-        });
-        Ok(Self {
-            consumer: Box::new(queue.consumer(prefetch(config.worker.concurrency))),
-            urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
-            publisher: queue.publisher(),
-            dead_letters: Some(Arc::new(queue.dead_letter_queue())),
-            holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
-            process,
-            journal: Arc::new(RedisJournal::new(redis.clone())),
-            cache: Arc::new(RedisCache::new(redis.clone())),
-            digests: Arc::new(RedisDigestStore::new(redis.clone())),
-            parking: Arc::new(RedisParking::new(redis)),
-            alive,
-            ready,
-            broken,
-        })
-    }
-
-    /// Everything in this process.
-    pub fn memory(queue: &MemoryQueue, clock: &SharedClock) -> Self {
-        let fine: Check = Arc::new(|| Ok(()));
-        Self {
-            process: process_name(),
-            consumer: Box::new(queue.consumer()),
-            urgent: Some(Box::new(queue.urgent_consumer())),
-            publisher: queue.publisher(),
-            holder: Arc::new(queue.clone()),
-            dead_letters: None,
-            journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
-            cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
-            digests: Arc::new(MemoryDigestStore::new(clock.clone())),
-            parking: Arc::new(MemoryParking::new(clock.clone())),
-            alive: fine.clone(),
-            ready: fine,
-            broken: CancellationToken::new(),
-        }
-    }
 }
 
 impl App {
@@ -184,6 +74,7 @@ impl App {
             process,
             consumer,
             urgent,
+            decisions: decision_consumer,
             publisher,
             holder,
             dead_letters,
@@ -210,6 +101,7 @@ impl App {
             max_job_bytes: config.worker.max_job_bytes,
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
+        let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
         let executor = Executor {
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
             magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
@@ -218,6 +110,7 @@ impl App {
             llm,
             tool_catalog,
             offers: Offers::default(),
+            approval_links: approval_links.clone(),
             parked,
             digests: digests.clone(),
             publisher: publisher.clone(),
@@ -238,6 +131,22 @@ impl App {
             digests: Arc::default(),
         };
         let tool_catalog = executor.tool_catalog.clone();
+        let decider = Arc::new(Decider {
+            journal: journal.clone(),
+            publisher: publisher.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            lifetimes: rules.lifetimes,
+            name: format!("{}-decisions", rules.name),
+        });
+        let decisions = Arc::new(Decisions {
+            decider: decider.clone(),
+            publisher: publisher.clone(),
+            clock: clock.clone(),
+            stop: shutdown.soft(),
+            tracker: shutdown.tracker(),
+            max_bytes: config.worker.max_job_bytes,
+        });
         let worker = Worker::new(Parts {
             executor,
             journal,
@@ -246,7 +155,7 @@ impl App {
             dead_letters,
             clock,
             rules,
-            defaults: config.job.clone(),
+            defaults: Defaults { approval: config.approval.clone(), ..config.job.clone() },
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
         });
@@ -256,11 +165,22 @@ impl App {
         let stopping = shutdown.soft();
         let ready: Check =
             Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
-        let facts = Endpoints { alive, ready, metrics, parking, webhooks: Arc::new(webhooks) };
+        let tokens = Tokens::new(&config.http.tokens).map_err(|problem| anyhow::anyhow!("http.{problem}"))?;
+        let facts = Endpoints {
+            alive,
+            ready,
+            metrics,
+            parking,
+            webhooks: Arc::new(webhooks),
+            decider,
+            links: approval_links,
+            tokens: Arc::new(tokens),
+        };
         Ok(Self {
             worker: Arc::new(worker),
             consumer,
             urgent,
+            decisions: decision_consumer.map(|consumer| (decisions, consumer)),
             facts,
             config,
             shutdown,
@@ -298,7 +218,7 @@ impl App {
         let bind = &self.config.http.bind;
         let (listener, address) =
             http_server::listen(bind).await.with_context(|| format!("http.bind: cannot listen on {bind}"))?;
-        info!(%address, "HTTP: /livez, /readyz, /metrics, /webhooks/scalekit");
+        info!(%address, "HTTP: /livez, /readyz, /metrics, /webhooks/scalekit, /approvals, /v1/approvals");
         let facts = self.facts.clone();
         // Never told to stop: health must be told up to the end, which is the process's.
         self.shutdown.spawn_detached("HTTP server", async move {
@@ -316,6 +236,9 @@ impl App {
         if let Some(digests) = self.digests.clone() {
             let scheduler = Scheduler { digests, ..self.scheduler.clone() };
             self.shutdown.spawn("scheduler", async move { scheduler.run().await });
+        }
+        if let Some((decisions, consumer)) = self.decisions {
+            self.shutdown.spawn("decisions", decisions.run(consumer));
         }
         self.shutdown.spawn("worker", self.worker.run(self.consumer, self.urgent));
         let (fleet_clock, broken, members) = (self.fleet_clock, self.broken, self.member_watch);
@@ -390,10 +313,4 @@ pub(crate) fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules
         lease: Duration::from_secs(config.digests.lease_seconds),
         authorization_wait: Duration::from_secs(config.job.authorization_wait_seconds),
     }
-}
-
-/// Unique at every start: two starts of one host must not take each other's leases for their own.
-#[expect(clippy::disallowed_methods, reason = "the process floor is where randomness enters")]
-pub(crate) fn process_name() -> String {
-    format!("worker-{}-{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..8])
 }

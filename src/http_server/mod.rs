@@ -1,6 +1,10 @@
 //! What comes in over HTTP: operators and machines ask whether it is alive, whether it is ready, what it has counted;
 //! Scalekit tells what has changed.
 
+mod approvals;
+mod page;
+pub(crate) mod tokens;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,9 +18,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::approvals::{DECISION_BYTES, FORM_BYTES};
+use self::tokens::Tokens;
+use crate::approval::link::Links;
 use crate::metrics::Metrics;
 use crate::parking::Parking;
 use crate::webhook::Signed;
+use crate::worker::control::decider::Decider;
 use crate::worker::control::webhooks::{Refused, Webhooks};
 
 /// Largest webhook in bytes; Scalekit's account events have about one thousand.
@@ -37,6 +45,12 @@ pub(crate) struct Endpoints {
     pub parking: Arc<dyn Parking>,
     /// Hears of changed accounts.
     pub webhooks: Arc<Webhooks>,
+    /// Takes decisions about calls that wait.
+    pub decider: Arc<Decider>,
+    /// Knows links for its own.
+    pub links: Arc<Links>,
+    /// Who may decide without one.
+    pub tokens: Arc<Tokens>,
 }
 
 /// Listens on `bind`, so that the port is known before anything else starts.
@@ -53,6 +67,8 @@ pub(crate) async fn serve(listener: TcpListener, facts: Endpoints, stop: Cancell
         .route("/readyz", get(|State(facts): State<Endpoints>| async move { answer((facts.ready)()) }))
         .route("/metrics", get(metrics))
         .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
+        .route("/v1/approvals/{id}", post(approvals::decide).layer(DefaultBodyLimit::max(DECISION_BYTES)))
+        .route("/approvals/{id}", get(approvals::show).post(approvals::press).layer(DefaultBodyLimit::max(FORM_BYTES)))
         .with_state(facts);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
