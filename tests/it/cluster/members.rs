@@ -28,7 +28,7 @@ async fn doctor_and_the_metrics_tell_the_members_of_each_queue_where_the_managem
     told(&refused, "warning queue members: the management API does not let this user in").await;
     let management = cluster.management_url();
     // What the nodes tell each other of new queues takes some seconds.
-    let all_up = "ok      queue members: three or more of each of 10 queues, all up";
+    let all_up = "ok      queue members: three or more of each of 11 queues, all up";
     eventually("three members of each queue", || async {
         program(&management).run(&["doctor"]).await.stdout.contains(all_up).then_some(())
     })

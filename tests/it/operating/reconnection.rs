@@ -222,7 +222,8 @@ async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_f
     let (after, lines_after) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
     assert!(least_growth < 1024, "{least_growth} KiB more after each 7 cuts: {before:?} {after:?}");
     assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
-    assert!(lines_after - lines_before <= 21 * 8, "{:#?}", worker.running.log());
+    // Two of each of the three consumers and of what publishes, one of what holds messages, and one to spare.
+    assert!(lines_after - lines_before <= 21 * 10, "{:#?}", worker.running.log());
     service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
     assert_completed(&service.only_reply().await);
 }
