@@ -13,10 +13,8 @@ use crate::agent::run::Run;
 use crate::approval::link::Bound;
 use crate::clock::{after, milliseconds_between};
 use crate::decision::{Door, Verdict};
-use crate::queue::{Destination, Published, QueueError};
 use crate::reply::{ApprovalEntry, ApprovalRequired, Reply, ReplyEvent};
 use crate::retry::spread;
-use crate::worker::message::reply_message::reply_message;
 
 impl Attempt<'_> {
     /// Journals that these calls wait. Their caller is told next: nobody can decide about what the journal does not know.
@@ -75,15 +73,7 @@ impl Attempt<'_> {
             metadata: job.metadata.clone(),
         }));
         let reply = Reply::interim(&job.id(), &format!("approval:{}", run.steps()), first.at, event);
-        let message = reply_message(&reply, self.message, job);
-        self.leased.lease().assure().await?;
-        let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
-        let published = published.map_err(|error| match error {
-            QueueError::NotTaken { .. } => Interruption::ReplyNotTaken(error.to_string()),
-            error => Interruption::Transient { reason: error.to_string() },
-        })?;
-        self.executor.metrics.replied(reply.event.kind(), published == Published::FellBack);
-        Ok(())
+        self.tell(&reply).await
     }
 
     fn approval_entry(&self, asked: &AskedCall, until: Timestamp) -> Option<ApprovalEntry> {

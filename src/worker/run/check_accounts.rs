@@ -14,11 +14,9 @@ use crate::clock::{after, milliseconds_between};
 use crate::digest_store::Fired;
 use crate::job::{ConnectionName, Identifier};
 use crate::key::digest;
-use crate::queue::{Destination, Published, QueueError};
 use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDetail, Reply, ReplyEvent};
 use crate::retry::spread;
 use crate::scalekit::{self, AccountStatus};
-use crate::worker::message::reply_message::reply_message;
 use crate::worker::resources::accounts::Accepted;
 
 /// A run that was sent to the user so often, and lost the account again each time, does not try for ever.
@@ -156,14 +154,7 @@ impl Attempt<'_> {
         // Published before it is journalled: after a crash the caller gets the same event again, never none.
         let mark = format!("authorization:{}", self.run().authorizations_requested() + 1);
         let reply = Reply::interim(&job.id(), &mark, now, event);
-        let message = reply_message(&reply, self.message, job);
-        self.leased.lease().assure().await?;
-        let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
-        let published = published.map_err(|error| match error {
-            QueueError::NotTaken { .. } => Interruption::ReplyNotTaken(error.to_string()),
-            error => Interruption::Transient { reason: error.to_string() },
-        })?;
-        self.executor.metrics.replied(reply.event.kind(), published == Published::FellBack);
+        self.tell(&reply).await?;
         let requested = Event::AuthorizationRequested { connections, until, links_end, refused_while_active };
         self.leased.record(vec![requested]).await?;
         self.progress("parked", None);

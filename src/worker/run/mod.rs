@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
+use super::message::reply_message::reply_message;
 use super::message::witness::Witness;
 use super::resources::accounts::SharedAccounts;
 use super::resources::cooldown::Cooldowns;
@@ -36,7 +37,7 @@ use crate::approval::link::Links;
 use crate::digest_store::DigestStore;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
-use crate::queue::{Message, Publisher};
+use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 use crate::reply::{ErrorDetail, Reply};
 use crate::retry::Policy;
 use crate::scalekit::Scalekit;
@@ -160,6 +161,20 @@ impl Executor {
 impl Attempt<'_> {
     pub(super) fn run(&self) -> &Run {
         self.leased.run()
+    }
+
+    /// Tells the caller something that the run cannot go on without; whether the run is still ours is asked before.
+    pub(super) async fn tell(&self, reply: &Reply) -> Result<(), Interruption> {
+        let job = self.run().job();
+        let message = reply_message(reply, self.message, job);
+        self.leased.lease().assure().await?;
+        let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
+        let published = published.map_err(|error| match error {
+            QueueError::NotTaken { .. } => Interruption::ReplyNotTaken(error.to_string()),
+            error => Interruption::Transient { reason: error.to_string() },
+        })?;
+        self.executor.metrics.replied(reply.event.kind(), published == Published::FellBack);
+        Ok(())
     }
 
     pub(super) async fn finish(&mut self, conclusion: Conclusion) -> Result<(), Interruption> {
