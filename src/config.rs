@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::approval::ApprovalConfig;
-use crate::http_server::tokens::HttpConfig;
+use crate::http_server::config::HttpConfig;
 use crate::retry::Policy;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::{AfterLoss, Defaults};
@@ -74,6 +74,7 @@ pub struct WorkerConfig {
     pub concurrency: usize,
     pub lease_seconds: u64,
     pub max_job_bytes: usize,
+    pub prefetch_bytes: Option<usize>,
     pub grace_seconds: u64,
     pub drain_tool_seconds: u64,
     pub hold_delivery_seconds: u64,
@@ -245,7 +246,7 @@ impl Config {
         let mut problems = self.run_problems();
         problems.extend(self.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}")));
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
-        problems.extend(self.http.problem().map(|problem| format!("http.{problem}")));
+        problems.extend(self.http.problems().into_iter().map(|problem| format!("http.{problem}")));
         problems
     }
 }
@@ -267,10 +268,20 @@ impl WorkerConfig {
                 self.consumer_timeout_seconds
             ));
         }
+        if self.prefetch_bytes.is_some_and(|bytes| bytes < self.max_job_bytes) {
+            problems
+                .push(format!("prefetch_bytes: at least max_job_bytes ({}), or no job is fetched", self.max_job_bytes));
+        }
         if self.concurrency > usize::from(u16::MAX) {
             problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
         }
         problems
+    }
+
+    /// So many messages are fetched at a time for `places` runs: as many as fit [`WorkerConfig::prefetch_bytes`].
+    pub(crate) fn prefetch(&self, places: usize) -> u16 {
+        let fit = self.prefetch_bytes.map_or(usize::MAX, |bytes| bytes / self.max_job_bytes);
+        u16::try_from(places.min(fit)).unwrap_or(u16::MAX)
     }
 
     /// [`WorkerConfig::grace_seconds`] as a duration.

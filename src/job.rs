@@ -10,12 +10,18 @@ use serde_json::Value;
 
 use crate::approval::Approval;
 use crate::key::digest;
-use crate::schema::{MAX_DEPTH, Schema, depth};
+use crate::schema::{MAX_DEPTH, Schema, depth, has_more_values};
 
 /// Longest job id in bytes. AMQP short strings end at 255 bytes and event ids are the job id plus a suffix.
 const MAX_ID_BYTES: usize = 200;
 /// Longest AMQP short string in bytes.
 const MAX_SHORT_BYTES: usize = 255;
+
+/// JSON values in one job, its metadata and schema included: read, each takes some thirty times its two bytes.
+const MAX_VALUES: usize = 50_000;
+/// Connections of one job, and names in each of its lists of tools.
+const MAX_CONNECTIONS: usize = 10;
+const MAX_TOOLS: usize = 1000;
 
 /// Names a job and its one run. 1 to 200 bytes, any characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -107,7 +113,7 @@ pub struct Job {
     /// The end user whose connected accounts are used.
     pub identifier: Identifier,
     /// Connections whose tools the agent may use.
-    #[schemars(length(min = 1, max = 10), extend("uniqueItems" = true))]
+    #[schemars(length(min = 1, max = MAX_CONNECTIONS), extend("uniqueItems" = true))]
     pub connections: Vec<ConnectionName>,
     /// What the agent shall do.
     #[schemars(length(min = 1))]
@@ -157,9 +163,11 @@ pub struct Job {
 pub struct ToolSelection {
     /// Only these tools, where not empty.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(length(max = MAX_TOOLS))]
     pub allow: BTreeSet<String>,
     /// Never these tools.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(length(max = MAX_TOOLS))]
     pub deny: BTreeSet<String>,
     /// Whether tools that change something are offered.
     #[serde(default)]
@@ -263,12 +271,20 @@ impl Job {
             let problem = format!("the body has {} bytes, more than the {max_bytes} allowed", body.len());
             return Err(refuse(vec![problem], &Value::Null));
         }
+        if has_more_values(body, MAX_VALUES) {
+            let problem = format!("the body holds more than the {MAX_VALUES} JSON values allowed");
+            return Err(refuse(vec![problem], &Value::Null));
+        }
         let value: Value = match serde_json::from_slice(body) {
             Ok(value) => value,
             Err(error) => return Err(refuse(vec![format!("the body is not JSON: {error}")], &Value::Null)),
         };
         if depth(&value) > MAX_DEPTH {
             return Err(refuse(vec![format!("the body is nested deeper than {MAX_DEPTH} levels")], &value));
+        }
+        let problems = long_lists(&value);
+        if !problems.is_empty() {
+            return Err(refuse(problems, &value));
         }
         let mut problems = SCHEMA.problems(&value);
         if let Some(schema) = value.get("output_schema").filter(|schema| schema.is_object())
@@ -322,6 +338,16 @@ impl Job {
     fn derived_id(&self) -> String {
         format!("job-{}", self.digest())
     }
+}
+
+/// Lists that are longer than they may be: told before anything looks at what stands in them.
+fn long_lists(job: &Value) -> Vec<String> {
+    let lists = [("connections", MAX_CONNECTIONS), ("tools/allow", MAX_TOOLS), ("tools/deny", MAX_TOOLS)];
+    let long = lists.into_iter().filter_map(|(path, most)| {
+        let found = job.pointer(&format!("/{path}"))?.as_array()?.len();
+        (found > most).then(|| format!("{}: has {found} items, {most} are allowed", path.replace('/', ".")))
+    });
+    long.collect()
 }
 
 #[cfg(test)]
@@ -430,6 +456,37 @@ mod tests {
                 "200 characters of two bytes are no AMQP short string: {problems:?}"
             );
         }
+    }
+
+    #[test]
+    fn lists_without_end_are_counted_and_not_looked_into() {
+        let long = |field: &str, of: usize| {
+            let mut value = smallest();
+            *value.pointer_mut(field).unwrap() = (0..of).map(|at| Value::from(at.to_string())).collect();
+            value
+        };
+        let mut tools = smallest();
+        tools["tools"] = json!({"allow": vec!["a b"; 1001], "deny": vec![1; 1001]});
+        let problems = read(&tools).unwrap_err().problems;
+        assert_eq!(problems.len(), 2, "nothing is said of what stands in them: {problems:?}");
+        assert!(problems[0].starts_with("tools.allow: has 1001 items"), "{problems:?}");
+        assert!(read(&long("/connections", 11)).unwrap_err().problems[0].starts_with("connections: has 11 items"));
+        assert!(read(&long("/connections", 10)).is_ok());
+        // 500,000 of them are not even read.
+        let body = json!({"identifier": "u", "prompt": "p", "connections": vec![""; 500_000]}).to_string();
+        let error = Job::from_slice(body.as_bytes(), &Envelope::default(), 8 << 20).unwrap_err();
+        assert_eq!(error.problems, ["the body holds more than the 50000 JSON values allowed"]);
+    }
+
+    #[test]
+    fn problems_are_told_in_a_bounded_number() {
+        let mut value = smallest();
+        for at in 0..40_000 {
+            value[format!("unknown-{at}")] = Value::Null;
+        }
+        value["tools"] = json!({"allow": vec![1; 1000], "deny": vec![1; 1000]});
+        let error = read(&value).unwrap_err();
+        assert!(error.problems.len() < 30 && error.to_string().len() < 10_000, "{}", error.problems.len());
     }
 
     #[test]

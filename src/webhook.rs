@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::digest::CtOutput;
 use hmac::{Hmac, Mac as _};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,6 +11,8 @@ use sha2::Sha256;
 
 /// A webhook is taken for so many seconds before and after it was signed, against replays.
 const TOLERANCE_SECONDS: i64 = 300;
+/// Signatures of one webhook that are looked at. A sender that replaces its secret gives two.
+const MOST_CANDIDATES: usize = 10;
 
 /// The keys of signatures that are taken; several while a secret is being replaced.
 pub(crate) struct Secrets(Vec<Vec<u8>>);
@@ -70,21 +73,32 @@ impl Secrets {
         if now.as_second().saturating_sub(timestamp).saturating_abs() > TOLERANCE_SECONDS {
             return Err(Forged::OutOfTime);
         }
-        let candidates = signed.signature.split(' ').filter_map(|candidate| candidate.strip_prefix("v1,"));
-        // A candidate that cannot be read is somebody else's: another version's, or rubbish beside the right one.
-        let fits = candidates.filter_map(|encoded| STANDARD.decode(encoded).ok()).any(|tag| self.fits(signed, &tag));
+        let candidates = candidates(signed.signature);
+        if candidates.is_empty() {
+            return Err(Forged::BadSignature);
+        }
+        let fits = self.0.iter().map(|key| tag(key, signed)).any(|tag| candidates.contains(&tag));
         if fits { Ok(()) } else { Err(Forged::BadSignature) }
     }
+}
 
-    fn fits(&self, signed: &Signed<'_>, tag: &[u8]) -> bool {
-        self.0.iter().any(|key| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key for hmac");
-            for part in [signed.id.as_bytes(), b".", signed.timestamp.as_bytes(), b".", signed.body] {
-                mac.update(part);
-            }
-            mac.verify_slice(tag).is_ok()
-        })
+/// Compared in a time that does not tell how much of it is right.
+type Tag = CtOutput<Hmac<Sha256>>;
+
+/// The signatures that are looked at, so many at most: what costs anything must not be given without number by who has no
+/// secret. One that cannot be read is somebody else's: another version's, or rubbish beside the right one.
+fn candidates(signature: &str) -> Vec<Tag> {
+    let encoded = signature.split(' ').take(MOST_CANDIDATES).filter_map(|candidate| candidate.strip_prefix("v1,"));
+    let tags = encoded.filter_map(|encoded| <[u8; 32]>::try_from(STANDARD.decode(encoded).ok()?).ok());
+    tags.map(|tag| Tag::new(tag.into())).collect()
+}
+
+fn tag(key: &[u8], signed: &Signed<'_>) -> Tag {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key for hmac");
+    for part in [signed.id.as_bytes(), b".", signed.timestamp.as_bytes(), b".", signed.body] {
+        mac.update(part);
     }
+    mac.finalize()
 }
 
 #[cfg(test)]
@@ -117,6 +131,22 @@ mod tests {
         for beside in ["v1,", "v1,%%%", "v1", "v2,AAAA", "v1a,AAAA", "", "v1,AAAA", "v1,é"] {
             assert_eq!(verify(SECRET, &format!("{beside} {GOOD} {beside}"), BODY, 0), Ok(()), "{beside}");
             assert_eq!(verify(SECRET, beside, BODY, 0), Err(Forged::BadSignature), "{beside}");
+        }
+    }
+
+    #[test]
+    fn ten_signatures_are_looked_at_however_many_are_given_and_none_of_the_wrong_length() {
+        let flood = |good_at: usize| {
+            let mut all = vec!["v1,"; 100_000];
+            all[good_at] = GOOD;
+            all.join(" ")
+        };
+        assert_eq!(verify(SECRET, &flood(MOST_CANDIDATES - 1), BODY, 0), Ok(()));
+        assert_eq!(verify(SECRET, &flood(MOST_CANDIDATES), BODY, 0), Err(Forged::BadSignature));
+        assert_eq!(candidates(&flood(MOST_CANDIDATES - 1)).len(), 1, "each key signs once for all of these");
+        assert!(candidates(&vec![GOOD; 100_000].join(" ")).len() <= MOST_CANDIDATES);
+        for wrong in ["v1,", "v1,AAAA", &format!("{GOOD}AAAA")] {
+            assert!(candidates(wrong).is_empty(), "{wrong}: nobody needs to sign for it");
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::approval::ApprovalRules;
 pub use super::asked::{AskedCall, Settled};
 use super::effect::{CallKey, Effect};
-use super::message::ModelReply;
+use super::message::{Conformity, ModelReply};
 use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
 
@@ -19,7 +19,7 @@ use crate::reply::Reply;
 /// |---|---|
 /// | 1 | all but the following |
 /// | 2 | [`Entry::schema`], [`Event::GivenUp`], [`Event::JournalLost`], [`Pause::JournalAway`] |
-/// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`] |
+/// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`], `answer` of [`Event::ModelReplied`] |
 /// | 3 | [`Event::EndLost`] |
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
 pub const SCHEMA_VERSION: u32 = 4;
@@ -134,6 +134,9 @@ pub enum Event {
         reply: Box<ModelReply>,
         /// What becomes of each of its calls, in its order.
         plans: Vec<Plan>,
+        /// Whether its words are the answer of the form that the job wants, where it wants one and there are no calls.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<Conformity>,
     },
     /// A call failed and is tried again in place.
     Retried {

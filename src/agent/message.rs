@@ -104,3 +104,12 @@ pub enum ToolChoice {
     /// Not at all: it shall answer in words.
     None,
 }
+/// Whether the model's words are an answer of the form that the job wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conformity {
+    /// They are JSON that fits the job's schema.
+    Fits,
+    /// They are not, for these reasons.
+    Misfit(String),
+}

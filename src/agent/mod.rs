@@ -7,6 +7,7 @@ mod awaited;
 pub mod conclusion;
 pub mod effect;
 pub mod event;
+pub mod examine;
 mod held;
 pub mod message;
 pub mod plan;

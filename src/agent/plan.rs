@@ -7,26 +7,25 @@ use super::event::Plan;
 use super::message::{AssistantMessage, ToolCall};
 use super::state::Run;
 use super::tool::Toolset;
-use super::turn::without_fence;
-use crate::schema::{MAX_DEPTH, depth};
 
-/// Plans for all calls of `message`, in its order.
-pub fn plan(run: &Run, message: &AssistantMessage, toolset: &Toolset) -> Vec<Plan> {
-    message.calls.iter().map(|call| plan_call(run, call, toolset)).collect()
+/// Plans for all calls of `message`, in its order, whose arguments were examined.
+pub fn plan(
+    run: &Run,
+    message: &AssistantMessage,
+    toolset: &Toolset,
+    arguments: Vec<Result<Map<String, Value>, String>>,
+) -> Vec<Plan> {
+    message.calls.iter().zip(arguments).map(|(call, arguments)| plan_call(run, call, toolset, arguments)).collect()
 }
 
-fn plan_call(run: &Run, call: &ToolCall, toolset: &Toolset) -> Plan {
+fn plan_call(run: &Run, call: &ToolCall, toolset: &Toolset, arguments: Result<Map<String, Value>, String>) -> Plan {
     let Some(tool) = toolset.find(&call.name) else {
         return Plan::Refuse { reason: unknown_tool(&call.name, toolset) };
     };
-    let arguments = match arguments(&call.arguments) {
+    let arguments = match arguments {
         Ok(arguments) => arguments,
-        Err(problem) => return Plan::Refuse { reason: format!("the arguments are not a JSON object: {problem}") },
+        Err(reason) => return Plan::Refuse { reason },
     };
-    let problems = toolset.problems(tool, &arguments);
-    if !problems.is_empty() {
-        return Plan::Refuse { reason: format!("the arguments do not fit the tool's schema: {}", problems.join("; ")) };
-    }
     let key = CallKey::new(tool.connection.as_str(), &tool.name, &arguments);
     if tool.effect != Effect::Read && run.is_fenced(&key) {
         let reason = "the outcome of the very same call is unknown, so it must not be repeated; check by reading, or \
@@ -39,21 +38,6 @@ fn plan_call(run: &Run, call: &ToolCall, toolset: &Toolset) -> Plan {
         return Plan::Refuse { reason: reason.to_owned() };
     }
     Plan::Run { tool: tool.pinned(), arguments, key }
-}
-
-/// Arguments as models write them: sometimes nothing at all, sometimes in a Markdown fence.
-fn arguments(text: &str) -> Result<Map<String, Value>, String> {
-    let text = without_fence(text);
-    if text.is_empty() {
-        return Ok(Map::new());
-    }
-    match serde_json::from_str(text) {
-        Ok(value) if depth(&value) > MAX_DEPTH => Err(format!("it is nested deeper than {MAX_DEPTH} levels")),
-        Ok(Value::Object(arguments)) => Ok(arguments),
-        Ok(Value::Null) => Ok(Map::new()),
-        Ok(_) => Err("it is another kind of value".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn unknown_tool(name: &str, toolset: &Toolset) -> String {
@@ -78,12 +62,17 @@ fn unknown_tool(name: &str, toolset: &Toolset) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::examine::examine;
     use super::super::run::Step;
     use super::super::script::{Script, wants};
     use super::*;
 
+    fn plan(script: &Script, message: &AssistantMessage) -> Vec<Plan> {
+        super::plan(&script.run, message, &script.toolset, examine(message, &script.toolset, None).arguments)
+    }
+
     fn planned(script: &Script, name: &str, arguments: &str) -> Plan {
-        plan(&script.run, &wants(&[("c", name, arguments)]).message, &script.toolset).remove(0)
+        plan(script, &wants(&[("c", name, arguments)]).message).remove(0)
     }
 
     fn refusal(script: &Script, name: &str, arguments: &str) -> String {
@@ -163,8 +152,7 @@ mod tests {
     fn a_plan_stands_for_each_call_in_the_models_order() {
         let script = Script::ready(|_| {});
         let message = wants(&[("a", "nonsense", ""), ("b", "gmail_list_labels", ""), ("c", "nonsense", "")]).message;
-        let runs: Vec<bool> =
-            plan(&script.run, &message, &script.toolset).iter().map(|plan| matches!(plan, Plan::Run { .. })).collect();
+        let runs: Vec<bool> = plan(&script, &message).iter().map(|plan| matches!(plan, Plan::Run { .. })).collect();
         assert_eq!(runs, [false, true, false]);
     }
 }

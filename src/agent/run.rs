@@ -195,10 +195,10 @@ impl Run {
                 self.usage.unknown |= self.asked;
                 self.asked = true;
             }
-            Event::ModelReplied { reply, plans } => {
+            Event::ModelReplied { reply, plans, answer } => {
                 self.asked = false;
                 self.authorization = None;
-                turn::open(self, *reply, plans);
+                turn::open(self, *reply, plans, answer);
             }
             Event::Retried { call, reason } => {
                 self.usage.unknown |= call == MODEL_CALL && MAY_HAVE_COST.contains(&reason.as_str());
@@ -660,7 +660,7 @@ mod tests {
             authorization_requested(script),
             Event::ToolsListed { tools: [].into(), left_out: 0 },
             Event::ModelAsked,
-            Event::ModelReplied { reply: Box::new(wants(&[("c9", READ, "{}")])), plans: vec![plan] },
+            Event::ModelReplied { reply: Box::new(wants(&[("c9", READ, "{}")])), plans: vec![plan], answer: None },
             Event::Retried { call: "model".into(), reason: "503".into() },
             Event::ToolStarted { call_id: call_id() },
             Event::ToolNotRun { call_id: call_id(), reason: "429".into() },
@@ -717,7 +717,7 @@ mod tests {
     fn a_reply_whose_calls_and_plans_do_not_pair_is_refused() {
         let script = Script::ready(|_| {});
         let reply = Box::new(wants(&[("c1", READ, "{}")]));
-        assert!(script.try_event(Event::ModelReplied { reply, plans: Vec::new() }).is_err());
+        assert!(script.try_event(Event::ModelReplied { reply, plans: Vec::new(), answer: None }).is_err());
     }
 
     #[test]

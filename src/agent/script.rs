@@ -1,6 +1,5 @@
 //! A run as the tests of this folder play it: a small job, four tools, and a world that does what it is told.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,6 +7,7 @@ use serde_json::json;
 
 use super::approval::ApprovalRules;
 use super::event::{COMMON_VERSION, Entry, Event, Pause, Settings, Started, ToolOutcome};
+use super::examine::{Examined, examine};
 use super::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use super::plan::plan;
 use super::run::{BadJournal, Run, Step};
@@ -90,7 +90,11 @@ impl Script {
         definitions.push(json!({"name": "gmail_send_message", "input_schema": {
             "type": "object", "required": ["to"], "properties": {"to": {"type": "string"}}
         }}));
-        let tool = |definition| Tool::from_definition(definition, &connection, &BTreeMap::new()).unwrap();
+        let tool = |definition| {
+            let tool = Tool::from_definition(definition, &connection).unwrap();
+            // As to an operator who believes the definitions.
+            Tool { effect: tool.hinted.unwrap_or(tool.effect), ..tool }
+        };
         let toolset = Toolset::new(definitions.iter().map(tool).map(Arc::new).collect());
         Self { run: Run::start(started, now), now, journal: vec![serde_json::to_string(&entry).unwrap()], toolset }
     }
@@ -137,8 +141,10 @@ impl Script {
     }
 
     pub(super) fn model(&mut self, reply: ModelReply) -> &mut Self {
-        let plans = plan(&self.run, &reply.message, &self.toolset);
-        self.event(Event::ModelAsked).event(Event::ModelReplied { reply: Box::new(reply), plans })
+        let Examined { arguments, answer } =
+            examine(&reply.message, &self.toolset, self.run.job().output_schema.as_ref());
+        let plans = plan(&self.run, &reply.message, &self.toolset, arguments);
+        self.event(Event::ModelAsked).event(Event::ModelReplied { reply: Box::new(reply), plans, answer })
     }
 
     pub(super) fn start(&mut self, id: &str) -> &mut Self {

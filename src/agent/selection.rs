@@ -5,7 +5,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::effect::Effect;
 use super::tool::{Tool, marked};
 use crate::job::{OfferedEffects, ToolSelection};
 
@@ -21,12 +20,13 @@ pub struct Selected {
     pub offered: usize,
 }
 
-/// Selects by the job's rules and the operator's deny list; where more than `cap` remain, those that share words with
+/// Selects by the job's rules and the operator's, of which the stricter counts; where more than `cap` remain, those that share words with
 /// the prompt come first, reading ones before others.
 pub fn select(
     tools: Vec<Arc<Tool>>,
     rules: &ToolSelection,
     denied: &BTreeSet<String>,
+    ceiling: OfferedEffects,
     prompt: &str,
     cap: usize,
 ) -> Selected {
@@ -36,7 +36,7 @@ pub fn select(
         .filter(|tool| rules.allow.is_empty() || rules.allow.contains(&tool.name))
         .filter(|tool| !rules.deny.contains(&tool.name))
         .filter(|tool| !denied.contains(&tool.name))
-        .filter(|tool| rules.effects == OfferedEffects::All || tool.effect == Effect::Read)
+        .filter(|tool| [rules.effects, ceiling].iter().all(|most| most.allows(tool.effect)))
         .collect();
     let left_out = allowed.len().saturating_sub(cap);
     if left_out > 0 {
@@ -77,7 +77,6 @@ fn relevance(tool: &Tool, prompt: &HashSet<String>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use serde_json::json;
 
@@ -86,7 +85,7 @@ mod tests {
 
     fn tool(name: &str, connection: &str) -> Arc<Tool> {
         let connection = ConnectionName::new(connection).unwrap();
-        Arc::new(Tool::from_definition(&json!({ "name": name }), &connection, &BTreeMap::new()).unwrap())
+        Arc::new(Tool::from_definition(&json!({ "name": name }), &connection).unwrap())
     }
 
     fn names(selected: &Selected) -> Vec<&str> {
@@ -99,11 +98,21 @@ mod tests {
         let tools: Vec<Arc<Tool>> = tools.iter().map(|name| tool(name, "gmail")).collect();
         let denied = BTreeSet::from(["gmail_create_delegate".to_owned()]);
         let rules = ToolSelection { deny: BTreeSet::from(["gmail_list_labels".to_owned()]), ..Default::default() };
-        assert_eq!(names(&select(tools.clone(), &rules, &denied, "", 9)), ["gmail_fetch_mails", "gmail_send_message"]);
+        assert_eq!(
+            names(&select(tools.clone(), &rules, &denied, OfferedEffects::All, "", 9)),
+            ["gmail_fetch_mails", "gmail_send_message"]
+        );
         let rules = ToolSelection { effects: OfferedEffects::Read, ..Default::default() };
-        assert_eq!(names(&select(tools.clone(), &rules, &denied, "", 9)), ["gmail_fetch_mails", "gmail_list_labels"]);
+        assert_eq!(
+            names(&select(tools.clone(), &rules, &denied, OfferedEffects::All, "", 9)),
+            ["gmail_fetch_mails", "gmail_list_labels"]
+        );
         let rules = ToolSelection { allow: BTreeSet::from(["gmail_create_delegate".to_owned()]), ..Default::default() };
-        assert_eq!(names(&select(tools, &rules, &denied, "", 9)), Vec::<&str>::new(), "the operator has the last word");
+        assert_eq!(
+            names(&select(tools, &rules, &denied, OfferedEffects::All, "", 9)),
+            Vec::<&str>::new(),
+            "the operator has the last word"
+        );
     }
 
     #[test]
@@ -112,7 +121,8 @@ mod tests {
             .map(|index| tool(&format!("github_list_thing{index}"), "github"))
             .chain([tool("github_list_issues", "github")])
             .collect();
-        let selected = select(tools, &ToolSelection::default(), &BTreeSet::new(), "List my open issues", 128);
+        let selected =
+            select(tools, &ToolSelection::default(), &BTreeSet::new(), OfferedEffects::All, "List my open issues", 128);
         assert_eq!((selected.tools.len(), selected.left_out, selected.offered), (128, 173, 301));
         assert!(names(&selected).contains(&"github_list_issues"));
         assert!(names(&selected).is_sorted());
@@ -124,6 +134,7 @@ mod tests {
             vec![tool("gmail_fetch_mails", "work"), tool("gmail_fetch_mails", "home")],
             &ToolSelection::default(),
             &BTreeSet::new(),
+            OfferedEffects::All,
             "",
             9,
         );

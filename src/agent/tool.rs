@@ -1,17 +1,17 @@
 //! A tool as a run sees it: its name on both sides, whose connection runs it, and what it does to the world.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::effect::{Effect, effect_of};
+use super::effect::{Effect, Stated, stated_effect};
 use super::event::PinnedTool;
 use crate::job::ConnectionName;
 use crate::key::digest;
-use crate::schema::Schema;
+use crate::schema::{BadSchema, Schema};
 
 /// Longest name of a function that the model APIs accept.
 const MAX_MODEL_NAME: usize = 64;
@@ -29,6 +29,9 @@ pub struct Tool {
     pub connection: ConnectionName,
     /// What it does to the world.
     pub effect: Effect,
+    /// The same by the hints of its definition, where they say less of it: for operators who believe them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hinted: Option<Effect>,
     /// What the model reads about it.
     pub description: String,
     /// JSON Schema of the arguments as the model sees it, already printed: an object schema with `properties`, without
@@ -39,22 +42,26 @@ pub struct Tool {
 impl Tool {
     /// The tool that `definition` describes (Scalekit's free-form `definition`: everything but `name` may be missing),
     /// or `None` where it has no name.
-    pub fn from_definition(
-        definition: &Value,
-        connection: &ConnectionName,
-        overrides: &BTreeMap<String, Effect>,
-    ) -> Option<Self> {
+    pub fn from_definition(definition: &Value, connection: &ConnectionName) -> Option<Self> {
         let name = definition.get("name")?.as_str().filter(|name| !name.is_empty())?;
         let text = |field: &str| definition.get(field).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
         let parameters = model_schema(definition.get("input_schema").or_else(|| definition.get("inputSchema")));
+        let Stated { doubted, believed } = stated_effect(name, definition);
         Some(Self {
             name: name.to_owned(),
             model_name: model_name(name),
             connection: connection.clone(),
-            effect: effect_of(name, definition, overrides),
+            effect: doubted,
+            hinted: Some(believed).filter(|believed| *believed != doubted),
             description: text("description").or_else(|| text("display_name")).unwrap_or(name).to_owned(),
             parameters: serde_json::value::to_raw_value(&parameters).expect("JSON values print").into(),
         })
+    }
+
+    /// Whether checking arguments by the tool's schema costs no more than it may.
+    pub fn check_schema(&self) -> Result<(), BadSchema> {
+        let schema: Value = serde_json::from_str(self.parameters.get()).unwrap_or_default();
+        Schema::is_affordable(&schema)
     }
 
     /// What the journal keeps of it.
@@ -137,9 +144,9 @@ fn complete_arrays(schema: &mut Value, depth: usize) {
 
 impl PartialEq for Tool {
     fn eq(&self, other: &Self) -> bool {
-        let Self { name, model_name, connection, effect, description, parameters } = other;
+        let Self { name, model_name, connection, effect, hinted, description, parameters } = other;
         (&self.name, &self.model_name, &self.connection) == (name, model_name, connection)
-            && (self.effect, &self.description) == (*effect, description)
+            && (self.effect, self.hinted, &self.description) == (*effect, *hinted, description)
             && self.parameters.get() == parameters.get()
     }
 }
@@ -189,7 +196,7 @@ mod tests {
     use super::*;
 
     fn tool(definition: &Value) -> Option<Tool> {
-        Tool::from_definition(definition, &ConnectionName::new("gmail").unwrap(), &BTreeMap::new())
+        Tool::from_definition(definition, &ConnectionName::new("gmail").unwrap())
     }
 
     #[test]

@@ -60,7 +60,9 @@ impl Run {
             | Event::Finished(_) => true,
             Event::ToolsListed { .. } => self.tools.is_none(),
             Event::ModelAsked => self.turn.is_empty(),
-            Event::ModelReplied { reply, plans } => self.turn.is_empty() && plans.len() == reply.message.calls.len(),
+            Event::ModelReplied { reply, plans, .. } => {
+                self.turn.is_empty() && plans.len() == reply.message.calls.len()
+            }
             Event::ToolStarted { call_id } => {
                 matches!(state(call_id), Some((Plan::Run { .. }, CallState::Planned | CallState::Started)))
                     && self.approvals.may_leave(call_id)

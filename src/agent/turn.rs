@@ -5,16 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::effect::Effect;
 use super::event::{PinnedTool, Plan, ToolOutcome};
-use super::message::{AssistantMessage, Finish, Message, ModelReply};
+use super::examine::{conformity, parse};
+use super::message::{AssistantMessage, Conformity, Finish, Message, ModelReply};
 pub use super::state::Conclusion;
 use super::state::{CallState, LedgerEntry, OpenCall, Run};
 use crate::key::digest;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
-use crate::schema::{MAX_DEPTH, Schema, depth};
 
 /// A model may be put right so many times in a row: a cut turn, an empty answer, an answer that does not fit the schema.
 const MAX_CORRECTIONS: u32 = 2;
@@ -27,8 +27,8 @@ const REPEATS_NOTED: u32 = 3;
 /// The same call with the same result in so many turns: the run ends.
 const REPEATS_ENDED: u32 = 5;
 
-/// Takes in what the model said. `plans` stand beside its calls, one for each.
-pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>) {
+/// Takes in what the model said. `plans` stand beside its calls, one for each, `answer` beside its words.
+pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>, answer: Option<Conformity>) {
     run.steps += 1;
     run.usage.model_calls += 1;
     match reply.usage {
@@ -57,7 +57,7 @@ pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>) {
             );
             run.conclusion = Some(Conclusion::failed(error));
         }
-        _ if reply.message.calls.is_empty() => conclude(run, reply.message, cut),
+        _ if reply.message.calls.is_empty() => conclude(run, reply.message, cut, answer),
         _ if cut => correct(run, None, || {
             ErrorDetail::new(
                 ErrorCode::TokenLimit,
@@ -95,7 +95,7 @@ fn open_calls(run: &mut Run, message: AssistantMessage, plans: Vec<Plan>) {
 }
 
 /// The model answered in words.
-fn conclude(run: &mut Run, message: AssistantMessage, cut: bool) {
+fn conclude(run: &mut Run, message: AssistantMessage, cut: bool, answer: Option<Conformity>) {
     let text = message.text.clone().unwrap_or_default();
     if text.trim().is_empty() {
         let note = "You gave neither an answer nor a tool call. Call a tool, or answer the request in words now.";
@@ -111,7 +111,12 @@ fn conclude(run: &mut Run, message: AssistantMessage, cut: bool) {
         run.conclusion = Some(Conclusion::Answered { text, output: None, stop_reason });
         return;
     };
-    match structured(&text, schema) {
+    // Journals of earlier versions do not tell what they found.
+    let fits = match answer.unwrap_or_else(|| conformity(&text, schema)) {
+        Conformity::Fits => parse(&text),
+        Conformity::Misfit(problems) => Err(problems),
+    };
+    match fits {
         Ok(output) => {
             run.messages.push(Message::Assistant(message));
             run.conclusion = Some(Conclusion::Answered { text, output: Some(output), stop_reason });
@@ -140,23 +145,6 @@ fn correct(run: &mut Run, note: Option<(Option<AssistantMessage>, String)>, erro
     let Some((said, note)) = note else { return };
     run.messages.extend(said.map(Message::Assistant));
     run.messages.push(Message::User(note));
-}
-
-fn structured(text: &str, schema: &Value) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(without_fence(text)).map_err(|error| format!("not JSON: {error}"))?;
-    if depth(&value) > MAX_DEPTH {
-        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
-    }
-    let schema = Schema::compile(schema).map_err(|error| error.to_string())?;
-    let problems = schema.problems(&value);
-    if problems.is_empty() { Ok(value) } else { Err(problems.join("; ")) }
-}
-
-/// Models like to wrap JSON in a Markdown fence, whatever they are asked.
-pub(super) fn without_fence(text: &str) -> &str {
-    let text = text.trim();
-    let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
-    inner.strip_prefix("json").unwrap_or(inner).trim()
 }
 
 /// A call is about to leave: it stands in the ledger as unknown until its outcome is known.
@@ -347,7 +335,7 @@ fn doubt(message: &str) -> String {
 }
 
 /// The arguments' main points, for a person.
-pub(super) fn summary(arguments: &serde_json::Map<String, Value>) -> String {
+pub(super) fn summary(arguments: &Map<String, Value>) -> String {
     const LONGEST_VALUE: usize = 60;
     let parts = arguments.iter().filter(|(_, value)| !value.is_object() && !value.is_array()).take(4);
     let parts = parts.map(|(name, value)| {
@@ -600,6 +588,21 @@ mod tests {
         let Step::Finish(conclusion) = script.next() else { panic!("the run is not at its end") };
         let Conclusion::Answered { output, .. } = *conclusion else { panic!("the run failed") };
         assert_eq!(output, Some(json!({"count": 5})));
+    }
+
+    #[test]
+    fn a_replay_believes_what_was_found_and_looks_itself_only_where_an_earlier_version_did_not_say() {
+        let reply =
+            |answer| Event::ModelReplied { reply: Box::new(says(r#"{"count": "x"}"#)), plans: Vec::new(), answer };
+        let mut script = with_schema();
+        script.event(Event::ModelAsked).event(reply(Some(Conformity::Fits)));
+        assert!(matches!(script.next(), Step::Finish(_)), "nobody looks again");
+        let mut script = with_schema();
+        script.event(Event::ModelAsked).event(reply(Some(Conformity::Misfit("so it was".into()))));
+        assert!(script.notes()[0].contains("so it was"), "{:?}", script.notes());
+        let mut script = with_schema();
+        script.event(Event::ModelAsked).event(reply(None));
+        assert!(script.notes()[0].contains("count: "), "{:?}", script.notes());
     }
 
     #[test]

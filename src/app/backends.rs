@@ -72,8 +72,11 @@ impl Backends {
         if let Err(error) = redis.ping().await {
             warn!(%error, "Redis does not answer yet; jobs wait for it");
         }
-        let prefetch = |places| u16::try_from(places).unwrap_or(u16::MAX);
-        let urgent = queue.urgent_consumer(prefetch(urgent_places(config.worker.concurrency))).await;
+        let (places, prefetch) = (config.worker.concurrency, config.worker.prefetch(config.worker.concurrency));
+        if usize::from(prefetch) < places {
+            warn!(concurrency = places, prefetch, "fewer jobs run at a time: more may not fit worker.prefetch_bytes");
+        }
+        let urgent = queue.urgent_consumer(config.worker.prefetch(urgent_places(places))).await;
         let urgent = urgent.context("RabbitMQ cannot be used")?;
         let decisions = queue.decision_consumer(AT_ONCE).await.context("RabbitMQ cannot be used")?;
         let (process, status) = (process_name(), queue.status());
@@ -98,7 +101,7 @@ impl Backends {
             Ok(())
         });
         Ok(Self {
-            consumer: Box::new(queue.consumer(prefetch(config.worker.concurrency))),
+            consumer: Box::new(queue.consumer(prefetch)),
             urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
             decisions: decisions.map(|decisions| Box::new(decisions) as Box<dyn Consumer>),
             publisher: queue.publisher(),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use axum::Router;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use self::backends::Backends;
 pub(crate) use self::backends::process_name;
@@ -215,17 +216,25 @@ impl App {
 
     /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
     pub async fn serve_http(&self) -> anyhow::Result<SocketAddr> {
-        let bind = &self.config.http.bind;
+        const OPERATION: &str = "/livez, /readyz, /metrics, /v1/approvals";
+        const PUBLIC: &str = "/webhooks/scalekit, /approvals";
+        let config = &self.config.http;
+        let Some(public) = &config.public_bind else {
+            let routes = http_server::operation().merge(http_server::public());
+            return self.serve("bind", &config.bind, &format!("{OPERATION}, {PUBLIC}"), routes).await;
+        };
+        self.serve("public_bind", public, PUBLIC, http_server::public()).await?;
+        self.serve("bind", &config.bind, OPERATION, http_server::operation()).await
+    }
+
+    async fn serve(&self, key: &str, bind: &str, paths: &str, routes: Router<Endpoints>) -> anyhow::Result<SocketAddr> {
         let (listener, address) =
-            http_server::listen(bind).await.with_context(|| format!("http.bind: cannot listen on {bind}"))?;
-        info!(%address, "HTTP: /livez, /readyz, /metrics, /webhooks/scalekit, /approvals, /v1/approvals");
-        let facts = self.facts.clone();
-        // Never told to stop: health must be told up to the end, which is the process's.
-        self.shutdown.spawn_detached("HTTP server", async move {
-            if let Err(problem) = http_server::serve(listener, facts, CancellationToken::new()).await {
-                error!(%problem, "the HTTP server ended");
-            }
-        });
+            http_server::listen(bind).await.with_context(|| format!("http.{key}: cannot listen on {bind}"))?;
+        info!(%address, "HTTP: {paths}");
+        let within = Duration::from_secs(self.config.http.timeout_seconds);
+        let limits = http_server::ConnectionLimits { connections: self.config.http.max_connections, within };
+        let serving = http_server::serve(listener, routes, self.facts.clone(), limits);
+        self.shutdown.spawn_detached("HTTP server", serving);
         Ok(address)
     }
 

@@ -44,7 +44,7 @@ impl Timeline {
         let mut state = State { name: "waiting", words: "waiting for a worker".to_owned() };
         // Every line was read a moment ago.
         for entry in lines.iter().filter_map(|line| serde_json::from_str::<Entry>(line).ok()) {
-            if let Event::ModelReplied { reply, plans } = &entry.event {
+            if let Event::ModelReplied { reply, plans, .. } = &entry.event {
                 tools.extend(reply.message.calls.iter().zip(plans).map(|(call, plan)| (call.id.clone(), called(plan))));
             }
             state = state.after(&entry, &run);
@@ -183,7 +183,7 @@ impl Row {
                 format!("{} ({}){by}", settled.verdict.as_str(), settled.door.as_str())
             }
             Event::ToolsListed { tools, left_out } => format!("{} tools, {left_out} left out", tools.len()),
-            Event::ModelReplied { reply, plans } => {
+            Event::ModelReplied { reply, plans, .. } => {
                 content.extend(reply.message.text.iter().map(|text| format!("text: {text}")));
                 let calls = reply.message.calls.iter();
                 content.extend(calls.map(|call| format!("call: {} {}", call.name, call.arguments)));

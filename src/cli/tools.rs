@@ -76,8 +76,13 @@ async fn show(
         Err(error) => return Err(CommandError::Unavailable(format!("{connection}: {error}"))),
     };
     println!("{connection}: {} tools for {identifier} (from {})", tools.len(), source.as_str());
+    let rules = tool_catalog.config();
     for tool in &*tools {
-        let denied = if tool_catalog.config().deny.contains(&tool.name) { "  denied by `tools.deny`" } else { "" };
+        let denied = match (rules.deny.contains(&tool.name), rules.effects_ceiling.allows(tool.effect)) {
+            (true, _) => "  denied by `tools.deny`",
+            (false, false) => "  above `tools.effects_ceiling`",
+            (false, true) => "",
+        };
         println!("  {:<10} {}{denied}", tool.effect.as_str(), tool.name);
     }
     Ok(())

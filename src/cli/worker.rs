@@ -1,16 +1,18 @@
 //! `worker`: the service.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use super::{CommandError, Context};
 use crate::app::{App, Backends};
+use crate::config::{Config, Sources};
 use crate::queue::QueueError;
 use crate::schedule::Digests;
 use crate::shutdown::{Ended, Shutdown};
+use crate::worker::resources::tool_catalog::ToolCatalog;
 
 /// What `worker --help` shows.
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -28,13 +30,16 @@ pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     };
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
-    reload_on_signal(&shutdown, digests.clone()).map_err(|error| CommandError::Other(error.into()))?;
+    let tools = Arc::new(OnceLock::new());
+    let reloaded = Reloaded { digests: digests.clone(), tools: tools.clone(), sources: context.sources };
+    reload_on_signal(&shutdown, reloaded).map_err(|error| CommandError::Other(error.into()))?;
     let stop = shutdown.soft();
     let backends = tokio::select! {
         backends = Backends::service(&context.config) => backends.map_err(refused)?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let mut app = App::build(context.config, backends, context.clock, shutdown)?;
+    let _ = tools.set(app.tool_catalog());
     if let Some(digests) = digests {
         app = app.with_digests(digests);
     }
@@ -44,8 +49,17 @@ pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     Ok(if ended == Ended::InOrder { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads the digests again at each SIGHUP; a bad file keeps the old set. Without digests the signal does nothing.
-fn reload_on_signal(shutdown: &Shutdown, digests: Option<Arc<Digests>>) -> std::io::Result<()> {
+/// What is read again at SIGHUP.
+struct Reloaded {
+    digests: Option<Arc<Digests>>,
+    /// Once they are there.
+    tools: Arc<OnceLock<Arc<ToolCatalog>>>,
+    sources: Sources,
+}
+
+/// Reads the digests and the rules for tools again at each SIGHUP; a bad file keeps the old ones.
+fn reload_on_signal(shutdown: &Shutdown, reloaded: Reloaded) -> std::io::Result<()> {
+    let Reloaded { digests, tools, sources } = reloaded;
     let mut hang_up = signal(SignalKind::hangup())?;
     shutdown.spawn_detached("SIGHUP", async move {
         while hang_up.recv().await.is_some() {
@@ -53,6 +67,15 @@ fn reload_on_signal(shutdown: &Shutdown, digests: Option<Arc<Digests>>) -> std::
                 Some(Ok(count)) => info!(digests = count, "SIGHUP: the digests are read again"),
                 Some(Err(bad)) => error!(%bad, "SIGHUP: the old digests stay"),
                 None => info!("SIGHUP: this worker fires no digests"),
+            }
+            match (Config::load(&sources), tools.get()) {
+                (Ok(config), Some(tools)) => {
+                    let (denied, ceiling) = (config.tools.deny.len(), config.tools.effects_ceiling);
+                    tools.reload(config.tools);
+                    info!(denied, ?ceiling, "SIGHUP: the rules for tools are read again");
+                }
+                (Ok(_), None) => info!("SIGHUP: no tools are known yet"),
+                (Err(bad), _) => error!(%bad, "SIGHUP: the old rules for tools stay"),
             }
         }
     });

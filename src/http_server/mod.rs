@@ -2,6 +2,8 @@
 //! Scalekit tells what has changed.
 
 mod approvals;
+pub(crate) mod config;
+mod connections;
 mod page;
 pub(crate) mod tokens;
 
@@ -15,10 +17,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::approvals::{DECISION_BYTES, FORM_BYTES};
+pub(crate) use self::connections::ConnectionLimits;
 use self::tokens::Tokens;
 use crate::approval::link::Links;
 use crate::metrics::Metrics;
@@ -60,17 +62,31 @@ pub(crate) async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAd
     Ok((listener, address))
 }
 
-/// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, facts: Endpoints, stop: CancellationToken) -> std::io::Result<()> {
-    let router = Router::new()
+/// What operators and machines ask.
+pub(crate) fn operation() -> Router<Endpoints> {
+    Router::new()
         .route("/livez", get(|State(facts): State<Endpoints>| async move { answer((facts.alive)()) }))
         .route("/readyz", get(|State(facts): State<Endpoints>| async move { answer((facts.ready)()) }))
         .route("/metrics", get(metrics))
-        .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
         .route("/v1/approvals/{id}", post(approvals::decide).layer(DefaultBodyLimit::max(DECISION_BYTES)))
-        .route("/approvals/{id}", get(approvals::show).post(approvals::press).layer(DefaultBodyLimit::max(FORM_BYTES)))
-        .with_state(facts);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// What comes from outside: Scalekit's webhooks, and people by their links.
+pub(crate) fn public() -> Router<Endpoints> {
+    let page = get(approvals::show).post(approvals::press).layer(DefaultBodyLimit::max(FORM_BYTES));
+    Router::new()
+        .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
+        .route("/approvals/{id}", page)
+}
+
+/// Serves for ever: health must be told up to the end, which is the process's.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Router<Endpoints>,
+    facts: Endpoints,
+    limits: ConnectionLimits,
+) {
+    match connections::serve(listener, routes.with_state(facts), limits).await {}
 }
 
 fn answer(result: Result<(), String>) -> impl IntoResponse {

@@ -10,28 +10,6 @@ use crate::agent::approval::fits;
 use crate::job::Identifier;
 use crate::key::digest;
 
-/// The HTTP port; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    /// `address:port`; port 0 takes any that is free.
-    pub bind: String,
-    /// Who may ask for what; see `config/README.md`.
-    #[serde(default)]
-    pub tokens: BTreeMap<String, TokenConfig>,
-}
-
-impl HttpConfig {
-    /// What is wrong with it, as `field: problem`.
-    pub(crate) fn problem(&self) -> Option<String> {
-        if let Err(problem) = Tokens::new(&self.tokens) {
-            return Some(problem);
-        }
-        let port = self.bind.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        (!matches!(port, Some(Ok(_)))).then(|| "bind: must be address:port".to_owned())
-    }
-}
-
 /// One of `[http.tokens]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -224,6 +224,7 @@ pub(super) mod tests {
             model_name: name.to_owned(),
             connection: ConnectionName::new("gmail").unwrap(),
             effect: Effect::Read,
+            hinted: None,
             description: description.to_owned(),
             parameters: Arc::from(RawValue::from_string(parameters.to_owned()).unwrap()),
         }

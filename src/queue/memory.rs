@@ -207,6 +207,13 @@ impl Settle for MemorySettle {
         }
         Ok(())
     }
+
+    async fn reject(&self) -> Result<(), QueueError> {
+        if let Some(message) = self.take() {
+            self.shared.keep(&mut self.shared.lock().dead, message);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for MemorySettle {

@@ -48,11 +48,14 @@ pub struct Properties {
 
 /// The one header of a caller that is carried on, to replies and wake-ups (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
+/// Bytes of it; those of the first version have 55.
+const LONGEST_TRACEPARENT: usize = 256;
 
 impl Properties {
     /// The caller's trace, as headers of a message that follows from this one.
     pub fn trace_headers(&self) -> BTreeMap<String, String> {
-        self.headers.get(TRACEPARENT).cloned().map(Self::trace_header).into_iter().collect()
+        let trace = self.headers.get(TRACEPARENT).filter(|text| text.len() <= LONGEST_TRACEPARENT);
+        trace.cloned().map(Self::trace_header).into_iter().collect()
     }
 
     /// A caller's trace as the header that carries it.
@@ -209,6 +212,8 @@ pub trait Settle: Send + Sync + std::fmt::Debug {
     }
     /// Gives the message back to the queue.
     async fn requeue(&self) -> Result<(), QueueError>;
+    /// Has the broker put the message among the dead letters, as it is. A message that is held for a run has none but the jobs.
+    async fn reject(&self) -> Result<(), QueueError>;
     /// Whether the delivery cannot be settled any more, as its connection is gone.
     fn is_lost(&self) -> bool {
         false
@@ -241,6 +246,14 @@ impl Delivery {
     /// Whether its connection is known to be gone: nothing can be settled any more, and the message comes again by itself.
     pub fn is_lost(&self) -> bool {
         self.settle.as_ref().is_some_and(|settle| settle.is_lost())
+    }
+
+    /// Has the broker put the message among the dead letters: for what cannot be published anew.
+    pub async fn reject(mut self) -> Result<(), QueueError> {
+        match self.settle.take() {
+            Some(settle) => settle.reject().await,
+            None => Ok(()),
+        }
     }
 
     /// Puts the message back on the queue, for another worker.

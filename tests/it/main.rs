@@ -8,6 +8,7 @@ mod approvals;
 mod cluster;
 mod digests;
 mod edges;
+mod hostile;
 mod journal;
 mod operating;
 mod parking;

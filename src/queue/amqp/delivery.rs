@@ -145,6 +145,10 @@ impl Settle for AmqpSettle {
         self.settle(self.back.give(&self.acker)).await
     }
 
+    async fn reject(&self) -> Result<(), QueueError> {
+        self.settle(self.acker.reject(BasicRejectOptions { requeue: false })).await
+    }
+
     fn is_lost(&self) -> bool {
         let generation = &self.generation;
         generation.over.is_cancelled() || !generation.link.is_up() || !generation.channel.status().connected()

@@ -5,6 +5,7 @@ mod decide;
 mod look;
 mod look_at_approvals;
 mod lost_journal;
+mod read;
 mod suspects;
 
 use std::any::Any;
@@ -22,7 +23,6 @@ pub(crate) use self::suspects::Suspects;
 use self::suspects::{Alone, is_poison, is_suspect, unread};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
-use super::message::version::{is_newer, times_left};
 use super::message::wake_up::Reason;
 use super::message::witness::witness;
 use super::rules::{Defaults, WorkerRules};
@@ -32,15 +32,13 @@ use super::run::lease::Lease;
 use super::run::leased_run::LeasedRun;
 use super::run::revocation::Revocations;
 use super::settle::Settler;
-use super::settle::disposition::{
-    Budgets, Deferral, Disposition, End, JOURNAL_WAIT, LEFT_AT_MOST, Undeliverable, after_interruption,
-};
+use super::settle::disposition::{Budgets, Deferral, Disposition, End, JOURNAL_WAIT, after_interruption};
 use crate::agent::event::{Event, Loss, SCHEMA_VERSION, Started};
 use crate::agent::run::{BadJournal, Run};
 use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
-use crate::job::{InvalidJob, Job};
+use crate::job::Job;
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
@@ -79,7 +77,7 @@ impl Intake {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, None, Disposition::Defer(deferral)).await;
         }
-        let read = if is_poison(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery) };
+        let read = if is_poison(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery).await };
         match read {
             Ok(job) => {
                 let job = Arc::new(job);
@@ -100,28 +98,6 @@ impl Intake {
             }
             Err(disposition) => self.settler.settle(delivery, None, *disposition).await,
         }
-    }
-
-    /// The job in a message, or what becomes of one that is none to us. A wake-up is one to the worker that made it.
-    fn read(&self, delivery: &InFlightDelivery) -> Result<Job, Box<Disposition>> {
-        let message = delivery.message();
-        let read = Job::from_slice(&message.body, &message.envelope(), self.rules.max_job_bytes);
-        let newer = is_newer(message) || (read.is_err() && delivery.wake_up().is_some());
-        if newer && times_left(message) < LEFT_AT_MOST {
-            warn!(message.id = message.properties.message_id, "the message is left to a newer worker");
-            return Err(Box::new(Disposition::Defer(Deferral::Left)));
-        }
-        let invalid = match read {
-            Ok(job) if newer => Box::new(InvalidJob {
-                problems: vec!["needs a newer worker than those that have been at work for a day".to_owned()],
-                id: Some(job.id()),
-                reply_to: job.reply_to,
-                correlation_id: job.correlation_id,
-            }),
-            Ok(job) => return Ok(job),
-            Err(invalid) => invalid,
-        };
-        Err(Box::new(Disposition::DeadLetter(Undeliverable::NotAJob(invalid))))
     }
 
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new

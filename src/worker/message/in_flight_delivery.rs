@@ -108,6 +108,15 @@ impl InFlightDelivery {
         self.due = Instant::now() + longer;
     }
 
+    /// The broker shall keep it among the dead letters, as it is.
+    pub(crate) async fn reject(self) {
+        if let Some(delivery) = self.delivery
+            && let Err(error) = delivery.reject().await
+        {
+            info!(%error, "the message goes back by itself, as its connection is gone");
+        }
+    }
+
     /// Another worker shall have it.
     pub(crate) async fn requeue(self) {
         if let Some(delivery) = self.delivery
@@ -150,6 +159,11 @@ mod tests {
 
         async fn requeue(&self) -> Result<(), QueueError> {
             self.note("requeued");
+            Ok(())
+        }
+
+        async fn reject(&self) -> Result<(), QueueError> {
+            self.note("rejected");
             Ok(())
         }
 

@@ -19,6 +19,8 @@ const PREFIX: &str = "x-agentkit-";
 /// How the headers go on that this version knows; those are written anew wherever they are true.
 const KNOWN: [&str; 12] =
     ["due", "turn", "reason", "effects", "met", "entries", "call", "tool", "handed-on", "deliveries", "held", "left"];
+/// Bytes of headers that are carried on without being understood.
+const MOST_CARRIED: usize = 16 << 10;
 /// So do those of dead letters.
 const DEAD: &str = "dead-";
 
@@ -28,7 +30,13 @@ pub(crate) fn carried_headers(message: &Message) -> BTreeMap<String, String> {
         |name: &str| name.strip_prefix(PREFIX).is_some_and(|rest| !KNOWN.contains(&rest) && !rest.starts_with(DEAD));
     let mut carried = message.properties.trace_headers();
     let strange = message.properties.headers.iter().filter(|(name, _)| is_strange(name));
-    carried.extend(strange.map(|(name, value)| (name.clone(), value.clone())));
+    // All headers of a message must fit one frame, and ours are added to them.
+    let mut left = MOST_CARRIED;
+    for (name, value) in strange {
+        let Some(rest) = left.checked_sub(name.len() + value.len()) else { continue };
+        left = rest;
+        carried.insert(name.clone(), value.clone());
+    }
     carried
 }
 
@@ -73,6 +81,14 @@ mod tests {
             assert_eq!(is_newer(&message(&[(NEEDS, needs)])), newer, "{needs}");
         }
         assert!(!is_newer(&Message::default()));
+    }
+
+    #[test]
+    fn what_is_carried_along_is_bounded() {
+        let (large, small) = ("x".repeat(MOST_CARRIED), "y".repeat(100));
+        let sent = message(&[("x-agentkit-large", &large), ("x-agentkit-small", &small), ("traceparent", &large)]);
+        let carried: Vec<String> = carried_headers(&sent).into_keys().collect();
+        assert_eq!(carried, ["x-agentkit-small"]);
     }
 
     #[test]

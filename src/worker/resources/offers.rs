@@ -72,7 +72,6 @@ impl Offers {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use serde_json::{Map, Value, json};
 
@@ -82,7 +81,7 @@ mod tests {
 
     /// Read anew, as from a list that came a second time.
     fn tool(definition: &Value) -> Tool {
-        Tool::from_definition(definition, &ConnectionName::new("gmail").unwrap(), &BTreeMap::new()).unwrap()
+        Tool::from_definition(definition, &ConnectionName::new("gmail").unwrap()).unwrap()
     }
 
     fn definition() -> Value {

@@ -5,17 +5,18 @@
 //! digest of its bytes; the list itself is stored once for all who have it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::single_flight::SingleFlight;
-use crate::agent::effect::Effect;
+use crate::agent::effect::{Effect, effect_by_name};
+use crate::agent::event::PinnedTool;
 use crate::agent::tool::Tool;
 use crate::cache::{Cache, CacheError};
-use crate::job::{ConnectionName, Identifier};
+use crate::job::{ConnectionName, Identifier, OfferedEffects};
 use crate::key::{Key, digest};
 use crate::metrics::Metrics;
 use crate::retry::spread;
@@ -42,8 +43,12 @@ pub struct Config {
     pub memory_lists: u64,
     /// Whether Scalekit's tool-call logs (preview) are asked what became of a call in doubt.
     pub settle_by_logs: bool,
-    /// Tools that no job may use, whatever it asks for.
+    /// Tools that no job may use, whatever it asks for; nor one that has begun.
     pub deny: BTreeSet<String>,
+    /// The most that any job's tools may do.
+    pub effects_ceiling: OfferedEffects,
+    /// Connections whose tools do as little as they say of themselves; of others it is believed where they say more.
+    pub trusted_hints: BTreeSet<ConnectionName>,
     /// What a tool does to the world (`read`, `idempotent`, `write`), where its definition does not say it right.
     pub effects: BTreeMap<String, Effect>,
 }
@@ -56,6 +61,8 @@ impl Default for Config {
             memory_lists: 10_000,
             settle_by_logs: false,
             deny: BTreeSet::new(),
+            effects_ceiling: OfferedEffects::All,
+            trusted_hints: BTreeSet::new(),
             effects: BTreeMap::new(),
         }
     }
@@ -106,7 +113,7 @@ pub(crate) type List = Arc<[Arc<Tool>]>;
 
 /// The tool lists of all users that this worker has seen lately.
 pub struct ToolCatalog {
-    config: Config,
+    config: RwLock<Arc<Config>>,
     scalekit: Arc<Scalekit>,
     cache: Arc<dyn Cache>,
     recent: moka::future::Cache<Key, List>,
@@ -126,12 +133,25 @@ impl ToolCatalog {
             .max_capacity(config.memory_lists)
             .time_to_idle(Duration::from_secs(config.cache_seconds))
             .build();
-        Self { config, scalekit, cache, recent, lists, metrics }
+        Self { config: RwLock::new(Arc::new(config)), scalekit, cache, recent, lists, metrics }
     }
 
     /// The operator's rules.
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other rules from now on, for runs under way as well. How long lists are kept stays as it was.
+    pub fn reload(&self, config: Config) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.recent.invalidate_all();
+        self.lists.invalidate_all();
+    }
+
+    /// Whether the operator forbids the tool, pinned as it may be.
+    pub fn forbids(&self, tool: &PinnedTool) -> bool {
+        let config = self.config();
+        config.deny.contains(&tool.name) || !config.effects_ceiling.allows(tool.effect)
     }
 
     /// All tools of `identifier` on `connection`, never an empty list, and where it was found. However many ask at once,
@@ -186,9 +206,7 @@ impl ToolCatalog {
         }
         let definitions = self.scalekit.scoped_tools(identifier, connection).await;
         let tools = definitions.map(|definitions| {
-            let none = BTreeMap::new();
-            let tools =
-                definitions.iter().filter_map(|scoped| Tool::from_definition(&scoped.definition, connection, &none));
+            let tools = definitions.iter().filter_map(|scoped| Tool::from_definition(&scoped.definition, connection));
             tools.collect::<Vec<_>>()
         });
         let result = match tools {
@@ -231,13 +249,19 @@ impl ToolCatalog {
         self.lists.get_with(name, async { self.as_configured(tools) }).await
     }
 
-    /// The cache holds what Scalekit says of a tool: workers of another configuration share it.
+    /// The cache holds what Scalekit says of a tool: workers of another configuration share it. Earlier versions believed its
+    /// hints, and wrote them as its effect.
     fn as_configured(&self, tools: Vec<Tool>) -> List {
+        let config = self.config();
         let configured = |tool: Tool| {
-            let effect = self.config.effects.get(&tool.name).copied().unwrap_or(tool.effect);
-            Arc::new(Tool { effect, ..tool })
+            let effect = match config.effects.get(&tool.name) {
+                Some(effect) => *effect,
+                None if config.trusted_hints.contains(&tool.connection) => tool.hinted.unwrap_or(tool.effect),
+                None => tool.effect.max(effect_by_name(&tool.name)),
+            };
+            Arc::new(Tool { effect, hinted: None, ..tool })
         };
-        tools.into_iter().map(configured).collect()
+        tools.into_iter().filter(is_affordable).map(configured).collect()
     }
 
     /// First the list, then its name. The list stays for as long as any name of it could: whoever else names it only puts
@@ -247,7 +271,7 @@ impl ToolCatalog {
         let name = digest(&list, NAME_BYTES);
         let cached = Cached { version: NAMED, tools: None, list: Some(name.clone()) };
         let cached = serde_json::to_vec(&cached).expect("a name is a JSON type");
-        let ttl = Duration::from_secs(self.config.cache_seconds);
+        let ttl = Duration::from_secs(self.config().cache_seconds);
         let stored = async {
             self.cache.put(&list_key(&name), list.into(), ttl.mul_f64(1.0 + SPREAD)).await?;
             self.cache.put(key, cached.into(), spread(ttl, key.as_str())).await
@@ -256,6 +280,17 @@ impl ToolCatalog {
             warn!(%error, "a tool list could not be cached");
         }
         self.shared(name, tools).await
+    }
+}
+
+/// A tool whose schema would take too much is offered to nobody.
+fn is_affordable(tool: &Tool) -> bool {
+    match tool.check_schema() {
+        Ok(()) => true,
+        Err(error) => {
+            warn!(tool = tool.name, connection = %tool.connection, %error, "the tool is left out for its schema");
+            false
+        }
     }
 }
 

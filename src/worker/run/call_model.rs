@@ -1,5 +1,6 @@
 //! Calling the model: one turn, retried in place, abandoned when the worker stops.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -7,15 +8,21 @@ use tracing::{info, warn};
 use super::Attempt;
 use super::interruption::Interruption;
 use crate::agent::event::{Event, MODEL_CALL};
+use crate::agent::examine::{self, Examined};
 use crate::agent::message::{ModelReply, ToolChoice};
 use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::{RetryDecision, retry};
 use crate::worker::resources::cooldown::SHORTEST;
+use crate::worker::resources::offers::Offer;
 
 /// A rate limit that does not say when to come back.
 const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
+
+/// What a model said is checked within this time. Its steps are counted before, and take a fraction of it; this is for a
+/// process whose threads are all taken.
+const EXAMINED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 enum Unanswered {
@@ -78,13 +85,35 @@ impl Attempt<'_> {
             finish = ?reply.finish,
             "model answered"
         );
-        let plans = match &self.offer {
-            Some(offer) => plan::plan(self.run(), &reply.message, &offer.toolset),
-            None => Vec::new(),
+        let (plans, answer) = match self.offer.clone() {
+            Some(offer) => {
+                let Examined { arguments, answer } = self.examine(&reply, offer.clone()).await;
+                (plan::plan(self.run(), &reply.message, &offer.toolset, arguments), answer)
+            }
+            None => (Vec::new(), None),
         };
         let mut events = retries;
-        events.push(Event::ModelReplied { reply: Box::new(reply), plans });
+        events.push(Event::ModelReplied { reply: Box::new(reply), plans, answer });
         self.leased.note(events)
+    }
+
+    /// Checks what the model said against schemas that are others' work: on a thread of its own, and not for long.
+    async fn examine(&self, reply: &ModelReply, offer: Arc<Offer>) -> Examined {
+        let output_schema = self.run().job().output_schema.clone();
+        let message = reply.message.clone();
+        if !examine::is_needed(&message, output_schema.as_ref()) {
+            return Examined { arguments: Vec::new(), answer: None };
+        }
+        let examined =
+            tokio::task::spawn_blocking(move || examine::examine(&message, &offer.toolset, output_schema.as_ref()));
+        match tokio::time::timeout(EXAMINED_WITHIN, examined).await {
+            Ok(Ok(examined)) => examined,
+            result => {
+                let why = if result.is_err() { "checking it took too long" } else { "it could not be checked" };
+                warn!(why, "what the model said is given back to it");
+                Examined::impossible(&reply.message, self.run().job().output_schema.as_ref(), why)
+            }
+        }
     }
 
     /// The model's answer or last failure, and the repeats that it took. Whether the run is still ours is asked before

@@ -33,6 +33,12 @@ impl Attempt<'_> {
         {
             return self.leave_in_doubt(call).await;
         }
+        let (forbidden, calls): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|call| self.executor.tool_catalog.forbids(&call.tool));
+        self.forbid(&forbidden).await?;
+        if calls.is_empty() {
+            return Ok(());
+        }
         let mut witnessed = self.witness(&calls).await?;
         for call in &calls {
             self.progress("tool_call", Some(&call.tool.name));
@@ -77,6 +83,17 @@ impl Attempt<'_> {
             Some(_) if Box::pin(self.account_trouble(&troubles)).await? => Ok(()),
             Some((_, error)) => Err(Interruption::from(error)),
         }
+    }
+
+    /// The operator has forbidden these since they were pinned.
+    async fn forbid(&mut self, calls: &[OutboundCall]) -> Result<(), Interruption> {
+        for call in calls {
+            warn!(tool = call.tool.name, "the call is not made: its tool is forbidden by now");
+            let message = "nothing was done, as the operator does not allow this tool any more".to_owned();
+            let outcome = ToolOutcome::Failed { message, execution_id: None };
+            self.leased.record(vec![Event::ToolFinished { call_id: call.call_id.clone(), outcome }]).await?;
+        }
+        Ok(())
     }
 
     /// Has the journal survive what was asked for, and the broker know of a call that is more than reading, before it leaves;

@@ -21,8 +21,9 @@ impl Attempt<'_> {
         let Some(listed) = self.all_tools().await? else { return Ok(()) };
         let executor = self.executor;
         let (job, profile) = (self.run().job(), executor.llm.profile(&self.run().settings().model));
-        let deny = &executor.tool_catalog.config().deny;
-        let selected = select(listed, &job.tools, deny, &job.prompt, profile.tool_cap);
+        let rules = executor.tool_catalog.config();
+        let (deny, ceiling) = (&rules.deny, rules.effects_ceiling);
+        let selected = select(listed, &job.tools, deny, ceiling, &job.prompt, profile.tool_cap);
         if selected.tools.is_empty() {
             return self.fail(nothing_allowed(&selected)).await;
         }
@@ -68,9 +69,11 @@ impl Attempt<'_> {
         if self.offer.is_none() {
             let Some(listed) = self.all_tools().await? else { return Ok(None) };
             let pinned = self.run().pinned();
-            let tools: Vec<Arc<Tool>> = pinned.iter().filter_map(|pinned| define(pinned, &listed)).collect();
+            let catalog = &self.executor.tool_catalog;
+            let allowed = pinned.iter().filter(|pinned| !catalog.forbids(pinned));
+            let tools: Vec<Arc<Tool>> = allowed.filter_map(|pinned| define(pinned, &listed)).collect();
             if tools.len() < pinned.len() {
-                warn!(missing = pinned.len() - tools.len(), "pinned tools are gone");
+                warn!(missing = pinned.len() - tools.len(), "pinned tools are gone, or forbidden now");
             }
             let profile = self.executor.llm.profile(&self.run().settings().model);
             self.offer = Some(self.executor.offers.of(&profile, tools).await);
@@ -84,7 +87,8 @@ fn define(pinned: &PinnedTool, listed: &[Arc<Tool>]) -> Option<Arc<Tool>> {
     if (tool.effect, &tool.model_name) == (pinned.effect, &pinned.model_name) {
         return Some(tool.clone());
     }
-    let (model_name, effect) = (pinned.model_name.clone(), pinned.effect);
+    // What is known of it now may be worse than what was believed then.
+    let (model_name, effect) = (pinned.model_name.clone(), pinned.effect.max(tool.effect));
     Some(Arc::new(Tool { model_name, effect, ..Tool::clone(tool) }))
 }
 
@@ -98,12 +102,17 @@ fn empty_list(connection: &ConnectionName, identifier: &Identifier) -> ErrorDeta
 }
 
 fn nothing_allowed(selected: &Selected) -> ErrorDetail {
+    if selected.offered == 0 {
+        let text = "all of the user's tools were left out, as checking calls by their schemas would take too much";
+        return ErrorDetail::new(ErrorCode::NoTools, text)
+            .hint("the log names each tool and what is wrong with its schema; whoever defines the tools must mend it");
+    }
     ErrorDetail::new(
         ErrorCode::NoTools,
         format!(
-            "none of the user's {} tools is allowed by the job's `tools` and the operator's deny list",
+            "none of the user's {} tools is allowed by the job's `tools` and the operator's rules",
             selected.offered
         ),
     )
-    .hint("correct `tools.allow`, `tools.deny` and `tools.effects`; `agentkit-worker tools` lists the names")
+    .hint("correct `tools.allow`, `tools.deny` and `tools.effects`, or the operator's `tools.effects_ceiling`; `agentkit-worker tools` lists the names")
 }

@@ -6,7 +6,7 @@ use super::disposition::{REPLY_WAIT, Undeliverable};
 use super::{Exit, Settler, release};
 use crate::agent::event::GivenUp;
 use crate::job::{InvalidJob, Job};
-use crate::queue::{Destination, Message};
+use crate::queue::{Destination, Message, QueueError};
 use crate::reply::{Account, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter};
 use crate::worker::message::fresh::fresh;
@@ -37,7 +37,7 @@ impl Settler {
         // A letter that is replayed after its journal's time must not repeat what the run did.
         let generation = run.run().wake_up_generation().max(1);
         let letter = run.wake_up(generation, Reason::Poison).stamp(delivery.message());
-        self.publish_dead_letter(delivery, letter, why, run.run().attempts()).await
+        self.publish_dead_letter(delivery, letter, why, run.run().attempts()).await.is_ok()
     }
 
     /// The journal makes no sense, so nothing can be known of the run nor done for it.
@@ -79,7 +79,7 @@ impl Settler {
         if let Err(error) = self.refuse(delivery, job, &why.reason, detail).await {
             return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;
         }
-        Exit::once(self.publish_dead_letter(delivery, letter, why, attempts).await)
+        Exit::once(self.publish_dead_letter(delivery, letter, why, attempts).await.is_ok())
     }
 
     /// The bytes are not a job.
@@ -101,30 +101,38 @@ impl Settler {
         }
         let reason = DeadLetterReason::InvalidJob.as_str().to_owned();
         let why = GivenUp { reason, detail, step: String::new() };
-        if !self.publish_dead_letter(delivery, fresh(delivery.message()), &why, 0).await {
-            return Exit::Requeue;
-        }
+        let exit = match self.publish_dead_letter(delivery, fresh(delivery.message()), &why, 0).await {
+            Ok(()) => Exit::Ack,
+            Err(QueueError::TooLarge { .. }) => Exit::Reject,
+            Err(_) => return Exit::Requeue,
+        };
         self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
-        Exit::Ack
+        exit
     }
 
-    /// Puts a message into the dead-letter queue; false where the broker did not confirm it.
+    /// Puts a message into the dead-letter queue.
     async fn publish_dead_letter(
         &self,
         delivery: &InFlightDelivery,
         letter: Message,
         why: &GivenUp,
         attempts: u32,
-    ) -> bool {
+    ) -> Result<(), QueueError> {
         error!(message.id = letter.properties.message_id, reason = why.reason, "message given up");
         let letter = dead_letter(letter, why, attempts, self.clock.now());
         match self.publish(delivery, &Destination::Dead, letter).await {
-            Ok(_) => self.metrics.dead_lettered(&why.reason),
+            Ok(_) => {}
+            Err(error @ QueueError::TooLarge { .. }) => {
+                warn!(%error, "the dead letter is left to the broker");
+                self.metrics.dead_lettered(&why.reason);
+                return Err(error);
+            }
             Err(error) => {
                 warn!(%error, "the dead letter was not confirmed");
-                return false;
+                return Err(error);
             }
         }
-        true
+        self.metrics.dead_lettered(&why.reason);
+        Ok(())
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Settler {
 enum Exit {
     Ack,
     Requeue,
+    /// What cannot be published anew: dead-lettered by the broker's own hand.
+    Reject,
     /// Not yet: the store has lost the run's journal or its end, which is to be decided about first.
     JournalLost,
 }
@@ -68,6 +70,7 @@ impl Settler {
     pub(crate) async fn settle(&self, delivery: InFlightDelivery, job: Option<&Job>, disposition: Disposition) {
         match Box::pin(self.carry_out(&delivery, job, &mut None, disposition)).await {
             Exit::Ack => delivery.ack().await,
+            Exit::Reject => delivery.reject().await,
             Exit::Requeue | Exit::JournalLost => delivery.requeue().await,
         }
     }
@@ -84,6 +87,7 @@ impl Settler {
         // Boxed: its future is large, and everything that ends here would carry it along.
         match Box::pin(self.carry_out(&delivery, Some(job), &mut run, disposition)).await {
             Exit::Ack => delivery.ack().await,
+            Exit::Reject => delivery.reject().await,
             Exit::Requeue => delivery.requeue().await,
             Exit::JournalLost => return run.map(|run| (delivery, run)),
         }

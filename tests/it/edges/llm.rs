@@ -36,6 +36,7 @@ fn fetch_mails() -> Tool {
         model_name: "gmail_fetch_mails".to_owned(),
         connection: ConnectionName::new("gmail").unwrap(),
         effect: Effect::Read,
+        hinted: None,
         description: "Fetches mails.".to_owned(),
         parameters: Arc::from(RawValue::from_string(r#"{"type":"object","properties":{}}"#.to_owned()).unwrap()),
     }

@@ -1,9 +1,9 @@
 //! Whole runs in which an answer got lost, or somebody said no: what is found out before it is believed.
 
 use agentkit_worker::internals::agent::effect::Effect;
-use agentkit_worker::{Config, Sources};
 use serde_json::{Value, json};
 
+use crate::support::configured;
 use crate::support::embedded_worker::{EmbeddedWorker, job, with};
 use crate::support::scripted_model::{ScriptedModel, turn};
 
@@ -133,14 +133,6 @@ async fn accounts_that_are_lost_at_the_same_time_stand_in_one_event() {
     entries.sort_unstable();
     assert_eq!(entries, ["gmail", "slack"]);
     model.finish();
-}
-
-/// The configuration of a file with these lines.
-fn configured(lines: &str) -> Config {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("worker.toml");
-    std::fs::write(&file, lines).unwrap();
-    Config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap()
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use agentkit_worker::internals::agent::effect::Effect;
 use agentkit_worker::internals::agent::event::{
     Entry, Event, GivenUp, Pause, Plan, SCHEMA_VERSION, Settings, Settled, Started, ToolOutcome,
 };
+use agentkit_worker::internals::agent::examine::examine;
 use agentkit_worker::internals::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use agentkit_worker::internals::agent::plan::plan;
 use agentkit_worker::internals::agent::ruling::{Objection, rule};
@@ -99,7 +100,11 @@ impl RandomWorld {
             json!({"name": "gmail_mark_read", "annotations": {"idempotent_hint": true}}),
             json!({"name": "gmail_send_message", "input_schema": {"required": ["to"]}}),
         ];
-        let tool = |definition| Tool::from_definition(definition, &connection, &BTreeMap::new()).unwrap();
+        let tool = |definition| {
+            let tool = Tool::from_definition(definition, &connection).unwrap();
+            // As to an operator who believes the definitions.
+            Tool { effect: tool.hinted.unwrap_or(tool.effect), ..tool }
+        };
         let now = Timestamp::UNIX_EPOCH;
         let entry = Entry::new(now, Event::Started(Box::new(started.clone())));
         let run = Run::start(started, now);
@@ -265,7 +270,8 @@ impl RandomWorld {
             _ => {}
         }
         let reply = self.model_reply();
-        let plans = plan(&self.run, &reply.message, &self.toolset);
+        let examined = examine(&reply.message, &self.toolset, self.run.job().output_schema.as_ref());
+        let plans = plan(&self.run, &reply.message, &self.toolset, examined.arguments);
         for (call, plan) in reply.message.calls.iter().zip(&plans) {
             match plan {
                 Plan::Refuse { .. } => {
@@ -279,7 +285,7 @@ impl RandomWorld {
                 }
             }
         }
-        self.event(Event::ModelReplied { reply: Box::new(reply), plans });
+        self.event(Event::ModelReplied { reply: Box::new(reply), plans, answer: examined.answer });
     }
 
     fn model_reply(&mut self) -> ModelReply {

@@ -1,6 +1,5 @@
 //! The product's own clients against the sandbox: they cannot tell it from the real services.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agentkit_worker::internals::agent::message::{Message, ModelReply, ToolChoice};
@@ -77,8 +76,7 @@ async fn a_conversation_with_tools_comes_to_its_end_over_both_wire_forms() {
     let scalekit = scalekit(&peer.sandbox);
     let (identifier, gmail) = names("gmail");
     let listed = scalekit.scoped_tools(&identifier, &gmail).await.unwrap();
-    let tools: Vec<Tool> =
-        listed.iter().filter_map(|tool| Tool::from_definition(&tool.definition, &gmail, &BTreeMap::new())).collect();
+    let tools: Vec<Tool> = listed.iter().filter_map(|tool| Tool::from_definition(&tool.definition, &gmail)).collect();
     let config = llm::Config {
         base_url: peer.sandbox.model_url(),
         api_key: peer.sandbox.api_key().into(),

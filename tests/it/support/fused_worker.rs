@@ -202,6 +202,11 @@ impl Settle for FusedSettle {
         let delivery = self.delivery.lock().unwrap().take().unwrap();
         self.fuse.guard("requeue".into(), delivery.requeue(), || QueueError::Unavailable("fuse".into())).await
     }
+
+    async fn reject(&self) -> Result<(), QueueError> {
+        let delivery = self.delivery.lock().unwrap().take().unwrap();
+        self.fuse.guard("reject".into(), delivery.reject(), || QueueError::Unavailable("fuse".into())).await
+    }
 }
 
 /// A worker with a runtime of its own, which ends as a process ends when this is dropped.

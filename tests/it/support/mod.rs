@@ -26,6 +26,8 @@ pub(crate) mod webhooks;
 
 use std::time::Duration;
 
+use agentkit_worker::{Config, Sources};
+
 /// Longest time that anything in a test may take; on a busy machine a broker needs half a minute to start.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Longest time for what no broker has to start for.
@@ -66,4 +68,12 @@ async fn answered<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) 
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The configuration of a file with these lines.
+pub(crate) fn configured(lines: &str) -> Config {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    std::fs::write(&file, lines).unwrap();
+    Config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap()
 }

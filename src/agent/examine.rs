@@ -1,0 +1,96 @@
+//! Whether what a model said fits the schemas: looked at once, apart from the run, and journalled.
+//!
+//! Both sides of a check come from others, so it may take its time: it is done where it holds nobody up, and a journal that
+//! is replayed tells what came of it.
+
+use serde_json::{Map, Value};
+
+use super::message::{AssistantMessage, Conformity, ToolCall};
+use super::tool::Toolset;
+use crate::schema::{MAX_DEPTH, Schema, depth};
+
+/// What a check of a model's words came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// The arguments of each call in the model's order, or why the call is not made. A call of an unknown tool has none.
+    pub arguments: Vec<Result<Map<String, Value>, String>>,
+    /// What the words are, where the job wants an answer of a form and the model called no tools.
+    pub answer: Option<Conformity>,
+}
+
+/// Whether there is anything to look at.
+pub fn is_needed(message: &AssistantMessage, output_schema: Option<&Value>) -> bool {
+    !message.calls.is_empty() || output_schema.is_some()
+}
+
+/// Looks at all that the model said.
+pub fn examine(message: &AssistantMessage, toolset: &Toolset, output_schema: Option<&Value>) -> Examined {
+    let answer = output_schema.filter(|_| message.calls.is_empty());
+    Examined {
+        arguments: message.calls.iter().map(|call| arguments(call, toolset)).collect(),
+        answer: answer.map(|schema| conformity(message.text.as_deref().unwrap_or_default(), schema)),
+    }
+}
+
+impl Examined {
+    /// Nobody could look, for this reason.
+    pub fn impossible(message: &AssistantMessage, output_schema: Option<&Value>, why: &str) -> Self {
+        let answer = output_schema.filter(|_| message.calls.is_empty()).map(|_| Conformity::Misfit(why.to_owned()));
+        Self { arguments: message.calls.iter().map(|_| Err(why.to_owned())).collect(), answer }
+    }
+}
+
+/// Whether `text` is an answer of the form that `schema` wants.
+pub(super) fn conformity(text: &str, schema: &Value) -> Conformity {
+    let problems = match parse(text) {
+        Ok(value) => match Schema::compile(schema) {
+            Ok(schema) => schema.problems(&value).join("; "),
+            Err(error) => error.to_string(),
+        },
+        Err(problem) => problem,
+    };
+    if problems.is_empty() { Conformity::Fits } else { Conformity::Misfit(problems) }
+}
+
+/// The JSON that a model's words are.
+pub(super) fn parse(text: &str) -> Result<Value, String> {
+    let value = serde_json::from_str(without_fence(text)).map_err(|error| format!("not JSON: {error}"))?;
+    if depth(&value) > MAX_DEPTH {
+        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
+    Ok(value)
+}
+
+fn arguments(call: &ToolCall, toolset: &Toolset) -> Result<Map<String, Value>, String> {
+    let Some(tool) = toolset.find(&call.name) else { return Ok(Map::new()) };
+    let arguments =
+        object(&call.arguments).map_err(|problem| format!("the arguments are not a JSON object: {problem}"))?;
+    let problems = toolset.problems(tool, &arguments);
+    if problems.is_empty() {
+        Ok(arguments)
+    } else {
+        Err(format!("the arguments do not fit the tool's schema: {}", problems.join("; ")))
+    }
+}
+
+/// Arguments as models write them: sometimes nothing at all, sometimes in a Markdown fence.
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    let text = without_fence(text);
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_str(text) {
+        Ok(value) if depth(&value) > MAX_DEPTH => Err(format!("it is nested deeper than {MAX_DEPTH} levels")),
+        Ok(Value::Object(arguments)) => Ok(arguments),
+        Ok(Value::Null) => Ok(Map::new()),
+        Ok(_) => Err("it is another kind of value".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Models like to wrap JSON in a Markdown fence, whatever they are asked.
+fn without_fence(text: &str) -> &str {
+    let text = text.trim();
+    let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
+    inner.strip_prefix("json").unwrap_or(inner).trim()
+}

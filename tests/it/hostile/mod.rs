@@ -1,0 +1,7 @@
+//! Input that means harm: from who writes jobs, from tool servers, from whoever reaches the HTTP port. Each is refused in
+//! words, or costs what an honest one costs.
+
+mod jobs;
+mod port;
+mod schemas;
+mod tools;
