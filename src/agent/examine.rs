@@ -12,24 +12,43 @@ use crate::schema::{MAX_DEPTH, Schema, depth};
 /// What a check of a model's words came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {
-    /// The arguments of each call in the model's order, or why the call is not made. A call of an unknown tool has none.
+    /// The arguments of each call in the model's order, or why the call is not made.
     pub arguments: Vec<Result<Map<String, Value>, String>>,
     /// What the words are, where the job wants an answer of a form and the model called no tools.
     pub answer: Option<Conformity>,
 }
 
-/// Whether there is anything to look at.
-pub fn is_needed(message: &AssistantMessage, output_schema: Option<&Value>) -> bool {
-    !message.calls.is_empty() || output_schema.is_some()
-}
+/// Arguments up to so many bytes are read at once.
+const READ_AT_ONCE: usize = 16 << 10;
 
 /// Looks at all that the model said.
 pub fn examine(message: &AssistantMessage, toolset: &Toolset, output_schema: Option<&Value>) -> Examined {
     let answer = output_schema.filter(|_| message.calls.is_empty());
     Examined {
-        arguments: message.calls.iter().map(|call| arguments(call, toolset)).collect(),
+        arguments: message.calls.iter().map(|call| check(read(call)?, call, toolset)).collect(),
         answer: answer.map(|schema| conformity(message.text.as_deref().unwrap_or_default(), schema)),
     }
+}
+
+/// The same, where it takes so little that it holds nobody up: as most of what models say does.
+pub fn examine_at_once(
+    message: &AssistantMessage,
+    toolset: &Toolset,
+    output_schema: Option<&Value>,
+) -> Option<Examined> {
+    if message.calls.is_empty() && output_schema.is_some() {
+        return None;
+    }
+    let at_once = |call: &ToolCall| {
+        let arguments = if call.arguments.len() > READ_AT_ONCE { return None } else { read(call) };
+        let quick = match (&arguments, toolset.find(&call.name)) {
+            (Ok(arguments), Some(tool)) => toolset.is_quick(tool, arguments),
+            _ => true,
+        };
+        quick.then(|| check(arguments?, call, toolset))
+    };
+    let arguments = message.calls.iter().map(at_once).collect::<Option<_>>()?;
+    Some(Examined { arguments, answer: None })
 }
 
 impl Examined {
@@ -61,10 +80,14 @@ pub(super) fn parse(text: &str) -> Result<Value, String> {
     Ok(value)
 }
 
-fn arguments(call: &ToolCall, toolset: &Toolset) -> Result<Map<String, Value>, String> {
-    let Some(tool) = toolset.find(&call.name) else { return Ok(Map::new()) };
-    let arguments =
-        object(&call.arguments).map_err(|problem| format!("the arguments are not a JSON object: {problem}"))?;
+/// The arguments of a call, or why they are none.
+fn read(call: &ToolCall) -> Result<Map<String, Value>, String> {
+    object(&call.arguments).map_err(|problem| format!("the arguments are not a JSON object: {problem}"))
+}
+
+/// The same once they were checked by the tool's schema.
+fn check(arguments: Map<String, Value>, call: &ToolCall, toolset: &Toolset) -> Result<Map<String, Value>, String> {
+    let Some(tool) = toolset.find(&call.name) else { return Ok(arguments) };
     let problems = toolset.problems(tool, &arguments);
     if problems.is_empty() {
         Ok(arguments)
@@ -93,4 +116,41 @@ fn without_fence(text: &str) -> &str {
     let text = text.trim();
     let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
     inner.strip_prefix("json").unwrap_or(inner).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::script::wants;
+    use super::super::tool::Tool;
+    use super::*;
+    use crate::job::ConnectionName;
+
+    #[test]
+    fn what_is_looked_at_at_once_comes_to_the_same_and_what_takes_longer_is_not() {
+        let twice = json!({"allOf": [{"items": {"$ref": "#/$defs/a"}}, {"items": {"$ref": "#/$defs/a"}}]});
+        let schema =
+            json!({"properties": {"a": {"$ref": "#/$defs/a"}, "n": {"type": "integer"}}, "$defs": {"a": twice}});
+        let definition = json!({"name": "gmail_fetch_mails", "input_schema": schema});
+        let tool = Tool::from_definition(&definition, &ConnectionName::new("gmail").unwrap()).unwrap();
+        let toolset = Toolset::new(vec![Arc::new(tool)]);
+        let said = |arguments: &str| wants(&[("c", "gmail_fetch_mails", arguments)]).message;
+        assert_eq!(examine_at_once(&said("{}"), &toolset, None), None, "the schema is not compiled yet");
+        for arguments in ["{}", r#"{"n": "x"}"#, "nonsense", "[]", "", r#"{"a": [[1]]}"#] {
+            let whole = examine(&said(arguments), &toolset, None);
+            assert_eq!(examine_at_once(&said(arguments), &toolset, None), Some(whole), "{arguments}");
+        }
+        let (deep, long) = (format!("{{\"a\": {}{}}}", "[".repeat(20), "]".repeat(20)), " ".repeat(READ_AT_ONCE + 1));
+        for arguments in [deep, long] {
+            assert_eq!(examine_at_once(&said(&arguments), &toolset, None), None, "{arguments}");
+        }
+        let unknown = wants(&[("c", "nonsense", "{}")]).message;
+        assert_eq!(examine_at_once(&unknown, &toolset, None), Some(examine(&unknown, &toolset, None)));
+        let words = AssistantMessage { text: Some("{}".to_owned()), ..AssistantMessage::default() };
+        assert_eq!(examine_at_once(&words, &toolset, Some(&json!({}))), None);
+        assert!(examine_at_once(&words, &toolset, None).is_some());
+    }
 }

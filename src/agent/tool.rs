@@ -179,6 +179,17 @@ impl Toolset {
         Some(&self.tools[*self.by_model_name.get(model_name)?])
     }
 
+    /// Whether a check of `arguments` by the tool's schema takes so little that it holds nobody up: the schema was compiled
+    /// before, and they are small.
+    pub fn is_quick(&self, tool: &Tool, arguments: &Map<String, Value>) -> bool {
+        let schema = self.by_model_name.get(&tool.model_name).and_then(|index| self.schemas[*index].get());
+        let quick = |schema: &Option<Schema>| match schema {
+            Some(schema) => schema.is_quick(&Value::Object(arguments.clone())),
+            None => true,
+        };
+        schema.is_some_and(quick)
+    }
+
     /// Every way in which `arguments` break the tool's own schema. A schema that cannot be compiled says nothing: the
     /// other side decides then.
     pub fn problems(&self, tool: &Tool, arguments: &Map<String, Value>) -> Vec<String> {

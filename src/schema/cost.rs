@@ -105,9 +105,9 @@ impl Cost {
         count(self, 0, &mut vec![None; self.parts.len()], 0)
     }
 
-    /// How many steps it takes at most to check `value`.
-    pub(super) fn steps(&self, value: &Value) -> Result<u64, TooManySteps> {
-        let mut count = Count { cost: self, known: HashMap::new(), visits: 0 };
+    /// How many steps it takes at most to check `value`, where these are no more than `most`.
+    pub(super) fn steps(&self, value: &Value, most: u64) -> Result<u64, TooManySteps> {
+        let mut count = Count { cost: self, most, known: HashMap::new(), visits: 0 };
         count.steps(0, At::Value(value), 0)
     }
 }
@@ -130,6 +130,7 @@ impl At<'_> {
 
 struct Count<'p> {
     cost: &'p Cost,
+    most: u64,
     /// By part and by where the value is.
     known: HashMap<(usize, usize), u64>,
     /// What the counting itself took.
@@ -137,6 +138,10 @@ struct Count<'p> {
 }
 
 impl Count<'_> {
+    fn within(&self, steps: u64) -> Result<u64, TooManySteps> {
+        if steps > self.most { Err(TooManySteps) } else { Ok(steps) }
+    }
+
     fn steps(&mut self, part: usize, at: At<'_>, depth: usize) -> Result<u64, TooManySteps> {
         let cost = self.cost;
         let rules = &cost.parts[part];
@@ -145,12 +150,13 @@ impl Count<'_> {
             return Ok(*known);
         }
         self.visits += 1;
-        if depth > DEEPEST || self.visits > MOST_STEPS {
+        if depth > DEEPEST || self.visits > self.most {
             return Err(TooManySteps);
         }
         let mut sum = rules.own;
         for next in &rules.in_place {
-            sum = within(sum.saturating_add(self.steps(*next, at, depth + 1)?))?;
+            sum = sum.saturating_add(self.steps(*next, at, depth + 1)?);
+            sum = self.within(sum)?;
         }
         match at {
             At::Value(Value::Array(items)) => {
@@ -159,11 +165,13 @@ impl Count<'_> {
                 }
                 for (place, item) in items.iter().enumerate() {
                     for next in rules.inside.iter().chain(rules.items.get(place)) {
-                        sum = within(sum.saturating_add(self.steps(*next, At::Value(item), depth + 1)?))?;
+                        sum = sum.saturating_add(self.steps(*next, At::Value(item), depth + 1)?);
+                        sum = self.within(sum)?;
                     }
                 }
                 if rules.unique {
-                    sum = within(sum.saturating_add(16 * self.size(items.iter())?))?;
+                    sum = sum.saturating_add(16 * self.size(items.iter())?);
+                    sum = self.within(sum)?;
                 }
             }
             At::Value(Value::Object(members)) => {
@@ -172,12 +180,15 @@ impl Count<'_> {
                 }
                 for (name, member) in members {
                     let texts = rules.name_patterns.saturating_mul(length(name));
-                    sum = within(sum.saturating_add(texts))?;
+                    sum = sum.saturating_add(texts);
+                    sum = self.within(sum)?;
                     for next in rules.inside.iter().chain(rules.members.get(name)) {
-                        sum = within(sum.saturating_add(self.steps(*next, At::Value(member), depth + 1)?))?;
+                        sum = sum.saturating_add(self.steps(*next, At::Value(member), depth + 1)?);
+                        sum = self.within(sum)?;
                     }
                     for next in &rules.names {
-                        sum = within(sum.saturating_add(self.steps(*next, At::Name(name), depth + 1)?))?;
+                        sum = sum.saturating_add(self.steps(*next, At::Name(name), depth + 1)?);
+                        sum = self.within(sum)?;
                     }
                 }
             }
@@ -187,7 +198,7 @@ impl Count<'_> {
             At::Name(text) => sum = sum.saturating_add((1 + rules.pattern).saturating_mul(length(text))),
             At::Value(_) => {}
         }
-        let sum = within(sum)?;
+        let sum = self.within(sum)?;
         if leads_on {
             self.known.insert((part, at.address()), sum);
         }
@@ -199,7 +210,7 @@ impl Count<'_> {
         let mut sum = 0;
         for value in values {
             self.visits += 1;
-            within(self.visits)?;
+            self.within(self.visits)?;
             sum += 1 + match value {
                 Value::Array(items) => self.size(items.iter())?,
                 Value::Object(members) => self.size(members.values())?,
@@ -209,10 +220,6 @@ impl Count<'_> {
         }
         Ok(sum)
     }
-}
-
-fn within(steps: u64) -> Result<u64, TooManySteps> {
-    if steps > MOST_STEPS { Err(TooManySteps) } else { Ok(steps) }
 }
 
 /// A text is read in pieces of so many bytes, a step each.

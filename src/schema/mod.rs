@@ -10,7 +10,7 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-use self::cost::{Cost, MOST_STEPS_TOLD};
+use self::cost::{Cost, MOST_STEPS, MOST_STEPS_TOLD};
 pub use self::count::has_more_values;
 
 /// Deepest nesting of JSON that is taken in: schemas, jobs, arguments and answers. Tool definitions seen in the field stay
@@ -19,6 +19,8 @@ pub const MAX_DEPTH: usize = 64;
 /// At most so many problems are listed for one value: a hostile body must not become a hostile error.
 const MAX_PROBLEMS: usize = 20;
 
+/// Steps of a check that is quick: a millisecond at most.
+const QUICK_STEPS: u64 = 2000;
 /// Bytes of all compiled patterns of one schema, about; and how often one of them may go back for one text.
 const PATTERN_BYTES: usize = 4 << 20;
 const BACKTRACKS: usize = 10_000;
@@ -84,10 +86,15 @@ impl Schema {
         }
     }
 
+    /// Whether a check of `value` takes so little that it holds nobody up.
+    pub fn is_quick(&self, value: &Value) -> bool {
+        self.cost.steps(value, QUICK_STEPS).is_ok()
+    }
+
     /// Every way in which `value` breaks the schema, as `path: problem`, without repeating the value itself; or that nobody
     /// looked, as that would take too much.
     pub fn problems(&self, value: &Value) -> Vec<String> {
-        let Ok(steps) = self.cost.steps(value) else {
+        let Ok(steps) = self.cost.steps(value, MOST_STEPS) else {
             return vec!["checking it would take too many steps; make it smaller or less nested".to_owned()];
         };
         if steps > MOST_STEPS_TOLD {
@@ -208,6 +215,7 @@ mod tests {
         let schema = Schema::compile(&schema).unwrap();
         let nested = |levels| (0..levels).fold(json!(1), |value, _| json!([value]));
         assert_eq!(schema.problems(&nested(8)), [""; 0]);
+        assert!(schema.is_quick(&nested(3)) && !schema.is_quick(&nested(12)));
         let problems = schema.problems(&nested(50));
         assert!(problems[0].contains("too many steps") && problems.len() == 1, "{problems:?}");
     }

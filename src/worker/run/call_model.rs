@@ -97,13 +97,14 @@ impl Attempt<'_> {
         self.leased.note(events)
     }
 
-    /// Checks what the model said against schemas that are others' work: on a thread of its own, and not for long.
+    /// Checks what the model said against schemas that are others' work: what may take longer on a thread of its own, and
+    /// not for long.
     async fn examine(&self, reply: &ModelReply, offer: Arc<Offer>) -> Examined {
-        let output_schema = self.run().job().output_schema.clone();
-        let message = reply.message.clone();
-        if !examine::is_needed(&message, output_schema.as_ref()) {
-            return Examined { arguments: Vec::new(), answer: None };
+        let output_schema = self.run().job().output_schema.as_ref();
+        if let Some(examined) = examine::examine_at_once(&reply.message, &offer.toolset, output_schema) {
+            return examined;
         }
+        let (message, output_schema) = (reply.message.clone(), output_schema.cloned());
         let examined =
             tokio::task::spawn_blocking(move || examine::examine(&message, &offer.toolset, output_schema.as_ref()));
         match tokio::time::timeout(EXAMINED_WITHIN, examined).await {
