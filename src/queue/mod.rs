@@ -171,6 +171,12 @@ pub trait Consumer: Send {
 pub trait Publisher: Send + Sync {
     /// Publishes `message` (persistent, mandatory) and returns once the broker confirmed it.
     async fn publish(&self, destination: &Destination, message: Message) -> Result<Published, QueueError>;
+
+    /// Whether `queue` is one of the worker's own that takes no replies: in it a reply would be read as a job, a decision or
+    /// a dead letter. A reply for it goes to the common reply queue.
+    fn is_reserved(&self, _queue: &str) -> bool {
+        false
+    }
 }
 
 /// Holds messages for this process: each stands for a run under way, in a queue that nobody else consumes.

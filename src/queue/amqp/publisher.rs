@@ -139,7 +139,11 @@ impl Publisher for AmqpPublisher {
         let names = self.config.names();
         let queue = names.of(destination);
         let fate = match destination {
-            Destination::Reply(_) | Destination::Progress(_) if !(1..=255).contains(&queue.len()) => Fate::Returned,
+            Destination::Reply(_) | Destination::Progress(_)
+                if !(1..=255).contains(&queue.len()) || names.is_reserved(&queue) =>
+            {
+                Fate::Returned
+            }
             Destination::Reply(_) | Destination::Progress(_) => {
                 self.send_reply(&queue, &message.body, properties.clone()).await?
             }
@@ -161,6 +165,10 @@ impl Publisher for AmqpPublisher {
             }
             (_, fate) => self.in_our_own(&queue, fate).await.map(|()| Published::Routed),
         }
+    }
+
+    fn is_reserved(&self, queue: &str) -> bool {
+        self.config.names().is_reserved(queue)
     }
 }
 

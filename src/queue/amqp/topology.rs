@@ -142,6 +142,13 @@ impl QueueNames {
         format!("{}.replies", self.prefix)
     }
 
+    /// Whether `queue` is one of the worker's own that is not for replies.
+    pub fn is_reserved(&self, queue: &str) -> bool {
+        let ours = [self.jobs(), self.urgent(), self.decisions(), self.dead()];
+        let waits = Tier::ALL.into_iter().map(|tier| self.wait(tier));
+        queue.starts_with(&self.held("")) || ours.into_iter().chain(waits).any(|name| name == queue)
+    }
+
     /// The queue that `destination` is first published to.
     pub(super) fn of(&self, destination: &Destination) -> String {
         match destination {

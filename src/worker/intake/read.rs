@@ -31,6 +31,14 @@ impl Intake {
                 reply_to: job.reply_to,
                 correlation_id: job.correlation_id,
             }),
+            Ok(Job { id, reply_to: Some(queue), correlation_id, .. })
+                if delivery.wake_up().is_none() && self.settler.publisher.is_reserved(&queue) =>
+            {
+                let problems =
+                    vec![format!("reply_to: `{queue}` is a queue of the worker's own, which takes no replies")];
+                // Its reply goes to the common queue.
+                Box::new(InvalidJob { problems, id, reply_to: Some(queue), correlation_id })
+            }
             Ok(job) => return Ok(job),
             Err(invalid) => invalid,
         };

@@ -1,6 +1,6 @@
 //! Messages that are no jobs, and made to take memory or to come again and again.
 
-use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as Amqp};
+use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as Amqp, Tier};
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher as _};
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
@@ -67,6 +67,31 @@ async fn lists_of_hundreds_of_thousands_are_refused_without_being_kept() {
     assert!(more < 50 << 10, "the worker needed {more} KiB more");
     service.send("honest", "x").await;
     assert_eq!(service.reply().await["type"], "agentkit.job.completed");
+    worker.stop().await;
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_reply_address_that_is_one_of_the_workers_own_queues_is_refused_and_the_common_queue_says_so() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let model = ScriptedModel::start([turn::text("fine")]).await;
+    let worker = service.worker(&model, &[]).await;
+    let names = service.amqp.names();
+    let ours =
+        [names.jobs(), names.urgent(), names.decisions(), names.dead(), names.wait(Tier::ALL[0]), names.held("x")];
+    let dead = names.dead();
+    for (index, queue) in ours.iter().enumerate() {
+        let asked = with(job("x"), "progress", true.into());
+        service.send_job(&format!("own-{index}"), with(asked, "reply_to", queue.as_str().into())).await;
+        let reply = service.reply().await;
+        assert_eq!(reply["data"]["error"]["code"], "invalid_job", "{reply:#}");
+        let message = reply["data"]["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("reply_to: `{queue}` is a queue of the worker's own")), "{message}");
+        let (body, _) = eventually("the dead letter", || service.broker.take(&dead)).await;
+        assert!(String::from_utf8(body).unwrap().contains(queue), "the letter is the job, and no reply");
+    }
+    service.send("honest", "x").await;
+    assert_eq!(service.only_reply().await["type"], "agentkit.job.completed");
     worker.stop().await;
     model.finish();
 }
