@@ -24,6 +24,7 @@ mod llm;
 mod member_watch;
 mod metrics;
 mod parking;
+mod pattern;
 mod queue;
 mod redis_client;
 pub mod reply;

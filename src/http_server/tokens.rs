@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::agent::approval::fits;
 use crate::job::Identifier;
 use crate::key::digest;
+use crate::pattern::fits;
 
 /// One of `[http.tokens]`.
 #[derive(Debug, Clone, Deserialize)]

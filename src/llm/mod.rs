@@ -10,6 +10,7 @@ mod responses;
 mod strict;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -25,6 +26,7 @@ pub use self::request::{ModelRequest, RenderedTools};
 use crate::agent::message::ModelReply;
 use crate::http::{self, HttpError, Method, Request, Response};
 use crate::key::digest;
+use crate::pattern::fits;
 use crate::retry::Policy;
 
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
@@ -40,6 +42,8 @@ pub struct Config {
     pub api_key: SecretString,
     /// The model of jobs that name none.
     pub model: String,
+    /// Models that jobs may name, as patterns in which `*` stands for anything; any where there is none.
+    pub allow: BTreeSet<String>,
     /// The form of the wire.
     pub api: ApiChoice,
     /// Longest time for one attempt, in seconds. Reasoning models think for minutes.
@@ -73,6 +77,7 @@ impl Default for Config {
             base_url: "https://api.openai.com/v1".to_owned(),
             api_key: SecretString::default(),
             model: "gpt-4o".to_owned(),
+            allow: BTreeSet::new(),
             api: ApiChoice::Auto,
             timeout_seconds: 300,
             retry: Policy {
@@ -148,6 +153,22 @@ impl Llm {
             ApiChoice::ChatCompletions => profile.over(Api::ChatCompletions),
             ApiChoice::Responses => profile.over(Api::Responses),
         }
+    }
+
+    /// Whether a job may name the model: one that the operator allows, or the one of jobs that name none.
+    pub fn allows(&self, model: &str) -> bool {
+        let Config { model: own, allow, .. } = &self.config;
+        model == own || allow.is_empty() || allow.iter().any(|pattern| fits(pattern, model))
+    }
+
+    /// What the model is called in metrics. Jobs may name any, so there are few names: the configured ones, those of the
+    /// table of models, and `other`.
+    pub fn metric_name<'m>(&'m self, model: &'m str) -> &'m str {
+        let Config { model: own, allow, .. } = &self.config;
+        if model == own || allow.contains(model) {
+            return model;
+        }
+        self.profiles.known_as(model).map_or("other", |name| name.trim_end_matches(['*', '-', '.']))
     }
 
     /// What to tell the operator of a model that leaves its provider within 90 days or has left; names the successor.

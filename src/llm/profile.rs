@@ -187,11 +187,20 @@ impl Profiles {
         Some(format!("model {name} {when}{}", successor.unwrap_or_default()))
     }
 
+    /// The name of the table under which it knows the model.
+    pub fn known_as(&self, name: &str) -> Option<&str> {
+        self.entry(name).map(|(pattern, _)| pattern.as_str())
+    }
+
     fn find(&self, name: &str) -> Option<&Profile> {
+        self.entry(name).map(|(_, profile)| profile)
+    }
+
+    fn entry(&self, name: &str) -> Option<&(String, Profile)> {
         let bare = name.rsplit('/').next().unwrap_or(name);
         let bare = bare.strip_prefix("ft:").unwrap_or(bare);
         let fitting = self.0.iter().filter(|(pattern, _)| covers(pattern, bare));
-        fitting.max_by_key(|(pattern, _)| pattern.len()).map(|(_, profile)| profile)
+        fitting.max_by_key(|(pattern, _)| pattern.len())
     }
 }
 

@@ -16,6 +16,7 @@ mod inbox;
 mod inspect;
 mod management;
 mod message;
+mod names;
 mod publisher;
 mod renewal;
 mod reply_queues;
@@ -37,8 +38,9 @@ pub use greeting::Greeting;
 pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
 pub use inspect::{AddressFacts, BrokerFacts, DeadLetters, QueueFacts, QueueState, inspect};
+pub use names::{QueueNames, Tier};
 pub use publisher::AmqpPublisher;
-pub use topology::{Argument, QueueDefinition, QueueNames, Tier, TopologyMode, definitions};
+pub use topology::{Argument, QueueDefinition, TopologyMode, definitions};
 
 use crate::queue::QueueError;
 use crate::retry::{Policy, RetryDecision, retry};

@@ -6,7 +6,8 @@ use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 
 use super::connection::{BrokerConnection, short, within};
-use super::topology::{Declared, QueueDefinition, QueueNames, TopologyMode};
+use super::names::QueueNames;
+use super::topology::{Declared, QueueDefinition, TopologyMode};
 use crate::queue::QueueError;
 
 /// Makes the common reply queue of an earlier version anew where nothing can get lost by that: it is empty, and no worker is

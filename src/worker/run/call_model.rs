@@ -75,7 +75,12 @@ impl Attempt<'_> {
         let model = settings.model.as_str();
         if let Some(usage) = reply.usage {
             let metrics = &self.executor.metrics;
-            metrics.tokens_used(model, usage.input_tokens, usage.output_tokens, usage.cached_tokens);
+            metrics.tokens_used(
+                self.executor.llm.metric_name(model),
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cached_tokens,
+            );
         }
         info!(
 
@@ -141,7 +146,10 @@ impl Attempt<'_> {
         let complete = || async {
             self.leased.lease().assure().await.map_err(Unanswered::Lost)?;
             let result = self.executor.llm.complete(&request).await;
-            metrics.model_called(request.model, result.as_ref().map_or_else(LlmError::code, |_| "answered"));
+            metrics.model_called(
+                self.executor.llm.metric_name(request.model),
+                result.as_ref().map_or_else(LlmError::code, |_| "answered"),
+            );
             result.map_err(Unanswered::Failed)
         };
         let decide = |unanswered: &Unanswered| match unanswered {

@@ -95,3 +95,30 @@ async fn a_reply_address_that_is_one_of_the_workers_own_queues_is_refused_and_th
     worker.stop().await;
     model.finish();
 }
+
+#[tokio::test]
+async fn a_model_that_nobody_knows_is_refused_where_models_are_listed_and_is_no_metric_of_its_own() {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let model = ScriptedModel::start((0..4).map(|_| turn::text("fine"))).await;
+    let worker = service.worker(&model, &[]).await;
+    for name in ["invented-1", "invented-2", "gpt-4o-mini-2024-07-18"] {
+        service.send_job(name, with(job("x"), "model", name.into())).await;
+        assert_eq!(service.reply().await["type"], "agentkit.job.completed", "{name}");
+    }
+    let metrics = worker.page("/metrics", 200).await;
+    let series =
+        |name: &str| metrics.contains(&format!("agentkit_model_calls_total{{model=\"{name}\",outcome=\"answered\"}}"));
+    assert!(series("other") && series("gpt-4o") && !metrics.contains("invented"), "{metrics}");
+    worker.stop().await;
+
+    let program = service.program(&[]).set("OPENAI_BASE_URL", &model.base_url());
+    program.write_settings("[model]\nallow = [\"invented-2\", \"gpt-6-*\"]\n");
+    let worker = program.worker().await;
+    let refused = with(job("x"), "reply_to", service.amqp.names().replies().into());
+    service.send_job("refused", with(refused, "model", "invented-1".into())).await;
+    assert!(refusal(&service).await.starts_with("model: `invented-1` is none that the operator allows"));
+    service.send_job("allowed", with(job("x"), "model", "invented-2".into())).await;
+    assert_eq!(service.reply().await["type"], "agentkit.job.completed");
+    worker.stop().await;
+    model.finish();
+}

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::broker::Broker;
 use crate::support::configured;
 use crate::support::embedded_worker::{EmbeddedWorker, job, with};
+use crate::support::program::write_settings;
 use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 
@@ -49,12 +50,11 @@ async fn a_tool_that_is_forbidden_at_sighup_is_not_called_any_more_by_runs_that_
     let gate = std::sync::Arc::new(tokio::sync::Notify::new());
     let model = ScriptedModel::start([turn::send_mail().released_by(&gate), turn::text("it was forbidden")]).await;
     let program = service.program(&[]).set("OPENAI_BASE_URL", &model.base_url());
-    let settings = program.folder().join("config").join("local.toml");
-    std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let folder = program.folder().to_owned();
     let worker = program.worker().await;
     service.send("forbidden", "x").await;
     model.wait_for_requests(1).await;
-    std::fs::write(&settings, "[tools]\ndeny = [\"gmail_send_message\"]\n").unwrap();
+    write_settings(&folder, "[tools]\ndeny = [\"gmail_send_message\"]\n");
     worker.running.signal("HUP");
     worker.running.line("the rules for tools are read again").await;
     gate.notify_one();

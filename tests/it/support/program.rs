@@ -33,6 +33,12 @@ impl CommandOutcome {
     }
 }
 
+/// Puts these lines into the configuration file of a program's folder.
+pub(crate) fn write_settings(folder: &Path, lines: &str) {
+    std::fs::create_dir_all(folder.join("config")).unwrap();
+    std::fs::write(folder.join("config").join("local.toml"), lines).unwrap();
+}
+
 /// An environment and a working folder for the program.
 pub(crate) struct Program {
     folder: TempDir,
@@ -82,6 +88,11 @@ impl Program {
     /// Where the program runs.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Puts these lines into the configuration file of the folder.
+    pub(crate) fn write_settings(&self, lines: &str) {
+        write_settings(self.folder(), lines);
     }
 
     /// Runs a command to its end, without a terminal.
