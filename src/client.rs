@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use tracing::debug;
+
 use crate::clock::SharedClock;
 use crate::job::{Envelope, InvalidJob, Job};
 use crate::queue::amqp::{AmqpPublisher, AmqpQueue, Config, ReplyInbox};
 use crate::queue::{Destination, Message, Publisher, QueueError};
 use crate::reply::Reply;
+use crate::retry::{Policy, RetryDecision, retry};
 
 /// Publishes jobs.
 ///
@@ -36,6 +39,11 @@ pub struct Client {
     clock: SharedClock,
 }
 
+/// A busy broker refuses a message as if the queue were full where its members have not yet answered that they know the
+/// sender (measured on 3.10); a queue that is full refuses it again.
+const REFUSED: Policy =
+    Policy { attempts: 3, initial_milliseconds: 250, max_milliseconds: 1000, max_retry_after_milliseconds: 0 };
+
 /// Why a job was not handed over, or its reply not had.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -61,8 +69,18 @@ impl Client {
     pub async fn enqueue(&self, job: &Job) -> Result<Job, ClientError> {
         let body = serde_json::to_vec(job).expect("a job is JSON types only");
         let job = Job::from_slice(&body, &Envelope::default(), self.config.max_message_bytes)?;
-        self.publisher.publish(&Destination::Jobs, Message::of_job(&job, Some(self.clock.now()))).await?;
+        self.publish(&Destination::Jobs, &Message::of_job(&job, Some(self.clock.now()))).await?;
         Ok(job)
+    }
+
+    async fn publish(&self, destination: &Destination, message: &Message) -> Result<(), QueueError> {
+        let decide = |error: &QueueError| match error {
+            QueueError::NotTaken { .. } => RetryDecision::Again,
+            _ => RetryDecision::Stop,
+        };
+        let notice = |error: &QueueError, attempt, _: Duration| debug!(%error, attempt, "handed over once more");
+        let publish = || self.publisher.publish(destination, message.clone());
+        retry(REFUSED, decide, notice, publish).await.map(drop)
     }
 
     /// Says what becomes of a call that waits for approval, in the form of a message in `agentkit.decisions`; when this
@@ -71,8 +89,7 @@ impl Client {
         let mut message = Message { body: decision.to_string().into(), ..Message::default() };
         message.properties.content_type = Some("application/json".to_owned());
         message.properties.reply_to = reply_to.map(str::to_owned);
-        self.publisher.publish(&Destination::Decisions, message).await?;
-        Ok(())
+        Ok(self.publish(&Destination::Decisions, &message).await?)
     }
 
     /// Hands a job over and waits for its terminal reply; `seen` hears of every reply, that one included.
