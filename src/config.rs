@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ::config::{Environment, File, FileFormat};
 use serde::Deserialize;
@@ -10,19 +9,21 @@ use serde::de::DeserializeOwned;
 
 use crate::approval::ApprovalConfig;
 use crate::http_server::config::HttpConfig;
-use crate::retry::Policy;
+use crate::producers::ProducersConfig;
+use crate::worker::config::WorkerConfig;
 use crate::worker::resources::tool_catalog;
-use crate::worker::rules::{AfterLoss, Defaults};
+use crate::worker::rules::Defaults;
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "worker",
     "job",
     "authorization",
     "approval",
+    "producers",
     "tools",
     "digests",
     "amqp",
@@ -56,6 +57,7 @@ pub struct Config {
     pub job: Defaults,
     pub authorization: AuthorizationConfig,
     pub approval: ApprovalConfig,
+    pub producers: ProducersConfig,
     pub tools: tool_catalog::Config,
     pub digests: DigestsConfig,
     pub amqp: queue::amqp::Config,
@@ -65,27 +67,6 @@ pub struct Config {
     pub http_client: http::Config,
     pub http: HttpConfig,
     pub log: LogConfig,
-}
-
-/// The worker's bounds; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkerConfig {
-    pub concurrency: usize,
-    pub lease_seconds: u64,
-    pub max_job_bytes: usize,
-    pub prefetch_bytes: Option<usize>,
-    pub grace_seconds: u64,
-    pub drain_tool_seconds: u64,
-    pub hold_delivery_seconds: u64,
-    pub consumer_timeout_seconds: u64,
-    pub after_journal_loss: AfterLoss,
-    pub strikes: u32,
-    pub keep_unfinished_seconds: u64,
-    pub keep_delivered_seconds: u64,
-    pub keep_sealed_seconds: u64,
-    pub transient: Policy,
-    pub rate_limited: Policy,
 }
 
 /// Waiting for users; see `config/default.toml`.
@@ -178,11 +159,27 @@ impl Config {
                 table.keys().filter(|name| !known(name)).map(|name| format!("{name}: there is no such section")),
             );
         }
-        let config = Self::from_sections(&layers, &mut problems);
+        let mut config = Self::from_sections(&layers, &mut problems);
+        if let Some(config) = &mut config {
+            problems.extend(config.read_producers(sources).err().into_iter().flatten());
+        }
         match config {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(BadConfig(problems)),
         }
+    }
+
+    /// Reads the file of producers, where there is one.
+    fn read_producers(&mut self, sources: &Sources) -> Result<(), Vec<String>> {
+        if !self.producers.read(sources.file.as_ref().or(sources.local.as_ref()))? {
+            return Ok(());
+        }
+        self.amqp.states_user = true;
+        let several = self.amqp.user().err().map(|error| format!("amqp.url: {error}; with producers it is one"));
+        let unknown = self.producers.all.tokens().filter(|name| !self.http.tokens.contains_key(*name));
+        let unknown = unknown.map(|name| format!("producers: tokens: there is no http.tokens.{name}"));
+        let problems: Vec<String> = several.into_iter().chain(unknown).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     fn from_sections(layers: &::config::Config, problems: &mut Vec<String>) -> Option<Self> {
@@ -190,6 +187,7 @@ impl Config {
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
         let approval = section(layers, "approval", problems);
+        let producers = section(layers, "producers", problems);
         let tools = section(layers, "tools", problems);
         let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
@@ -204,6 +202,7 @@ impl Config {
             job: job?,
             authorization: authorization?,
             approval: approval?,
+            producers: producers?,
             tools: tools?,
             digests: digests?,
             amqp: amqp?,
@@ -248,45 +247,6 @@ impl Config {
         problems.extend(self.redis.problems().into_iter().map(|problem| format!("redis.{problem}")));
         problems.extend(self.http.problems().into_iter().map(|problem| format!("http.{problem}")));
         problems
-    }
-}
-
-impl WorkerConfig {
-    fn problems(&self) -> Vec<String> {
-        let positive: [(&str, u64); 5] = [
-            ("concurrency", self.concurrency as u64),
-            ("lease_seconds", self.lease_seconds),
-            ("max_job_bytes", self.max_job_bytes as u64),
-            ("hold_delivery_seconds", self.hold_delivery_seconds),
-            ("strikes", self.strikes.into()),
-        ];
-        let mut problems: Vec<String> = zeros(&positive).collect();
-        if self.hold_delivery_seconds.saturating_mul(10) > self.consumer_timeout_seconds.saturating_mul(6) {
-            problems.push(format!(
-                "hold_delivery_seconds: must stay below six tenths of consumer_timeout_seconds ({} s), or the broker takes jobs \
-                 back that are still worked on",
-                self.consumer_timeout_seconds
-            ));
-        }
-        if self.prefetch_bytes.is_some_and(|bytes| bytes < self.max_job_bytes) {
-            problems
-                .push(format!("prefetch_bytes: at least max_job_bytes ({}), or no job is fetched", self.max_job_bytes));
-        }
-        if self.concurrency > usize::from(u16::MAX) {
-            problems.push(format!("concurrency: at most {}, AMQP's largest prefetch", u16::MAX));
-        }
-        problems
-    }
-
-    /// So many messages are fetched at a time for `places` runs: as many as fit [`WorkerConfig::prefetch_bytes`].
-    pub(crate) fn prefetch(&self, places: usize) -> u16 {
-        let fit = self.prefetch_bytes.map_or(usize::MAX, |bytes| bytes / self.max_job_bytes);
-        u16::try_from(places.min(fit)).unwrap_or(u16::MAX)
-    }
-
-    /// [`WorkerConfig::grace_seconds`] as a duration.
-    pub fn grace(&self) -> Duration {
-        Duration::from_secs(self.grace_seconds)
     }
 }
 

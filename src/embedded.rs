@@ -10,6 +10,7 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::job::{Envelope, InvalidJob, Job};
 use crate::metrics::Metrics;
+use crate::producers::ProducersConfig;
 use crate::queue::memory::{MemoryInbox, MemoryQueue};
 use crate::queue::{Destination, Message, Publisher};
 use crate::reply::Reply;
@@ -81,6 +82,8 @@ pub enum SubmitError {
 impl Embedded {
     /// Starts a worker. It stops when told to, or with the runtime.
     pub fn start(config: Config, clock: SharedClock) -> anyhow::Result<Self> {
+        // The program around it is the only producer.
+        let config = Config { producers: ProducersConfig::default(), ..config };
         let queue = MemoryQueue::new(CAPACITY);
         let shutdown = Shutdown::new();
         let max_job_bytes = config.worker.max_job_bytes;

@@ -25,6 +25,7 @@ mod member_watch;
 mod metrics;
 mod parking;
 mod pattern;
+mod producers;
 mod queue;
 mod redis_client;
 pub mod reply;

@@ -2,7 +2,11 @@
 
 /// Whether a pattern, in which `*` stands for anything, fits the whole of `text`; capital letters do not count.
 pub(crate) fn fits(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
+    fits_exactly(&pattern.to_lowercase(), &text.to_lowercase())
+}
+
+/// The same where capital letters count, as in names: users that differ by them are others.
+pub(crate) fn fits_exactly(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
@@ -36,5 +40,6 @@ mod tests {
         ] {
             assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
         }
+        assert!(fits_exactly("acme_*", "acme_1") && !fits_exactly("acme_*", "Acme_1"));
     }
 }

@@ -312,6 +312,8 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         crash_limit: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,
+        producers: config.producers.all.clone(),
+        user: config.amqp.states_user.then(|| config.amqp.user().ok()).flatten(),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::job::Identifier;
 use crate::key::digest;
-use crate::pattern::fits;
+use crate::pattern::fits_exactly;
 
 /// One of `[http.tokens]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -96,7 +96,7 @@ impl TokenHolder {
 
     /// Whether it is good for jobs of this user.
     pub(crate) fn covers(&self, identifier: &Identifier) -> bool {
-        self.identifiers.iter().any(|pattern| fits(pattern, identifier.as_str()))
+        self.identifiers.iter().any(|pattern| fits_exactly(pattern, identifier.as_str()))
     }
 }
 

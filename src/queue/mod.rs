@@ -40,6 +40,9 @@ pub struct Properties {
     pub content_type: Option<String>,
     /// The event type of a reply.
     pub kind: Option<String>,
+    /// The user of the broker who published it: the broker refuses a message that names another. Not published as it stands
+    /// here; what the worker publishes has its own.
+    pub user_id: Option<String>,
     /// When the message was first published, to the second.
     pub timestamp: Option<Timestamp>,
     /// Headers. Published as text; those that came in with values of other types are that value as JSON.

@@ -52,6 +52,8 @@ impl ErrorDetail {
 pub enum ErrorCode {
     /// The message is not a job.
     InvalidJob,
+    /// Nobody vouches for who sent the job, or it asks for what its producer may not.
+    ProducerNotAllowed,
     /// The id was used for a different job.
     IdConflict,
     /// Scalekit knows no connection of that name.
@@ -110,6 +112,7 @@ impl ErrorCode {
             Self::VerificationPending => "verification_pending",
             Self::AuthorizationExpired => "authorization_expired",
             Self::ApprovalExpired => "approval_expired",
+            Self::ProducerNotAllowed => "producer_not_allowed",
             Self::AccountDisconnected => "account_disconnected",
             Self::ModelRejected => "model_rejected",
             Self::ModelQuota => "model_quota",
@@ -146,6 +149,9 @@ impl ErrorCode {
                 "the application must call Scalekit's user verification for this user; a new link does not help"
             }
             Self::AuthorizationExpired => "ask the user to open the link, then send the job again under a new id",
+            Self::ProducerNotAllowed => {
+                "publish with the property `user_id`, as a user that the operator lets do this; see config/producers.toml"
+            }
             Self::ApprovalExpired => {
                 "decide sooner, or raise `approval.wait_seconds`; then send the job again under a new id"
             }

@@ -1,6 +1,7 @@
 //! The worker: deliveries come in by one door ([`intake`]) and leave by one ([`settle`]); what is between is the run
 //! ([`run`]). A room uses the rooms before it: `message`, `resources`, `run`, `settle`, `intake`; `control` stands beside.
 
+pub(crate) mod config;
 pub(crate) mod control;
 pub(crate) mod intake;
 pub(crate) mod message;

@@ -9,6 +9,7 @@ use crate::agent::approval::ApprovalRules;
 use crate::agent::event::{COMMON_VERSION, Settings, Started};
 use crate::approval::ApprovalConfig;
 use crate::job::Job;
+use crate::producers::Producers;
 use crate::retry::Policy;
 
 /// What the operator says about runs whose jobs leave it open.
@@ -123,6 +124,10 @@ pub(crate) struct WorkerRules {
     pub hold_at_most: Duration,
     /// What becomes of a run whose journal the store lost.
     pub after_loss: AfterLoss,
+    /// Who may hand over jobs.
+    pub producers: Producers,
+    /// The broker's user that the worker is, where producers are named.
+    pub user: Option<String>,
 }
 
 /// What becomes of a run whose journal the store lost.

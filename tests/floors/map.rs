@@ -4,7 +4,20 @@
 const FLOORS: [(&str, &[&str]); 6] = [
     (
         "words",
-        &["approval", "decision", "job", "reply", "retry", "clock", "schema", "key", "pattern", "metrics", "webhook"],
+        &[
+            "approval",
+            "decision",
+            "job",
+            "reply",
+            "retry",
+            "clock",
+            "schema",
+            "key",
+            "pattern",
+            "producers",
+            "metrics",
+            "webhook",
+        ],
     ),
     ("decisions", &["agent"]),
     (

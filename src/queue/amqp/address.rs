@@ -80,6 +80,13 @@ pub(super) fn parse(config: &Config) -> Result<Vec<Address>, String> {
     Err(format!("{}{hint}", problems.join("; ")))
 }
 
+/// The one user of all addresses.
+pub(super) fn user(config: &Config) -> Result<String, String> {
+    let mut users = parse(config)?.into_iter().map(|address| address.0.authority.userinfo.username);
+    let first = users.next().unwrap_or_default();
+    if users.all(|user| user == first) { Ok(first) } else { Err("the addresses are of several users".to_owned()) }
+}
+
 /// Splits at the commas that another address follows: passwords and virtual hosts may have commas of their own.
 pub(super) fn split(text: &str) -> Vec<&str> {
     let begins_address = |rest: &str| {

@@ -13,8 +13,8 @@ const PERSISTENT: u8 = 2;
 /// The worker's name as `app_id` of everything it publishes.
 const APP_ID: &str = env!("CARGO_PKG_NAME");
 
-/// The properties as they are published. Refused where one is over AMQP's 255 bytes.
-pub(super) fn to_wire(properties: &Properties) -> Result<BasicProperties, QueueError> {
+/// The properties as they are published, by `user` where that is to be said. Refused where one is over AMQP's 255 bytes.
+pub(super) fn to_wire(properties: &Properties, user: Option<&str>) -> Result<BasicProperties, QueueError> {
     let mut headers = FieldTable::default();
     for (name, text) in &properties.headers {
         headers.insert(short(name)?, AMQPValue::LongString(text.as_str().into()));
@@ -37,6 +37,9 @@ pub(super) fn to_wire(properties: &Properties) -> Result<BasicProperties, QueueE
     if let Some(kind) = text(&properties.kind)? {
         wire = wire.with_type(kind);
     }
+    if let Some(user) = user {
+        wire = wire.with_user_id(short(user)?);
+    }
     if let Some(seconds) = properties.timestamp.and_then(|time| u64::try_from(time.as_second()).ok()) {
         wire = wire.with_timestamp(seconds);
     }
@@ -57,6 +60,7 @@ pub(super) fn from_wire(body: Vec<u8>, wire: &BasicProperties) -> Message {
         reply_to: text(wire.reply_to()),
         content_type: text(wire.content_type()),
         kind: text(wire.kind()),
+        user_id: text(wire.user_id()),
         timestamp: wire.timestamp().and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok()),
         headers: headers.filter_map(|(name, value)| Some((name.to_string(), header(value)?))).collect(),
     };
@@ -106,10 +110,11 @@ mod tests {
             reply_to: Some("r".into()),
             content_type: Some("application/json".into()),
             kind: Some("k".into()),
+            user_id: None,
             timestamp: Some(Timestamp::from_second(1_700_000_000).unwrap()),
             headers: [("traceparent".to_owned(), "00-ab-cd-01".to_owned()), (String::new(), "ü".to_owned())].into(),
         };
-        let wire = to_wire(&properties).unwrap();
+        let wire = to_wire(&properties, None).unwrap();
         assert_eq!(wire.delivery_mode(), &Some(PERSISTENT));
         assert_eq!(from_wire(b"\0\xff".to_vec(), &wire), Message { body: Bytes::from_static(b"\0\xff"), properties });
     }
@@ -120,7 +125,7 @@ mod tests {
             Properties { correlation_id: Some("é".repeat(128)), ..Properties::default() },
             Properties { headers: [("h".repeat(256), String::new())].into(), ..Properties::default() },
         ] {
-            assert!(matches!(to_wire(&properties), Err(QueueError::Refused(_))));
+            assert!(matches!(to_wire(&properties, None), Err(QueueError::Refused(_))));
         }
     }
 

@@ -74,6 +74,9 @@ pub struct Config {
     pub publish_channels: u16,
     /// Largest body that is published, in bytes. Brokers take 128 MiB up to 3.x and 16 MiB from 4.0.
     pub max_message_bytes: usize,
+    /// Whether messages state who publishes them, for workers that ask for it.
+    #[serde(skip)]
+    pub states_user: bool,
 }
 
 impl Default for Config {
@@ -90,6 +93,7 @@ impl Default for Config {
             publish_timeout_milliseconds: 15_000,
             publish_channels: 16,
             max_message_bytes: 8 << 20,
+            states_user: false,
         }
     }
 }
@@ -124,6 +128,19 @@ impl Config {
     /// The names that all processes with this `amqp.prefix` use.
     pub fn names(&self) -> QueueNames {
         QueueNames::new(&self.prefix)
+    }
+
+    /// The user of the broker that the worker is.
+    ///
+    /// # Errors
+    /// Where the addresses are of several users.
+    pub fn user(&self) -> Result<String, QueueError> {
+        address::user(self).map_err(QueueError::Refused)
+    }
+
+    /// The same, where messages state it.
+    fn stated_user(&self) -> Result<Option<String>, QueueError> {
+        self.states_user.then(|| self.user()).transpose()
     }
 
     /// Where the management API lists the queues of the virtual host, each address with user and password; `None` where

@@ -106,7 +106,15 @@ impl AmqpPublisher {
         if size > limit {
             return Err(QueueError::TooLarge { size, limit });
         }
-        match self.send(queue, true, &message.body, message::to_wire(&message.properties)?).await? {
+        match self
+            .send(
+                queue,
+                true,
+                &message.body,
+                message::to_wire(&message.properties, self.config.stated_user()?.as_deref())?,
+            )
+            .await?
+        {
             Fate::Taken => Ok(()),
             Fate::Returned => Err(does_not_exist(queue)),
             Fate::Refused => Err(full(queue)),
@@ -135,7 +143,7 @@ impl Publisher for AmqpPublisher {
         if size > limit {
             return Err(QueueError::TooLarge { size, limit });
         }
-        let properties = message::to_wire(&message.properties)?;
+        let properties = message::to_wire(&message.properties, self.config.stated_user()?.as_deref())?;
         let names = self.config.names();
         let queue = names.of(destination);
         let fate = match destination {

@@ -1,5 +1,6 @@
 //! From a delivery to a run in our hands: is it due, is it a job, whose is the run, how far has it come.
 
+mod admit;
 mod claim;
 mod decide;
 mod look;
@@ -65,7 +66,7 @@ pub(crate) struct Intake {
 impl Intake {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(crate) async fn handle(&self, delivery: Delivery) {
-        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
+        let delivery = self.in_flight(delivery);
         let now = self.clock.now();
         if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };
@@ -100,10 +101,15 @@ impl Intake {
         }
     }
 
+    fn in_flight(&self, mut delivery: Delivery) -> InFlightDelivery {
+        delivery.message = self.believed(std::mem::take(&mut delivery.message));
+        InFlightDelivery::new(delivery, self.rules.hold_at_most)
+    }
+
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new
     /// message, which the broker does not count towards its delivery limit.
     pub(crate) async fn hand_on(&self, delivery: Delivery, lane: Destination) {
-        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
+        let delivery = self.in_flight(delivery);
         let again = was_handed_on(delivery.message());
         let deferral = match delivery.wake_up().and_then(|wake_up| wake_up.remaining(self.clock.now())) {
             Some(remaining) => Deferral::NotDue { remaining },

@@ -31,28 +31,13 @@ impl Intake {
                 reply_to: job.reply_to,
                 correlation_id: job.correlation_id,
             }),
-            Ok(job) => {
-                let problems = if delivery.wake_up().is_none() { self.refusals(&job) } else { Vec::new() };
-                if problems.is_empty() {
-                    return Ok(job);
-                }
-                let Job { id, reply_to, correlation_id, .. } = job;
-                Box::new(InvalidJob { problems, id, reply_to, correlation_id })
-            }
+            Ok(job) => match self.refused(delivery, &job) {
+                None => return Ok(job),
+                Some(undeliverable) => return Err(Box::new(Disposition::DeadLetter(undeliverable))),
+            },
             Err(invalid) => invalid,
         };
         Err(Box::new(Disposition::DeadLetter(Undeliverable::NotAJob(invalid))))
-    }
-
-    /// What the operator does not allow in a job that has not begun.
-    fn refusals(&self, job: &Job) -> Vec<String> {
-        let reserved = job.reply_to.as_ref().filter(|queue| self.settler.publisher.is_reserved(queue));
-        // Its reply goes to the common queue.
-        let reserved =
-            reserved.map(|queue| format!("reply_to: `{queue}` is a queue of the worker's own, which takes no replies"));
-        let model = job.model.as_ref().filter(|model| !self.executor.llm.allows(model));
-        let model = model.map(|model| format!("model: `{model}` is none that the operator allows (`model.allow`)"));
-        reserved.into_iter().chain(model).collect()
     }
 }
 

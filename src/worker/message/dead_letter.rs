@@ -28,6 +28,8 @@ const LONGEST_DETAIL: usize = 500;
 pub(crate) enum DeadLetterReason {
     /// Its bytes are not a job.
     InvalidJob,
+    /// Its producer may not send it.
+    ProducerNotAllowed,
     /// Its run's workers died, one after another.
     Poison,
     /// It was delivered so often that the broker would drop it soon.
@@ -41,6 +43,7 @@ impl DeadLetterReason {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::InvalidJob => "invalid_job",
+            Self::ProducerNotAllowed => "producer_not_allowed",
             Self::Poison => "poison",
             Self::DeliveryLimit => "delivery_limit",
             Self::DamagedJournal => "damaged_journal",

@@ -40,6 +40,12 @@ pub(crate) fn carried_headers(message: &Message) -> BTreeMap<String, String> {
     carried
 }
 
+/// `message` without what only workers say of one: what its producer may say stays.
+pub(crate) fn without_our_headers(mut message: Message) -> Message {
+    message.properties.headers.retain(|name, _| name == NEEDS || !name.starts_with(PREFIX));
+    message
+}
+
 /// Whether only a newer worker can read the message.
 pub(crate) fn is_newer(message: &Message) -> bool {
     number(message, NEEDS).is_some_and(|version| version > VERSION)

@@ -25,7 +25,10 @@ impl Settler {
     ) -> Exit {
         release(run).await;
         match (what, job) {
-            (Undeliverable::NotAJob(invalid), _) => self.reject(delivery, &invalid).await,
+            (Undeliverable::NotAJob(invalid), _) => self.reject(delivery, &invalid, ErrorCode::InvalidJob).await,
+            (Undeliverable::NotAllowed(invalid), _) => {
+                self.reject(delivery, &invalid, ErrorCode::ProducerNotAllowed).await
+            }
             (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run, problem).await,
             (Undeliverable::DeliveryLimit, Some(job)) => self.delivery_limit_reached(delivery, job).await,
             (Undeliverable::Damaged(_) | Undeliverable::DeliveryLimit, None) => Exit::Requeue,
@@ -82,12 +85,14 @@ impl Settler {
         Exit::once(self.publish_dead_letter(delivery, letter, why, attempts).await.is_ok())
     }
 
-    /// The bytes are not a job.
-    async fn reject(&self, delivery: &InFlightDelivery, invalid: &InvalidJob) -> Exit {
-        warn!(problems = invalid.problems.len(), first = invalid.problems.first(), "message is not a job");
+    /// The bytes are not a job, or one that its producer may not send.
+    async fn reject(&self, delivery: &InFlightDelivery, invalid: &InvalidJob, code: ErrorCode) -> Exit {
+        let (problems, first) = (invalid.problems.len(), invalid.problems.first());
+        warn!(problems, first, code = code.as_str(), "message is refused");
         let detail = invalid.problems.join("; ");
-        if let Some(to) = &invalid.reply_to {
-            let error = ErrorDetail::new(ErrorCode::InvalidJob, detail.clone());
+        // Bytes that name no queue have nobody who waits for an answer.
+        if invalid.reply_to.is_some() || code == ErrorCode::ProducerNotAllowed {
+            let error = ErrorDetail::new(code, detail.clone());
             let account = Account { stop_reason: error.code.as_str().to_owned(), ..Account::default() };
             let failed = Failed { error, text: None, account };
             // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
@@ -95,18 +100,21 @@ impl Settler {
             let id = id.map_or_else(|| crate::key::digest(&delivery.message().body, 16), |id| id.to_string());
             let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
             let correlation_id = invalid.correlation_id.clone();
-            if let Err(error) = self.publish_reply(&reply, delivery, correlation_id, Some(to.clone())).await {
+            if let Err(error) = self.publish_reply(&reply, delivery, correlation_id, invalid.reply_to.clone()).await {
                 return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;
             }
         }
-        let reason = DeadLetterReason::InvalidJob.as_str().to_owned();
-        let why = GivenUp { reason, detail, step: String::new() };
+        let reason = match code {
+            ErrorCode::ProducerNotAllowed => DeadLetterReason::ProducerNotAllowed,
+            _ => DeadLetterReason::InvalidJob,
+        };
+        let why = GivenUp { reason: reason.as_str().to_owned(), detail, step: String::new() };
         let exit = match self.publish_dead_letter(delivery, fresh(delivery.message()), &why, 0).await {
             Ok(()) => Exit::Ack,
             Err(QueueError::TooLarge { .. }) => Exit::Reject,
             Err(_) => return Exit::Requeue,
         };
-        self.metrics.job_ended(ErrorCode::InvalidJob.as_str(), 0);
+        self.metrics.job_ended(code.as_str(), 0);
         exit
     }
 

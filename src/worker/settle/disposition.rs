@@ -111,6 +111,8 @@ pub(crate) enum Deferral {
 pub(crate) enum Undeliverable {
     /// The bytes are not a job.
     NotAJob(Box<InvalidJob>),
+    /// Its producer may not send it.
+    NotAllowed(Box<InvalidJob>),
     /// The journal of its run says what cannot be.
     Damaged(String),
     /// The broker gave it up, and nothing is known of a run.

@@ -3,5 +3,6 @@
 
 mod jobs;
 mod port;
+mod producers;
 mod schemas;
 mod tools;

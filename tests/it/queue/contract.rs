@@ -223,6 +223,7 @@ fn full_properties() -> Properties {
         reply_to: Some("answers".into()),
         content_type: Some("application/json".into()),
         kind: Some("agentkit.job.completed".into()),
+        user_id: None,
         timestamp: Some(Timestamp::from_second(1_700_000_000).unwrap()),
         headers: [("traceparent", traceparent), ("x-empty", ""), ("x-long", &"l".repeat(5000))]
             .map(|(name, text)| (name.to_owned(), text.to_owned()))

@@ -1,0 +1,150 @@
+//! Who may hand over jobs: users of a real broker, which vouches for them.
+
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use crate::support::broker::Broker;
+use crate::support::program::{Program, WorkerProcess};
+use crate::support::proxied_service::{ProxiedService, USER};
+use crate::support::scripted_model::{ScriptedModel, turn};
+use crate::support::{eventually, unique};
+
+/// A user of the broker.
+struct Producer {
+    name: String,
+    connection: Connection,
+}
+
+impl Producer {
+    async fn new(broker: &Broker, stem: &str) -> Self {
+        let name = unique(stem);
+        broker.control(&["add_user", &name, "secret"]).await;
+        broker.control(&["set_permissions", &name, ".*", ".*", ".*"]).await;
+        let url = format!("amqp://{name}:secret@{}", broker.address());
+        let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+        Self { name, connection }
+    }
+
+    /// Publishes a job as `user`, with these headers; false where the broker refuses to.
+    async fn publish(&self, queue: &str, job: &Value, user: Option<&str>) -> bool {
+        let channel = self.connection.create_channel().await.unwrap();
+        channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
+        let properties = BasicProperties::default();
+        let properties = match user {
+            Some(user) => properties.with_user_id(user.into()),
+            None => properties,
+        };
+        let body = job.to_string();
+        let options = BasicPublishOptions::default();
+        let published = channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), properties).await;
+        match published {
+            Ok(confirm) => confirm.await.is_ok(),
+            Err(_) => false,
+        }
+    }
+}
+
+/// Lets `billing` act for some users, reading only.
+fn rules(program: &Program, billing: &Producer, replies: &str) {
+    let lines = format!(
+        "[producers.billing]\namqp_users = [\"{}\"]\nidentifiers = [\"{USER}\", \"acme_*\"]\nconnections = [\"gmail\"]\n\
+         models = [\"gpt-4o\"]\neffects = \"read\"\nreply_to = [\"{replies}\"]\n",
+        billing.name
+    );
+    std::fs::create_dir_all(program.folder().join("config")).unwrap();
+    std::fs::write(program.folder().join("config").join("producers.toml"), lines).unwrap();
+}
+
+async fn started(service: &ProxiedService<'_>, model: &ScriptedModel, billing: &Producer) -> WorkerProcess {
+    let program = service.program(&[]).set("OPENAI_BASE_URL", &model.base_url());
+    rules(&program, billing, &service.amqp.names().replies());
+    program.worker().await
+}
+
+fn job(id: &str) -> Value {
+    json!({"id": id, "identifier": USER, "connections": ["gmail"], "prompt": "x", "tools": {"effects": "read"}})
+}
+
+fn with(mut job: Value, field: &str, value: Value) -> Value {
+    job[field] = value;
+    job
+}
+
+#[tokio::test]
+async fn a_producer_acts_for_those_it_may_and_nobody_without_a_user_that_the_broker_vouches_for() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let model = ScriptedModel::start((0..2).map(|_| turn::text("fine"))).await;
+    let (billing, shipping) = (Producer::new(broker, "billing").await, Producer::new(broker, "shipping").await);
+    let worker = started(&service, &model, &billing).await;
+    let (jobs, replies, dead) = {
+        let names = service.amqp.names();
+        (names.jobs(), names.replies(), names.dead())
+    };
+    for id in ["allowed", "allowed-2"] {
+        let job = with(with(job(id), "model", "gpt-4o".into()), "reply_to", replies.as_str().into());
+        assert!(billing.publish(&jobs, &job, Some(&billing.name)).await);
+        let reply = service.reply().await;
+        assert_eq!((&reply["type"], &reply["subject"]), (&json!("agentkit.job.completed"), &json!(id)), "{reply:#}");
+    }
+    assert!(!shipping.publish(&jobs, &job("lie"), Some(&billing.name)).await, "the broker refuses a lie");
+    let beyond = [
+        (&billing, None, json!({}), "vouches for no producer"),
+        (&shipping, Some(&shipping.name), json!({}), "vouches for no producer"),
+        (&billing, Some(&billing.name), json!({"identifier": "other_1"}), "identifier: `other_1`"),
+        (&billing, Some(&billing.name), json!({"connections": ["gmail", "slack"]}), "connections: `slack`"),
+        (&billing, Some(&billing.name), json!({"model": "gpt-6-luna"}), "model: `gpt-6-luna`"),
+        (&billing, Some(&billing.name), json!({"tools": {}}), "tools.effects"),
+        (&billing, Some(&billing.name), json!({"reply_to": "shipping.replies"}), "reply_to: `shipping.replies`"),
+    ];
+    for (index, (producer, user, change, words)) in beyond.into_iter().enumerate() {
+        let mut job = job(&format!("beyond-{index}"));
+        job.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        assert!(producer.publish(&jobs, &job, user.map(String::as_str)).await);
+        let reply = service.reply().await;
+        assert_eq!(reply["data"]["error"]["code"], "producer_not_allowed", "{reply:#}");
+        assert!(reply["data"]["error"]["message"].as_str().unwrap().contains(words), "{reply:#}");
+        eventually("the dead letter", || broker.take(&dead)).await;
+    }
+    worker.stop().await;
+    assert_eq!(model.finish().len(), 2, "none of the others got so far as the model");
+}
+
+#[tokio::test]
+async fn a_run_of_a_producer_goes_on_by_messages_that_are_the_workers_own() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let model = ScriptedModel::start([turn::status(429).retry_after(3), turn::text("fine")]).await;
+    let billing = Producer::new(broker, "billing").await;
+    let worker = started(&service, &model, &billing).await;
+    assert!(billing.publish(&service.amqp.names().jobs(), &job("waits"), Some(&billing.name)).await);
+    let reply = service.only_reply().await;
+    assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
+    assert_eq!(reply["data"]["attempts"], 2, "it was put off: {reply:#}");
+    worker.stop().await;
+    model.finish();
+}
+
+#[tokio::test]
+async fn headers_of_the_worker_are_not_believed_of_a_producer() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let model = ScriptedModel::start([turn::text("fine")]).await;
+    let billing = Producer::new(broker, "billing").await;
+    let worker = started(&service, &model, &billing).await;
+    let channel = billing.connection.create_channel().await.unwrap();
+    let mut headers = lapin::types::FieldTable::default();
+    for (name, value) in [("x-agentkit-turn", "3"), ("x-agentkit-reason", "seal"), ("x-agentkit-entries", "9")] {
+        headers.insert(name.into(), lapin::types::AMQPValue::LongString(value.into()));
+    }
+    let properties = BasicProperties::default().with_user_id(billing.name.as_str().into()).with_headers(headers);
+    let jobs = service.amqp.names().jobs();
+    let body = job("forged").to_string();
+    let options = BasicPublishOptions::default();
+    channel.basic_publish("".into(), jobs.as_str().into(), options, body.as_bytes(), properties).await.unwrap();
+    let reply = service.only_reply().await;
+    assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
+    worker.stop().await;
+    model.finish();
+}
