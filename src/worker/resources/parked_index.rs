@@ -12,7 +12,7 @@ use crate::agent::run::Run;
 use crate::cache::Cache;
 use crate::job::{ConnectionName, Identifier, Job, JobId};
 use crate::key::Key;
-use crate::parking::{PageCursor, Parked, ParkedPage, Parking, ParkingError};
+use crate::parking::{PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
 use crate::queue::{Message, Properties};
 
 /// A wake-up that nobody takes is forgotten after this time, and the run may be woken again.
@@ -34,9 +34,17 @@ impl ParkedIndex {
 
     /// Notes the run of `job` where webhooks look for it, for as long as `keep`. Without that it wakes by the clock.
     pub(crate) async fn park(&self, job: &Job, message: &Message, connections: Vec<ConnectionName>, keep: Duration) {
-        let parked = Parked { job: job.id(), connections, message: write(message) };
+        let parked = Parked { connections, ..parked(job, message) };
         if let Err(error) = self.parking.park(&job.identifier, &parked, keep).await {
             warn!(%error, "no webhook will find the run; it wakes by the poll");
+        }
+    }
+
+    /// Notes the run of `job`, which waits for a person, so that whoever wakes it does so by `message`.
+    pub(crate) async fn park_for_approval(&self, job: &Job, message: &Message, keep: Duration) {
+        let parked = Parked { waits_for: WaitsFor::Approval, ..parked(job, message) };
+        if let Err(error) = self.parking.park(&job.identifier, &parked, keep).await {
+            warn!(%error, "the run is not counted among those that wait, and is woken without its caller's trace");
         }
     }
 
@@ -77,6 +85,10 @@ impl ParkedIndex {
             debug!(%error, "for a moment no webhook wakes the run");
         }
     }
+}
+
+fn parked(job: &Job, message: &Message) -> Parked {
+    Parked { job: job.id(), waits_for: WaitsFor::default(), connections: Vec::new(), message: write(message) }
 }
 
 fn mark(job: &JobId) -> Key {
@@ -166,7 +178,7 @@ mod tests {
     }
 
     fn parked(message: &Message, job: &Job) -> Parked {
-        Parked { job: job.id(), connections: job.connections.clone(), message: write(message) }
+        Parked { connections: job.connections.clone(), ..super::parked(job, message) }
     }
 
     #[test]

@@ -11,10 +11,11 @@ use agentkit_worker::internals::approval::Writes;
 use agentkit_worker::internals::clock::SystemClock;
 use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::journal::{Claim, ClaimMode, Journal};
+use agentkit_worker::internals::parking::redis::RedisParking;
 use agentkit_worker::internals::queue::Message;
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
 use agentkit_worker::internals::redis_client::{self, RedisClient};
-use agentkit_worker::internals::worker::Operator;
+use agentkit_worker::internals::worker::{Operator, Runs};
 use agentkit_worker::job::{Job, JobId};
 use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
 use futures_util::StreamExt;
@@ -280,12 +281,14 @@ async fn cancelled_while_parked(redis: &Redis, cut: Cut) -> Aftermath {
 
 async fn operator(case: &CrashCase, fuse: &Arc<Fuse>) -> Operator {
     let publisher = AmqpQueue::connect(case.config.amqp.clone()).await.unwrap().publisher();
-    Operator::new(
-        Arc::new(FusedJournal(case.journal.clone(), fuse.clone())),
-        Arc::new(FusedPublisher(publisher, fuse.clone())),
-        Arc::new(SystemClock),
-        lifetimes(&case.config),
-    )
+    Operator::new(Runs {
+        journal: Arc::new(FusedJournal(case.journal.clone(), fuse.clone())),
+        publisher: Arc::new(FusedPublisher(publisher, fuse.clone())),
+        parking: Arc::new(RedisParking::new(RedisClient::new(&case.config.redis).unwrap())),
+        clock: Arc::new(SystemClock),
+        lifetimes: lifetimes(&case.config),
+        name: "operator".into(),
+    })
 }
 
 fn terminal(message: &Message) -> Option<Reply> {
