@@ -60,7 +60,6 @@ impl Attempt<'_> {
             }))
         };
         self.leased.record(approvals.iter().map(expired).collect()).await?;
-        self.executor.parked.unpark(self.run()).await;
         for _ in approvals {
             self.executor.metrics.approval_decided(Verdict::Expired, Door::Expiry);
         }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use agentkit_worker::Config;
 use agentkit_worker::internals::app::lifetimes;
 use agentkit_worker::internals::approval::Writes;
 use agentkit_worker::internals::clock::{Clock, SystemClock};
@@ -13,6 +12,7 @@ use agentkit_worker::internals::queue::{Destination, Message, Properties, Publis
 use agentkit_worker::internals::redis_client::RedisClient;
 use agentkit_worker::internals::worker::{Operator, Runs};
 use agentkit_worker::job::JobId;
+use agentkit_worker::{Client, Config};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -48,6 +48,20 @@ fn decision(id: &str, asked: &Value, says: &str) -> Value {
     json!({"job": id, "approval": call["id"], "arguments_digest": call["arguments_digest"], "decision": says})
 }
 
+/// Who acts on the runs of the service.
+async fn operator(config: &Config) -> Operator {
+    let queue = AmqpQueue::connect(config.amqp.clone()).await.unwrap();
+    let redis = RedisClient::new(&config.redis).unwrap();
+    Operator::new(Runs {
+        journal: Arc::new(RedisJournal::new(redis.clone())),
+        publisher: queue.publisher(),
+        parking: Arc::new(RedisParking::new(redis)),
+        clock: Arc::new(SystemClock),
+        lifetimes: lifetimes(config),
+        name: "operator".into(),
+    })
+}
+
 async fn sent(service: &WebhookedService) -> usize {
     service.control("world/user_123").await["effects"].as_array().unwrap().len()
 }
@@ -55,19 +69,27 @@ async fn sent(service: &WebhookedService) -> usize {
 #[tokio::test]
 async fn a_run_is_counted_among_those_that_wait_for_a_person_until_somebody_decides_or_nobody_does() {
     let service = service_on(Broker::shared().await).await;
-    let worker = service.worker(careful(&service)).await;
+    let config = careful(&service);
+    let (worker, operator) = (service.worker(config.clone()).await, operator(&config).await);
     let count = async |name: &str| worker.metric(name).await.unwrap();
     for (id, approval) in [("decided", json!({})), ("expired", json!({"wait_seconds": 1}))] {
         let mut replies = service.ask(job(id, &approval)).await;
         let asked = serde_json::to_value(replies.next().await).unwrap();
+        // The run goes on, and does not end by itself.
+        service.order("faults", json!({"on": "model", "kind": "delay", "delay_ms": 120_000})).await;
         if id == "decided" {
             service.parked(id).await;
             assert_eq!((count(WAITING).await, count(UNAUTHORIZED).await), ("1".into(), "0".into()));
-            let client = agentkit_worker::Client::connect(service.webhooks_alone().amqp, Arc::new(SystemClock)).await;
-            client.unwrap().decide(&decision(id, &asked, "approve"), None).await.unwrap();
+            let client = Client::connect(config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
+            client.decide(&decision(id, &asked, "approve"), None).await.unwrap();
         }
-        assert_eq!(replies.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["completed"]);
+        eventually("the run goes on", async || {
+            service.journal(id).await.last().is_some_and(|line| line.contains("model_asked")).then_some(())
+        })
+        .await;
         eventually("nothing waits", async || (count(WAITING).await == "0").then_some(())).await;
+        operator.cancel(&JobId::new(id).unwrap()).await.unwrap();
+        assert_eq!(replies.rest().await.iter().map(outcome).collect::<Vec<_>>(), ["cancelled"]);
     }
     worker.stop().await;
 }
@@ -78,15 +100,7 @@ async fn what_is_answered_after_a_decision_or_a_command_belongs_to_the_callers_t
     let config = careful(&service);
     let worker = service.worker(config.clone()).await;
     let queue = AmqpQueue::connect(config.amqp.clone()).await.unwrap();
-    let redis = RedisClient::new(&config.redis).unwrap();
-    let operator = Operator::new(Runs {
-        journal: Arc::new(RedisJournal::new(redis.clone())),
-        publisher: queue.publisher(),
-        parking: Arc::new(RedisParking::new(redis)),
-        clock: Arc::new(SystemClock),
-        lifetimes: lifetimes(&config),
-        name: "operator".into(),
-    });
+    let operator = operator(&config).await;
     let mut inbox = ReplyInbox::open(&config.amqp).await.unwrap();
     for (id, end) in [("decided", "agentkit.job.completed"), ("cancelled", "agentkit.job.failed")] {
         let properties = Properties {
