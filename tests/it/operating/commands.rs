@@ -359,7 +359,7 @@ async fn the_dot_env_of_the_original_script_is_read_and_the_environment_wins() {
 async fn an_interrupted_run_ends_with_130_and_the_sandbox_with_0() {
     let program = Program::new();
     let running = program.start(&["run", "--sandbox"]);
-    running.line("waiting for the user's authorization").await;
+    running.line("waiting for a person").await;
     running.signal("INT");
     let (status, log) = running.end().await;
     assert_eq!(status.code(), Some(130), "{log:#?}");
