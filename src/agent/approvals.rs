@@ -79,7 +79,7 @@ impl Approvals {
     }
 
     /// Whether anybody was ever asked.
-    pub(super) fn any(&self) -> bool {
+    pub fn any(&self) -> bool {
         !self.asked.is_empty() || !self.decided.is_empty()
     }
 

@@ -351,9 +351,9 @@ impl Run {
         self.authorization_waits
     }
 
-    /// Whether the run may have been noted among those that wait, as far as its journal tells.
+    /// Whether something may have been noted for webhooks to find the run, as far as its journal tells.
     pub fn may_be_parked(&self) -> bool {
-        self.authorization_waits > 0 || self.approvals.any() || self.journal_lost
+        self.authorization_waits > 0 || self.journal_lost
     }
 
     /// Number of the last wake-up that the broker confirmed; copies of earlier ones are stale.

@@ -48,7 +48,7 @@ impl Parking for MemoryParking {
         Ok(())
     }
 
-    async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
+    async fn unpark(&self, identifier: &Identifier, job: &JobId, _: WaitsFor) -> Result<(), ParkingError> {
         if let Some(of_user) = self.runs().get_mut(identifier) {
             of_user.remove(job);
         }

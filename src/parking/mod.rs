@@ -78,8 +78,8 @@ pub struct ParkingError(pub String);
 pub trait Parking: Send + Sync {
     /// Notes that a run waits for `identifier`, in place of what was noted of it before; forgotten after `keep`.
     async fn park(&self, identifier: &Identifier, parked: &Parked, keep: Duration) -> Result<(), ParkingError>;
-    /// Forgets a run that goes on or has ended.
-    async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError>;
+    /// Forgets a run that waits for this no more: it goes on, or has ended.
+    async fn unpark(&self, identifier: &Identifier, job: &JobId, waits_for: WaitsFor) -> Result<(), ParkingError>;
     /// About a hundred of the runs that wait for `identifier` and for nobody else, the first ones or those from a place
     /// on. A run that waits from the first page to the last is on one of them, or now and then on two.
     async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError>;

@@ -74,12 +74,9 @@ impl Parking for RedisParking {
         Ok(self.client.run(script.arg(name(identifier, &parked.job)).arg(keep)).await?)
     }
 
-    async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
+    async fn unpark(&self, identifier: &Identifier, job: &JobId, waits_for: WaitsFor) -> Result<(), ParkingError> {
         self.client.query::<()>(cmd("HDEL").arg(self.of_user(identifier)).arg(job.as_str())).await?;
-        for waits_for in WaitsFor::ALL {
-            self.client.query::<()>(cmd("ZREM").arg(self.all(waits_for)).arg(name(identifier, job))).await?;
-        }
-        Ok(())
+        Ok(self.client.query(cmd("ZREM").arg(self.all(waits_for)).arg(name(identifier, job))).await?)
     }
 
     async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError> {

@@ -10,7 +10,7 @@ use crate::agent::run::{BadJournal, Run};
 use crate::clock::SharedClock;
 use crate::job::{Job, JobId};
 use crate::journal::{Claim, ClaimMode, Journal, JournalError};
-use crate::parking::Parking;
+use crate::parking::{Parking, WaitsFor};
 use crate::queue::{Destination, Message, Publisher, QueueError};
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::resources::parked_index::message;
@@ -120,10 +120,10 @@ impl Runs {
         (read.id() == job.id() && read.digest() == run.digest()).then_some(message)
     }
 
-    /// The run waits for nobody any more.
+    /// The run waits for no approval any more.
     pub(super) async fn unpark(&self, run: &Run) {
         let job = run.job();
-        if let Err(error) = self.parking.unpark(&job.identifier, &job.id()).await {
+        if let Err(error) = self.parking.unpark(&job.identifier, &job.id(), WaitsFor::Approval).await {
             warn!(%error, "a run is still counted among those that wait, until it ends");
         }
     }

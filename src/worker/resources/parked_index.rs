@@ -51,10 +51,11 @@ impl ParkedIndex {
     /// The run does not wait any more, if it ever did.
     pub(crate) async fn unpark(&self, run: &Run) {
         let job = run.job();
-        if run.may_be_parked()
-            && let Err(error) = self.parking.unpark(&job.identifier, &job.id()).await
-        {
-            warn!(%error, "a webhook may wake the run once more, for nothing");
+        let may_be = [(WaitsFor::Authorization, run.may_be_parked()), (WaitsFor::Approval, run.approvals().any())];
+        for (waits_for, _) in may_be.into_iter().filter(|(_, may_be)| *may_be) {
+            if let Err(error) = self.parking.unpark(&job.identifier, &job.id(), waits_for).await {
+                warn!(%error, "the run may be counted, and woken once more by a webhook, for nothing");
+            }
         }
     }
 
@@ -69,7 +70,7 @@ impl ParkedIndex {
 
     /// Forgets a run that has ended.
     pub(crate) async fn forget(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
-        self.parking.unpark(identifier, job).await
+        self.parking.unpark(identifier, job, WaitsFor::Authorization).await
     }
 
     /// Whether the run is to be woken: not where a wake-up for a webhook is on its way already.

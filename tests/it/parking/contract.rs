@@ -83,7 +83,7 @@ async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
     assert_eq!(subject.waiting("ann").await, ["j", "k"].map(str::to_owned).into());
     assert_eq!(subject.count().await, 2, "a run that is parked twice counts once");
     for _ in 0..2 {
-        parking.unpark(&ann, &run("j").job).await.unwrap();
+        parking.unpark(&ann, &run("j").job, WaitsFor::Authorization).await.unwrap();
     }
     assert_eq!((subject.waiting("ann").await, subject.count().await), (["k".to_owned()].into(), 1));
 }
@@ -98,9 +98,9 @@ async fn runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs(subject:
     assert_eq!(parking.find(&ann, &run("j").job).await.unwrap(), Some(run("j")));
     assert_eq!(parking.find(&ann, &asked.job).await.unwrap(), Some(asked.clone()));
     assert_eq!(parking.find(&bob, &asked.job).await.unwrap(), None, "it is another user's");
-    parking.unpark(&ann, &asked.job).await.unwrap();
+    parking.unpark(&ann, &asked.job, WaitsFor::Approval).await.unwrap();
     assert_eq!((counts().await, parking.find(&ann, &asked.job).await.unwrap()), ((1, 0), None));
-    parking.unpark(&ann, &run("j").job).await.unwrap();
+    parking.unpark(&ann, &run("j").job, WaitsFor::Authorization).await.unwrap();
     assert_eq!(counts().await, (0, 0));
 }
 
@@ -136,7 +136,7 @@ async fn many_runs_come_by_the_page_although_others_come_and_go(subject: &Parkin
         assert!(page.runs.len() < 200, "{}", page.runs.len());
         // A page is woken, and goes on, before the next one is read.
         for gone in page.runs.iter().filter(|parked| parked.job.as_str().starts_with("goes")) {
-            parking.unpark(&ann, &gone.job).await.unwrap();
+            parking.unpark(&ann, &gone.job, WaitsFor::Authorization).await.unwrap();
         }
         found.extend(page.runs.into_iter().map(|parked| parked.job.to_string()));
         pages += 1;
