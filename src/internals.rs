@@ -66,5 +66,6 @@ pub mod schema {
 }
 pub mod worker {
     pub use crate::worker::control::operator::Operator;
+    pub use crate::worker::control::runs::Runs;
     pub use crate::worker::rules::AfterLoss;
 }

@@ -286,10 +286,10 @@ impl Metrics {
         }
     }
 
-    /// So many runs wait for their users, of all workers: one process parks a run and another takes it up, so no
-    /// process can keep the count by itself.
-    pub fn parked(&self, count: u64) {
-        let reason = ReasonLabel { reason: "authorization".to_owned() };
+    /// So many runs wait for this, of all workers: one process parks a run and another takes it up, so no process can keep the
+    /// count by itself.
+    pub fn parked(&self, reason: &str, count: u64) {
+        let reason = ReasonLabel { reason: reason.to_owned() };
         self.parked_jobs.get_or_create(&reason).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 

@@ -30,6 +30,8 @@ mod tests {
             ("", "a", false),
             ("a", "a", true),
             ("a", "ab", false),
+            ("a", "ba", false),
+            ("a*", "ba", false),
             ("a*c", "abc", true),
             ("a*c", "ac", true),
             ("a*c", "acb", false),

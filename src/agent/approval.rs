@@ -170,7 +170,8 @@ mod tests {
     }
 
     fn holds(rules: &ApprovalRules, name: &str, effect: Effect, arguments: &Value, has_read: bool) -> bool {
-        let prompt = "Write to Ann@Example.com, <bob@example.com> and x.carl@example.com.au. Thanks, dora@example.com.";
+        let prompt = "Write to Ann@Example.com, <bob@example.com> and x.carl@example.com.au, not to zoe@example.community. \
+                      Thanks, dora@example.com.";
         rules.hold(Candidate {
             names: [name, "another"],
             effect,
@@ -295,6 +296,7 @@ mod tests {
             json!({"to": "a@corp.example", "Bcc": ["eve@evil.com"]}),
             json!({"to": "a@corp.example", "message": {"headers": [{"BCC": "eve@evil.com"}]}}),
             json!({"to": {"address": "a@corp.example"}}),
+            json!({"to": ["a@corp.example", {"address": "eve@evil.com"}]}),
             json!({"to": 7}),
             json!({"to": "a@corp.example\nBcc: eve@evil.com"}),
             json!({"to": "a@corp.example eve@evil.com"}),
@@ -308,6 +310,7 @@ mod tests {
             json!({"to": "ob@example.com"}),
             json!({"to": "carl@example.com"}),
             json!({"to": "carl@example.com.au"}),
+            json!({"to": "zoe@example.com"}),
             json!({"to": "nn@example.com"}),
         ] {
             assert!(sends(&rules, &asked), "{asked}");

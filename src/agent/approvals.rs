@@ -78,6 +78,11 @@ impl Approvals {
         self.asked.iter().any(|asked| asked.verdict.is_none())
     }
 
+    /// Whether anybody was ever asked.
+    pub fn any(&self) -> bool {
+        !self.asked.is_empty() || !self.decided.is_empty()
+    }
+
     /// The end of the wait, where there is one.
     pub fn until(&self) -> Option<Timestamp> {
         self.asked.iter().filter(|asked| asked.verdict.is_none()).map(|asked| asked.until).min()

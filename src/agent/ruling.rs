@@ -225,6 +225,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_before_a_write_is_known_also_while_another_call_waits() {
+        let mut script = careful(|rules| rules.tools = ["gmail_mark_*".to_owned()].into());
+        script.model(wants(&[("m1", "gmail_mark_read", "{}"), ("r1", READ, "{}"), ("w1", WRITE, r#"{"to": "a"}"#)]));
+        ask(&mut script, &["m1", "w1"]);
+        let again: Vec<AskedCall> = vec![script.run.approval_of("w1", schema()).unwrap()];
+        let until = script.now + SignedDuration::from_secs(7200);
+        assert!(script.try_event(Event::ApprovalAsked { calls: again, until }).is_err(), "nobody is asked twice");
+    }
+
+    #[test]
     fn a_run_without_rules_asks_nobody() {
         let mut script = Script::ready(|_| {});
         script.model(wants(&[("r1", READ, "{}"), ("w1", WRITE, r#"{"to": "a"}"#)])).start("r1").done("r1", "mails");
@@ -329,11 +339,15 @@ mod tests {
             ruled(&script, &decision).unwrap_err()
         };
         assert_eq!(foreign(&|decision| decision.approval = "ap_x".into()), Objection::Unknown);
-        assert_eq!(foreign(&|decision| decision.arguments_digest = "sha256:0".into()), Objection::OtherArguments);
+        let other = |decision: &mut Decision| decision.arguments_digest = "sha256:0".into();
+        assert_eq!(foreign(&other), Objection::OtherArguments);
         let (approve, deny) = (decision(&script, 0, Ruling::Approve), decision(&script, 0, Ruling::Deny));
         decide(&mut script, 0, Ruling::Approve);
         assert_eq!(ruled(&script, &approve), Err(Objection::Already));
         assert_eq!(ruled(&script, &deny), Err(Objection::AlreadyDecided(Verdict::Approve)));
+        let mut stale = approve.clone();
+        other(&mut stale);
+        assert_eq!(ruled(&script, &stale), Err(Objection::OtherArguments), "it is not the same");
         let again = Settled { verdict: Verdict::Deny, ..ruled(&script, &decision(&script, 1, Ruling::Deny)).unwrap() };
         let again = Settled { approval: approve.approval.clone(), ..again };
         assert!(script.try_event(Event::ApprovalDecided(Box::new(again))).is_err(), "not even in the journal");
@@ -341,6 +355,35 @@ mod tests {
         script.attempt().event(Event::AccountsReady).start("w1").done("w1", "sent").model(says("done"));
         assert_eq!(ruled(&script, &approve), Err(Objection::Already), "also when its turn is over");
         assert_eq!(ruled(&script, &deny), Err(Objection::AlreadyDecided(Verdict::Approve)));
+    }
+
+    #[test]
+    fn the_same_edit_again_is_known_and_another_one_is_not_the_same() {
+        let mut script = waiting(|_| {});
+        let (first, second) = (edit(&json!("c")), edit(&json!("d")));
+        let (again, other) = (decision(&script, 0, first.clone()), decision(&script, 0, second));
+        decide(&mut script, 0, first);
+        assert_eq!(ruled(&script, &again), Err(Objection::Already));
+        assert_eq!(ruled(&script, &other), Err(Objection::AlreadyDecided(Verdict::Edit)));
+    }
+
+    #[test]
+    fn a_decision_about_one_turns_call_is_none_about_the_next_ones_of_the_same_name() {
+        let mut script = careful(|_| {});
+        script.model(wants(&[("r1", READ, "{}")])).start("r1").done("r1", "mails");
+        let mut decisions = Vec::new();
+        for to in ["a", "b"] {
+            script.model(wants(&[("call_0", WRITE, &json!({ "to": to }).to_string())]));
+            ask(&mut script, &["call_0"]);
+            decisions.push(decision(&script, 0, Ruling::Approve));
+            for earlier in &decisions[..decisions.len() - 1] {
+                assert_eq!(ruled(&script, earlier), Err(Objection::Already), "it is about the turn before");
+            }
+            assert!(ruled(&script, &decisions[decisions.len() - 1]).is_ok());
+            decide(&mut script, 0, Ruling::Approve);
+            script.attempt().event(Event::AccountsReady).start("call_0").done("call_0", "sent");
+        }
+        assert_ne!(decisions[0].approval, decisions[1].approval);
     }
 
     #[test]
@@ -364,6 +407,15 @@ mod tests {
         decide(&mut script, 0, Ruling::Deny);
         let same = ruled(&script, &decision(&script, 1, edit(&json!("a"))));
         assert!(matches!(same, Err(Objection::InvalidArguments(_))), "{same:?}");
+        // An edited call counts as what it was edited to.
+        let mut script = waiting(|_| {});
+        decide(&mut script, 0, edit(&json!("c")));
+        decide(&mut script, 1, Ruling::Deny);
+        script.attempt().event(Event::AccountsReady).start("w1").unknown("w1");
+        script.model(wants(&[("w3", WRITE, r#"{"to": "c"}"#), ("w4", WRITE, r#"{"to": "a"}"#)]));
+        ask(&mut script, &["w4"]);
+        let in_doubt = ruled(&script, &decision(&script, 0, edit(&json!("c"))));
+        assert!(matches!(in_doubt, Err(Objection::InvalidArguments(_))), "{in_doubt:?}");
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::webhook::Secrets;
 use crate::worker::control::decider::Decider;
 use crate::worker::control::decisions::Decisions;
 use crate::worker::control::fan_out::FanOut;
+use crate::worker::control::runs::Runs;
 use crate::worker::control::webhooks::Webhooks;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
@@ -132,14 +133,15 @@ impl App {
             digests: Arc::default(),
         };
         let tool_catalog = executor.tool_catalog.clone();
-        let decider = Arc::new(Decider {
+        let runs = Runs {
             journal: journal.clone(),
             publisher: publisher.clone(),
+            parking: parking.clone(),
             clock: clock.clone(),
-            metrics: metrics.clone(),
             lifetimes: rules.lifetimes,
             name: format!("{}-decisions", rules.name),
-        });
+        };
+        let decider = Arc::new(Decider { runs, metrics: metrics.clone() });
         let decisions = Arc::new(Decisions {
             decider: decider.clone(),
             publisher: publisher.clone(),

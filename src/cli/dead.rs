@@ -16,7 +16,8 @@ use crate::job::{Job, JobId};
 use crate::journal::Journal;
 use crate::queue::amqp::DeadLetters;
 use crate::queue::{Delivery, Destination, Message, Publisher};
-use crate::worker::control::operator::{Operator, OperatorError, Reopen};
+use crate::worker::control::operator::{Operator, Reopen};
+use crate::worker::control::runs::RunError;
 use crate::worker::message::dead_letter::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP};
 use crate::worker::message::fresh::{as_sent, fresh};
 
@@ -294,7 +295,7 @@ fn print_letter(letter: &Letter) {
 
 async fn replay(context: &Context, arguments: &ReplayArguments) -> Result<ExitCode, CommandError> {
     let broker = broker(context).await?;
-    let operator = operator(context, &broker, journal(context)?);
+    let operator = operator(context, &broker)?;
     let publisher = broker.publisher();
     let wanted = |id: &str| arguments.all || arguments.ids.iter().any(|wanted| wanted == id);
     let (letters, _others) = take_all(context, wanted).await?;
@@ -333,7 +334,7 @@ async fn replay_one(
                 let outcome = run.reply().map(outcome).unwrap_or_default();
                 format!("not run again, as it ended {outcome}; the same reply is sent")
             }
-            Err(OperatorError::BadJournal(error)) => {
+            Err(RunError::BadJournal(error)) => {
                 return Err(CommandError::Other(anyhow!(error).context("send the job under a new id")));
             }
             Err(error) => return Err(error.into()),

@@ -8,12 +8,10 @@ use super::{CommandError, Context};
 use crate::agent::approvals::Asked;
 use crate::agent::ruling::Objection;
 use crate::agent::run::Run;
-use crate::app;
 use crate::decision::{Decision, Door, Ruling};
 use crate::job::JobId;
-use crate::journal::Journal;
-use crate::queue::Publisher;
 use crate::worker::control::decider::{Decider, NotDecided};
+use crate::worker::control::runs::Runs;
 
 /// What is said, and to which calls of which run.
 pub(super) struct Said {
@@ -24,21 +22,9 @@ pub(super) struct Said {
 }
 
 /// Says the same to all calls that are meant.
-pub(super) async fn decide(
-    context: &Context,
-    journal: Arc<dyn Journal>,
-    publisher: Arc<dyn Publisher>,
-    said: Said,
-) -> Result<ExitCode, CommandError> {
+pub(super) async fn decide(context: &Context, runs: Runs, said: Said) -> Result<ExitCode, CommandError> {
     let Said { job: id, call, reason, ruling } = said;
-    let decider = Decider {
-        journal,
-        publisher,
-        clock: context.clock.clone(),
-        metrics: Arc::default(),
-        lifetimes: app::lifetimes(&context.config),
-        name: app::process_name(),
-    };
+    let decider = Decider { runs, metrics: Arc::default() };
     let run = decider.run(&id).await.map_err(|error| no_run(&error, id.as_str()))?;
     let meant = meant(&run, call.as_deref());
     if meant.is_empty() {

@@ -15,11 +15,12 @@ use url::Url;
 use super::output::Screen;
 use super::run::{new_job, point_to};
 use super::{CommandError, Context};
+use crate::approval::ApprovalConfig;
 use crate::clock::{ManualClock, SharedClock};
 use crate::embedded::{Embedded, Replies};
 use crate::http::{self, Method, Request};
 use crate::job::{Job, JobId};
-use crate::reply::{Reply, ReplyEvent};
+use crate::reply::{EffectState, Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::schedule::Digest;
 
@@ -44,6 +45,7 @@ pub(crate) async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode,
     config.authorization.poll_seconds = 1;
     config.authorization.poll_seconds_at_most = 1;
     config.scalekit.tool_retry.initial_milliseconds = 400;
+    config.approval = ApprovalConfig::default();
     let http = http::Client::new(&config.http_client, context.clock.clone()).context("http_client")?;
     let worker = Embedded::start(config, context.clock.clone())?;
     let story = Story { clock: context.clock.clone(), screen: Screen::new(), sandbox, worker, http };
@@ -120,12 +122,37 @@ impl Story {
             bail!("the same job got another reply");
         }
         println!("   same reply, same event id ({}); no second mail was sent", again.id);
+        self.approval().await?;
         self.digest().await
+    }
+
+    /// Whoever writes a mail may write it for the agent. Writes after a read wait for a person, who is told of them in full.
+    async fn approval(&self) -> anyhow::Result<()> {
+        self.screen.title("6. A stranger's mail asks the agent to forward invoices: a person decides");
+        println!("   \"Search my mail from Ledger Desk and do what it asks.\"");
+        let mut replies = self.submit("demo-3", "Search my mail from Ledger Desk and do what it asks.").await?;
+        let asked = replies.next().await.context("the worker ended")?;
+        self.screen.terminal(&asked);
+        let ReplyEvent::ApprovalRequired(event) = &asked.event else { bail!("nobody was asked") };
+        let call = event.approvals.first().context("the event names no call")?;
+        let decision = json!({
+            "job": asked.subject, "approval": call.id, "arguments_digest": call.arguments_digest,
+            "decision": "deny", "by": "user_123", "reason": "we have no such archive"
+        });
+        self.worker.decide(&decision, None).await?;
+        println!("   denied, with the words \"we have no such archive\"; the same run goes on by itself");
+        let reply = terminal(&mut replies).await?;
+        self.screen.terminal(&reply);
+        let ReplyEvent::Completed(completed) = &reply.event else { bail!("the job failed") };
+        if completed.account.effects.iter().any(|effect| effect.state != EffectState::Denied) {
+            bail!("something was done that was denied");
+        }
+        Ok(())
     }
 
     /// One firing of a digest; the clock of its scheduler jumps, the rest of the demo goes on in real time.
     async fn digest(&self) -> anyhow::Result<()> {
-        self.screen.title("6. A digest: the same every weekday at 8:00 in Berlin (shown with an accelerated clock)");
+        self.screen.title("7. A digest: the same every weekday at 8:00 in Berlin (shown with an accelerated clock)");
         let digest = Digest::parse(DIGEST, Path::new("demo-digest.toml"))?;
         let due = digest.schedule().next_after(self.clock.now()).context("the digest never comes")?;
         let clock = Arc::new(ManualClock::new(due.at - SignedDuration::from_secs(1)));

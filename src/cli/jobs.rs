@@ -15,9 +15,11 @@ use crate::decision::Ruling;
 use crate::job::JobId;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Journal, JournalError};
+use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::redis_client::RedisClient;
-use crate::worker::control::operator::{Cancel, Operator, OperatorError};
+use crate::worker::control::operator::{Cancel, Operator};
+use crate::worker::control::runs::{RunError, Runs};
 
 /// Arguments of `jobs`.
 #[derive(Debug, Args)]
@@ -101,10 +103,10 @@ pub struct OneJob {
     pub id: String,
 }
 
-impl From<OperatorError> for CommandError {
-    fn from(error: OperatorError) -> Self {
+impl From<RunError> for CommandError {
+    fn from(error: RunError) -> Self {
         match error {
-            OperatorError::Unavailable(_) | OperatorError::Queue(_) => Self::Unavailable(error.to_string()),
+            RunError::Unavailable(_) | RunError::Queue(_) => Self::Unavailable(error.to_string()),
             error => Self::Other(error.into()),
         }
     }
@@ -129,11 +131,13 @@ pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<E
 
 /// The journals that the workers write.
 pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandError> {
+    Ok(Arc::new(RedisJournal::new(redis(context)?)))
+}
+
+fn redis(context: &Context) -> Result<RedisClient, CommandError> {
     let named = context.config.redis.problems().into_iter().map(|problem| format!("redis.{problem}"));
     Context::demand(named.collect())?;
-    let client =
-        RedisClient::new(&context.config.redis).map_err(|error| CommandError::Usage(format!("redis: {error}")))?;
-    Ok(Arc::new(RedisJournal::new(client)))
+    RedisClient::new(&context.config.redis).map_err(|error| CommandError::Usage(format!("redis: {error}")))
 }
 
 /// The broker that the workers use; makes sure of the queues.
@@ -144,21 +148,33 @@ pub(super) async fn broker(context: &Context) -> Result<AmqpQueue, CommandError>
 }
 
 /// Who acts on runs.
-pub(super) fn operator(context: &Context, broker: &AmqpQueue, journal: Arc<dyn Journal>) -> Operator {
-    Operator::new(journal, broker.publisher(), context.clock.clone(), app::lifetimes(&context.config))
+pub(super) fn operator(context: &Context, broker: &AmqpQueue) -> Result<Operator, CommandError> {
+    Ok(Operator::new(runs(context, broker)?))
+}
+
+fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
+    let redis = redis(context)?;
+    Ok(Runs {
+        journal: Arc::new(RedisJournal::new(redis.clone())),
+        publisher: broker.publisher(),
+        parking: Arc::new(RedisParking::new(redis)),
+        clock: context.clock.clone(),
+        lifetimes: app::lifetimes(&context.config),
+        name: app::process_name(),
+    })
 }
 
 async fn decide(context: &Context, arguments: DecideArguments, ruling: Ruling) -> Result<ExitCode, CommandError> {
     let DecideArguments { id, call, reason } = arguments;
     let said = Said { job: job_id(&id)?, call, reason, ruling };
-    decide::decide(context, journal(context)?, broker(context).await?.publisher(), said).await
+    decide::decide(context, runs(context, &broker(context).await?)?, said).await
 }
 
 async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, CommandError> {
     let id = job_id(&arguments.id)?;
     let lines = journal(context)?.read(&id).await?;
     let timeline = Timeline::read(&lines).map_err(|error| CommandError::Other(error.into()))?;
-    let Some(timeline) = timeline else { return Err(OperatorError::Unknown(id).into()) };
+    let Some(timeline) = timeline else { return Err(RunError::Unknown(id).into()) };
     if arguments.json {
         println!("{}", timeline.to_json(arguments.content));
     } else {
@@ -168,7 +184,7 @@ async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, 
 }
 
 async fn cancel(context: &Context, id: &JobId) -> Result<ExitCode, CommandError> {
-    let operator = operator(context, &broker(context).await?, journal(context)?);
+    let operator = operator(context, &broker(context).await?)?;
     match operator.cancel(id).await? {
         Cancel::UnderWay => println!("cancelled; its worker stops within a second, and the caller is told"),
         Cancel::Waiting => println!("cancelled; the caller is told"),
@@ -185,7 +201,7 @@ fn ended(run: &Run) -> ExitCode {
 }
 
 async fn resume(context: &Context, id: &JobId) -> Result<ExitCode, CommandError> {
-    let operator = operator(context, &broker(context).await?, journal(context)?);
+    let operator = operator(context, &broker(context).await?)?;
     let run = operator.resume(id).await?;
     if run.is_delivered() {
         println!("nothing to resume: the run has ended, {}", run.reply().map(outcome).unwrap_or_default());

@@ -37,7 +37,7 @@ impl Screen {
             ("model", _) => format!("asking the model (turn {})", progress.step + 1),
             ("tool_call", Some(tool)) => format!("calling {tool}"),
             ("retry", _) => "trying again".to_owned(),
-            ("parked", _) => "waiting for the user's authorization".to_owned(),
+            ("parked", _) => "waiting for a person".to_owned(),
             (phase, _) => phase.to_owned(),
         };
         if self.live {

@@ -24,7 +24,7 @@ pub(crate) use self::connections::ConnectionLimits;
 use self::tokens::Tokens;
 use crate::approval::link::Links;
 use crate::metrics::Metrics;
-use crate::parking::Parking;
+use crate::parking::{Parking, WaitsFor};
 use crate::webhook::Signed;
 use crate::worker::control::decider::Decider;
 use crate::worker::control::webhooks::{Refused, Webhooks};
@@ -43,7 +43,7 @@ pub(crate) struct Endpoints {
     /// Whether it may be given work.
     pub ready: Check,
     pub metrics: Arc<Metrics>,
-    /// How many runs wait for their users.
+    /// How many runs wait.
     pub parking: Arc<dyn Parking>,
     /// Hears of changed accounts.
     pub webhooks: Arc<Webhooks>,
@@ -118,9 +118,11 @@ async fn webhook(State(facts): State<Endpoints>, headers: HeaderMap, body: Bytes
 }
 
 async fn metrics(State(facts): State<Endpoints>) -> impl IntoResponse {
-    match facts.parking.count().await {
-        Ok(count) => facts.metrics.parked(count),
-        Err(error) => debug!(%error, "the last count of parked runs is shown"),
+    for waits_for in WaitsFor::ALL {
+        match facts.parking.count(waits_for).await {
+            Ok(count) => facts.metrics.parked(waits_for.as_str(), count),
+            Err(error) => debug!(%error, "the last count of parked runs is shown"),
+        }
     }
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], facts.metrics.render())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError};
+use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
 use crate::clock::SharedClock;
 use crate::job::{Identifier, JobId};
 
@@ -48,7 +48,7 @@ impl Parking for MemoryParking {
         Ok(())
     }
 
-    async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
+    async fn unpark(&self, identifier: &Identifier, job: &JobId, _: WaitsFor) -> Result<(), ParkingError> {
         if let Some(of_user) = self.runs().get_mut(identifier) {
             of_user.remove(job);
         }
@@ -65,7 +65,14 @@ impl Parking for MemoryParking {
         Ok(ParkedPage { runs, next })
     }
 
-    async fn count(&self) -> Result<u64, ParkingError> {
-        Ok(self.runs().values().map(|of_user| of_user.len() as u64).sum())
+    async fn find(&self, identifier: &Identifier, job: &JobId) -> Result<Option<Parked>, ParkingError> {
+        let runs = self.runs();
+        Ok(runs.get(identifier).and_then(|of_user| of_user.get(job)).map(|(parked, _)| parked.clone()))
+    }
+
+    async fn count(&self, waits_for: WaitsFor) -> Result<u64, ParkingError> {
+        let runs = self.runs();
+        let all = runs.values().flat_map(BTreeMap::values);
+        Ok(all.filter(|(parked, _)| parked.waits_for == waits_for).count() as u64)
     }
 }

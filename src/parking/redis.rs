@@ -1,5 +1,6 @@
-//! The parked runs of all workers: a hash per user, and one sorted set (by the end of each wait) that counts them all.
-//! The two lie in different slots of a cluster, so they are changed one after the other; a count is no truth to rely on.
+//! The parked runs of all workers: a hash per user, and for each thing that runs wait for one sorted set (by the end of each
+//! wait) that counts them all. They lie in different slots of a cluster, so they are changed one after the other; a count is no
+//! truth to rely on.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use ::redis::{Script, cmd};
 use async_trait::async_trait;
 
-use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError};
+use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
 use crate::job::{Identifier, JobId};
 use crate::key::Key;
 use crate::redis_client::{RedisClient, Unavailable};
@@ -53,8 +54,12 @@ impl RedisParking {
         self.client.full_key(&Key::new(&["parked", identifier.as_str()]))
     }
 
-    fn all(&self) -> String {
-        self.client.full_key(&Key::new(&["parked"]))
+    fn all(&self, waits_for: WaitsFor) -> String {
+        let name = match waits_for {
+            WaitsFor::Authorization => "parked",
+            WaitsFor::Approval => "parked-for-approval",
+        };
+        self.client.full_key(&Key::new(&[name]))
     }
 }
 
@@ -65,13 +70,13 @@ impl Parking for RedisParking {
         let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST);
         let mut script = self.park.key(self.of_user(identifier));
         self.client.run::<()>(script.arg(parked.job.as_str()).arg(run).arg(keep)).await?;
-        let mut script = self.count_one.key(self.all());
+        let mut script = self.count_one.key(self.all(parked.waits_for));
         Ok(self.client.run(script.arg(name(identifier, &parked.job)).arg(keep)).await?)
     }
 
-    async fn unpark(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
+    async fn unpark(&self, identifier: &Identifier, job: &JobId, waits_for: WaitsFor) -> Result<(), ParkingError> {
         self.client.query::<()>(cmd("HDEL").arg(self.of_user(identifier)).arg(job.as_str())).await?;
-        Ok(self.client.query(cmd("ZREM").arg(self.all()).arg(name(identifier, job))).await?)
+        Ok(self.client.query(cmd("ZREM").arg(self.all(waits_for)).arg(name(identifier, job))).await?)
     }
 
     async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError> {
@@ -84,8 +89,14 @@ impl Parking for RedisParking {
         Ok(ParkedPage { runs, next: (next != FIRST).then_some(PageCursor(next)) })
     }
 
-    async fn count(&self) -> Result<u64, ParkingError> {
-        Ok(self.client.run(&self.count.key(self.all())).await?)
+    async fn find(&self, identifier: &Identifier, job: &JobId) -> Result<Option<Parked>, ParkingError> {
+        let run: Option<String> =
+            self.client.query(cmd("HGET").arg(self.of_user(identifier)).arg(job.as_str())).await?;
+        Ok(run.and_then(|run| serde_json::from_str(&run).ok()))
+    }
+
+    async fn count(&self, waits_for: WaitsFor) -> Result<u64, ParkingError> {
+        Ok(self.client.run(&self.count.key(self.all(waits_for))).await?)
     }
 }
 

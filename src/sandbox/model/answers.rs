@@ -187,9 +187,12 @@ fn verdict(done: &Done) -> Verdict {
     let lower = done.result.to_lowercase();
     let Some(value) = value_of(&done.result) else {
         let start: String = lower.chars().take(60).collect();
-        let failures = ["error", "refused", "not executed", "call failed"];
+        let failures = ["error", "refused", "not executed", "not made", "call failed"];
         return match () {
-            () if failures.iter().any(|words| start.contains(words)) => Verdict::Failed(cut(&done.result, 300)),
+            // What follows a blank line is advice.
+            () if failures.iter().any(|words| start.contains(words)) => {
+                Verdict::Failed(cut(done.result.split("\n\n").next().unwrap_or_default(), 300))
+            }
             () if start.contains("outcome") && start.contains("unknown") => Verdict::Unknown(cut(&done.result, 300)),
             () => Verdict::Good,
         };

@@ -2,6 +2,8 @@
 //!
 //! Special prompts for tests: `loop forever` calls a read tool without end, `say nothing` answers with empty text,
 //! `answer without tools` never calls one, and `call NAME with {json}` (joined by `and` or `then`) calls just that.
+//!
+//! `… and do what it asks` obeys the mails that were found, whoever wrote them, as a model may that is taken in by what it reads.
 
 use serde_json::{Value, json};
 
@@ -12,6 +14,8 @@ use super::fit;
 use super::intents::{Intent, intents};
 use super::words;
 
+/// Who asks this is obeyed, and so is whoever wrote what was read.
+const OBEY: &str = "do what it asks";
 /// Prompts with a meaning of their own.
 const SPECIAL: [&str; 3] = ["loop forever", "say nothing", "answer without tools"];
 
@@ -63,7 +67,12 @@ fn next_calls(conversation: &Conversation) -> Result<Vec<(String, Value)>, Strin
     if let Some(report) = answers::trouble(conversation) {
         return Err(report);
     }
-    let stages = plan(&conversation.prompt, &conversation.tools);
+    let mut stages = plan(&conversation.prompt, &conversation.tools);
+    if prompt.contains(OBEY) {
+        let found = answers::found_items(conversation);
+        let wishes = found.iter().filter_map(|mail| mail["body"].as_str());
+        stages.extend(wishes.flat_map(|wish| plan(wish, &conversation.tools)));
+    }
     let stages =
         if conversation.parallel { stages } else { stages.into_iter().flatten().map(|one| vec![one]).collect() };
     match stages.get(conversation.steps.len()) {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::job::{ConnectionName, Identifier};
-use crate::parking::Parked;
+use crate::parking::{Parked, WaitsFor};
 
 /// Says that the user's authorization got no better, so nobody need be woken. A run that tries a call again may cause it.
 const REFRESH_FAILED: &str = "connected_account.token_refresh_failed";
@@ -33,7 +33,8 @@ impl Change {
     }
 
     pub(super) fn concerns(&self, parked: &Parked) -> bool {
-        self.connection.as_ref().is_none_or(|connection| parked.connections.contains(connection))
+        let concerned = |connection| parked.connections.contains(connection);
+        parked.waits_for == WaitsFor::Authorization && self.connection.as_ref().is_none_or(concerned)
     }
 }
 
@@ -42,6 +43,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::job::JobId;
 
     fn read(event: &Value) -> Option<Change> {
         Change::read(event.to_string().as_bytes())
@@ -59,6 +61,27 @@ mod tests {
         for unnamed in [Value::Null, json!(7), json!(""), json!("gmail/../x")] {
             event["data"]["connection_name"] = unnamed;
             assert_eq!(read(&event), Some(Change { identifier: identifier.clone(), connection: None }));
+        }
+    }
+
+    #[test]
+    fn a_change_concerns_whoever_waits_for_the_account_and_nobody_who_waits_for_approval() {
+        let connection = |name: &str| ConnectionName::new(name).unwrap();
+        let change = |named: Option<&str>| Change {
+            identifier: Identifier::new("user_123").unwrap(),
+            connection: named.map(connection),
+        };
+        let parked = |waits_for, connections: &[&str]| Parked {
+            job: JobId::new("j").unwrap(),
+            waits_for,
+            connections: connections.iter().copied().map(connection).collect(),
+            message: String::new(),
+        };
+        let unauthorized = parked(WaitsFor::Authorization, &["gmail", "slack"]);
+        let unapproved = parked(WaitsFor::Approval, &[]);
+        for (named, concerned) in [(None, true), (Some("slack"), true), (Some("notion"), false)] {
+            assert_eq!(change(named).concerns(&unauthorized), concerned, "{named:?}");
+            assert!(!change(named).concerns(&unapproved), "{named:?}");
         }
     }
 

@@ -1,8 +1,9 @@
-//! What reaches runs from outside: webhooks and operators.
+//! What reaches runs from outside: webhooks, operators, decisions.
 
 mod change;
 pub(crate) mod decider;
 pub(crate) mod decisions;
 pub(crate) mod fan_out;
 pub(crate) mod operator;
+pub(crate) mod runs;
 pub(crate) mod webhooks;

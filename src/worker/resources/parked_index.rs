@@ -12,7 +12,7 @@ use crate::agent::run::Run;
 use crate::cache::Cache;
 use crate::job::{ConnectionName, Identifier, Job, JobId};
 use crate::key::Key;
-use crate::parking::{PageCursor, Parked, ParkedPage, Parking, ParkingError};
+use crate::parking::{PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
 use crate::queue::{Message, Properties};
 
 /// A wake-up that nobody takes is forgotten after this time, and the run may be woken again.
@@ -34,19 +34,28 @@ impl ParkedIndex {
 
     /// Notes the run of `job` where webhooks look for it, for as long as `keep`. Without that it wakes by the clock.
     pub(crate) async fn park(&self, job: &Job, message: &Message, connections: Vec<ConnectionName>, keep: Duration) {
-        let parked = Parked { job: job.id(), connections, message: write(message) };
+        let parked = Parked { connections, ..parked(job, message) };
         if let Err(error) = self.parking.park(&job.identifier, &parked, keep).await {
             warn!(%error, "no webhook will find the run; it wakes by the poll");
+        }
+    }
+
+    /// Notes the run of `job`, which waits for a person, so that whoever wakes it does so by `message`.
+    pub(crate) async fn park_for_approval(&self, job: &Job, message: &Message, keep: Duration) {
+        let parked = Parked { waits_for: WaitsFor::Approval, ..parked(job, message) };
+        if let Err(error) = self.parking.park(&job.identifier, &parked, keep).await {
+            warn!(%error, "the run is not counted among those that wait, and is woken without its caller's trace");
         }
     }
 
     /// The run does not wait any more, if it ever did.
     pub(crate) async fn unpark(&self, run: &Run) {
         let job = run.job();
-        if run.may_be_parked()
-            && let Err(error) = self.parking.unpark(&job.identifier, &job.id()).await
-        {
-            warn!(%error, "a webhook may wake the run once more, for nothing");
+        let may_be = [(WaitsFor::Authorization, run.may_be_parked()), (WaitsFor::Approval, run.approvals().any())];
+        for (waits_for, _) in may_be.into_iter().filter(|(_, may_be)| *may_be) {
+            if let Err(error) = self.parking.unpark(&job.identifier, &job.id(), waits_for).await {
+                warn!(%error, "the run may be counted, and woken once more by a webhook, for nothing");
+            }
         }
     }
 
@@ -61,7 +70,7 @@ impl ParkedIndex {
 
     /// Forgets a run that has ended.
     pub(crate) async fn forget(&self, identifier: &Identifier, job: &JobId) -> Result<(), ParkingError> {
-        self.parking.unpark(identifier, job).await
+        self.parking.unpark(identifier, job, WaitsFor::Authorization).await
     }
 
     /// Whether the run is to be woken: not where a wake-up for a webhook is on its way already.
@@ -77,6 +86,10 @@ impl ParkedIndex {
             debug!(%error, "for a moment no webhook wakes the run");
         }
     }
+}
+
+fn parked(job: &Job, message: &Message) -> Parked {
+    Parked { job: job.id(), waits_for: WaitsFor::default(), connections: Vec::new(), message: write(message) }
 }
 
 fn mark(job: &JobId) -> Key {
@@ -166,7 +179,7 @@ mod tests {
     }
 
     fn parked(message: &Message, job: &Job) -> Parked {
-        Parked { job: job.id(), connections: job.connections.clone(), message: write(message) }
+        Parked { connections: job.connections.clone(), ..super::parked(job, message) }
     }
 
     #[test]

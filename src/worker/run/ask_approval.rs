@@ -33,11 +33,16 @@ impl Attempt<'_> {
 
     /// Tells the caller where that is not certain yet, and parks the run.
     pub(super) async fn await_approval(&mut self) -> Result<(), Interruption> {
+        let now = self.leased.clock().now();
+        // Noted before anybody can decide.
+        if let Some(until) = self.run().approvals().until() {
+            let keep = Duration::from_millis(milliseconds_between(now, until));
+            self.executor.parked.park_for_approval(self.run().job(), self.message, keep).await;
+        }
         if !self.run().approvals().told() {
             self.tell_of_approvals().await?;
         }
         self.progress("parked", None);
-        let now = self.leased.clock().now();
         Err(Interruption::Approval { wait: next_look_at_approvals(self.executor.rules, self.run(), now) })
     }
 

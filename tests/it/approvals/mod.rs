@@ -2,3 +2,4 @@
 
 mod decisions;
 mod doors;
+mod waiting;

@@ -38,6 +38,10 @@ async fn the_demo_tells_its_story_without_a_terminal_in_half_a_minute() {
             "tool lists: 1 from Scalekit, 1 from this process's cache",
             "effect: gmail_send_message",
             "no second mail was sent",
+            "Approval required: gmail_send_message",
+            "archive@ledger-archive.example",
+            "it was denied by a person, who said: we have no such archive",
+            "to: archive@ledger-archive.example) denied",
             "shown with an accelerated clock",
             "the digest fires",
             "it does not fire twice",
@@ -355,7 +359,7 @@ async fn the_dot_env_of_the_original_script_is_read_and_the_environment_wins() {
 async fn an_interrupted_run_ends_with_130_and_the_sandbox_with_0() {
     let program = Program::new();
     let running = program.start(&["run", "--sandbox"]);
-    running.line("waiting for the user's authorization").await;
+    running.line("waiting for a person").await;
     running.signal("INT");
     let (status, log) = running.end().await;
     assert_eq!(status.code(), Some(130), "{log:#?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agentkit_worker::internals::clock::ManualClock;
 use agentkit_worker::internals::parking::memory::MemoryParking;
 use agentkit_worker::internals::parking::redis::RedisParking;
-use agentkit_worker::internals::parking::{Parked, Parking};
+use agentkit_worker::internals::parking::{Parked, Parking, WaitsFor};
 use agentkit_worker::job::{ConnectionName, Identifier, JobId};
 use jiff::{SignedDuration, Timestamp};
 
@@ -54,7 +54,7 @@ impl ParkingUnderTest {
     }
 
     async fn count(&self) -> u64 {
-        self.parking.count().await.unwrap()
+        self.parking.count(WaitsFor::Authorization).await.unwrap()
     }
 }
 
@@ -69,7 +69,8 @@ fn job_of(name: &str) -> String {
 
 fn run(job: &str) -> Parked {
     let connections = ["gmail", "a: b"].map(|name| ConnectionName::new(name).unwrap()).to_vec();
-    Parked { job: JobId::new(job).unwrap(), connections, message: "{\"é\": \"\\n\"}".into() }
+    let (job, waits_for) = (JobId::new(job).unwrap(), WaitsFor::Authorization);
+    Parked { job, waits_for, connections, message: "{\"é\": \"\\n\"}".into() }
 }
 
 async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
@@ -82,9 +83,25 @@ async fn a_run_is_found_until_it_is_taken_out(subject: &ParkingUnderTest) {
     assert_eq!(subject.waiting("ann").await, ["j", "k"].map(str::to_owned).into());
     assert_eq!(subject.count().await, 2, "a run that is parked twice counts once");
     for _ in 0..2 {
-        parking.unpark(&ann, &run("j").job).await.unwrap();
+        parking.unpark(&ann, &run("j").job, WaitsFor::Authorization).await.unwrap();
     }
     assert_eq!((subject.waiting("ann").await, subject.count().await), (["k".to_owned()].into(), 1));
+}
+
+async fn runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs(subject: &ParkingUnderTest) {
+    let (ann, bob, parking) = (user("ann"), user("bob"), &subject.parking);
+    let asked = Parked { waits_for: WaitsFor::Approval, connections: Vec::new(), ..run("k") };
+    parking.park(&ann, &run("j"), LONG).await.unwrap();
+    parking.park(&ann, &asked, LONG).await.unwrap();
+    let counts = async || (subject.count().await, parking.count(WaitsFor::Approval).await.unwrap());
+    assert_eq!((counts().await, subject.all("ann").await.len()), ((1, 1), 2));
+    assert_eq!(parking.find(&ann, &run("j").job).await.unwrap(), Some(run("j")));
+    assert_eq!(parking.find(&ann, &asked.job).await.unwrap(), Some(asked.clone()));
+    assert_eq!(parking.find(&bob, &asked.job).await.unwrap(), None, "it is another user's");
+    parking.unpark(&ann, &asked.job, WaitsFor::Approval).await.unwrap();
+    assert_eq!((counts().await, parking.find(&ann, &asked.job).await.unwrap()), ((1, 0), None));
+    parking.unpark(&ann, &run("j").job, WaitsFor::Authorization).await.unwrap();
+    assert_eq!(counts().await, (0, 0));
 }
 
 async fn a_run_is_forgotten_when_its_wait_is_over(subject: &ParkingUnderTest) {
@@ -119,7 +136,7 @@ async fn many_runs_come_by_the_page_although_others_come_and_go(subject: &Parkin
         assert!(page.runs.len() < 200, "{}", page.runs.len());
         // A page is woken, and goes on, before the next one is read.
         for gone in page.runs.iter().filter(|parked| parked.job.as_str().starts_with("goes")) {
-            parking.unpark(&ann, &gone.job).await.unwrap();
+            parking.unpark(&ann, &gone.job, WaitsFor::Authorization).await.unwrap();
         }
         found.extend(page.runs.into_iter().map(|parked| parked.job.to_string()));
         pages += 1;
@@ -147,6 +164,7 @@ async fn hostile_names_never_meet(subject: &ParkingUnderTest) {
 #[tokio::test]
 async fn all_of_it_holds_on_a_cluster() {
     a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::cluster().await).await;
+    runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs(&ParkingUnderTest::cluster().await).await;
     a_run_is_forgotten_when_its_wait_is_over(&ParkingUnderTest::cluster().await).await;
     many_runs_come_by_the_page_although_others_come_and_go(&ParkingUnderTest::cluster().await).await;
     hostile_names_never_meet(&ParkingUnderTest::cluster().await).await;
@@ -158,6 +176,11 @@ mod memory {
     #[tokio::test]
     async fn a_run_is_found_until_it_is_taken_out() {
         super::a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs() {
+        super::runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs(&ParkingUnderTest::memory()).await;
     }
 
     #[tokio::test]
@@ -182,6 +205,11 @@ mod redis {
     #[tokio::test]
     async fn a_run_is_found_until_it_is_taken_out() {
         super::a_run_is_found_until_it_is_taken_out(&ParkingUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs() {
+        super::runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs(&ParkingUnderTest::redis().await).await;
     }
 
     #[tokio::test]

@@ -7,13 +7,15 @@ use std::time::Duration;
 use agentkit_worker::Client;
 use agentkit_worker::Config;
 use agentkit_worker::internals::app::lifetimes;
+use agentkit_worker::internals::approval::Writes;
 use agentkit_worker::internals::clock::SystemClock;
 use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::journal::{Claim, ClaimMode, Journal};
+use agentkit_worker::internals::parking::redis::RedisParking;
 use agentkit_worker::internals::queue::Message;
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
 use agentkit_worker::internals::redis_client::{self, RedisClient};
-use agentkit_worker::internals::worker::Operator;
+use agentkit_worker::internals::worker::{Operator, Runs};
 use agentkit_worker::job::{Job, JobId};
 use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
 use futures_util::StreamExt;
@@ -28,6 +30,9 @@ use crate::support::{eventually, soon, unique};
 
 /// So many cases at the same time.
 const AT_ONCE: usize = 10;
+/// Where the journal tells of a write that waited: that it is about to leave, and what became of it.
+const START: &str = "append accounts_ready+tool_started";
+const OUTCOME: &str = "append wake_up_published+tool_finished";
 const FETCH: &str = "call gmail_fetch_mails with {\"max_results\": 2}";
 
 /// One job with all that it needs.
@@ -39,15 +44,19 @@ struct CrashCase {
     journal: Arc<RedisJournal>,
     id: JobId,
     subject: String,
+    /// What a person says to a call that waits.
+    says: Option<&'static str>,
 }
 
 /// What is left of a case when the run has ended.
+#[derive(Debug)]
 struct Aftermath {
     labels: Vec<String>,
     replies: Vec<Reply>,
     letters: Vec<Message>,
     journal: Vec<String>,
-    sent: usize,
+    /// What stands in the mails that were sent.
+    sent: Vec<String>,
     model_requests: u64,
 }
 
@@ -77,7 +86,7 @@ impl CrashCase {
         let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient).unwrap()));
         let reply_to = inbox.name().to_owned();
         let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
-        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject }
+        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject, says: None }
     }
 
     async fn send(&self, prompt: &str) {
@@ -102,7 +111,11 @@ impl CrashCase {
         soon(&format!("the end of the run, last at {:?}", fuse.labels.lock().unwrap().last()), async {
             loop {
                 tokio::select! {
-                    message = inbox.next() => replies.extend(terminal(&message.unwrap())),
+                    message = inbox.next() => {
+                        let message = message.unwrap();
+                        replies.extend(terminal(&message));
+                        self.decide(&message);
+                    }
                     () = fuse.died.notified() => worker = FusedWorker::start(&self.config, None),
                     () = tokio::time::sleep(Duration::from_millis(100)) => {}
                 }
@@ -118,6 +131,33 @@ impl CrashCase {
             replies.extend(terminal(&message.unwrap()));
         }
         (fuse, replies)
+    }
+
+    /// Says to a call that waits, once its run is parked, what is to be said, and is not answered.
+    fn decide(&self, message: &Message) {
+        let reply: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
+        let Some(says) = self.says.filter(|_| reply["type"] == "agentkit.job.approval_required") else { return };
+        let call = &reply["data"]["approvals"][0];
+        let mut decision = json!({
+            "job": self.id, "approval": call["id"], "arguments_digest": call["arguments_digest"], "decision": says
+        });
+        if says == "edit" {
+            decision["arguments"] = call["arguments"].clone();
+            decision["arguments"]["body"] = json!("edited");
+        }
+        let (amqp, journal, id) = (self.config.amqp.clone(), self.journal.clone(), self.id.clone());
+        tokio::spawn(async move {
+            eventually("the run is parked, or goes on", || async {
+                let lines = journal.read(&id).await.unwrap();
+                let names: Vec<String> = lines.iter().map(|line| event_name(line)).collect();
+                let asked = names.iter().position(|name| name == "approval_asked")?;
+                let parked = names[asked..].last().is_some_and(|name| name == "wake_up_published");
+                (parked || names.iter().any(|name| name == "approval_decided")).then_some(())
+            })
+            .await;
+            let client = Client::connect(amqp, Arc::new(SystemClock)).await.unwrap();
+            client.decide(&decision, None).await.unwrap();
+        });
     }
 
     /// Jobs and wake-ups that are left.
@@ -140,7 +180,8 @@ impl CrashCase {
         }
         let world = self.peer.world().await;
         let sent = world["effects"].as_array().unwrap();
-        let sent = sent.iter().filter(|effect| effect["params"]["subject"] == self.subject.as_str()).count();
+        let sent = sent.iter().filter(|effect| effect["params"]["subject"] == self.subject.as_str());
+        let sent = sent.map(|effect| effect["params"]["body"].as_str().unwrap().to_owned()).collect();
         let model_requests = self.peer.count("model").await;
         let labels = fuse.labels.lock().unwrap().clone();
         Aftermath { labels, replies, letters, journal: self.lines().await, sent, model_requests }
@@ -151,6 +192,21 @@ impl CrashCase {
 async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
     let case = CrashCase::new(redis, Some(Duration::from_millis(300))).await;
     case.peer.fault(json!({"on": "execute", "tool": "gmail_fetch_mails", "kind": "status", "status": 503})).await;
+    let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
+    case.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
+}
+
+/// A run whose write waits for a person, who says this.
+async fn waiting(redis: &Redis, cut: Cut, says: &'static str) -> Aftermath {
+    let mut case = CrashCase::new(redis, None).await;
+    case.says = Some(says);
+    case.config.approval.writes = Writes::All;
+    // The copy that stands for the wait is to be gone soon after the end.
+    case.config.authorization.poll_seconds_at_most = 1;
+    case.peer.activate("gmail", "user_123").await;
     let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
     case.send(&format!("{FETCH} then call gmail_send_message with {mail}")).await;
     let worker = FusedWorker::start(&case.config, cut);
@@ -225,12 +281,14 @@ async fn cancelled_while_parked(redis: &Redis, cut: Cut) -> Aftermath {
 
 async fn operator(case: &CrashCase, fuse: &Arc<Fuse>) -> Operator {
     let publisher = AmqpQueue::connect(case.config.amqp.clone()).await.unwrap().publisher();
-    Operator::new(
-        Arc::new(FusedJournal(case.journal.clone(), fuse.clone())),
-        Arc::new(FusedPublisher(publisher, fuse.clone())),
-        Arc::new(SystemClock),
-        lifetimes(&case.config),
-    )
+    Operator::new(Runs {
+        journal: Arc::new(FusedJournal(case.journal.clone(), fuse.clone())),
+        publisher: Arc::new(FusedPublisher(publisher, fuse.clone())),
+        parking: Arc::new(RedisParking::new(RedisClient::new(&case.config.redis).unwrap())),
+        clock: Arc::new(SystemClock),
+        lifetimes: lifetimes(&case.config),
+        name: "operator".into(),
+    })
 }
 
 fn terminal(message: &Message) -> Option<Reply> {
@@ -238,54 +296,68 @@ fn terminal(message: &Message) -> Option<Reply> {
     reply.event.is_terminal().then_some(reply)
 }
 
-/// Plays a story undisturbed, then cut off in every way at each of its points, and checks what is left each time; the
-/// story must come by the `points` named.
+/// Where a story is cut off.
+enum Where {
+    /// At each of its points.
+    Everywhere,
+    /// At each from the first of these to the second.
+    Between(&'static str, &'static str),
+    /// At the points named.
+    There,
+}
+
+/// Plays a story undisturbed, then cut off in every way, and checks what is left each time; the story must come by the
+/// `points` named.
 async fn table(
     story: impl AsyncFn(Cut) -> Aftermath,
     check: impl Fn(&str, Option<(&str, Failure)>, &Aftermath),
-    points: &[&str],
+    cut_off: Where,
+    points: &[&'static str],
 ) {
     let undisturbed = story(None).await;
     one_reply("undisturbed", &undisturbed);
     check("undisturbed", None, &undisturbed);
+    let labels = &undisturbed.labels;
+    let place = |point: &str| labels.iter().position(|label| label == point);
     for point in points {
-        assert!(undisturbed.labels.iter().any(|label| label == point), "{point} is missing: {:#?}", undisturbed.labels);
+        assert!(place(point).is_some(), "{point} is missing: {labels:#?}");
     }
-    let count = undisturbed.labels.len();
+    let cuts: Vec<Point> = match cut_off {
+        Where::Everywhere => (0..labels.len()).map(Point::Number).collect(),
+        Where::Between(first, last) => (place(first).unwrap()..=place(last).unwrap()).map(Point::Number).collect(),
+        Where::There => points.iter().copied().map(Point::Named).collect(),
+    };
     let failures = [Failure::Before, Failure::After, Failure::DoneButFailed];
-    let cases = (0..count).flat_map(|number| failures.map(|failure| (number, failure)));
+    let cases = cuts.iter().flat_map(|point| failures.map(|failure| (*point, failure)));
     let story = &story;
     let played = futures_util::stream::iter(cases)
-        .map(|(number, failure)| async move { (number, failure, story(Some((Point::Number(number), failure))).await) });
+        .map(|(point, failure)| async move { (point, failure, story(Some((point, failure))).await) });
     let mut played = played.buffer_unordered(AT_ONCE);
     let mut done = 0;
-    while let Some((number, failure, aftermath)) = played.next().await {
-        let label = aftermath.labels[number].as_str();
-        let case = format!("{failure:?} `{label}` (operation {number})");
+    while let Some((point, failure, aftermath)) = played.next().await {
+        let labels = &aftermath.labels;
+        let label = match point {
+            // By the clock a run may come by a point less, and is then not cut off at what would have been its last one.
+            Point::Number(number) => labels.get(number).map(String::as_str),
+            Point::Named(name) => Some(name).filter(|name| labels.iter().any(|label| label == name)),
+        };
+        let case = format!("{failure:?} {point:?} `{}`", label.unwrap_or("nowhere"));
         one_reply(&case, &aftermath);
-        check(&case, Some((label, failure)), &aftermath);
+        check(&case, label.map(|label| (label, failure)), &aftermath);
         done += 1;
     }
-    println!("{done} cases at {count} points");
-    assert_eq!(done, count * 3);
+    println!("{done} cases at {} points", cuts.len());
+    assert_eq!(done, cuts.len() * failures.len());
 }
 
 /// However often it was sent, it is the same one, and the ledger is true.
 fn one_reply(case: &str, Aftermath { replies, sent, .. }: &Aftermath) {
     assert!(replies.iter().all(|reply| *reply == replies[0]), "{case}: two different terminal replies: {replies:#?}");
-    assert!(*sent <= 1, "{case}: the mail was sent {sent} times");
+    assert!(sent.len() <= 1, "{case}: the mail was sent {} times", sent.len());
 }
 
 fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
-    let Aftermath { replies, letters, journal, sent, model_requests, .. } = aftermath;
-    assert_eq!(letters.len(), 0, "{case}");
-    let ReplyEvent::Completed(completed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
-    let state = completed.account.effects.iter().find(|effect| effect.tool == "gmail_send_message").unwrap().state;
-    match state {
-        EffectState::Done => assert_eq!(*sent, 1, "{case}: reported as done"),
-        EffectState::Unknown => assert_eq!(completed.status, Status::CompletedWithUnknownEffects, "{case}"),
-        EffectState::Failed | EffectState::Denied => panic!("{case}: nothing failed: {completed:#?}"),
-    }
+    let state = check_completed(case, cut, aftermath);
     // Between the entry of its start and the call the broker becomes its witness: another message is held, the old one acked.
     let in_doubt = matches!(
         cut,
@@ -295,9 +367,25 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
                 | ("append wake_up_published+tool_finished", Failure::Before)
         )
     );
-    // A store that is as new as this one, and was empty after a worker had the message, may have lost what that one did.
-    let begun_anew = journal[0].contains(r#""writes_lost":true"#);
-    assert!(in_doubt || begun_anew || state == EffectState::Done, "{case}: there is no reason for doubt");
+    assert!(in_doubt || begun_anew(aftermath) || state == EffectState::Done, "{case}: there is no reason for doubt");
+}
+
+/// A store that is as new as this one, and was empty after a worker had the message, may have lost what that one did.
+fn begun_anew(aftermath: &Aftermath) -> bool {
+    aftermath.journal[0].contains(r#""writes_lost":true"#)
+}
+
+/// What became of the mail.
+fn check_completed(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) -> EffectState {
+    let Aftermath { replies, letters, journal, sent, model_requests, .. } = aftermath;
+    assert_eq!(letters.len(), 0, "{case}");
+    let ReplyEvent::Completed(completed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
+    let state = completed.account.effects.iter().find(|effect| effect.tool == "gmail_send_message").unwrap().state;
+    match state {
+        EffectState::Done => assert_eq!(sent.len(), 1, "{case}: reported as done"),
+        EffectState::Unknown => assert_eq!(completed.status, Status::CompletedWithUnknownEffects, "{case}"),
+        EffectState::Failed | EffectState::Denied => panic!("{case}: nothing failed: {completed:#?}"),
+    }
     let turns = journal.iter().filter(|line| event_name(line) == "model_replied").count();
     assert_eq!(turns, completed.account.steps as usize, "{case}");
     let asked_again =
@@ -309,6 +397,43 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
         extra == u64::from(asked_again) || asked_perhaps && extra <= 1,
         "{case}: {model_requests} requests for {turns} turns"
     );
+    state
+}
+
+/// Whether the worker died between the entry of the write's start and that of its outcome. Other messages of the run come in
+/// between: a worker that dies over one of them dies with the write, too.
+fn died_with_the_write(cut: Option<(&str, Failure)>, labels: &[String]) -> bool {
+    let Some((last, failure)) = cut.filter(|(_, failure)| *failure != Failure::DoneButFailed) else { return false };
+    let done = |name: &str| labels.iter().any(|label| label == name) && !(failure == Failure::Before && last == name);
+    done(START) && !done(OUTCOME)
+}
+
+fn check_approved(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    check_allowed(case, cut, aftermath, "hello");
+}
+
+fn check_edited(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    check_allowed(case, cut, aftermath, "edited");
+}
+
+fn check_allowed(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath, body: &str) {
+    let state = check_completed(case, cut, aftermath);
+    if !begun_anew(aftermath) {
+        let in_doubt = died_with_the_write(cut, &aftermath.labels);
+        assert_eq!(state == EffectState::Unknown, in_doubt, "{case}: {:#?}", aftermath.labels);
+    }
+    assert!(aftermath.sent.iter().all(|sent| sent == body), "{case}: {:?}", aftermath.sent);
+    let ReplyEvent::Completed(completed) = &aftermath.replies[0].event else { panic!("{case}") };
+    assert_eq!(completed.account.approvals.len(), 1, "{case}: {completed:#?}");
+    assert!(completed.account.approvals[0].decision.allows(), "{case}");
+}
+
+fn check_denied(case: &str, _: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let ReplyEvent::Completed(completed) = &aftermath.replies[0].event else { panic!("{case}: {aftermath:#?}") };
+    let account = &completed.account;
+    assert_eq!((aftermath.sent.len(), aftermath.letters.len()), (0, 0), "{case}");
+    let states: Vec<_> = account.effects.iter().map(|effect| effect.state).collect();
+    assert_eq!((states.as_slice(), account.approvals.len()), ([EffectState::Denied].as_slice(), 1), "{case}");
 }
 
 fn check_poison(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
@@ -348,7 +473,41 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
         "publish agentkit.job.completed",
         "ack",
     ];
-    table(async |cut| mail(&redis, cut).await, check_mail, &points).await;
+    table(async |cut| mail(&redis, cut).await, check_mail, Where::Everywhere, &points).await;
+}
+
+/// Where the journal of a run that waits for a person grows, from the question on.
+const WAIT: [&str; 5] = [
+    "append model_replied+approval_asked",
+    "append attempt_ended",
+    "append wake_up_published",
+    "append approval_decided",
+    "append attempt_started",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_approved_is_made_at_most_once_wherever_its_run_is_cut_off() {
+    let redis = Redis::start().await;
+    let points = ["publish agentkit.job.approval_required", "release", "publish wake-up", START, "hold", OUTCOME];
+    let points = [WAIT.as_slice(), &points].concat();
+    let from_the_question = Where::Between(WAIT[0], OUTCOME);
+    table(async |cut| waiting(&redis, cut, "approve").await, check_approved, from_the_question, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_edited_is_made_at_most_once_wherever_the_journal_of_its_run_ends() {
+    let redis = Redis::start().await;
+    let points = [START, OUTCOME, "append model_asked", "append model_replied+finished", "append delivered"];
+    let points = [WAIT.as_slice(), &points].concat();
+    table(async |cut| waiting(&redis, cut, "edit").await, check_edited, Where::There, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_denied_is_never_made_wherever_the_journal_of_its_run_ends() {
+    let redis = Redis::start().await;
+    let points = ["append model_asked", "append model_replied+finished", "append delivered"];
+    let points = [WAIT.as_slice(), &points].concat();
+    table(async |cut| waiting(&redis, cut, "deny").await, check_denied, Where::There, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,7 +521,7 @@ async fn a_run_that_is_put_aside_has_its_reply_and_its_dead_letter_wherever_that
         "append delivered",
         "ack",
     ];
-    table(async |cut| poison(&redis, cut).await, check_poison, &points).await;
+    table(async |cut| poison(&redis, cut).await, check_poison, Where::Everywhere, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,12 +534,12 @@ async fn a_run_that_is_cancelled_under_way_ends_so_wherever_its_worker_is_cut_of
         "append delivered",
         "ack",
     ];
-    table(async |cut| cancelled(&redis, cut).await, check_cancelled, &points).await;
+    table(async |cut| cancelled(&redis, cut).await, check_cancelled, Where::Everywhere, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_of_a_parked_run_that_is_cut_off_anywhere_can_be_given_again() {
     let redis = Redis::start().await;
     let points = ["claim", "append finished", "release", "publish wake-up"];
-    table(async |cut| cancelled_while_parked(&redis, cut).await, check_cancelled, &points).await;
+    table(async |cut| cancelled_while_parked(&redis, cut).await, check_cancelled, Where::Everywhere, &points).await;
 }

@@ -1,0 +1,134 @@
+//! Runs in the hands of whoever is no worker: read, claimed for a moment, woken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::agent::run::{BadJournal, Run};
+use crate::clock::SharedClock;
+use crate::job::{Job, JobId};
+use crate::journal::{Claim, ClaimMode, Journal, JournalError};
+use crate::parking::{Parking, WaitsFor};
+use crate::queue::{Destination, Message, Publisher, QueueError};
+use crate::worker::message::wake_up::{Reason, WakeUp};
+use crate::worker::resources::parked_index::message;
+use crate::worker::rules::Lifetimes;
+use crate::worker::run::interruption::Interruption;
+use crate::worker::run::lease::Lease;
+use crate::worker::run::leased_run::LeasedRun;
+
+/// Whoever dies in between keeps a run from its workers for so long at most.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// What runs are reached by. The lease in `lifetimes` does not matter.
+pub struct Runs {
+    /// How far they are.
+    pub journal: Arc<dyn Journal>,
+    /// Wake-ups.
+    pub publisher: Arc<dyn Publisher>,
+    /// The messages of runs that wait.
+    pub parking: Arc<dyn Parking>,
+    /// What entries are dated by.
+    pub clock: SharedClock,
+    /// How long journals are kept.
+    pub lifetimes: Lifetimes,
+    /// As the owner of a lease.
+    pub name: String,
+}
+
+/// Why nothing was done to a run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no journal of this id.
+    #[error(
+        "no run `{0}` is known: the id is wrong, the job still waits in the job queue for its first worker, or its journal \
+         was kept long enough"
+    )]
+    Unknown(JobId),
+    /// The journal cannot be read by this version.
+    #[error("{0}")]
+    BadJournal(#[from] BadJournal),
+    /// A worker took the run meanwhile.
+    #[error("a worker has the run at this moment; try again")]
+    Busy,
+    /// The journal cannot be reached.
+    #[error("journal unavailable: {0}")]
+    Unavailable(String),
+    /// The broker did not confirm the wake-up. What was journalled stays; the run's own wake-up still comes.
+    #[error("the wake-up was not confirmed: {0}")]
+    Queue(#[from] QueueError),
+}
+
+impl From<JournalError> for RunError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Unavailable(reason) => Self::Unavailable(reason),
+            JournalError::OwnershipLost | JournalError::Lost => Self::Busy,
+        }
+    }
+}
+
+impl From<Interruption> for RunError {
+    fn from(error: Interruption) -> Self {
+        match error {
+            Interruption::JournalUnavailable(reason) => Self::Unavailable(reason),
+            _ => Self::Busy,
+        }
+    }
+}
+
+impl Runs {
+    /// The run, as its journal tells it.
+    pub(super) async fn read(&self, id: &JobId) -> Result<Run, RunError> {
+        replay(id, &self.journal.read(id).await?)
+    }
+
+    /// The run in our hands.
+    pub(super) async fn claim(&self, id: &JobId, mode: ClaimMode) -> Result<LeasedRun, RunError> {
+        let asked = Instant::now();
+        let (token, lines) = match self.journal.claim(id, &self.name, LEASE, mode).await? {
+            Claim::Granted { token, entries } => (token, entries),
+            Claim::Held { .. } => return Err(RunError::Busy),
+        };
+        let lease = Lease::new(self.journal.clone(), id.clone(), self.name.clone(), token, LEASE, asked);
+        match replay(id, &lines) {
+            Ok(run) => Ok(LeasedRun::new(lease, self.clock.clone(), self.lifetimes, run)),
+            Err(error) => {
+                lease.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Publishes a wake-up, by the message that the run waits with where that is known: it says where replies go and whose
+    /// trace they belong to. Too much is harmless: a copy of a run that is alive elsewhere waits, and one that comes after the
+    /// end is dropped.
+    pub(super) async fn wake(&self, run: &Run) -> Result<(), QueueError> {
+        let wake_up = WakeUp::of_run(run, run.wake_up_generation().max(1), Reason::Operator);
+        let message = self.parked_message(run).await.unwrap_or_else(|| Message::of_job(run.job(), None));
+        self.publisher.publish(&Destination::Urgent, wake_up.stamp(&message)).await.map(drop)
+    }
+
+    async fn parked_message(&self, run: &Run) -> Option<Message> {
+        let job = run.job();
+        let parked = self.parking.find(&job.identifier, &job.id()).await;
+        let parked = parked.inspect_err(|error| warn!(%error, "a run is woken without its caller's trace")).ok()??;
+        let message = message(&parked, job)?;
+        let read = Job::from_slice(&message.body, &message.envelope(), usize::MAX).ok()?;
+        (read.id() == job.id() && read.digest() == run.digest()).then_some(message)
+    }
+
+    /// The run waits for no approval any more.
+    pub(super) async fn unpark(&self, run: &Run) {
+        let job = run.job();
+        if let Err(error) = self.parking.unpark(&job.identifier, &job.id(), WaitsFor::Approval).await {
+            warn!(%error, "a run is still counted among those that wait, until it ends");
+        }
+    }
+}
+
+fn replay(id: &JobId, lines: &[String]) -> Result<Run, RunError> {
+    Run::replay(lines)?.ok_or_else(|| RunError::Unknown(id.clone()))
+}
