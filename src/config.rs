@@ -333,7 +333,8 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     let mut all = environment.clone();
     let mut problems = Vec::new();
     for (name, path) in environment {
-        let Some(base) = name.strip_suffix("_FILE") else { continue };
+        // Certificates stay in their files.
+        let Some(base) = name.strip_suffix("_FILE").filter(|_| !name.contains("__TLS__")) else { continue };
         let ours = base.starts_with("AGENTKIT_WORKER__") || WELL_KNOWN.iter().any(|(known, _)| *known == base);
         if !ours || environment.contains_key(base) {
             continue;

@@ -34,6 +34,7 @@ mod schedule;
 mod schema;
 mod shutdown;
 mod telemetry;
+mod transport;
 mod webhook;
 mod worker;
 
