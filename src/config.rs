@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::config::{Environment, File, FileFormat};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -112,6 +113,22 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Which lines: `info`, `agentkit_worker=debug,info`, …
     pub filter: String,
+    /// How users are named in lines above `debug`.
+    pub identifiers: Identifiers,
+    /// What pseudonyms are made with. Without it whoever guesses an identifier can tell that the guess is right.
+    pub pseudonym_key: SecretString,
+}
+
+/// How users are named in lines above `debug`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identifiers {
+    /// Not at all: in lines at `debug` only.
+    Debug,
+    /// By a name that is always the same for one user, and says nothing of them.
+    Pseudonym,
+    /// As they are.
+    Plain,
 }
 
 /// The form of a log line.

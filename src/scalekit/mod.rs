@@ -308,7 +308,16 @@ impl Scalekit {
     fn note_retry(&self, operation: Operation, error: &Error, attempt: u32, wait: Duration) {
         let (operation, reason) = (operation.as_str(), error.code());
         let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(operation, reason, attempt, wait_milliseconds, %error, "a call to Scalekit is repeated");
+        let outline = error.outline();
+        tracing::warn!(
+            operation,
+            reason,
+            attempt,
+            wait_milliseconds,
+            error = outline,
+            "a call to Scalekit is repeated"
+        );
+        tracing::debug!(operation, %error, "Scalekit's words");
         if let Some(hook) = &self.on_retry {
             hook(operation, reason);
         }

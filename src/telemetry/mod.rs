@@ -1,10 +1,13 @@
 //! Log lines: one for each notable event, as text for people or as JSON for machines.
 
+mod fields;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use self::fields::Fields;
 use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging to standard error. Colour only on a terminal.
@@ -18,8 +21,11 @@ pub(crate) fn start(config: &LogConfig) -> Result<(), String> {
         .with_writer(BoxMakeWriter::new(std::io::stderr))
         .with_ansi(std::io::stderr().is_terminal());
     let started = match config.format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
+        LogFormat::Text => builder.with_target(false).fmt_fields(Fields::new(config)).try_init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_span_list(false);
+            builder.fmt_fields(Fields::new(config)).try_init()
+        }
     };
     started.map_err(|error| error.to_string())
 }
