@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::config::{Environment, File, FileFormat};
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::approval::ApprovalConfig;
 use crate::http_server::tokens::HttpConfig;
 use crate::retry::Policy;
+use crate::telemetry::LogConfig;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::{AfterLoss, Defaults};
 use crate::{http, llm, queue, redis_client, scalekit};
@@ -104,40 +104,6 @@ pub struct DigestsConfig {
     pub enabled: bool,
     pub dir: PathBuf,
     pub lease_seconds: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogConfig {
-    /// The form of a line.
-    pub format: LogFormat,
-    /// Which lines: `info`, `agentkit_worker=debug,info`, …
-    pub filter: String,
-    /// How users are named in lines above `debug`.
-    pub identifiers: Identifiers,
-    /// What pseudonyms are made with. Without it whoever guesses an identifier can tell that the guess is right.
-    pub pseudonym_key: SecretString,
-}
-
-/// How users are named in lines above `debug`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Identifiers {
-    /// Not at all: in lines at `debug` only.
-    Debug,
-    /// By a name that is always the same for one user, and says nothing of them.
-    Pseudonym,
-    /// As they are.
-    Plain,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Everything that is wrong with a configuration, one line each: `section.key: problem`.

@@ -27,10 +27,10 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{BadConfig, Config, LogFormat, Sources};
+use crate::config::{BadConfig, Config, Sources};
 use crate::queue::QueueError;
 use crate::schedule::BadDigests;
-use crate::telemetry;
+use crate::telemetry::{self, LogFormat};
 
 /// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;

@@ -13,7 +13,7 @@ use tracing_subscriber::field::{RecordFields, VisitOutput};
 use tracing_subscriber::fmt::format::{DefaultVisitor, JsonVisitor, Writer};
 use tracing_subscriber::fmt::{FormatFields, FormattedFields};
 
-use crate::config::{Identifiers, LogConfig, LogFormat};
+use super::{Identifiers, LogConfig, LogFormat};
 
 /// The field that names a user, in whatever span.
 const IDENTIFIER: &str = "job.identifier";

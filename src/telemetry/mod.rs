@@ -4,11 +4,47 @@ mod fields;
 
 use std::io::IsTerminal;
 
+use secrecy::SecretString;
+use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use self::fields::Fields;
-use crate::config::{LogConfig, LogFormat};
+
+/// What is logged, and how; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines: `info`, `agentkit_worker=debug,info`, …
+    pub filter: String,
+    /// How users are named in lines above `debug`.
+    pub identifiers: Identifiers,
+    /// What pseudonyms are made with. Without it whoever guesses an identifier can tell that the guess is right.
+    pub pseudonym_key: SecretString,
+}
+
+/// How users are named in lines above `debug`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identifiers {
+    /// Not at all: in lines at `debug` only.
+    Debug,
+    /// By a name that is always the same for one user, and says nothing of them.
+    Pseudonym,
+    /// As they are.
+    Plain,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Starts logging to standard error. Colour only on a terminal.
 pub(crate) fn start(config: &LogConfig) -> Result<(), String> {
