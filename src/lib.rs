@@ -48,3 +48,4 @@ pub use queue::amqp::Config as AmqpConfig;
 pub use reply::{Reply, ReplyEvent};
 pub use sandbox::{Sandbox, SandboxOptions};
 pub use shutdown::{Ended, Shutdown};
+pub use transport::TlsConfig;
