@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::approval::ApprovalConfig;
 use crate::http_server::config::HttpConfig;
 use crate::producers::ProducersConfig;
+use crate::telemetry::LogConfig;
 use crate::worker::config::WorkerConfig;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::Defaults;
@@ -85,24 +86,6 @@ pub struct DigestsConfig {
     pub enabled: bool,
     pub dir: PathBuf,
     pub lease_seconds: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogConfig {
-    /// The form of a line.
-    pub format: LogFormat,
-    /// Which lines: `info`, `agentkit_worker=debug,info`, …
-    pub filter: String,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Everything that is wrong with a configuration, one line each: `section.key: problem`.
@@ -304,7 +287,8 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     let mut all = environment.clone();
     let mut problems = Vec::new();
     for (name, path) in environment {
-        let Some(base) = name.strip_suffix("_FILE") else { continue };
+        // Certificates stay in their files.
+        let Some(base) = name.strip_suffix("_FILE").filter(|_| !name.contains("__TLS__")) else { continue };
         let ours = base.starts_with("AGENTKIT_WORKER__") || WELL_KNOWN.iter().any(|(known, _)| *known == base);
         if !ours || environment.contains_key(base) {
             continue;

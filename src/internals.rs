@@ -64,6 +64,9 @@ pub mod schedule {
 pub mod schema {
     pub use crate::schema::*;
 }
+pub mod transport {
+    pub use crate::transport::*;
+}
 pub mod worker {
     pub use crate::worker::control::operator::Operator;
     pub use crate::worker::control::runs::Runs;

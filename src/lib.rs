@@ -36,6 +36,7 @@ mod schedule;
 mod schema;
 mod shutdown;
 mod telemetry;
+mod transport;
 mod webhook;
 mod worker;
 
@@ -49,3 +50,4 @@ pub use queue::amqp::Config as AmqpConfig;
 pub use reply::{Reply, ReplyEvent};
 pub use sandbox::{Sandbox, SandboxOptions};
 pub use shutdown::{Ended, Shutdown};
+pub use transport::TlsConfig;

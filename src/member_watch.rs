@@ -53,7 +53,8 @@ impl MemberWatch {
 /// The management API, if its address is configured.
 pub(crate) fn management(config: &Config, clock: &SharedClock) -> anyhow::Result<Option<Management>> {
     let Some(addresses) = config.amqp.management_addresses().context("amqp.management_url")? else { return Ok(None) };
-    let client = http::Client::new(&config.http_client, clock.clone()).context("http_client")?;
+    let client = http::Client::with_tls(&config.http_client, &config.amqp.tls, "amqp.tls", clock.clone());
+    let client = client.context("http_client")?;
     let queues = definitions(&config.amqp.names()).into_iter().map(|definition| definition.name).collect();
     Ok(Some(Management::new(client, addresses, queues)))
 }

@@ -64,6 +64,19 @@ pub enum Finish {
     Other(String),
 }
 
+impl Finish {
+    /// The reason without the model's or the server's words: for log lines.
+    pub fn outline(&self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContentFilter => "content_filter",
+            Self::Refusal(_) => "refusal",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
 /// What a model call cost, in tokens. Absent is not zero: servers leave figures out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {

@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::peers::{service_peers, warn_of_plain};
 use crate::cache::Cache;
 use crate::cache::memory::MemoryCache;
 use crate::cache::redis::RedisCache;
@@ -67,6 +68,7 @@ pub struct Backends {
 impl Backends {
     /// RabbitMQ and Redis. The broker must answer; Redis may come later.
     pub async fn service(config: &Config) -> anyhow::Result<Self> {
+        warn_of_plain(&service_peers(config));
         let queue = AmqpQueue::connect(config.amqp.clone()).await.context("RabbitMQ cannot be used")?;
         let redis = RedisClient::new(&config.redis).context("Redis cannot be used")?;
         if let Err(error) = redis.ping().await {

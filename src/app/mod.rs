@@ -1,6 +1,7 @@
 //! Puts the parts together: the same worker on RabbitMQ and Redis, or on their stand-ins in memory.
 
 mod backends;
+mod peers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use tracing::{info, warn};
 
 pub use self::backends::Backends;
 pub(crate) use self::backends::process_name;
+use self::peers::warn_of_plain;
+pub(crate) use self::peers::{run_peers, service_peers};
 use crate::approval::link::Links;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
@@ -67,6 +70,7 @@ impl App {
         let reference = Arc::new(ReferenceClock::new(clock));
         let clock: SharedClock = reference.clone();
         let (scalekit, llm) = edges(&config, &clock, &metrics)?;
+        warn_of_plain(&run_peers(&config));
         if let Some(warning) =
             llm.shutdown_warning(&config.model.model, clock.now().to_zoned(jiff::tz::TimeZone::UTC).date())
         {
@@ -266,13 +270,16 @@ pub(crate) fn edges(
     clock: &SharedClock,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<(Arc<Scalekit>, Arc<Llm>)> {
-    let http = http::Client::new(&config.http_client, clock.clone()).context("http_client")?;
-    let scalekit = match Scalekit::new(config.scalekit.clone(), http.clone(), clock.clone()) {
+    let client =
+        |tls, keys| http::Client::with_tls(&config.http_client, tls, keys, clock.clone()).context("http_client");
+    let http = client(&config.scalekit.tls, "scalekit.tls")?;
+    let scalekit = match Scalekit::new(config.scalekit.clone(), http, clock.clone()) {
         Ok(scalekit) => scalekit,
         Err(problems) => bail!("scalekit: {}", problems.join("; ")),
     };
     let counted = metrics.clone();
     let scalekit = scalekit.on_retry(Arc::new(move |_, reason| counted.tool_retried(reason)));
+    let http = client(&config.model.tls, "model.tls")?;
     let llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
     Ok((Arc::new(scalekit), Arc::new(llm)))
 }

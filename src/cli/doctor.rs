@@ -8,6 +8,7 @@ use clap::Args;
 use secrecy::ExposeSecret;
 
 use super::doctor_redis::redis;
+use super::doctor_transport::transport;
 use super::report::Report;
 use super::{CommandError, Context};
 use crate::app;
@@ -45,6 +46,7 @@ pub(crate) async fn doctor(context: Context, arguments: DoctorArguments) -> Resu
     if problems.is_empty() {
         report.good("configuration", "complete");
     }
+    transport(&context, &mut report);
     broker(&context, &mut report).await;
     redis(&context, &mut report).await;
     let mut connections = arguments.connections;

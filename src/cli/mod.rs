@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod doctor;
 mod doctor_redis;
+mod doctor_transport;
 mod end_of_life;
 pub(crate) mod enqueue;
 pub(crate) mod jobs;
@@ -26,10 +27,10 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{BadConfig, Config, LogFormat, Sources};
+use crate::config::{BadConfig, Config, Sources};
 use crate::queue::QueueError;
 use crate::schedule::BadDigests;
-use crate::telemetry;
+use crate::telemetry::{self, LogFormat};
 
 /// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -214,7 +215,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let context = Context { sources, config, clock: Arc::new(SystemClock) };
     match arguments.command {
         Command::Demo(arguments) => demo::demo(context, arguments).await,
-        Command::Run(arguments) => run::run(context, arguments).await,
+        Command::Run(arguments) => Box::pin(run::run(context, arguments)).await,
         Command::Worker => worker::worker(context).await,
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
         Command::Jobs(arguments) => jobs::jobs(context, arguments).await,

@@ -23,6 +23,7 @@ use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
 use crate::agent::effect::Ran;
 use crate::clock::SharedClock;
+use crate::transport::{self, TlsConfig};
 
 /// How connections are made and bounded.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,6 +60,8 @@ pub struct Client {
     max_body_bytes: usize,
     /// Why no `https` address can be called, if none can.
     no_tls: Option<String>,
+    /// The section of the configuration that says whom TLS trusts.
+    tls_keys: &'static str,
 }
 
 /// The methods in use.
@@ -195,13 +198,30 @@ impl fmt::Debug for Request {
 }
 
 impl Client {
-    /// A client as `config` says. Without any certificate authority on the system it still calls `http` addresses, and
-    /// refuses `https` ones with words that say what to install.
+    /// A client as `config` says, which trusts the system's authorities. Without any of those it still calls `http`
+    /// addresses, and refuses `https` ones with words that say what to install.
     pub fn new(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
-        // A program that embeds this crate may have chosen a provider already; then that one counts.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Self::with_tls(config, &TlsConfig::default(), "tls", clock)
+    }
+
+    /// The same with certificates of one's own, which the section `tls_keys` of the configuration names.
+    pub fn with_tls(
+        config: &Config,
+        tls: &TlsConfig,
+        tls_keys: &'static str,
+        clock: SharedClock,
+    ) -> Result<Self, HttpError> {
+        transport::choose_provider();
         let proxy = config.proxy.as_ref().map(proxy).transpose()?;
-        let (inner, no_tls) = match builder(config, proxy.clone()).build() {
+        let own = match tls.is_empty() {
+            true => None,
+            false => Some(tls.client().map_err(|problem| HttpError::Invalid(format!("{tls_keys}.{problem}")))?),
+        };
+        let preset = match own {
+            Some(own) => builder(config, proxy.clone()).tls_backend_preconfigured(own),
+            None => builder(config, proxy.clone()),
+        };
+        let (inner, no_tls) = match preset.build() {
             Ok(client) => (client, None),
             Err(error) => {
                 let reason = format!("TLS cannot be used (install ca-certificates): {}", words(&error));
@@ -209,7 +229,7 @@ impl Client {
                 (client.map_err(|error| HttpError::Invalid(words(&error)))?, Some(reason))
             }
         };
-        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, no_tls })
+        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, no_tls, tls_keys })
     }
 
     /// Sends a request once and reads the whole answer. Every HTTP status is an answer.
@@ -240,7 +260,7 @@ impl Client {
         if let Some(body) = request.body {
             builder = builder.body(reqwest::Body::wrap(body));
         }
-        let mut answer = builder.send().await.map_err(|error| failure(&error, host))?;
+        let mut answer = builder.send().await.map_err(|error| self.failure(&error, host))?;
         let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
         let mut response = Response {
             status: answer.status().as_u16(),
@@ -251,7 +271,7 @@ impl Client {
             body: Bytes::new(),
         };
         let mut body = BytesMut::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error, host))? {
+        while let Some(chunk) = answer.chunk().await.map_err(|error| self.failure(&error, host))? {
             if body.len() + chunk.len() > self.max_body_bytes {
                 return Err(HttpError::BodyTooLarge {
                     host: host.to_owned(),
@@ -263,6 +283,22 @@ impl Client {
         }
         response.body = body.freeze();
         Ok(response)
+    }
+
+    fn failure(&self, error: &reqwest::Error, host: &str) -> HttpError {
+        let host = host.to_owned();
+        // With TLS 1.3 a peer says only after our first bytes that it wants another certificate; it has read none of them.
+        if let Some(reason) = transport::failure(error, self.tls_keys) {
+            return HttpError::NotSent { host, reason };
+        }
+        let reason = words(error);
+        if error.is_builder() {
+            HttpError::Invalid(format!("not a request for {host}: {reason}"))
+        } else if error.is_connect() {
+            HttpError::NotSent { host, reason }
+        } else {
+            HttpError::Broken { host, reason }
+        }
     }
 }
 
@@ -307,17 +343,6 @@ fn proxy(address: &SecretString) -> Result<reqwest::Proxy, HttpError> {
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or("(no host)");
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-fn failure(error: &reqwest::Error, host: &str) -> HttpError {
-    let (host, reason) = (host.to_owned(), words(error));
-    if error.is_builder() {
-        HttpError::Invalid(format!("not a request for {host}: {reason}"))
-    } else if error.is_connect() {
-        HttpError::NotSent { host, reason }
-    } else {
-        HttpError::Broken { host, reason }
-    }
 }
 
 /// What an error and its sources say, without reqwest's own first line, which holds the address.

@@ -140,6 +140,16 @@ impl LlmError {
         }
     }
 
+    /// The error without the server's own words, which may repeat what a user wrote: for log lines.
+    pub fn outline(&self) -> String {
+        match self {
+            Self::Rejected { status, .. } => format!("the model's server rejected the request (status {status})"),
+            Self::BadAnswer { .. } => "the model's server gave a malformed answer".to_owned(),
+            Self::QuotaExhausted { .. } => "the model account's quota is used up".to_owned(),
+            error => error.to_string(),
+        }
+    }
+
     /// The server's id of the request, where it answered and gave one.
     pub fn request_id(&self) -> Option<&str> {
         match self {

@@ -28,6 +28,7 @@ use crate::http::{self, HttpError, Method, Request, Response};
 use crate::key::digest;
 use crate::pattern::fits;
 use crate::retry::Policy;
+use crate::transport::{Peer, TlsConfig};
 
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
 const LONGEST_IDENTIFIER: usize = 64;
@@ -40,6 +41,10 @@ pub struct Config {
     pub base_url: String,
     /// The key, sent as a bearer token; empty for servers that want none.
     pub api_key: SecretString,
+    /// Whether the key may go to another machine over `http`.
+    pub allow_plaintext_keys: bool,
+    /// Whom the server is trusted by, and who we are to it.
+    pub tls: TlsConfig,
     /// The model of jobs that name none.
     pub model: String,
     /// Models that jobs may name, as patterns in which `*` stands for anything; any where there is none.
@@ -76,6 +81,8 @@ impl Default for Config {
         Self {
             base_url: "https://api.openai.com/v1".to_owned(),
             api_key: SecretString::default(),
+            allow_plaintext_keys: false,
+            tls: TlsConfig::default(),
             model: "gpt-4o".to_owned(),
             allow: BTreeSet::new(),
             api: ApiChoice::Auto,
@@ -98,8 +105,9 @@ impl Config {
     /// Everything that is wrong with it, each as `key: problem`.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Err(problem) = base(&self.base_url) {
-            problems.push(format!("base_url: {problem}"));
+        match base(self) {
+            Ok(base) => problems.extend(self.tls.problems(base.scheme() == "https")),
+            Err(problem) => problems.push(format!("base_url: {problem}")),
         }
         if self.model.trim().is_empty() {
             problems.push("model: must not be empty".to_owned());
@@ -114,6 +122,11 @@ impl Config {
             problems.push("temperature: must be between 0 and 2".to_owned());
         }
         problems
+    }
+
+    /// The server; `None` where its address cannot be read.
+    pub fn peer(&self) -> Option<Peer> {
+        Some(Peer::of_url(&Url::parse(&self.base_url).ok()?))
     }
 }
 
@@ -136,7 +149,7 @@ pub struct Llm {
 impl Llm {
     /// A client of the server that `config` names. The error says what is wrong with its address.
     pub fn new(config: Config, profiles: Profiles, http: http::Client) -> Result<Self, String> {
-        let base = base(&config.base_url)?;
+        let base = base(&config)?;
         Ok(Self { config, base, profiles, http })
     }
 
@@ -252,13 +265,17 @@ fn failure(response: &Response) -> LlmError {
     classify(Failure { status, should_retry, retry_after }, &body)
 }
 
-fn base(address: &str) -> Result<Url, String> {
-    let url = Url::parse(address).map_err(|error| format!("not an address: {error}"))?;
+fn base(config: &Config) -> Result<Url, String> {
+    let url = Url::parse(&config.base_url).map_err(|error| format!("not an address: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must begin with http:// or https://".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must hold no user and password; the key has a place of its own".to_owned());
+    }
+    let keyless = config.api_key.expose_secret().is_empty();
+    if let Some(problem) = Peer::of_url(&url).key_problem(keyless || config.allow_plaintext_keys) {
+        return Err(problem);
     }
     Ok(url)
 }

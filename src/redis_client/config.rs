@@ -5,6 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::Durability;
+use crate::transport::{Peer, Protection, TlsConfig};
 
 const NO_ADDRESS: &str = "not an address of a redis server (`redis://host:port`, `rediss://` for tls)";
 
@@ -12,9 +13,10 @@ const NO_ADDRESS: &str = "not an address of a redis server (`redis://host:port`,
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS with the system's roots, or
-    /// `unix:///path`. Of a cluster some of its nodes, separated by commas; with `sentinel` the Sentinels.
+    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. Of a cluster some of its nodes, separated by commas; with `sentinel` the Sentinels.
     pub url: SecretString,
+    /// Whom `rediss://` addresses are trusted by, and who we are to them. Read when a client is made.
+    pub tls: TlsConfig,
     /// Whether this is a Redis Cluster: its nodes are found from any one of them, and each key where it lies.
     pub cluster: bool,
     /// The name of the master that the Sentinels in `url` are asked for; empty where there are none. User, password and TLS
@@ -38,6 +40,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".into(),
+            tls: TlsConfig::default(),
             cluster: false,
             sentinel: String::new(),
             durability: Durability::Default,
@@ -54,6 +57,10 @@ impl Config {
     /// Everything that is wrong, as `field: problem`; the address itself is never repeated.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.addresses().err().unwrap_or_default();
+        if problems.is_empty() {
+            problems
+                .extend(self.tls.problems(self.peers().iter().any(|peer| peer.protection == Protection::Encrypted)));
+        }
         if self.cluster && self.key_prefix.contains("{}") {
             // An empty hash tag counts as none, and the one of each key would not be seen behind it.
             problems.push("key_prefix: must not hold `{}` on a redis cluster".to_owned());
@@ -71,6 +78,16 @@ impl Config {
             positive.iter().filter(|(_, value)| *value == 0).map(|(name, _)| format!("{name}: must be at least 1")),
         );
         problems
+    }
+
+    /// The server, the Sentinels, or the nodes of a cluster to start from; none where `url` cannot be read.
+    pub fn peers(&self) -> Vec<Peer> {
+        let peer = |info: &ConnectionInfo| match info.addr() {
+            ConnectionAddr::TcpTls { host, .. } => Peer::new(info.addr().to_string(), host, true),
+            ConnectionAddr::Tcp(host, _) => Peer::new(info.addr().to_string(), host, false),
+            addr => Peer::new(addr.to_string(), "localhost", false),
+        };
+        self.addresses().unwrap_or_default().iter().map(peer).collect()
     }
 
     /// The server, the Sentinels, or the nodes of a cluster to start from.

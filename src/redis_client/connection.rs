@@ -11,12 +11,14 @@ use redis::cluster_routing::{
     MultipleNodeRoutingInfo, ResponsePolicy, Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr,
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
-    Value, from_redis_value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline,
+    RedisError, RedisFuture, RedisResult, ServerErrorKind, TlsCertificates, Value, from_redis_value,
 };
+use secrecy::ExposeSecret;
 
 use super::sentinel::Sentinels;
 use super::{Config, Unavailable, describe};
+use crate::transport::choose_provider;
 
 /// How often the crate sends a command again: a node that was restarted takes three (the connection is lost, another
 /// node names it, it still loads), a slot under way two. The time that a call has ends it sooner.
@@ -43,10 +45,18 @@ impl Target {
     /// All that is wrong with the address.
     pub(super) fn new(config: &Config) -> Result<Self, Unavailable> {
         let mut addresses = config.addresses().map_err(|problems| Unavailable(problems.join("; ")))?;
+        choose_provider();
+        let certificates = certificates(config)?;
+        addresses =
+            addresses.into_iter().map(|address| with_certificates(address, &certificates)).collect::<Result<_, _>>()?;
         let connection_timeout = Duration::from_millis(config.connection_timeout_milliseconds);
         let response_timeout = Duration::from_millis(config.response_timeout_milliseconds);
         if config.cluster {
-            let client = ClusterClientBuilder::new(addresses)
+            let mut builder = ClusterClientBuilder::new(addresses);
+            if !config.tls.is_empty() {
+                builder = builder.certs(certificates);
+            }
+            let client = builder
                 .connection_timeout(connection_timeout)
                 .response_timeout(response_timeout)
                 // A node that hangs is waited for twice while the crate reads the map of slots anew. Others that have
@@ -114,6 +124,25 @@ impl Target {
             return Unavailable("this is no node of a redis cluster: unset redis.cluster".to_owned());
         }
         cause
+    }
+}
+
+fn certificates(config: &Config) -> Result<TlsCertificates, Unavailable> {
+    let material = config.tls.load().map_err(|problem| Unavailable(format!("redis.tls.{problem}")))?;
+    let client_tls = material.identity.map(|(certificates, key)| ClientTlsConfig {
+        client_cert: certificates.into_bytes(),
+        client_key: key.expose_secret().as_bytes().to_vec(),
+    });
+    Ok(TlsCertificates { client_tls, root_cert: material.authorities.map(String::into_bytes) })
+}
+
+/// The address with what its TLS trusts and shows, which those that are found by it get, too.
+fn with_certificates(address: ConnectionInfo, certificates: &TlsCertificates) -> Result<ConnectionInfo, Unavailable> {
+    match address.addr() {
+        ConnectionAddr::TcpTls { .. } => Client::build_with_tls(address, certificates.clone())
+            .map(|client| client.get_connection_info().clone())
+            .map_err(|error| describe(&error)),
+        _ => Ok(address),
     }
 }
 

@@ -36,6 +36,7 @@ pub use durability::Durability;
 pub use facts::ServerFacts;
 
 use crate::key::Key;
+use crate::transport;
 use breaker::Breaker;
 use connection::{RedisConnection, Target};
 use durability::DurableWrites;
@@ -72,6 +73,8 @@ pub struct RedisClient(Arc<Inner>);
 
 struct Inner {
     target: Target,
+    /// Its addresses, for those who read of a failure.
+    peers: String,
     longest_call: Duration,
     /// So old a link to a cluster is given up where a command times out; a younger one is kept.
     link_age: Duration,
@@ -123,6 +126,7 @@ impl RedisClient {
             longest_call: if target.is_looked_up() { 2 * once } else { once },
             link_age: open_time,
             target,
+            peers: config.peers().into_iter().map(|peer| peer.address).collect::<Vec<_>>().join(", "),
             key_prefix: config.key_prefix.clone(),
             link: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(0),
@@ -254,17 +258,24 @@ impl RedisClient {
             }
             Err(Failure::Refused(error)) => {
                 self.0.breaker.succeeded();
-                let failure = self.0.target.describe(&error);
+                let failure = self.describe(&error);
                 if failure.is_full() {
                     self.0.fullness.refused(&failure);
                 }
                 Err(failure)
             }
             Err(Failure::Unreachable(error) | Failure::Dropped(error)) => {
-                let failure = self.0.target.describe(&error);
+                let failure = self.describe(&error);
                 self.0.breaker.failed(began, &failure);
                 Err(failure)
             }
+        }
+    }
+
+    fn describe(&self, error: &RedisError) -> Unavailable {
+        match transport::failure(error, "redis.tls") {
+            Some(words) => Unavailable(format!("{}: {words}", self.0.peers)),
+            None => self.0.target.describe(error),
         }
     }
 

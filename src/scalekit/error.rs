@@ -208,6 +208,15 @@ impl Error {
         }
     }
 
+    /// The error without the words of Scalekit or the provider, which may name users and what they have: for log lines.
+    /// Where nobody answered, the words are our own.
+    pub fn outline(&self) -> String {
+        match self.details().status {
+            Some(status) => format!("{} (status {status})", self.code()),
+            None => self.to_string(),
+        }
+    }
+
     /// Status, ids and the peer's words, whatever kind of failure it is.
     pub fn details(&self) -> &Details {
         match self {

@@ -22,11 +22,12 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use url::{Host, Url};
+use url::Url;
 
 use crate::clock::SharedClock;
 use crate::http::{self, Method, Request, Response};
 use crate::retry::{self, Policy};
+use crate::transport::{Peer, TlsConfig};
 use crate::webhook::Secrets;
 
 pub use accounts::{Account, AccountStatus, MagicLink};
@@ -40,8 +41,13 @@ pub use tools::ScopedTool;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `https://….scalekit.com`, `….scalekit.dev` or an own domain. Plain `http` is accepted for loopback only.
+    /// `https://….scalekit.com`, `….scalekit.dev` or an own domain. Plain `http` is accepted for loopback, and for others
+    /// where `allow_plaintext_keys` says so.
     pub environment_url: String,
+    /// Whether the client secret and tokens may go to another machine over `http`.
+    pub allow_plaintext_keys: bool,
+    /// Whom the environment is trusted by, and who we are to it.
+    pub tls: TlsConfig,
     /// `skc_…`, of the environment's API credentials.
     pub client_id: String,
     /// Sent to the token endpoint only, never printed.
@@ -77,6 +83,8 @@ impl Default for Config {
         };
         Self {
             environment_url: String::new(),
+            allow_plaintext_keys: false,
+            tls: TlsConfig::default(),
             client_id: String::new(),
             client_secret: SecretString::default(),
             webhook_secret: SecretString::default(),
@@ -114,10 +122,16 @@ impl Config {
         if let Err(problem) = Secrets::parse(&self.webhook_secret) {
             problems.push(format!("webhook_secret: {problem}"));
         }
-        if let Err(problem) = base(&self.environment_url) {
-            problems.insert(0, format!("environment_url: {problem}"));
+        match base(self) {
+            Ok(base) => problems.extend(self.tls.problems(base.scheme() == "https")),
+            Err(problem) => problems.insert(0, format!("environment_url: {problem}")),
         }
         problems
+    }
+
+    /// The environment; `None` where its address cannot be read.
+    pub fn peer(&self) -> Option<Peer> {
+        Some(Peer::of_url(&Url::parse(&self.environment_url).ok()?))
     }
 }
 
@@ -170,7 +184,7 @@ impl Scalekit {
     /// The environment that `config` names, or what is wrong with `config`. Nothing is called yet.
     pub fn new(config: Config, http: http::Client, clock: SharedClock) -> Result<Self, Vec<String>> {
         let problems = config.problems();
-        match base(&config.environment_url) {
+        match base(&config) {
             Ok(base) if problems.is_empty() => {
                 Ok(Self { config, base, http, clock, tokens: token::AccessTokens::default(), on_retry: None })
             }
@@ -294,7 +308,16 @@ impl Scalekit {
     fn note_retry(&self, operation: Operation, error: &Error, attempt: u32, wait: Duration) {
         let (operation, reason) = (operation.as_str(), error.code());
         let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(operation, reason, attempt, wait_milliseconds, %error, "a call to Scalekit is repeated");
+        let outline = error.outline();
+        tracing::warn!(
+            operation,
+            reason,
+            attempt,
+            wait_milliseconds,
+            error = outline,
+            "a call to Scalekit is repeated"
+        );
+        tracing::debug!(operation, %error, "Scalekit's words");
         if let Some(hook) = &self.on_retry {
             hook(operation, reason);
         }
@@ -302,19 +325,17 @@ impl Scalekit {
 }
 
 /// The address of an environment, or what is wrong with it.
-fn base(text: &str) -> Result<Url, String> {
+fn base(config: &Config) -> Result<Url, String> {
+    let text = &config.environment_url;
     if text.is_empty() {
         return Err("missing".into());
     }
     let url = Url::parse(text).map_err(|error| format!("not an address: {error}"))?;
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
+    if !matches!(url.scheme(), "http" | "https") {
         return Err("must begin with https://".into());
+    }
+    if let Some(problem) = Peer::of_url(&url).key_problem(config.allow_plaintext_keys) {
+        return Err(problem);
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err("must hold neither user, query nor fragment".into());

@@ -33,6 +33,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "scalekit",
             "http",
             "redis_client",
+            "transport",
         ],
     ),
     ("logic", &["worker", "schedule", "client"]),
@@ -61,7 +62,12 @@ const PROCESS: usize = 4;
 const APART: usize = 5;
 
 /// On the floor of the edges, who may use whom.
-const BESIDE: [(&str, &str); 7] = [
+const BESIDE: [(&str, &str); 12] = [
+    ("queue", "transport"),
+    ("redis_client", "transport"),
+    ("http", "transport"),
+    ("llm", "transport"),
+    ("scalekit", "transport"),
     ("llm", "http"),
     ("scalekit", "http"),
     ("broker_management", "http"),
@@ -72,8 +78,11 @@ const BESIDE: [(&str, &str); 7] = [
 ];
 
 /// Crates that only these modules (and what lies in them) may name.
-const KEPT: [(&str, &[&str]); 5] = [
+const KEPT: [(&str, &[&str]); 8] = [
     ("lapin", &["queue::amqp"]),
+    ("async_rs", &["queue::amqp"]),
+    ("tokio_rustls", &["queue::amqp"]),
+    ("rustls_native_certs", &["transport"]),
     ("redis", &["redis_client", "cache::redis", "journal::redis", "digest_store::redis", "parking::redis"]),
     ("reqwest", &["http", "sandbox"]),
     ("backoff", &["retry"]),

@@ -16,4 +16,5 @@ mod queue;
 mod redis;
 mod runs;
 mod sandbox;
+mod transport;
 mod upgrades;

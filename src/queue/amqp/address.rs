@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use super::Config;
 use crate::queue::QueueError;
 use crate::retry::in_random_order;
+use crate::transport::Peer;
 
 /// How several addresses are written.
 const FORM: &str = "several are separated by commas, each of them whole (amqp://…,amqp://…)";
@@ -34,10 +35,6 @@ impl fmt::Debug for Address {
 impl Address {
     fn parse(text: &str, heartbeat_seconds: u16) -> Result<Self, String> {
         let mut uri: AMQPUri = text.parse().map_err(|_| "is not an AMQP URL".to_owned())?;
-        if uri.scheme == AMQPScheme::AMQPS && !cfg!(feature = "amqps") {
-            // The library would speak plain text to such an address.
-            return Err("is amqps://, and this program was built without the feature `amqps`".to_owned());
-        }
         if uri.authority.host.contains(',') {
             return Err("has a comma in its host".to_owned());
         }
@@ -51,6 +48,10 @@ impl Address {
 
     pub(super) fn uri(&self) -> AMQPUri {
         self.0.clone()
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        Peer::new(self.to_string(), &self.0.authority.host, self.0.scheme == AMQPScheme::AMQPS)
     }
 }
 
@@ -140,7 +141,10 @@ pub(super) fn none_served(addresses: &[Address], mut failures: Vec<(usize, Queue
         QueueError::Refused(words) | QueueError::Unavailable(words) => words.clone(),
         error => error.to_string(),
     };
-    let each = failures.iter().map(|(place, error)| format!("{}: {}", addresses[*place], words(error)));
+    let each = failures.iter().map(|(place, error)| {
+        let (address, words) = (format!("{}: ", addresses[*place]), words(error));
+        if words.starts_with(&address) { words } else { address + &words }
+    });
     let text = each.collect::<Vec<_>>().join("; ");
     if all_refuse { QueueError::Refused(text) } else { QueueError::Unavailable(text) }
 }
@@ -150,6 +154,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::transport::Protection;
 
     fn config(url: &str) -> Config {
         Config { url: url.to_owned().into(), ..Config::default() }
@@ -203,11 +208,17 @@ mod tests {
         }
     }
 
-    #[cfg(not(feature = "amqps"))]
     #[test]
-    fn an_encrypted_address_is_never_spoken_to_in_plain_text() {
-        let error = addresses(&config("amqps://h")).unwrap_err();
-        assert!(error.to_string().contains("amqps"), "{error}");
+    fn an_address_tells_how_it_is_protected() {
+        let found = addresses(&config("amqps://u:hunter2@a,amqp://u:hunter2@b,amqp://localhost")).unwrap();
+        let peers: Vec<Peer> = found.iter().map(Address::peer).collect();
+        let peer = |address: &str, protection| Peer { address: address.to_owned(), protection };
+        let expected = [
+            peer("a:5671", Protection::Encrypted),
+            peer("b:5672", Protection::Plain),
+            peer("localhost:5672", Protection::ThisMachine),
+        ];
+        assert_eq!(peers, expected);
     }
 
     #[test]

@@ -3,22 +3,25 @@
 //! The client library's automatic recovery stays off: it was seen to stop recovering without a word, and its confirms hang
 //! meanwhile (measured with lapin 4.12.3). Whoever holds a [`BrokerConnection`] builds a new one where it failed.
 
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use lapin::tcp::AsyncTcpStream;
 use lapin::types::ShortString;
-use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use tokio_util::compat::TokioAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::address::{Address, LastPlace, addresses, none_served};
+use super::stream;
 use crate::queue::QueueError;
 use crate::retry::{Backoff, Policy, RetryDecision};
+use crate::transport::{TlsConfig, failure};
 
 /// Nominal wait before the first reconnect.
 const RECONNECT_INITIAL_MILLISECONDS: u64 = 200;
@@ -55,7 +58,12 @@ impl BrokerConnection {
     /// Connects to this address.
     pub(super) async fn open_at(config: &Config, address: &Address, role: &str) -> Result<Self, QueueError> {
         let socket = Socket::default();
-        let opened = within(config.connect_timeout(), handshake(address.uri(), role, socket.clone())).await;
+        let timeout = config.connect_timeout();
+        let shaken = tokio::time::timeout(timeout, handshake(address, &config.tls, role, socket.clone())).await;
+        let opened = match shaken {
+            Ok(opened) => opened.map_err(|error| explain_handshake(&error, address)),
+            Err(_) => Err(QueueError::TimedOut(timeout)),
+        };
         match opened {
             Ok(connection) => Ok(Self { connection, server: address.to_string(), socket }),
             Err(error) => {
@@ -87,31 +95,41 @@ impl BrokerConnection {
     }
 }
 
-async fn handshake(uri: AMQPUri, role: &str, socket: Socket) -> lapin::Result<Connection> {
+async fn handshake(address: &Address, tls: &TlsConfig, role: &str, socket: Socket) -> lapin::Result<Connection> {
     let properties = ConnectionProperties::default()
         .with_connection_name(role.into())
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let runtime = lapin::runtime::default_runtime()?;
+    let tls = tls.clone();
     Connection::connector(
-        uri,
-        runtime,
-        async move |uri: AMQPUri, runtime| {
-            let host = uri.authority.host.as_str();
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, uri.authority.port)).await?.collect();
-            let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
-            if let AsyncTcpStream::Plain(plain) = &stream {
-                plain.get_ref().set_nodelay(true)?;
-                socket.remember(plain.get_ref())?;
-            }
-            match uri.scheme {
-                AMQPScheme::AMQP => Ok(stream),
-                AMQPScheme::AMQPS => Ok(stream.into_tls(host, TLSConfig::default()).await?),
-            }
+        address.uri(),
+        stream::runtime(),
+        async move |uri, _| {
+            let stream = stream::connect(&uri, &tls, |stream| socket.remember(stream)).await?;
+            Ok(AsyncTcpStream::Plain(stream.compat()))
         },
         properties,
     )
     .await
+}
+
+/// The same as [`explain`], of a connection that has not come about.
+fn explain_handshake(error: &lapin::Error, address: &Address) -> QueueError {
+    match error.kind() {
+        ErrorKind::IOError(error) => unreached(error, address),
+        _ => explain(error),
+    }
+}
+
+/// What it means that no byte stream to `address` came about. To try again helps nobody where certificates are refused.
+pub(super) fn unreached(error: &io::Error, address: &Address) -> QueueError {
+    if error.kind() == io::ErrorKind::InvalidInput {
+        return QueueError::Refused(format!("amqp.tls.{error}"));
+    }
+    match failure(error, "amqp.tls") {
+        Some(words) => QueueError::Refused(format!("{address}: {words}")),
+        None => QueueError::Unavailable(format!("IO error: {error}")),
+    }
 }
 
 /// A second handle on a connection's TCP socket.

@@ -1,17 +1,20 @@
 //! What a node says of itself before anybody has said who he is.
 
-use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::io;
 
-use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable, parsing};
-use lapin::uri::AMQPUri;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::Config;
 use super::address::Address;
+use super::connection::unreached;
+use super::stream::connect;
 use crate::queue::QueueError;
+use crate::transport::TlsConfig;
 
 /// The first frame of the broker is about 500 bytes; anything much longer is not one.
 const MAX_GREETING_BYTES: u32 = 64 << 10;
+const NOT_AMQP: &str = "the peer does not speak AMQP 0-9-1";
 
 /// The server's properties in `connection.start`, as far as they are of use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,28 +29,27 @@ pub struct Greeting {
 
 /// Asks for the first frame that the node sends. Asked on a connection of its own, as the library keeps this frame to
 /// itself.
-pub(super) async fn greeting(address: &Address, timeout: Duration) -> Result<Greeting, QueueError> {
-    let mut uri = address.uri();
-    uri.query.connection_timeout = u64::try_from(timeout.as_millis()).ok();
-    let read = tokio::task::spawn_blocking(move || read_greeting(&uri, timeout));
-    let frame = read.await.map_err(io::Error::other).flatten();
-    let frame = frame.map_err(|error| QueueError::Unavailable(error.to_string()))?;
-    server_properties(&frame).ok_or_else(|| QueueError::Unavailable("the peer does not speak AMQP 0-9-1".to_owned()))
+pub(super) async fn greeting(config: &Config, address: &Address) -> Result<Greeting, QueueError> {
+    let timeout = config.connect_timeout();
+    let frame = match tokio::time::timeout(timeout, read_greeting(address, &config.tls)).await {
+        Ok(read) => read.map_err(|error| unreached(&error, address))?,
+        Err(_) => return Err(QueueError::TimedOut(timeout)),
+    };
+    server_properties(&frame).ok_or_else(|| QueueError::Unavailable(NOT_AMQP.to_owned()))
 }
 
-fn read_greeting(uri: &AMQPUri, timeout: Duration) -> io::Result<Vec<u8>> {
-    let mut stream = uri.connect().map_err(io::Error::other)?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"AMQP\0\0\x09\x01")?;
+async fn read_greeting(address: &Address, tls: &TlsConfig) -> io::Result<Vec<u8>> {
+    let mut stream = connect(&address.uri(), tls, |_| Ok(())).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    stream.flush().await?;
     let mut head = [0; 7];
-    stream.read_exact(&mut head)?;
+    stream.read_exact(&mut head).await?;
     let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
     if size > MAX_GREETING_BYTES {
-        return Err(io::Error::other("the peer does not speak AMQP 0-9-1"));
+        return Err(io::Error::other(NOT_AMQP));
     }
     let mut payload = vec![0; size as usize];
-    stream.read_exact(&mut payload)?;
+    stream.read_exact(&mut payload).await?;
     Ok(payload)
 }
 

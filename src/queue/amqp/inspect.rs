@@ -105,7 +105,7 @@ pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
 
 async fn visit(config: &Config, address: &Address) -> Result<(BrokerConnection, Greeting), QueueError> {
     let link = BrokerConnection::open_at(config, address, "agentkit-worker doctor").await?;
-    Ok((link, greeting(address, config.connect_timeout()).await?))
+    Ok((link, greeting(config, address).await?))
 }
 
 /// The dead-letter queue, one letter at a time. A letter that is neither acked nor put back returns to the queue when

@@ -20,6 +20,7 @@ mod names;
 mod publisher;
 mod renewal;
 mod reply_queues;
+mod stream;
 mod topology;
 
 use std::sync::Arc;
@@ -44,18 +45,20 @@ pub use topology::{Argument, QueueDefinition, TopologyMode, definitions};
 
 use crate::queue::QueueError;
 use crate::retry::{Policy, RetryDecision, retry};
+use crate::transport::{Peer, Protection, TlsConfig};
 
 /// How the broker is reached and used.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` where the program was built with that feature. Of a cluster
-    /// the addresses of its nodes, separated by commas: each connection begins at a random one, and where one is away,
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Of a cluster the addresses of its nodes, separated by commas: each connection begins at a random one, and where one is away,
     /// refuses or is silent the next one is tried.
     pub url: SecretString,
     /// `http://[user:password@]host:port` of RabbitMQ's management API, of one node or several, separated by commas. Asked how
     /// many members each queue has, which AMQP does not tell; nothing else needs it.
     pub management_url: Option<SecretString>,
+    /// Whom `amqps://` addresses, and `https://` ones of the management API, are trusted by, and who we are to them.
+    pub tls: TlsConfig,
     /// First part of every queue's name.
     pub prefix: String,
     /// What is done about the queues when connecting.
@@ -84,6 +87,7 @@ impl Default for Config {
         Self {
             url: SecretString::from("amqp://guest:guest@127.0.0.1:5672"),
             management_url: None,
+            tls: TlsConfig::default(),
             prefix: "agentkit".into(),
             topology: TopologyMode::Declare,
             heartbeat_seconds: 5,
@@ -107,6 +111,8 @@ impl Config {
         } else if let Err(error) = management::addresses(self) {
             problems.push(format!("management_url: {error}"));
         }
+        let encrypted = |peers: Vec<Peer>| peers.iter().any(|peer| peer.protection == Protection::Encrypted);
+        problems.extend(self.tls.problems(encrypted(self.peers()) || encrypted(self.management_peers())));
         // Queue names end at 255 bytes and those beginning with `amq.` are the broker's own.
         if !(1..=200).contains(&self.prefix.len()) || self.prefix.starts_with("amq.") {
             problems.push("prefix: must have 1 to 200 bytes and not begin with \"amq.\"".to_owned());
@@ -141,6 +147,16 @@ impl Config {
     /// The same, where messages state it.
     fn stated_user(&self) -> Result<Option<String>, QueueError> {
         self.states_user.then(|| self.user()).transpose()
+    }
+
+    /// Each address of `url`; none where that cannot be read.
+    pub fn peers(&self) -> Vec<Peer> {
+        address::parse(self).unwrap_or_default().iter().map(address::Address::peer).collect()
+    }
+
+    /// Each address of `management_url`.
+    pub fn management_peers(&self) -> Vec<Peer> {
+        management::addresses(self).ok().flatten().unwrap_or_default().iter().map(Peer::of_url).collect()
     }
 
     /// Where the management API lists the queues of the virtual host, each address with user and password; `None` where

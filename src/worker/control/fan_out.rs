@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, info_span, warn};
 
 use super::change::Change;
 use crate::agent::run::{BadJournal, Run};
@@ -60,7 +60,8 @@ impl FanOut {
         if let Some(connection) = &change.connection {
             self.tool_catalog.forget(&change.identifier, connection).await;
         }
-        info!(job.identifier = %change.identifier, "an account has changed");
+        // In a span, where its form is as configured.
+        info_span!("account", job.identifier = %change.identifier).in_scope(|| info!("an account has changed"));
         let (mut usable, mut seen) = (BTreeMap::new(), HashSet::new());
         let (mut from, mut result) = (None, Ok(()));
         loop {

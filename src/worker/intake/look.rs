@@ -90,7 +90,8 @@ impl Intake {
                 Ok(_) => ready = false,
                 Err(error) if operator_error(connection, &error).is_some() => return Look::Claim,
                 Err(error) => {
-                    warn!(%connection, %error, "the account could not be looked at");
+                    warn!(%connection, error = error.outline(), "the account could not be looked at");
+                    debug!(%connection, %error, "Scalekit's words");
                     let asked = error.come_back_after().unwrap_or_default();
                     return Look::Unknown(asked.max(if by_webhook { WEBHOOK_WAIT } else { next }));
                 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, error, error_span, field, info, warn};
+use tracing::{Instrument, Span, debug, error, error_span, field, info, warn};
 
 use self::decide::{Found, Next, SUSPECT_WAIT, Situation, decide};
 pub(crate) use self::suspects::Suspects;
@@ -148,6 +148,7 @@ impl Intake {
             self.metrics.queue_waited(seconds);
         }
         info!(redelivered = delivery.was_redelivered(), derived_id = job.has_derived_id(), "job received");
+        debug!(user = %job.identifier, "whose job it is");
     }
 
     /// What becomes of a message that needs no claim, if anything.
@@ -345,7 +346,8 @@ impl Intake {
             return self.decide_anew(run, job, delivery).await;
         }
         let disposition = after_interruption(why, Budgets::of(run.run(), &self.rules));
-        info!(%why, ?disposition, "run interrupted");
+        info!(why = why.outline(), disposition = disposition.outline(), "run interrupted");
+        debug!(%why, ?disposition, "in the words that there are");
         self.settle(run, job, delivery, disposition).await;
     }
 

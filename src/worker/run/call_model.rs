@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Attempt;
 use super::interruption::Interruption;
@@ -49,7 +49,7 @@ impl Attempt<'_> {
             },
             Some(wait) => {
                 let reason = format!("the model `{model}` asked to come later");
-                return Err(Interruption::RateLimited { wait, reason });
+                return Err(Interruption::RateLimited { wait, outline: reason.clone(), reason });
             }
         }
         self.leased.record(vec![Event::ModelAsked]).await?;
@@ -83,11 +83,10 @@ impl Attempt<'_> {
             );
         }
         info!(
-
             step = self.run().steps() + 1,
             model,
             calls = reply.message.calls.len(),
-            finish = ?reply.finish,
+            finish = reply.finish.outline(),
             "model answered"
         );
         let (plans, answer) = match self.offer.clone() {
@@ -159,7 +158,9 @@ impl Attempt<'_> {
         let notice = |unanswered: &Unanswered, attempt: u32, wait: Duration| {
             let Unanswered::Failed(error) = unanswered else { return };
             let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            warn!(step = run.steps() + 1, attempt, wait_milliseconds, %error, "the model call is repeated");
+            let outline = error.outline();
+            warn!(step = run.steps() + 1, attempt, wait_milliseconds, error = outline, "the model call is repeated");
+            debug!(%error, "the words of the model's server");
             metrics.model_retried(error.code());
             self.progress("retry", None);
             retries.push(Event::Retried { call: MODEL_CALL.to_owned(), reason: error.code().to_owned() });
@@ -178,14 +179,16 @@ impl Attempt<'_> {
             LlmError::RateLimited { retry_after, .. } => {
                 let wait = retry_after.unwrap_or(RATE_LIMIT_WAIT);
                 self.executor.cooldowns.begin(&self.run().settings().model, wait).await;
-                return Err(Interruption::RateLimited { wait, reason: error.to_string() });
+                return Err(Interruption::RateLimited { wait, reason: error.to_string(), outline: error.outline() });
             }
             LlmError::NotSent(_)
             | LlmError::TimedOut
             | LlmError::Interrupted(_)
             | LlmError::Unavailable { .. }
             | LlmError::Credentials { .. }
-            | LlmError::BadAnswer { .. } => return Err(Interruption::Transient { reason: error.to_string() }),
+            | LlmError::BadAnswer { .. } => {
+                return Err(Interruption::Transient { reason: error.to_string(), outline: error.outline() });
+            }
         };
         self.fail(ErrorDetail::new(code, error.to_string())).await
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::interruption::Interruption;
 use super::lease::Lease;
@@ -204,7 +204,9 @@ impl Executor {
         let notice = |error: &Error, attempt: u32, wait: Duration| {
             let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             let effect = effect.as_str();
-            warn!(tool = tool.name, effect, attempt, wait_milliseconds, %error, "the tool call is repeated");
+            let outline = error.outline();
+            warn!(tool = tool.name, effect, attempt, wait_milliseconds, error = outline, "the tool call is repeated");
+            debug!(tool = tool.name, %error, "Scalekit's words");
             self.metrics.tool_retried(error.code());
             retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
         };

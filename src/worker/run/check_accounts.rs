@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::interruption::{Interruption, operator_error};
 use super::{Attempt, Executor, RunRules};
@@ -65,7 +65,8 @@ impl Attempt<'_> {
                 None
             };
             if status.is_some() || error.auth_lost() {
-                warn!(%connection, %error, "the user's account was lost in mid-run");
+                warn!(%connection, error = error.outline(), "the user's account was lost in mid-run");
+                debug!(%connection, %error, "Scalekit's words");
                 // Scalekit may still call ACTIVE what the provider no longer takes.
                 refused_while_active |= status.is_none();
                 missing.push((connection.clone(), status.unwrap_or(AccountStatus::Expired)));
@@ -165,7 +166,7 @@ impl Attempt<'_> {
     async fn may_ask(&self) -> Result<bool, Interruption> {
         let Some(fired) = Fired::of(self.run().job()) else { return Ok(true) };
         let answer = self.executor.digests.may_ask(&fired, fired.local.date()).await;
-        answer.map_err(|error| Interruption::Transient { reason: error.to_string() })
+        answer.map_err(|error| Interruption::transient(error.to_string()))
     }
 
     /// Waits for a user whom another job of the digest has asked today.

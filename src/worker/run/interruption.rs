@@ -33,14 +33,18 @@ pub enum Interruption {
     RateLimited {
         /// How much later.
         wait: Duration,
-        /// Who asked.
+        /// Who asked, in their words.
         reason: String,
+        /// The same without anybody's words.
+        outline: String,
     },
     /// Something failed that should pass; costs the job an attempt.
     #[error("{reason}")]
     Transient {
         /// What failed, for the reply that ends the attempts.
         reason: String,
+        /// The same without anybody's words.
+        outline: String,
     },
     /// The reply queue takes nothing, and the run cannot go on before its caller was told; costs the job nothing.
     #[error("the caller could not be told: {0}")]
@@ -65,6 +69,22 @@ pub enum Interruption {
     Panicked(String),
 }
 
+impl Interruption {
+    /// A failure that is told in words of our own.
+    pub(crate) fn transient(reason: String) -> Self {
+        Self::Transient { outline: reason.clone(), reason }
+    }
+
+    /// The interruption without anybody's words, which may repeat what a user wrote: for log lines.
+    pub(crate) fn outline(&self) -> String {
+        match self {
+            Self::RateLimited { outline, .. } => format!("asked to come later: {outline}"),
+            Self::Transient { outline, .. } => outline.clone(),
+            why => why.to_string(),
+        }
+    }
+}
+
 impl From<JournalError> for Interruption {
     fn from(error: JournalError) -> Self {
         match error {
@@ -78,9 +98,10 @@ impl From<JournalError> for Interruption {
 /// What a failed control call means for the run.
 impl From<&scalekit::Error> for Interruption {
     fn from(error: &scalekit::Error) -> Self {
+        let (reason, outline) = (error.to_string(), error.outline());
         match error.come_back_after() {
-            Some(wait) => Self::RateLimited { wait, reason: error.to_string() },
-            None => Self::Transient { reason: error.to_string() },
+            Some(wait) => Self::RateLimited { wait, reason, outline },
+            None => Self::Transient { reason, outline },
         }
     }
 }

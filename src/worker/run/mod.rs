@@ -171,7 +171,7 @@ impl Attempt<'_> {
         let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
         let published = published.map_err(|error| match error {
             QueueError::NotTaken { .. } => Interruption::ReplyNotTaken(error.to_string()),
-            error => Interruption::Transient { reason: error.to_string() },
+            error => Interruption::transient(error.to_string()),
         })?;
         self.executor.metrics.replied(reply.event.kind(), published == Published::FellBack);
         Ok(())

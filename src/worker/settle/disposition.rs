@@ -59,6 +59,27 @@ pub(crate) enum Disposition {
     DropStale(Stale),
 }
 
+impl Disposition {
+    /// The decision without what is sent or kept: for log lines.
+    pub(crate) fn outline(&self) -> String {
+        match self {
+            Self::Finish(_) => "the run ends".to_owned(),
+            Self::RepeatReply(_) => "the reply is sent again".to_owned(),
+            Self::Refuse { error, .. } => format!("refused: {}", error.code.as_str()),
+            Self::Defer(Deferral::NextWakeUp { wait, pause, .. }) => {
+                format!("deferred by {} ms: {pause:?}", wait.as_millis())
+            }
+            Self::Defer(Deferral::Unjournalled { wait, reason }) => {
+                format!("deferred by {} ms without an entry: {reason:?}", wait.as_millis())
+            }
+            Self::Defer(_) => "deferred".to_owned(),
+            Self::Requeue { .. } => "back to the queue".to_owned(),
+            Self::DeadLetter(_) => "given up".to_owned(),
+            Self::DropStale(stale) => format!("done with: {stale:?}"),
+        }
+    }
+}
+
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum End {
@@ -171,7 +192,7 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
         Interruption::Authorization { wait } => next(Pause::Authorization, *wait),
         Interruption::Approval { wait } => next(Pause::Approval, *wait),
         Interruption::ReplyNotTaken(_) => next(Pause::ContinueAsNew, REPLY_WAIT),
-        Interruption::RateLimited { wait: asked, reason } => {
+        Interruption::RateLimited { wait: asked, reason, .. } => {
             let (failures, policy) = budgets.rate_limited;
             let asked = (*asked).min(Duration::from_millis(policy.max_retry_after_milliseconds));
             match own_wait(failures, policy) {
@@ -180,7 +201,7 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
                 None => exhausted(failures + 1, reason),
             }
         }
-        Interruption::Transient { reason } => {
+        Interruption::Transient { reason, .. } => {
             let (failures, policy) = budgets.transient;
             match own_wait(failures, policy) {
                 Some(wait) => next(Pause::Transient, wait),
@@ -238,7 +259,7 @@ mod tests {
 
     fn limited(asked: u64, failures: u32) -> Disposition {
         let wait = Duration::from_secs(asked);
-        after(&Interruption::RateLimited { wait, reason: "busy".into() }, failures)
+        after(&Interruption::RateLimited { wait, reason: "busy".into(), outline: "busy".into() }, failures)
     }
 
     fn wait_of(disposition: &Disposition) -> Duration {
@@ -296,7 +317,7 @@ mod tests {
 
     #[test]
     fn transient_failures_are_counted_and_end() {
-        let why = Interruption::Transient { reason: "down".into() };
+        let why = Interruption::transient("down".into());
         for failures in 0..2 {
             assert!(matches!(
                 after(&why, failures),

@@ -135,7 +135,7 @@ impl Settler {
                 Exit::Requeue
             }
             (disposition @ (Disposition::Finish(_) | Disposition::RepeatReply(_) | Disposition::Refuse { .. }), ..) => {
-                warn!(?disposition, "there is nobody to answer");
+                warn!(disposition = disposition.outline(), "there is nobody to answer");
                 Exit::Requeue
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::disposition::Deferral;
 use super::{Exit, Settler, release};
@@ -96,7 +96,8 @@ impl Settler {
         error: ErrorDetail,
     ) -> Result<(), QueueError> {
         let code = error.code.as_str();
-        warn!(code, "the job is refused: {}", error.message);
+        warn!(code, "the job is refused");
+        debug!(message = error.message, "the caller is told");
         let account = Account { stop_reason: code.to_owned(), metadata: job.metadata.clone(), ..Account::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), mark, self.clock.now(), event);

@@ -4,6 +4,7 @@ mod commands;
 mod cost;
 mod examples;
 mod interventions;
+mod log;
 mod reconnection;
 mod replies;
 mod service;

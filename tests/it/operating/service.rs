@@ -407,7 +407,8 @@ async fn the_metrics_have_the_documented_names() {
 
 #[tokio::test]
 async fn the_log_is_one_json_object_a_line_and_tells_no_secret() {
-    let service = Service::new().await;
+    let mut service = Service::new().await;
+    service.program = service.program.set("AGENTKIT_WORKER__LOG__IDENTIFIERS", "plain");
     let worker = service.program.worker().await;
     let mut inbox = service.inbox().await;
     service.peer.fault(json!({"on": "execute", "kind": "status", "status": 503})).await;

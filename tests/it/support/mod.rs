@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 pub(crate) mod broker_cluster;
 mod broker_node;
+pub(crate) mod certificates;
 pub(crate) mod chat_model;
 pub(crate) mod cluster_load;
 pub(crate) mod embedded_worker;
@@ -21,6 +22,7 @@ pub(crate) mod sandbox_peer;
 pub(crate) mod schedulers;
 pub(crate) mod scripted_model;
 pub(crate) mod still_clock_worker;
+pub(crate) mod tls_front;
 pub(crate) mod webhooked_service;
 pub(crate) mod webhooks;
 

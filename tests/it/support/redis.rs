@@ -256,7 +256,7 @@ fn external_url() -> Option<String> {
 
 /// Below the range that outgoing connections take their ports from, so none of them takes it while the server is down.
 #[expect(clippy::disallowed_methods, reason = "parallel tests try different ports")]
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = 10_000 + u16::try_from(uuid::Uuid::new_v4().as_u128() % 20_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

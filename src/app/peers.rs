@@ -1,0 +1,48 @@
+//! Whom a worker connects to, and what an operator is told of the way there.
+
+use tracing::warn;
+
+use crate::config::Config;
+use crate::transport::{Peer, Protection, TlsConfig};
+
+/// A peer, what it is, and the certificates for it.
+pub(crate) struct NamedPeer<'a> {
+    /// For people.
+    pub(crate) name: &'static str,
+    /// How its address begins where it is encrypted.
+    pub(crate) scheme: &'static str,
+    /// Where it is.
+    pub(crate) peer: Peer,
+    /// Whom it is trusted by.
+    pub(crate) tls: &'a TlsConfig,
+}
+
+/// Scalekit and the model.
+pub(crate) fn run_peers(config: &Config) -> Vec<NamedPeer<'_>> {
+    let (scalekit, model) = (&config.scalekit, &config.model);
+    let peer = |name, peer: Option<Peer>, tls| peer.map(|peer| NamedPeer { name, scheme: "https://", peer, tls });
+    let both = [peer("Scalekit", scalekit.peer(), &scalekit.tls), peer("the model", model.peer(), &model.tls)];
+    both.into_iter().flatten().collect()
+}
+
+/// What the service needs besides.
+pub(crate) fn service_peers(config: &Config) -> Vec<NamedPeer<'_>> {
+    let (amqp, redis) = (&config.amqp, &config.redis);
+    let all = [
+        ("RabbitMQ", "amqps://", amqp.peers(), &amqp.tls),
+        ("RabbitMQ's management API", "https://", amqp.management_peers(), &amqp.tls),
+        ("Redis", "rediss://", redis.peers(), &redis.tls),
+    ];
+    let named = |(name, scheme, peers, tls): (_, _, Vec<Peer>, _)| {
+        peers.into_iter().map(move |peer| NamedPeer { name, scheme, peer, tls })
+    };
+    all.into_iter().flat_map(named).collect()
+}
+
+/// One line for each that is reached over the network in plain text.
+pub(crate) fn warn_of_plain(peers: &[NamedPeer<'_>]) {
+    for NamedPeer { name, scheme, peer, .. } in peers.iter().filter(|named| named.peer.protection == Protection::Plain)
+    {
+        warn!(peer = %peer.address, "{name} is reached in plain text: whoever is on the way can read and change all of it; use {scheme}");
+    }
+}

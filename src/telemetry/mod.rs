@@ -1,0 +1,67 @@
+//! Log lines: one for each notable event, as text for people or as JSON for machines.
+
+mod fields;
+
+use std::io::IsTerminal;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use self::fields::Fields;
+
+/// What is logged, and how; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines: `info`, `agentkit_worker=debug,info`, …
+    pub filter: String,
+    /// How users are named in lines above `debug`.
+    pub identifiers: Identifiers,
+    /// What pseudonyms are made with. Without it whoever guesses an identifier can tell that the guess is right.
+    pub pseudonym_key: SecretString,
+}
+
+/// How users are named in lines above `debug`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identifiers {
+    /// Not at all: in lines at `debug` only.
+    Debug,
+    /// By a name that is always the same for one user, and says nothing of them.
+    Pseudonym,
+    /// As they are.
+    Plain,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. Colour only on a terminal.
+pub(crate) fn start(config: &LogConfig) -> Result<(), String> {
+    // lapin reports what the supervisor reports better, and shows frames with credentials at trace; redis reports every
+    // attempt to reach a node of a cluster that is gone.
+    let filter = EnvFilter::try_new(format!("{},lapin=off,amq_protocol=off,redis=off", config.filter))
+        .map_err(|error| format!("log.filter: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(BoxMakeWriter::new(std::io::stderr))
+        .with_ansi(std::io::stderr().is_terminal());
+    let started = match config.format {
+        LogFormat::Text => builder.with_target(false).fmt_fields(Fields::new(config)).try_init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_span_list(false);
+            builder.fmt_fields(Fields::new(config)).try_init()
+        }
+    };
+    started.map_err(|error| error.to_string())
+}
