@@ -31,6 +31,7 @@ use crate::worker::control::decider::Decider;
 use crate::worker::control::decisions::Decisions;
 use crate::worker::control::fan_out::FanOut;
 use crate::worker::control::webhooks::Webhooks;
+use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::magic_links::MagicLinks;
@@ -99,6 +100,7 @@ impl App {
             publisher: publisher.clone(),
             tool_catalog: tool_catalog.clone(),
             max_job_bytes: config.worker.max_job_bytes,
+            header_key: HeaderKey::of(&config.scalekit.client_secret),
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
         let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
@@ -137,6 +139,7 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             lifetimes: rules.lifetimes,
+            header_key: rules.header_key.clone(),
             name: format!("{}-decisions", rules.name),
         });
         let decisions = Arc::new(Decisions {
@@ -303,6 +306,7 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         crash_limit: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,
+        header_key: HeaderKey::of(&config.scalekit.client_secret),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::job::JobId;
 use crate::journal::Journal;
 use crate::queue::Publisher;
 use crate::worker::control::decider::{Decider, NotDecided};
+use crate::worker::message::signature::HeaderKey;
 
 /// What is said, and to which calls of which run.
 pub(super) struct Said {
@@ -37,6 +38,7 @@ pub(super) async fn decide(
         clock: context.clock.clone(),
         metrics: Arc::default(),
         lifetimes: app::lifetimes(&context.config),
+        header_key: HeaderKey::of(&context.config.scalekit.client_secret),
         name: app::process_name(),
     };
     let run = decider.run(&id).await.map_err(|error| no_run(&error, id.as_str()))?;

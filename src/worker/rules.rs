@@ -10,6 +10,7 @@ use crate::agent::event::{COMMON_VERSION, Settings, Started};
 use crate::approval::ApprovalConfig;
 use crate::job::Job;
 use crate::retry::Policy;
+use crate::worker::message::signature::HeaderKey;
 
 /// What the operator says about runs whose jobs leave it open.
 #[derive(Debug, Clone, Deserialize)]
@@ -123,6 +124,8 @@ pub(crate) struct WorkerRules {
     pub hold_at_most: Duration,
     /// What becomes of a run whose journal the store lost.
     pub after_loss: AfterLoss,
+    /// Signs what messages say of runs.
+    pub header_key: HeaderKey,
 }
 
 /// What becomes of a run whose journal the store lost.

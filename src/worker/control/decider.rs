@@ -16,6 +16,7 @@ use crate::journal::{Claim, ClaimMode, Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::queue::{Destination, Message, Publisher};
 use crate::retry::{Policy, RetryDecision, retry};
+use crate::worker::message::signature::HeaderKey;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
 use crate::worker::run::interruption::Interruption;
@@ -36,6 +37,8 @@ pub(crate) struct Decider {
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) lifetimes: Lifetimes,
+    /// Signs what wake-ups say.
+    pub(crate) header_key: HeaderKey,
     /// As the owner of a lease.
     pub(crate) name: String,
 }
@@ -126,7 +129,8 @@ impl Decider {
             return Ok(());
         }
         let wake_up = WakeUp::of_run(run, run.wake_up_generation().max(1), Reason::Operator);
-        let message = wake_up.stamp(&Message::of_job(run.job(), None));
+        let mut message = wake_up.stamp(&Message::of_job(run.job(), None));
+        self.header_key.sign(&mut message);
         let published = self.publisher.publish(&Destination::Urgent, message).await;
         published.map(drop).map_err(|error| NotDecided::NotNow(format!("the run could not be woken yet: {error}")))
     }

@@ -67,7 +67,7 @@ pub(crate) struct Intake {
 impl Intake {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(crate) async fn handle(&self, delivery: Delivery) {
-        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
+        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most, &self.rules.header_key);
         let now = self.clock.now();
         if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };
@@ -127,7 +127,7 @@ impl Intake {
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new
     /// message, which the broker does not count towards its delivery limit.
     pub(crate) async fn hand_on(&self, delivery: Delivery, lane: Destination) {
-        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most);
+        let delivery = InFlightDelivery::new(delivery, self.rules.hold_at_most, &self.rules.header_key);
         let again = was_handed_on(delivery.message());
         let deferral = match delivery.wake_up().and_then(|wake_up| wake_up.remaining(self.clock.now())) {
             Some(remaining) => Deferral::NotDue { remaining },
@@ -210,14 +210,17 @@ impl Intake {
         lease: Arc<Lease>,
         lines: &[String],
         job: &Arc<Job>,
-        delivery: InFlightDelivery,
+        mut delivery: InFlightDelivery,
         alone: Option<Alone>,
     ) {
+        let digest = job.digest();
         let replayed = Run::replay(lines);
+        let founded = delivery.learn_what_is_founded(&digest, &replayed);
         let suspect = matches!(&replayed, Ok(Some(run)) if run.is_crash_suspect(self.rules.crash_limit));
         let alone = if suspect && alone.is_none() { self.suspects.alone().await } else { alone };
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
+            (Ok(run), _) if !founded => Found::Unfounded { run: run.as_ref() },
             (Ok(Some(run)), _) => Found::Run(run),
             (Ok(None), _) => Found::NoJournal { lost: self.journal_was_lost(&delivery).await },
             (Err(BadJournal::Newer { found }), _) => {
@@ -226,7 +229,6 @@ impl Intake {
             }
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
-        let digest = job.digest();
         let next = decide(self.situation(job, &digest, &delivery, alone.is_some()), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
