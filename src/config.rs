@@ -8,6 +8,7 @@ use ::config::{Environment, File, FileFormat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::http_server::tokens::HttpConfig;
 use crate::retry::Policy;
@@ -18,11 +19,12 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "worker",
     "job",
     "authorization",
     "approval",
+    "answer",
     "tools",
     "digests",
     "amqp",
@@ -56,6 +58,7 @@ pub struct Config {
     pub job: Defaults,
     pub authorization: AuthorizationConfig,
     pub approval: ApprovalConfig,
+    pub answer: AnswerRules,
     pub tools: tool_catalog::Config,
     pub digests: DigestsConfig,
     pub amqp: queue::amqp::Config,
@@ -189,6 +192,7 @@ impl Config {
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
         let approval = section(layers, "approval", problems);
+        let answer = section(layers, "answer", problems);
         let tools = section(layers, "tools", problems);
         let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
@@ -203,6 +207,7 @@ impl Config {
             job: job?,
             authorization: authorization?,
             approval: approval?,
+            answer: answer?,
             tools: tools?,
             digests: digests?,
             amqp: amqp?,
@@ -230,6 +235,7 @@ impl Config {
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("worker", self.worker.problems()));
         problems.extend(named("approval", self.approval.problems()));
+        problems.extend(named("answer", self.answer.problems()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),

@@ -34,6 +34,7 @@ mod schedule;
 mod schema;
 mod shutdown;
 mod telemetry;
+mod text;
 mod webhook;
 mod worker;
 

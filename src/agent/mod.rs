@@ -1,5 +1,6 @@
 //! Decisions of an agent run: pure, without async, clock or I/O.
 
+mod address;
 pub mod approval;
 pub mod approvals;
 mod asked;
@@ -8,6 +9,8 @@ pub mod conclusion;
 pub mod effect;
 pub mod event;
 mod held;
+mod link_scan;
+pub mod links;
 pub mod message;
 pub mod plan;
 mod remains;

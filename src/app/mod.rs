@@ -158,7 +158,11 @@ impl App {
             dead_letters,
             clock,
             rules,
-            defaults: Defaults { approval: config.approval.clone(), ..config.job.clone() },
+            defaults: Defaults {
+                approval: config.approval.clone(),
+                answer: config.answer.clone(),
+                ..config.job.clone()
+            },
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
         });

@@ -2,7 +2,10 @@
 
 /// Every top-level module and its floor; `sandbox` stands apart.
 const FLOORS: [(&str, &[&str]); 6] = [
-    ("words", &["approval", "decision", "job", "reply", "retry", "clock", "schema", "key", "metrics", "webhook"]),
+    (
+        "words",
+        &["approval", "decision", "job", "reply", "retry", "clock", "schema", "key", "metrics", "text", "webhook"],
+    ),
     ("decisions", &["agent"]),
     (
         "edges",

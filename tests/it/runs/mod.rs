@@ -2,6 +2,7 @@
 
 mod crash_table;
 mod drain;
+mod foreign_words;
 mod forged_headers;
 mod in_doubt;
 mod isolation;
