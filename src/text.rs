@@ -29,11 +29,14 @@ pub(crate) fn is_invisible(character: char) -> bool {
     )
 }
 
-/// `text` without those, and without control characters but line breaks and tabs.
+/// Those, and control characters but line breaks and tabs.
+pub(crate) fn is_hidden(character: char) -> bool {
+    is_invisible(character) || character.is_control() && !matches!(character, '\n' | '\t')
+}
+
+/// `text` without what is hidden in it.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    let hidden =
-        |character: char| is_invisible(character) || character.is_control() && !matches!(character, '\n' | '\t');
-    if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
+    if text.contains(is_hidden) { text.replace(is_hidden, "").into() } else { text.into() }
 }
 
 /// `value` with all its text made so, names included.

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::text::visible;
+use crate::text::{is_hidden, visible};
 
 /// What [`framed`] calls the answer of a tool.
 pub const RESULT: &str = "tool_result";
@@ -31,9 +31,13 @@ const MAX_DEPTH: usize = 24;
 /// `value` as text of at most `max_bytes` bytes (but always room for a note). What is left out is said in its place.
 pub fn render(value: &Value, max_bytes: usize) -> String {
     if let Some(text) = value.as_str() {
-        return cut_text(&visible(text), max_bytes);
+        return shown_text(text, max_bytes);
     }
-    let printed = |cut| Bounded::print(&Shown { value, cut, depth: 0 }, max_bytes);
+    // A text that is longer than all that may be shown need not be looked through to its end.
+    let printed = |(characters, items, fields): (usize, usize, usize)| {
+        let cut = (characters.min(max_bytes.saturating_add(1)), items, fields);
+        Bounded::print(&Shown { value, cut, depth: 0 }, max_bytes)
+    };
     CUTS.into_iter().find_map(printed).unwrap_or_else(|| {
         let hardest = Shown { value, cut: CUTS[CUTS.len() - 1], depth: 0 };
         cut_text(&serde_json::to_string(&hardest).expect("a value prints"), max_bytes)
@@ -81,7 +85,7 @@ impl Serialize for Shown<'_> {
         }
         let inner = |value| Shown { value, cut: self.cut, depth: self.depth + 1 };
         match self.value {
-            Value::String(text) => serializer.serialize_str(&cut_characters(visible(text), characters)),
+            Value::String(text) => serializer.serialize_str(&cut_characters(text, characters)),
             Value::Array(all) => {
                 let mut shown = serializer.serialize_seq(None)?;
                 for item in all.iter().take(items) {
@@ -96,7 +100,7 @@ impl Serialize for Shown<'_> {
             Value::Object(all) => {
                 let mut shown = serializer.serialize_map(None)?;
                 for (name, item) in all.iter().take(fields) {
-                    shown.serialize_entry(&cut_characters(visible(name), 200), &inner(item))?;
+                    shown.serialize_entry(&cut_characters(name, 200), &inner(item))?;
                 }
                 if all.len() > fields {
                     let left = format!("{} of {} fields left out", all.len() - fields, all.len());
@@ -109,14 +113,32 @@ impl Serialize for Shown<'_> {
     }
 }
 
-fn cut_characters(text: Cow<'_, str>, characters: usize) -> Cow<'_, str> {
-    if text.len() <= characters {
-        return text;
+/// What people see of `text`, so many characters at most.
+fn cut_characters(text: &str, characters: usize) -> Cow<'_, str> {
+    let end = end_of(text, characters);
+    let start = visible(&text[..end]);
+    if end == text.len() { start } else { format!("{start}… ({} bytes left out)", text.len() - end).into() }
+}
+
+/// Where the first `characters` of `text` that people see end.
+fn end_of(text: &str, characters: usize) -> usize {
+    let seen = |(_, character): &(usize, char)| !is_hidden(*character);
+    text.char_indices().filter(seen).nth(characters).map_or(text.len(), |(end, _)| end)
+}
+
+/// What people see of `text`, so many bytes at most.
+fn shown_text(text: &str, max_bytes: usize) -> String {
+    let end = end_of(text, max_bytes);
+    let start = visible(&text[..end]);
+    if end == text.len() && start.len() <= max_bytes {
+        return start.into_owned();
     }
-    match text.char_indices().nth(characters) {
-        Some((end, _)) => format!("{}… ({} bytes left out)", &text[..end], text.len() - end).into(),
-        None => text,
+    let mut cut = max_bytes.min(start.len());
+    while !start.is_char_boundary(cut) {
+        cut -= 1;
     }
+    let left = text.len() - end + start.len() - cut;
+    format!("{}… ({left} of {} bytes left out; ask for less at a time)", &start[..cut], text.len())
 }
 
 fn cut_text(text: &str, max_bytes: usize) -> String {

@@ -8,6 +8,7 @@
 
 mod body;
 mod redaction;
+mod room;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,11 +17,13 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
+use self::room::{FREE_BYTES, Held, Room};
 use crate::agent::effect::Ran;
 use crate::clock::SharedClock;
 
@@ -36,6 +39,9 @@ pub struct Config {
     pub pool_idle_milliseconds: u64,
     /// Largest answer in bytes, after decompression.
     pub max_body_bytes: usize,
+    /// What all answers over 64 KiB that are read or looked through at the same time take together at most; the others wait.
+    /// At least one of the largest has room.
+    pub large_bodies_bytes: usize,
     /// Proxy for all hosts but loopback, `http://[user:password@]host:port`.
     pub proxy: Option<SecretString>,
 }
@@ -46,6 +52,7 @@ impl Default for Config {
             connect_timeout_milliseconds: 5_000,
             pool_idle_milliseconds: 20_000,
             max_body_bytes: 16 << 20,
+            large_bodies_bytes: 64 << 20,
             proxy: None,
         }
     }
@@ -57,6 +64,7 @@ pub struct Client {
     inner: reqwest::Client,
     clock: SharedClock,
     max_body_bytes: usize,
+    room: Room,
     /// Why no `https` address can be called, if none can.
     no_tls: Option<String>,
 }
@@ -97,6 +105,8 @@ pub struct Response {
     pub content_type: Option<String>,
     /// The body, not longer than the configured limit.
     pub body: Bytes,
+    /// The room of a large one, for as long as it is there.
+    pub room: Option<Held>,
 }
 
 /// Why there is no whole answer. Hosts are named, addresses are not: a query can hold what nobody should read.
@@ -209,7 +219,8 @@ impl Client {
                 (client.map_err(|error| HttpError::Invalid(words(&error)))?, Some(reason))
             }
         };
-        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, no_tls })
+        let room = Room::of(config.large_bodies_bytes.max(config.max_body_bytes));
+        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, room, no_tls })
     }
 
     /// Sends a request once and reads the whole answer. Every HTTP status is an answer.
@@ -220,12 +231,20 @@ impl Client {
             return Err(HttpError::Invalid(reason.clone()));
         }
         let host = host(&request.url);
-        let after = request.timeout;
-        let answer = tokio::time::timeout(after, self.exchange(request, &host)).await;
-        answer.unwrap_or_else(|_| Err(HttpError::TimedOut { host, after }))
+        let (after, began) = (request.timeout, Instant::now());
+        let late = |_| HttpError::TimedOut { host: host.clone(), after };
+        let mut begun = tokio::time::timeout(after, self.begin(request, &host)).await.map_err(late)??;
+        let left = after.saturating_sub(began.elapsed());
+        if begun.rest.is_some() {
+            // What is waited for here is our own room, and no fault of the peer's.
+            begun.response.room = Some(self.room.take(begun.size).await);
+            tokio::time::timeout(left, self.read(&mut begun, usize::MAX, &host)).await.map_err(late)??;
+        }
+        Ok(Response { body: begun.body.freeze(), ..begun.response })
     }
 
-    async fn exchange(&self, request: Request, host: &str) -> Result<Response, HttpError> {
+    /// Sends a request, and reads an answer that needs no room; the beginning of one that does.
+    async fn begin(&self, request: Request, host: &str) -> Result<Begun, HttpError> {
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
             Method::Post => reqwest::Method::POST,
@@ -240,30 +259,55 @@ impl Client {
         if let Some(body) = request.body {
             builder = builder.body(reqwest::Body::wrap(body));
         }
-        let mut answer = builder.send().await.map_err(|error| failure(&error, host))?;
+        let answer = builder.send().await.map_err(|error| failure(&error, host))?;
         let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
-        let mut response = Response {
+        let response = Response {
             status: answer.status().as_u16(),
             retry_after: retry_after(text("retry-after-ms"), text("retry-after"), self.clock.now()),
             request_id: text("x-request-id"),
             should_retry: text("x-should-retry").and_then(|text| text.parse().ok()),
             content_type: text("content-type"),
             body: Bytes::new(),
+            room: None,
         };
-        let mut body = BytesMut::new();
+        // Unknown where it comes in chunks, or compressed.
+        let length = answer.content_length().and_then(|length| usize::try_from(length).ok());
+        let size = length.unwrap_or(usize::MAX).min(self.max_body_bytes);
+        let mut begun = Begun { response, body: BytesMut::new(), size, rest: Some(answer) };
+        self.read(&mut begun, FREE_BYTES, host).await?;
+        Ok(begun)
+    }
+
+    /// Reads on, until the answer ends or is longer than `enough`.
+    async fn read(&self, begun: &mut Begun, enough: usize, host: &str) -> Result<(), HttpError> {
+        let Begun { response, body, size, rest } = begun;
+        let Some(answer) = rest else { return Ok(()) };
+        if enough > *size {
+            body.reserve(size.saturating_sub(body.len()));
+        }
         while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error, host))? {
             if body.len() + chunk.len() > self.max_body_bytes {
-                return Err(HttpError::BodyTooLarge {
-                    host: host.to_owned(),
-                    status: response.status,
-                    limit: self.max_body_bytes,
-                });
+                let (host, status, limit) = (host.to_owned(), response.status, self.max_body_bytes);
+                return Err(HttpError::BodyTooLarge { host, status, limit });
             }
             body.extend_from_slice(&chunk);
+            if body.len() > enough {
+                return Ok(());
+            }
         }
-        response.body = body.freeze();
-        Ok(response)
+        *rest = None;
+        Ok(())
     }
+}
+
+/// An answer of which a part is read.
+struct Begun {
+    response: Response,
+    body: BytesMut,
+    /// How long it will be at most.
+    size: usize,
+    /// Where more may come.
+    rest: Option<reqwest::Response>,
 }
 
 /// `milliseconds` wins over `after`, which is a number of seconds or an HTTP date.
