@@ -7,6 +7,7 @@ use ::config::{Environment, File, FileFormat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::http_server::config::HttpConfig;
 use crate::producers::ProducersConfig;
@@ -19,12 +20,13 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "worker",
     "job",
     "authorization",
     "approval",
     "producers",
+    "answer",
     "tools",
     "digests",
     "amqp",
@@ -59,6 +61,7 @@ pub struct Config {
     pub authorization: AuthorizationConfig,
     pub approval: ApprovalConfig,
     pub producers: ProducersConfig,
+    pub answer: AnswerRules,
     pub tools: tool_catalog::Config,
     pub digests: DigestsConfig,
     pub amqp: queue::amqp::Config,
@@ -171,6 +174,7 @@ impl Config {
         let authorization = section(layers, "authorization", problems);
         let approval = section(layers, "approval", problems);
         let producers = section(layers, "producers", problems);
+        let answer = section(layers, "answer", problems);
         let tools = section(layers, "tools", problems);
         let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
@@ -186,6 +190,7 @@ impl Config {
             authorization: authorization?,
             approval: approval?,
             producers: producers?,
+            answer: answer?,
             tools: tools?,
             digests: digests?,
             amqp: amqp?,
@@ -213,6 +218,7 @@ impl Config {
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("worker", self.worker.problems()));
         problems.extend(named("approval", self.approval.problems()));
+        problems.extend(named("answer", self.answer.problems()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),

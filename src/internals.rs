@@ -70,5 +70,6 @@ pub mod transport {
 pub mod worker {
     pub use crate::worker::control::operator::Operator;
     pub use crate::worker::control::runs::Runs;
+    pub use crate::worker::message::signature::HeaderKey;
     pub use crate::worker::rules::AfterLoss;
 }

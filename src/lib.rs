@@ -36,6 +36,7 @@ mod schedule;
 mod schema;
 mod shutdown;
 mod telemetry;
+mod text;
 mod transport;
 mod webhook;
 mod worker;

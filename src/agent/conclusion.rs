@@ -5,14 +5,21 @@ use jiff::Timestamp;
 use super::effect::Effect;
 use super::state::{Conclusion, Run};
 use crate::reply::{
-    Account, Completed, EffectEntry, EffectState, Failed, Notice, Reply, ReplyEvent, Status, Timing, TotalUsage,
-    retry_entries,
+    Account, Completed, EffectEntry, EffectState, ErrorDetail, Failed, Notice, Reply, ReplyEvent, Status, Timing,
+    TotalUsage, retry_entries,
 };
 
 /// The terminal reply of `run` with this conclusion, made at `now`.
 pub fn reply(run: &Run, conclusion: Conclusion, now: Timestamp) -> Reply {
+    let rules = &run.settings().answer;
     let event = match conclusion {
         Conclusion::Answered { text, output, stop_reason } => {
+            let output = output.map(|output| rules.value(output));
+            let text = match &output {
+                // It is the same once more, as text.
+                Some(output) if !rules.keeps_all() => output.to_string(),
+                _ => rules.text(text),
+            };
             let account = account(run, stop_reason, now);
             let in_doubt = account.effects.iter().any(|effect| effect.state == EffectState::Unknown);
             let status = if in_doubt { Status::CompletedWithUnknownEffects } else { Status::Completed };
@@ -20,7 +27,13 @@ pub fn reply(run: &Run, conclusion: Conclusion, now: Timestamp) -> Reply {
         }
         Conclusion::Failed(error) => {
             let account = account(run, error.code.as_str(), now);
-            ReplyEvent::Failed(Box::new(Failed { error: *error, text: run.last_text.clone(), account }))
+            // The model's words may stand in it, too.
+            let error = ErrorDetail { message: rules.text(error.message), ..*error };
+            ReplyEvent::Failed(Box::new(Failed {
+                error,
+                text: run.last_text.clone().map(|text| rules.text(text)),
+                account,
+            }))
         }
     };
     let reply = Reply::terminal(&run.job().id(), now, event);
@@ -102,10 +115,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::event::Event;
+    use super::super::links::LinkPolicy;
     use super::super::message::Finish;
     use super::super::script::{Script, says, wants};
     use super::*;
-    use crate::reply::{ErrorCode, ErrorDetail};
+    use crate::reply::ErrorCode;
     use crate::schema::Schema;
 
     fn notices(script: &Script) -> Vec<String> {
@@ -200,6 +214,28 @@ mod tests {
         script.model(cut);
         assert_eq!(notices(&script), ["answer_cut", "tools_left_out"]);
         assert_eq!(script.account().stop_reason, "length");
+    }
+
+    #[test]
+    fn links_in_what_the_caller_gets_are_as_the_run_began() {
+        let links = "[a](https://evil.org/x)";
+        let mut script = Script::ready(|started| started.settings.answer.links = LinkPolicy::Strip);
+        script.model(says(links));
+        let ReplyEvent::Completed(completed) = script.reply().event else { panic!("no answer") };
+        assert_eq!(completed.text, "a");
+        let mut script = Script::ready(|started| started.settings.answer.links = LinkPolicy::Strip);
+        let mut refusal = says(links);
+        refusal.finish = Finish::Refusal(links.to_owned());
+        script.model(refusal);
+        let ReplyEvent::Failed(failed) = script.reply().event else { panic!("no refusal") };
+        assert_eq!((failed.error.message.as_str(), failed.text), ("a", None));
+        let mut script = Script::ready(|started| {
+            started.settings.answer.links = LinkPolicy::Strip;
+            Arc::make_mut(&mut started.job).output_schema = Some(serde_json::json!({"type": "object"}));
+        });
+        script.model(says(&serde_json::json!({ "t": links }).to_string()));
+        let ReplyEvent::Completed(completed) = script.reply().event else { panic!("no answer") };
+        assert_eq!((completed.output, completed.text.as_str()), (Some(serde_json::json!({"t": "a"})), r#"{"t":"a"}"#));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::approval::ApprovalRules;
 pub use super::asked::{AskedCall, Settled};
 use super::effect::{CallKey, Effect};
+use super::links::AnswerRules;
 use super::message::{Conformity, ModelReply};
 use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
@@ -249,6 +250,12 @@ pub struct Settings {
     /// Which calls wait for a person.
     #[serde(default, skip_serializing_if = "ApprovalRules::is_idle")]
     pub approval: ApprovalRules,
+    /// Whether the model gets what tools say in a frame; not in runs of earlier versions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frames_results: bool,
+    /// What becomes of links in the answer.
+    #[serde(default, skip_serializing_if = "AnswerRules::keeps_all")]
+    pub answer: AnswerRules,
 }
 
 /// Why a worker gave a run out of its hands.

@@ -1,5 +1,6 @@
 //! Decisions of an agent run: pure, without async, clock or I/O.
 
+mod address;
 pub mod approval;
 pub mod approvals;
 mod asked;
@@ -9,6 +10,8 @@ pub mod effect;
 pub mod event;
 pub mod examine;
 mod held;
+mod link_scan;
+pub mod links;
 pub mod message;
 pub mod plan;
 mod remains;

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::approval::ApprovalRules;
 use super::event::{COMMON_VERSION, Entry, Event, Pause, Settings, Started, ToolOutcome};
 use super::examine::{Examined, examine};
+use super::links::AnswerRules;
 use super::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use super::plan::plan;
 use super::run::{BadJournal, Run, Step};
@@ -39,6 +40,8 @@ pub(super) fn started() -> Started {
         result_bytes: 10_000,
         authorization_seconds: 3600,
         approval: ApprovalRules::default(),
+        frames_results: false,
+        answer: AnswerRules::default(),
     };
     Started {
         schema: COMMON_VERSION,

@@ -12,6 +12,7 @@ use super::event::PinnedTool;
 use crate::job::ConnectionName;
 use crate::key::digest;
 use crate::schema::{BadSchema, Schema};
+use crate::text::{visible, visible_value};
 
 /// Longest name of a function that the model APIs accept.
 const MAX_MODEL_NAME: usize = 64;
@@ -41,11 +42,12 @@ pub struct Tool {
 
 impl Tool {
     /// The tool that `definition` describes (Scalekit's free-form `definition`: everything but `name` may be missing),
-    /// or `None` where it has no name.
+    /// or `None` where it has no name. What a model reads of it is what people see.
     pub fn from_definition(definition: &Value, connection: &ConnectionName) -> Option<Self> {
         let name = definition.get("name")?.as_str().filter(|name| !name.is_empty())?;
         let text = |field: &str| definition.get(field).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
-        let parameters = model_schema(definition.get("input_schema").or_else(|| definition.get("inputSchema")));
+        let parameters =
+            visible_value(model_schema(definition.get("input_schema").or_else(|| definition.get("inputSchema"))));
         let Stated { doubted, believed } = stated_effect(name, definition);
         Some(Self {
             name: name.to_owned(),
@@ -53,7 +55,7 @@ impl Tool {
             connection: connection.clone(),
             effect: doubted,
             hinted: Some(believed).filter(|believed| *believed != doubted),
-            description: text("description").or_else(|| text("display_name")).unwrap_or(name).to_owned(),
+            description: visible(text("description").or_else(|| text("display_name")).unwrap_or(name)).into_owned(),
             parameters: serde_json::value::to_raw_value(&parameters).expect("JSON values print").into(),
         })
     }
@@ -215,6 +217,19 @@ mod tests {
         let tool = tool(&json!({"name": "acme_ping"})).unwrap();
         assert_eq!(tool.parameters.get(), r#"{"properties":{},"type":"object"}"#);
         assert_eq!((tool.description.as_str(), tool.effect), ("acme_ping", Effect::Write));
+    }
+
+    #[test]
+    fn what_a_model_reads_of_a_tool_hides_nothing() {
+        let connection = ConnectionName::new("acme").unwrap();
+        let definition = json!({
+            "name": "acme_ping", "description": "Pings.\u{E0053}\u{E0065}\u{200B}",
+            "input_schema": {"properties": {"to": {"type": "string", "description": "Whom\u{AD}", "enum": ["a\u{202E}b"]}}},
+        });
+        let tool = Tool::from_definition(&definition, &connection).unwrap();
+        assert_eq!(tool.description, "Pings.");
+        let parameters: Value = serde_json::from_str(tool.parameters.get()).unwrap();
+        assert_eq!(parameters["properties"]["to"], json!({"type": "string", "description": "Whom", "enum": ["ab"]}));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::worker::control::decisions::Decisions;
 use crate::worker::control::fan_out::FanOut;
 use crate::worker::control::runs::Runs;
 use crate::worker::control::webhooks::Webhooks;
+use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::magic_links::MagicLinks;
@@ -105,6 +106,7 @@ impl App {
             publisher: publisher.clone(),
             tool_catalog: tool_catalog.clone(),
             max_job_bytes: config.worker.max_job_bytes,
+            header_key: HeaderKey::of(&config.scalekit.client_secret),
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
         let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
@@ -143,6 +145,7 @@ impl App {
             parking: parking.clone(),
             clock: clock.clone(),
             lifetimes: rules.lifetimes,
+            header_key: rules.header_key.clone(),
             name: format!("{}-decisions", rules.name),
         };
         let decider = Arc::new(Decider { runs, metrics: metrics.clone() });
@@ -162,7 +165,11 @@ impl App {
             dead_letters,
             clock,
             rules,
-            defaults: Defaults { approval: config.approval.clone(), ..config.job.clone() },
+            defaults: Defaults {
+                approval: config.approval.clone(),
+                answer: config.answer.clone(),
+                ..config.job.clone()
+            },
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
         });
@@ -323,6 +330,7 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         after_loss: worker.after_journal_loss,
         producers: config.producers.all.clone(),
         user: config.amqp.states_user.then(|| config.amqp.user().ok()).flatten(),
+        header_key: HeaderKey::of(&config.scalekit.client_secret),
     }
 }
 

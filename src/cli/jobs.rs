@@ -20,6 +20,7 @@ use crate::queue::amqp::AmqpQueue;
 use crate::redis_client::RedisClient;
 use crate::worker::control::operator::{Cancel, Operator};
 use crate::worker::control::runs::{RunError, Runs};
+use crate::worker::message::signature::HeaderKey;
 
 /// Arguments of `jobs`.
 #[derive(Debug, Args)]
@@ -160,6 +161,7 @@ fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
         parking: Arc::new(RedisParking::new(redis)),
         clock: context.clock.clone(),
         lifetimes: app::lifetimes(&context.config),
+        header_key: HeaderKey::of(&context.config.scalekit.client_secret),
         name: app::process_name(),
     })
 }

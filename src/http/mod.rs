@@ -8,19 +8,23 @@
 
 mod body;
 mod redaction;
+mod retry_after;
+mod room;
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
+use self::retry_after::retry_after;
+use self::room::{FREE_BYTES, Held, Room};
 use crate::agent::effect::Ran;
 use crate::clock::SharedClock;
 use crate::transport::{self, TlsConfig};
@@ -37,6 +41,9 @@ pub struct Config {
     pub pool_idle_milliseconds: u64,
     /// Largest answer in bytes, after decompression.
     pub max_body_bytes: usize,
+    /// What all answers over 64 KiB that are read or looked through at the same time take together at most; the others wait.
+    /// At least one of the largest has room.
+    pub large_bodies_bytes: usize,
     /// Proxy for all hosts but loopback, `http://[user:password@]host:port`.
     pub proxy: Option<SecretString>,
 }
@@ -47,6 +54,7 @@ impl Default for Config {
             connect_timeout_milliseconds: 5_000,
             pool_idle_milliseconds: 20_000,
             max_body_bytes: 16 << 20,
+            large_bodies_bytes: 64 << 20,
             proxy: None,
         }
     }
@@ -58,6 +66,7 @@ pub struct Client {
     inner: reqwest::Client,
     clock: SharedClock,
     max_body_bytes: usize,
+    room: Room,
     /// Why no `https` address can be called, if none can.
     no_tls: Option<String>,
     /// The section of the configuration that says whom TLS trusts.
@@ -100,6 +109,8 @@ pub struct Response {
     pub content_type: Option<String>,
     /// The body, not longer than the configured limit.
     pub body: Bytes,
+    /// The room of a large one, for as long as it is there.
+    pub room: Option<Held>,
 }
 
 /// Why there is no whole answer. Hosts are named, addresses are not: a query can hold what nobody should read.
@@ -229,7 +240,8 @@ impl Client {
                 (client.map_err(|error| HttpError::Invalid(words(&error)))?, Some(reason))
             }
         };
-        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, no_tls, tls_keys })
+        let room = Room::of(config.large_bodies_bytes.max(config.max_body_bytes));
+        Ok(Self { inner, clock, max_body_bytes: config.max_body_bytes, room, no_tls, tls_keys })
     }
 
     /// Sends a request once and reads the whole answer. Every HTTP status is an answer.
@@ -240,12 +252,20 @@ impl Client {
             return Err(HttpError::Invalid(reason.clone()));
         }
         let host = host(&request.url);
-        let after = request.timeout;
-        let answer = tokio::time::timeout(after, self.exchange(request, &host)).await;
-        answer.unwrap_or_else(|_| Err(HttpError::TimedOut { host, after }))
+        let (after, began) = (request.timeout, Instant::now());
+        let late = |_| HttpError::TimedOut { host: host.clone(), after };
+        let mut begun = tokio::time::timeout(after, self.begin(request, &host)).await.map_err(late)??;
+        let left = after.saturating_sub(began.elapsed());
+        if begun.rest.is_some() {
+            // What is waited for here is our own room, and no fault of the peer's.
+            begun.response.room = Some(self.room.take(begun.size).await);
+            tokio::time::timeout(left, self.read(&mut begun, usize::MAX, &host)).await.map_err(late)??;
+        }
+        Ok(Response { body: begun.body.freeze(), ..begun.response })
     }
 
-    async fn exchange(&self, request: Request, host: &str) -> Result<Response, HttpError> {
+    /// Sends a request, and reads an answer that needs no room; the beginning of one that does.
+    async fn begin(&self, request: Request, host: &str) -> Result<Begun, HttpError> {
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
             Method::Post => reqwest::Method::POST,
@@ -260,29 +280,44 @@ impl Client {
         if let Some(body) = request.body {
             builder = builder.body(reqwest::Body::wrap(body));
         }
-        let mut answer = builder.send().await.map_err(|error| self.failure(&error, host))?;
+        let answer = builder.send().await.map_err(|error| self.failure(&error, host))?;
         let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
-        let mut response = Response {
+        let response = Response {
             status: answer.status().as_u16(),
             retry_after: retry_after(text("retry-after-ms"), text("retry-after"), self.clock.now()),
             request_id: text("x-request-id"),
             should_retry: text("x-should-retry").and_then(|text| text.parse().ok()),
             content_type: text("content-type"),
             body: Bytes::new(),
+            room: None,
         };
-        let mut body = BytesMut::new();
+        // Unknown where it comes in chunks, or compressed.
+        let length = answer.content_length().and_then(|length| usize::try_from(length).ok());
+        let size = length.unwrap_or(usize::MAX).min(self.max_body_bytes);
+        let mut begun = Begun { response, body: BytesMut::new(), size, rest: Some(answer) };
+        self.read(&mut begun, FREE_BYTES, host).await?;
+        Ok(begun)
+    }
+
+    /// Reads on, until the answer ends or is longer than `enough`.
+    async fn read(&self, begun: &mut Begun, enough: usize, host: &str) -> Result<(), HttpError> {
+        let Begun { response, body, size, rest } = begun;
+        let Some(answer) = rest else { return Ok(()) };
+        if enough > *size {
+            body.reserve(size.saturating_sub(body.len()));
+        }
         while let Some(chunk) = answer.chunk().await.map_err(|error| self.failure(&error, host))? {
             if body.len() + chunk.len() > self.max_body_bytes {
-                return Err(HttpError::BodyTooLarge {
-                    host: host.to_owned(),
-                    status: response.status,
-                    limit: self.max_body_bytes,
-                });
+                let (host, status, limit) = (host.to_owned(), response.status, self.max_body_bytes);
+                return Err(HttpError::BodyTooLarge { host, status, limit });
             }
             body.extend_from_slice(&chunk);
+            if body.len() > enough {
+                return Ok(());
+            }
         }
-        response.body = body.freeze();
-        Ok(response)
+        *rest = None;
+        Ok(())
     }
 
     fn failure(&self, error: &reqwest::Error, host: &str) -> HttpError {
@@ -302,17 +337,14 @@ impl Client {
     }
 }
 
-/// `milliseconds` wins over `after`, which is a number of seconds or an HTTP date.
-fn retry_after(milliseconds: Option<String>, after: Option<String>, now: Timestamp) -> Option<Duration> {
-    if let Some(milliseconds) = milliseconds.and_then(|text| text.parse::<f64>().ok()) {
-        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
-    }
-    let after = after?;
-    if let Ok(seconds) = after.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = jiff::fmt::rfc2822::parse(&after).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+/// An answer of which a part is read.
+struct Begun {
+    response: Response,
+    body: BytesMut,
+    /// How long it will be at most.
+    size: usize,
+    /// Where more may come.
+    rest: Option<reqwest::Response>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where a client is built")]
@@ -360,20 +392,6 @@ fn words(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_is_read_as_seconds_milliseconds_and_date() {
-        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
-        let read = |ms: Option<&str>, after: Option<&str>| retry_after(ms.map(Into::into), after.map(Into::into), now);
-        assert_eq!(read(None, Some("40")), Some(Duration::from_secs(40)));
-        assert_eq!(read(None, Some("1.5")), Some(Duration::from_millis(1500)));
-        assert_eq!(read(Some("250"), Some("40")), Some(Duration::from_millis(250)));
-        assert_eq!(read(None, Some("Sun, 06 Nov 1994 08:49:37 GMT")), Some(Duration::from_secs(37)));
-        assert_eq!(read(None, Some("Sun, 06 Nov 1994 08:48:00 GMT")), Some(Duration::ZERO), "a date gone by");
-        for nonsense in ["", "soon", "-1", "NaN", "inf", "1e400", "Sun, 99 Nov 1994 08:49:37 GMT"] {
-            assert_eq!(read(None, Some(nonsense)), None, "{nonsense}");
-        }
-    }
 
     #[test]
     fn a_request_prints_neither_query_nor_body_nor_token() {

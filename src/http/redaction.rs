@@ -1,11 +1,16 @@
 //! Foreign text as it may be shown in errors and logs: short, in one line, without what gives rights.
 
+use crate::text::is_invisible;
+
 /// Longest [`excerpt`] in characters.
 pub(super) const EXCERPT_CHARACTERS: usize = 200;
 
 /// From this length on a word of letters and digits is taken for a secret: longer than names of tools and ids of
 /// executions, shorter than every token, key and hash.
 const SECRET_CHARACTERS: usize = 24;
+
+/// So many characters are read for one that is shown.
+const READ_FOR_ONE: usize = 100;
 
 const REDACTED: &str = "[redacted]";
 
@@ -17,8 +22,10 @@ pub fn excerpt(body: &[u8]) -> String {
     redacted(&String::from_utf8_lossy(start), EXCERPT_CHARACTERS)
 }
 
-/// `text` as one line of at most `limit` characters, with secrets replaced as in [`excerpt`].
+/// `text` as one line of at most `limit` characters, with secrets replaced as in [`excerpt`] and nothing in it that people do
+/// not see.
 pub fn redacted(text: &str, limit: usize) -> String {
+    let text = shown(text, limit);
     let visible = text.split(|character: char| character.is_whitespace() || character.is_control());
     let words = visible.filter(|word| !word.is_empty()).take(limit);
     let words: Vec<_> = words.map(|word| if is_link_with_rights(word) { REDACTED } else { word }).collect();
@@ -27,6 +34,11 @@ pub fn redacted(text: &str, limit: usize) -> String {
         return line;
     }
     line.chars().take(limit.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// What there is to see of the beginning of `text`: more than `limit` characters of it, as some are taken out later.
+fn shown(text: &str, limit: usize) -> String {
+    text.chars().filter(|character| !is_invisible(*character)).take(limit.saturating_mul(READ_FOR_ONE)).collect()
 }
 
 /// The line is cut at what stands around values in JSON, forms and prose. A piece is replaced where it looks like a
@@ -100,6 +112,12 @@ mod tests {
             assert!(!shown.contains(secret), "{shown}");
             assert!(shown.contains("[redacted]"), "{shown}");
         }
+    }
+
+    #[test]
+    fn what_nobody_sees_is_taken_out_and_hides_no_secret() {
+        assert_eq!(redacted("no\u{200B} such\u{E0041} page\u{AD}", 100), "no such page");
+        assert_eq!(redacted("key sk-\u{200B}proj-12345678 is wrong", 100), "key [redacted] is wrong");
     }
 
     #[test]

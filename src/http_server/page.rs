@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use crate::agent::run::Run;
+use crate::text::is_invisible;
 
 /// A page may load nothing, be framed by nobody, be kept by nobody, and tells nobody where it is.
 const HEADERS: [(HeaderName, &str); 7] = [
@@ -79,15 +80,6 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// Characters that hide text from people, or turn it round.
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}'
-            | '\u{E0000}'..='\u{E007F}'
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +88,6 @@ mod tests {
     fn text_from_elsewhere_is_neither_markup_nor_hidden() {
         assert_eq!(escape("<b a=\"1\">'&\n"), "&lt;b a=&quot;1&quot;&gt;&#39;&amp;\n");
         assert_eq!(escape("a\u{202E}b\u{0}\u{E0041}"), "a\\u{202e}b\\u{0}\\u{e0041}");
+        assert_eq!(escape("\u{AD}\u{61C}\u{E0100}"), "\\u{ad}\\u{61c}\\u{e0100}");
     }
 }

@@ -303,14 +303,17 @@ pub struct Progress {
 }
 
 impl Reply {
+    /// The mark of the event that ends a job.
+    pub(crate) const RESULT: &str = "result";
+
     /// A terminal reply of `job`; all terminal replies of a job have the same id, unless an operator opens its run again.
     pub fn terminal(job: &JobId, time: Timestamp, event: ReplyEvent) -> Self {
-        Self::new(job, "result", time, event)
+        Self::new(job, Self::RESULT, time, event)
     }
 
     /// The one reply to a message that is no job; `id` is what could be read of its id, or a name made of its bytes.
     pub fn rejection(id: &str, time: Timestamp, event: ReplyEvent) -> Self {
-        Self::of(id, "result", time, event)
+        Self::of(id, Self::RESULT, time, event)
     }
 
     /// A reply that something follows; `mark` tells it from the job's others.

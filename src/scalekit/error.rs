@@ -334,6 +334,7 @@ mod tests {
             should_retry: None,
             content_type: None,
             body: body.into(),
+            room: None,
         };
         let error = Error::from_response(Operation::Execute, &response);
         assert!((1..=MESSAGE_CHARACTERS).contains(&error.details().message.chars().count()));

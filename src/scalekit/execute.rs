@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Details, Error, Operation, RateLimitScope, Scalekit, object, print, text};
+use super::{Details, Error, Operation, RateLimitScope, Scalekit, bounded, bounded_object, print, text};
 use crate::http::{Method, Request};
 use crate::job::{ConnectionName, Identifier};
 
@@ -54,7 +54,7 @@ impl Scalekit {
         let url = self.url("/api/v1/execute_tool", &[]);
         let call = Request::new(Method::Post, url, self.tool_timeout()).json(print(&body));
         let response = self.authorized(Operation::Execute, call, may_leave).await?;
-        let mut answer = object(&response)?;
+        let mut answer = bounded_object(&response)?;
         let execution_id = text(&answer, "execution_id");
         let details = Details { execution_id: execution_id.clone(), ..Details::of(&response) };
         let data = provider_answer(answer.remove("data").unwrap_or_default(), &details)?;
@@ -136,7 +136,7 @@ fn envelope_content(object: &Map<String, Value>) -> Value {
         None => format!("[{} left out]", part.get("type").map(plain).unwrap_or_default()),
     });
     let text = texts.collect::<Vec<_>>().join("\n");
-    match serde_json::from_str(&text) {
+    match bounded::parse(text.as_bytes()) {
         Ok(value @ (Value::Object(_) | Value::Array(_))) => value,
         _ => Value::String(text),
     }

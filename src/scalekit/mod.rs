@@ -6,6 +6,7 @@
 //! no idempotency key, so who repeats it must know what the tool does.
 
 mod accounts;
+mod bounded;
 mod details;
 mod error;
 mod execute;
@@ -345,6 +346,14 @@ fn base(config: &Config) -> Result<Url, String> {
 
 fn object(response: &Response) -> Result<Map<String, Value>, Error> {
     serde_json::from_slice(&response.body).map_err(|_| Error::bad_answer(response, "not a JSON object"))
+}
+
+/// The same of an answer that may be full of a stranger's values.
+fn bounded_object(response: &Response) -> Result<Map<String, Value>, Error> {
+    match bounded::parse(&response.body) {
+        Ok(Value::Object(object)) => Ok(object),
+        _ => Err(Error::bad_answer(response, "not a JSON object")),
+    }
 }
 
 fn print(value: &Value) -> Bytes {

@@ -16,6 +16,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "pattern",
             "producers",
             "metrics",
+            "text",
             "webhook",
         ],
     ),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use super::conversation::{
-    Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, text_of, tokens,
+    Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, result_of, text_of, tokens,
 };
 use super::errors::ApiError;
 use super::models::{FINGERPRINT, Profile, model_of};
@@ -102,7 +102,7 @@ fn conversation(shared: &Shared, body: &Map<String, Value>) -> Result<Conversati
                 return Err(ApiError::invalid(path, text));
             };
             let call = open.remove(position);
-            step.push(Done { result: text_of(&message["content"]), ..call });
+            step.push(Done { result: result_of(&message["content"]), ..call });
             if open.is_empty() {
                 history.step(std::mem::take(&mut step));
             }

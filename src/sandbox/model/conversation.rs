@@ -138,6 +138,17 @@ pub(super) fn text_of(content: &Value) -> String {
     }
 }
 
+/// What a tool said, as text: out of the frame that callers put around it, an object with this one field.
+pub(super) fn result_of(content: &Value) -> String {
+    let text = text_of(content);
+    let Ok(Value::Object(frame)) = serde_json::from_str(&text) else { return text };
+    match frame.get("tool_result").filter(|_| frame.len() == 1) {
+        Some(Value::String(inner)) => inner.clone(),
+        Some(inner) => inner.to_string(),
+        None => text,
+    }
+}
+
 /// A call's arguments, which travel as text.
 pub(super) fn arguments_of(value: &Value) -> Value {
     value.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| json!({}))

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::conversation::{
-    Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, text_of, tokens,
+    Choice, Conversation, Done, History, Reply, ToolSpec, arguments_of, cached, result_of, text_of, tokens,
 };
 use super::errors::ApiError;
 use super::models::{FINGERPRINT, Profile, model_of};
@@ -185,7 +185,7 @@ impl Reader {
             return Err(ApiError::invalid(path, format!("there is no call {id} for this output")));
         };
         let call = self.open.remove(position);
-        self.step.push(Done { result: text_of(&item["output"]), ..call });
+        self.step.push(Done { result: result_of(&item["output"]), ..call });
         if self.open.is_empty() {
             self.history.step(std::mem::take(&mut self.step));
         }

@@ -15,6 +15,7 @@ use crate::journal::{Journal, JournalError};
 use crate::parking::{Parked, ParkingError};
 use crate::queue::{Destination, Message, Publisher, QueueError};
 use crate::scalekit::AccountStatus;
+use crate::worker::message::signature::HeaderKey;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::resources::accounts::{Accepted, SharedAccounts};
 use crate::worker::resources::parked_index::{ParkedIndex, message};
@@ -51,6 +52,8 @@ pub(crate) struct FanOut {
     pub tool_catalog: Arc<ToolCatalog>,
     /// Longest job that workers take.
     pub max_job_bytes: usize,
+    /// Signs what wake-ups say.
+    pub header_key: HeaderKey,
 }
 
 impl FanOut {
@@ -148,9 +151,11 @@ impl FanOut {
             return Ok(false);
         };
         // One more than the journal knows, as the run may be about to journal its own next wake-up.
-        let generation = run.wake_up_generation() + 1;
+        let generation = run.wake_up_generation().saturating_add(1);
         let wake_up = WakeUp::of_run(&run, generation, Reason::Webhook);
-        let published = self.publisher.publish(&Destination::Urgent, wake_up.stamp(&message)).await;
+        let mut message = wake_up.stamp(&message);
+        self.header_key.sign(&mut message);
+        let published = self.publisher.publish(&Destination::Urgent, message).await;
         published.map_err(|error| Unsafe::Queue(parked.job.clone(), error))?;
         info!(job.id = %parked.job, "a parked run is woken");
         Ok(true)

@@ -12,6 +12,7 @@ use crate::job::{Job, JobId};
 use crate::journal::{Claim, ClaimMode, Journal, JournalError};
 use crate::parking::{Parking, WaitsFor};
 use crate::queue::{Destination, Message, Publisher, QueueError};
+use crate::worker::message::signature::HeaderKey;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::resources::parked_index::message;
 use crate::worker::rules::Lifetimes;
@@ -34,6 +35,8 @@ pub struct Runs {
     pub clock: SharedClock,
     /// How long journals are kept.
     pub lifetimes: Lifetimes,
+    /// Signs what wake-ups say.
+    pub header_key: HeaderKey,
     /// As the owner of a lease.
     pub name: String,
 }
@@ -108,7 +111,9 @@ impl Runs {
     pub(super) async fn wake(&self, run: &Run) -> Result<(), QueueError> {
         let wake_up = WakeUp::of_run(run, run.wake_up_generation().max(1), Reason::Operator);
         let message = self.parked_message(run).await.unwrap_or_else(|| Message::of_job(run.job(), None));
-        self.publisher.publish(&Destination::Urgent, wake_up.stamp(&message)).await.map(drop)
+        let mut message = wake_up.stamp(&message);
+        self.header_key.sign(&mut message);
+        self.publisher.publish(&Destination::Urgent, message).await.map(drop)
     }
 
     async fn parked_message(&self, run: &Run) -> Option<Message> {

@@ -5,6 +5,7 @@ use crate::job::{InvalidJob, Job};
 use crate::queue::Message;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::version::without_our_headers;
+use crate::worker::message::wake_up::Trust;
 use crate::worker::settle::disposition::Undeliverable;
 
 impl Intake {
@@ -18,7 +19,7 @@ impl Intake {
     pub(super) fn refused(&self, delivery: &InFlightDelivery, job: &Job) -> Option<Undeliverable> {
         let (producers, message) = (&self.rules.producers, delivery.message());
         // What is under way was taken when it came.
-        let is_under_way = delivery.wake_up().is_some();
+        let is_under_way = delivery.wake_up().is_some_and(|wake_up| wake_up.trust == Trust::Ours);
         if producers.is_on() && !(is_under_way && self.is_own(message)) {
             let producer = message.properties.user_id.as_deref().and_then(|user| producers.of_user(user));
             let objections = match producer {

@@ -70,6 +70,11 @@ pub(super) enum Found<'a> {
     NewerJournal,
     /// Ours, and its journal says what cannot be.
     Damaged(&'a str),
+    /// Ours, and the message, which nobody signed, says that more was done than the journal tells.
+    Unfounded {
+        /// What that tells.
+        run: Option<&'a Run>,
+    },
     Run(&'a Run),
 }
 
@@ -108,6 +113,9 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
             settle(Disposition::Defer(Deferral::saying(wait, saw_alive(situation, run))))
         }
         Found::NewerJournal => settle(Disposition::Defer(Deferral::saying(HELD_WAIT, saw_alive(situation, None)))),
+        Found::Unfounded { run } => {
+            settle(Disposition::DeadLetter(Undeliverable::Unfounded { beside_a_run: run.is_some() }))
+        }
         Found::Damaged(problem) => settle(Disposition::DeadLetter(Undeliverable::Damaged(problem.to_owned()))),
         Found::NoJournal { .. } if reason == Some(&Reason::DeliveryLimit) => {
             settle(Disposition::DeadLetter(Undeliverable::DeliveryLimit))
@@ -570,6 +578,15 @@ mod tests {
         let damaged = settled(Disposition::DeadLetter(Undeliverable::Damaged("entry 3".into())));
         assert_eq!(decided(None, Found::Damaged("entry 3")), damaged);
         assert!(matches!(reply().event, ReplyEvent::Failed(_)));
+    }
+
+    #[test]
+    fn a_message_that_says_what_no_journal_knows_makes_a_dead_letter_and_changes_no_run() {
+        let run = run(vec![attempt()]);
+        for (run, beside_a_run) in [(None, false), (Some(&run), true)] {
+            let kept = settled(Disposition::DeadLetter(Undeliverable::Unfounded { beside_a_run }));
+            assert_eq!(decided(Some(&wake_up(Reason::Seal, 1)), Found::Unfounded { run }), kept);
+        }
     }
 
     fn witnessed(generation: u32, entries: u64) -> WakeUp {

@@ -11,7 +11,7 @@ use crate::agent::run::{BadJournal, Run, Step};
 use crate::clock::milliseconds_between;
 use crate::job::Job;
 use crate::scalekit::AccountStatus;
-use crate::worker::message::wake_up::{Reason, WakeUp};
+use crate::worker::message::wake_up::{Reason, Trust, WakeUp};
 use crate::worker::resources::accounts::Accepted;
 use crate::worker::run::check_accounts::next_look;
 use crate::worker::run::interruption::operator_error;
@@ -29,6 +29,8 @@ enum Look {
     Claim,
     /// It does not wait for its user, or cannot be read.
     NotParked,
+    /// There is none, or it is another job's.
+    Missing,
     /// Its user is still waited for; the next look is after this time.
     Waits(Duration),
     /// Nobody can tell yet; the next look is after this time.
@@ -44,10 +46,14 @@ impl Intake {
             self.executor.parked.wake_up_taken(&job.id()).await;
         }
         match self.look_at(job, wake_up, by_webhook).await {
+            // Somebody's job, who says that it is a webhook's copy.
+            Look::Missing if wake_up.trust == Trust::Unproven => None,
             // A webhook's copy is never the only message of a run: it may vanish.
-            Look::NotParked | Look::Waits(_) if by_webhook => Some(Disposition::DropStale(Stale::WebhookCopy)),
+            Look::NotParked | Look::Missing | Look::Waits(_) if by_webhook => {
+                Some(Disposition::DropStale(Stale::WebhookCopy))
+            }
             // Whatever else the run is about is the business of who claims it.
-            Look::Claim | Look::NotParked => None,
+            Look::Claim | Look::NotParked | Look::Missing => None,
             Look::Waits(wait) | Look::Unknown(wait) => Some(Disposition::Defer(Deferral::same(wait))),
         }
     }
@@ -56,11 +62,15 @@ impl Intake {
         let now = self.clock.now();
         let run = match self.journal.read(&job.id()).await.map(|lines| Run::replay(&lines)) {
             Ok(Ok(Some(run))) => run,
+            Ok(Ok(None)) => return Look::Missing,
             // Whoever takes the run waits for the journal; a webhook's copy would be gone.
             Err(_) | Ok(Err(BadJournal::Newer { .. })) if by_webhook => return Look::Unknown(WEBHOOK_WAIT),
             _ => return Look::NotParked,
         };
-        let stale = wake_up.generation < run.wake_up_generation() || run.digest() != job.digest();
+        if run.digest() != job.digest() {
+            return Look::Missing;
+        }
+        let stale = wake_up.generation < run.wake_up_generation();
         if !stale && run.has_lost_entries() {
             // The message may have become the run's own when the loss was noticed.
             return Look::Claim;

@@ -39,7 +39,7 @@ impl Intake {
             let left = if again { Ok(None) } else { run.lease().claim_again().await };
             if let Ok(Some((lease, lines))) = left {
                 drop(run);
-                delivery.learn(knows);
+                delivery.learn(Some(knows));
                 return self.go_on_while_ours(lease, &lines, job, delivery, None).await;
             }
             if let Err(error) = left {

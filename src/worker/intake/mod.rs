@@ -103,7 +103,7 @@ impl Intake {
 
     fn in_flight(&self, mut delivery: Delivery) -> InFlightDelivery {
         delivery.message = self.believed(std::mem::take(&mut delivery.message));
-        InFlightDelivery::new(delivery, self.rules.hold_at_most)
+        InFlightDelivery::new(delivery, self.rules.hold_at_most, &self.rules.header_key)
     }
 
     /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new
@@ -193,14 +193,17 @@ impl Intake {
         lease: Arc<Lease>,
         lines: &[String],
         job: &Arc<Job>,
-        delivery: InFlightDelivery,
+        mut delivery: InFlightDelivery,
         alone: Option<Alone>,
     ) {
+        let digest = job.digest();
         let replayed = Run::replay(lines);
+        let founded = delivery.learn_what_is_founded(&digest, &replayed);
         let suspect = matches!(&replayed, Ok(Some(run)) if run.is_crash_suspect(self.rules.crash_limit));
         let alone = if suspect && alone.is_none() { self.suspects.alone().await } else { alone };
         let problem = replayed.as_ref().err().map(ToString::to_string);
         let found = match (&replayed, &problem) {
+            (Ok(run), _) if !founded => Found::Unfounded { run: run.as_ref() },
             (Ok(Some(run)), _) => Found::Run(run),
             (Ok(None), _) => Found::NoJournal { lost: self.journal_was_lost(&delivery).await },
             (Err(BadJournal::Newer { found }), _) => {
@@ -209,7 +212,6 @@ impl Intake {
             }
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
-        let digest = job.digest();
         let next = decide(self.situation(job, &digest, &delivery, alone.is_some()), found);
         let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
         let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));

@@ -36,6 +36,8 @@ pub(crate) enum DeadLetterReason {
     DeliveryLimit,
     /// Its run's journal says what cannot be.
     DamagedJournal,
+    /// Its headers, which nobody signed, say what its run's journal does not know.
+    Unfounded,
 }
 
 impl DeadLetterReason {
@@ -47,6 +49,7 @@ impl DeadLetterReason {
             Self::Poison => "poison",
             Self::DeliveryLimit => "delivery_limit",
             Self::DamagedJournal => "damaged_journal",
+            Self::Unfounded => "unfounded",
         }
     }
 }

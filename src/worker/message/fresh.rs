@@ -1,5 +1,6 @@
 //! A message as it is published again: without what the broker and others added to it.
 
+use super::signature::keep_signature;
 use super::version::carried_headers;
 use super::wake_up::WakeUp;
 use crate::queue::Message;
@@ -7,17 +8,20 @@ use crate::queue::Message;
 /// Value of [`HANDED_ON`]: as a new message it would seem never to have been delivered.
 const REDELIVERED: &str = "redelivered";
 /// Header of a message that a worker had no place for.
-const HANDED_ON: &str = "x-agentkit-handed-on";
+pub(super) const HANDED_ON: &str = "x-agentkit-handed-on";
 /// Header of the broker: how often a message came back to its queue.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Header of a message that was handed on: how often it had come back before, as its copies.
-const DELIVERIES: &str = "x-agentkit-deliveries";
+pub(super) const DELIVERIES: &str = "x-agentkit-deliveries";
 
 /// `message` without what the broker and others added: a wake-up stays that wake-up, due now, any other a job as its
 /// caller sent it.
 pub(crate) fn fresh(message: &Message) -> Message {
     if let Some(wake_up) = WakeUp::of(message) {
-        return WakeUp { due: None, ..wake_up }.stamp(message);
+        let mut fresh = WakeUp { due: None, ..wake_up }.stamp(message);
+        // Good for as long as nothing else was said.
+        keep_signature(message, &mut fresh);
+        return fresh;
     }
     as_sent(message)
 }
@@ -27,6 +31,11 @@ pub(crate) fn deliveries(message: &Message) -> u32 {
     let number =
         |header| -> u32 { message.properties.headers.get(header).and_then(|text| text.parse().ok()).unwrap_or(0) };
     number(DELIVERY_COUNT).saturating_add(number(DELIVERIES))
+}
+
+/// Takes from a message that was never delivered before what it says of its deliveries: the broker did not write that.
+pub(crate) fn forget_deliveries(message: &mut Message) {
+    message.properties.headers.remove(DELIVERY_COUNT);
 }
 
 /// Whether the worker that had the message before had no place for it.

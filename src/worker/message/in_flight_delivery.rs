@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::fresh::{deliveries, was_redelivered};
+use super::fresh::{deliveries, forget_deliveries, was_redelivered};
+use super::signature::HeaderKey;
 use super::wake_up::WakeUp;
 use crate::queue::{Delivery, Message, QueueError};
 
@@ -24,9 +25,14 @@ pub(crate) struct InFlightDelivery {
 }
 
 impl InFlightDelivery {
-    /// A delivery that came just now and is to be held for `hold_at_most`.
-    pub(crate) fn new(mut delivery: Delivery, hold_at_most: Duration) -> Self {
-        let message = Arc::new(std::mem::take(&mut delivery.message));
+    /// A delivery that came just now and is to be held for `hold_at_most`. What it says and nobody signed with `key` is marked.
+    pub(crate) fn new(mut delivery: Delivery, hold_at_most: Duration, key: &HeaderKey) -> Self {
+        let mut message = std::mem::take(&mut delivery.message);
+        key.examine(&mut message);
+        if !delivery.redelivered {
+            forget_deliveries(&mut message);
+        }
+        let message = Arc::new(message);
         let redelivered = delivery.redelivered || was_redelivered(&message);
         let wake_up = WakeUp::of(&message);
         Self { message, wake_up, redelivered, delivery: Some(Box::new(delivery)), due: Instant::now() + hold_at_most }
@@ -42,9 +48,9 @@ impl InFlightDelivery {
         self.wake_up.as_ref()
     }
 
-    /// What is known of its run since it came: counts like what its headers say.
-    pub(crate) fn learn(&mut self, wake_up: WakeUp) {
-        self.wake_up = Some(wake_up);
+    /// What is known of its run since it came, instead of what its headers say; `None` where they say nothing.
+    pub(crate) fn learn(&mut self, wake_up: Option<WakeUp>) {
+        self.wake_up = wake_up;
     }
 
     /// Number of the wake-up that the message is; 0 for a job as its caller sent it.
@@ -84,14 +90,19 @@ impl InFlightDelivery {
     /// Has `held` stand for the message from now on: the old one is gone at the return. An old one that comes again stands for
     /// the run, and `held` is taken away: two messages would not know of each other. Where it is not certain whether it comes,
     /// `held` goes to the job queue, so that one of the two does in any case.
-    pub(crate) async fn replace(&mut self, held: Delivery, hold_at_most: Duration) -> Result<(), QueueError> {
+    pub(crate) async fn replace(
+        &mut self,
+        held: Delivery,
+        hold_at_most: Duration,
+        key: &HeaderKey,
+    ) -> Result<(), QueueError> {
         let gone = match self.delivery.take() {
             Some(old) => old.ack_for_certain().await,
             None => Err(QueueError::DeliveryLost),
         };
         let back = match gone {
             Ok(()) => {
-                *self = Self::new(held, hold_at_most);
+                *self = Self::new(held, hold_at_most, key);
                 return Ok(());
             }
             Err(QueueError::DeliveryLost) => held.ack().await,
@@ -180,16 +191,17 @@ mod tests {
             (Err(QueueError::DeliveryLost), vec!["old acked", "held acked"]),
             (Err(unknown), vec!["old acked", "held requeued"]),
         ];
+        let key = HeaderKey::of(&String::new().into());
         for (answer, expected) in table {
             let done = Arc::default();
             let delivery = |name, ack| {
                 let settle = NotedSettle { name, done: Arc::clone(&done), ack };
                 Delivery::new(Message::default(), false, Box::new(settle))
             };
-            let mut in_flight = InFlightDelivery::new(delivery("old", answer.clone()), HOLD);
+            let mut in_flight = InFlightDelivery::new(delivery("old", answer.clone()), HOLD, &key);
             let lost = answer == Err(QueueError::DeliveryLost);
             assert_eq!(in_flight.is_in_hand(), !lost);
-            assert_eq!(in_flight.replace(delivery("held", Ok(())), HOLD).await, answer);
+            assert_eq!(in_flight.replace(delivery("held", Ok(())), HOLD, &key).await, answer);
             assert_eq!(*done.lock().unwrap(), expected, "{answer:?}");
             assert_eq!(in_flight.is_in_hand(), answer.is_ok(), "{answer:?}");
         }

@@ -2,9 +2,11 @@
 
 pub(crate) mod dead_letter;
 pub(crate) mod decision_message;
+pub(crate) mod founded;
 pub(crate) mod fresh;
 pub(crate) mod in_flight_delivery;
 pub(crate) mod reply_message;
+pub(crate) mod signature;
 pub(crate) mod version;
 pub(crate) mod wake_up;
 pub(crate) mod witness;

@@ -17,8 +17,23 @@ const BROKERS_OWN: [&str; 5] = ["x-death", "x-first-death", "x-last-death", "x-d
 /// What all headers of this product begin with.
 const PREFIX: &str = "x-agentkit-";
 /// How the headers go on that this version knows; those are written anew wherever they are true.
-const KNOWN: [&str; 12] =
-    ["due", "turn", "reason", "effects", "met", "entries", "call", "tool", "handed-on", "deliveries", "held", "left"];
+const KNOWN: [&str; 15] = [
+    "due",
+    "turn",
+    "reason",
+    "effects",
+    "met",
+    "copy",
+    "entries",
+    "call",
+    "tool",
+    "handed-on",
+    "deliveries",
+    "held",
+    "left",
+    "signature",
+    "unproven",
+];
 /// Bytes of headers that are carried on without being understood.
 const MOST_CARRIED: usize = 16 << 10;
 /// So do those of dead letters.

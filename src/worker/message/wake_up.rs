@@ -1,4 +1,5 @@
-//! The headers by which a wake-up message differs from the job as its caller sent it.
+//! The headers by which a wake-up message differs from the job as its caller sent it. Anybody can write them: what they can do
+//! at most where no worker signed them stands in [`super::signature`].
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use jiff::Timestamp;
 use crate::agent::run::Run;
 use crate::clock::milliseconds_between;
 use crate::queue::Message;
+use crate::worker::message::signature::UNPROVEN;
 use crate::worker::message::version::carried_headers;
 
 /// Not before this instant (RFC 3339).
@@ -29,8 +31,24 @@ const ENTRIES: &str = "x-agentkit-entries";
 const CALL: &str = "x-agentkit-call";
 const TOOL: &str = "x-agentkit-tool";
 
+/// All of these.
+pub(super) const HEADERS: [&str; 9] = [DUE, GENERATION, REASON, EFFECTS, SAW_LIVE_OWNER, COPY, ENTRIES, CALL, TOOL];
+
 /// A message is early by less than this: it counts as due. The shortest wait tier is a second.
 const TOLERANCE: Duration = Duration::from_millis(500);
+
+/// A worker lets a message wait no longer than this, however long its run does: one that nobody signed and that is due later
+/// is due now.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_hours(30 * 24);
+
+/// Who says what a message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// A worker.
+    Ours,
+    /// Nobody signed it: somebody forged it, or a worker of a version that did not sign yet.
+    Unproven,
+}
 
 /// Why a message is the wake-up that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +140,8 @@ pub(crate) struct WakeUp {
     pub entries: Option<u64>,
     /// The call that was about to leave then, where there was one.
     pub call: Option<WitnessedCall>,
+    /// Whether all this is to be believed.
+    pub trust: Trust,
 }
 
 /// A call that is more than reading, as the broker knows of it before it leaves.
@@ -145,6 +165,7 @@ impl WakeUp {
             is_copy: false,
             entries: None,
             call: None,
+            trust: Trust::Ours,
         }
     }
 
@@ -167,7 +188,7 @@ impl WakeUp {
         let (generation, effects) = (self.generation.max(said.generation), self.effects || said.effects);
         let (entries, call) =
             if said.entries > self.entries { (said.entries, said.call.clone()) } else { (self.entries, self.call) };
-        Self { generation, effects, entries, call, ..self }
+        Self { generation, effects, entries, call, trust: said.trust, ..self }
     }
 
     /// Reads the headers; `None` for a job as its caller sent it.
@@ -185,6 +206,7 @@ impl WakeUp {
                 .get(CALL)
                 .zip(headers.get(TOOL))
                 .map(|(id, tool)| WitnessedCall { id: id.clone(), tool: tool.clone() }),
+            trust: if headers.contains_key(UNPROVEN) { Trust::Unproven } else { Trust::Ours },
         })
     }
 
@@ -203,13 +225,17 @@ impl WakeUp {
         if let Some(call) = &self.call {
             headers.extend([(CALL.into(), call.id.clone()), (TOOL.into(), call.tool.clone())]);
         }
+        if self.trust == Trust::Unproven {
+            headers.insert(UNPROVEN.into(), "1".to_owned());
+        }
         message
     }
 
     /// How long the message still has to wait at `now`, if it does.
     pub(crate) fn remaining(&self, now: Timestamp) -> Option<Duration> {
         let remaining = Duration::from_millis(milliseconds_between(now, self.due?));
-        (remaining > TOLERANCE).then_some(remaining)
+        let is_believed = self.trust == Trust::Ours || remaining <= LONGEST_WAIT;
+        (remaining > TOLERANCE && is_believed).then_some(remaining)
     }
 }
 
@@ -239,6 +265,7 @@ mod tests {
             is_copy: true,
             entries: Some(17),
             call: Some(WitnessedCall { id: "call_ü".into(), tool: "gmail_send_message".into() }),
+            trust: Trust::Unproven,
         };
         let stamped = wake_up.stamp(&message);
         assert!(stamped.properties.headers.contains_key("traceparent"));
@@ -294,6 +321,20 @@ mod tests {
             assert!(waited.abs_diff(wanted) <= allowed, "{wanted:?} became {waited:?}");
             assert!(hops <= 30 * 24 + 20, "{wanted:?} took {hops} hops");
         }
+    }
+
+    #[test]
+    fn a_message_that_nobody_signed_waits_no_longer_than_a_worker_would_let_it() {
+        let now = Timestamp::UNIX_EPOCH;
+        let unproven = |due| WakeUp { due: Some(due), trust: Trust::Unproven, ..WakeUp::new(Reason::Unsaid) };
+        let month = after(now, LONGEST_WAIT);
+        assert_eq!(unproven(month).remaining(now), Some(LONGEST_WAIT));
+        for later in [after(month, Duration::from_secs(1)), Timestamp::MAX] {
+            assert_eq!(unproven(later).remaining(now), None);
+            let ours = WakeUp { trust: Trust::Ours, ..unproven(later) };
+            assert!(ours.remaining(now) > Some(LONGEST_WAIT));
+        }
+        assert_eq!(unproven(Timestamp::MIN).remaining(Timestamp::MAX), None);
     }
 
     #[test]

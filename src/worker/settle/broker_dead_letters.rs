@@ -9,7 +9,7 @@ use super::disposition::{Deferral, Disposition};
 use crate::queue::{DeadLetterQueue, QueueError};
 use crate::worker::message::dead_letter::is_from_the_broker;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::wake_up::{Reason, WakeUp};
+use crate::worker::message::wake_up::{Reason, Trust, WakeUp};
 
 /// From one look at the number of letters to the next.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -36,12 +36,17 @@ impl Settler {
     /// delivered, or it is given up in good order.
     async fn answer_for_the_broker(&self, letters: &dyn DeadLetterQueue) -> Result<(), QueueError> {
         for letter in letters.take(is_from_the_broker).await? {
-            let letter = InFlightDelivery::new(letter, self.rules.hold_at_most);
+            let letter = InFlightDelivery::new(letter, self.rules.hold_at_most, &self.rules.header_key);
             warn!(
                 message.id = letter.message().properties.message_id,
                 "the broker gave a message up; its caller is told"
             );
-            let says = WakeUp { reason: Reason::DeliveryLimit, ..WakeUp::said_by(letter.wake_up()) };
+            let said = match WakeUp::said_by(letter.wake_up()) {
+                // That the broker gave it up is known, and nothing else.
+                said if said.trust == Trust::Unproven => WakeUp { effects: said.effects, ..WakeUp::new(said.reason) },
+                said => said,
+            };
+            let says = WakeUp { reason: Reason::DeliveryLimit, ..said };
             let deferral = Deferral::saying(Duration::ZERO, says);
             self.settle(letter, None, Disposition::Defer(deferral)).await;
         }

@@ -31,7 +31,10 @@ impl Settler {
             }
             (Undeliverable::Damaged(problem), Some(job)) => self.damaged(delivery, job, run, problem).await,
             (Undeliverable::DeliveryLimit, Some(job)) => self.delivery_limit_reached(delivery, job).await,
-            (Undeliverable::Damaged(_) | Undeliverable::DeliveryLimit, None) => Exit::Requeue,
+            (Undeliverable::Unfounded { beside_a_run }, Some(job)) => self.unfounded(delivery, job, beside_a_run).await,
+            (Undeliverable::Damaged(_) | Undeliverable::DeliveryLimit | Undeliverable::Unfounded { .. }, None) => {
+                Exit::Requeue
+            }
         }
     }
 
@@ -66,6 +69,27 @@ impl Settler {
         // Replayed, it must run.
         let letter = WakeUp { reason: Reason::Poison, due: None, ..said }.stamp(delivery.message());
         self.tell_and_keep(delivery, job, detail, letter, &why, 0).await
+    }
+
+    /// Its headers say that more was done for the job than the journal knows of. Forged, or of a version that did not sign
+    /// them and whose journal is lost: in neither case is anything done for it.
+    async fn unfounded(&self, delivery: &InFlightDelivery, job: &Job, beside_a_run: bool) -> Exit {
+        let text = "the headers of the message say that a run of this job was at work, and its journal does not know of \
+                    that: they are not a worker's, or the store lost the journal's data; nothing was done for the message";
+        let hint = "leave out headers that begin with x-agentkit-; where the job may have run before, check what it did \
+                    before sending it again under a new id";
+        let detail = ErrorDetail::new(ErrorCode::Internal, text).hint(hint);
+        let reason = DeadLetterReason::Unfounded.as_str().to_owned();
+        let why = GivenUp { reason, detail: text.to_owned(), step: String::new() };
+        // Without a run it is the end of the job: should that be known to have ended before, its caller has the event.
+        let mark = if beside_a_run { why.reason.as_str() } else { Reply::RESULT };
+        if !beside_a_run {
+            self.note_digest_ended(job, detail.code.as_str()).await;
+        }
+        if let Err(error) = self.refuse(delivery, job, mark, detail).await {
+            return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;
+        }
+        Exit::once(self.publish_dead_letter(delivery, fresh(delivery.message()), &why, 0).await.is_ok())
     }
 
     /// Tells the caller, then keeps the message.

@@ -63,7 +63,7 @@ impl Settler {
         wait: Duration,
     ) -> Exit {
         // A wake-up that stands for the run's delivery was counted, but not journalled.
-        let generation = run.run().wake_up_generation().max(delivery.generation()) + 1;
+        let generation = run.run().wake_up_generation().max(delivery.generation()).saturating_add(1);
         let reason = match pause {
             Pause::Authorization => Reason::Authorization,
             Pause::Approval => Reason::Approval,

@@ -138,6 +138,11 @@ pub(crate) enum Undeliverable {
     Damaged(String),
     /// The broker gave it up, and nothing is known of a run.
     DeliveryLimit,
+    /// Nobody signed what it says, and the journal does not know of it.
+    Unfounded {
+        /// Whether the journal knows a run of the job, which goes on without it.
+        beside_a_run: bool,
+    },
 }
 
 /// Why a message is done with.

@@ -64,7 +64,7 @@ impl Settler {
     /// A message that knows of the call takes the place of the one that stands for the run. Where that is not certain, the
     /// call must not leave.
     async fn witness(&self, delivery: &mut InFlightDelivery, testimony: Testimony) {
-        let generation = testimony.generation.max(delivery.generation()) + 1;
+        let generation = testimony.generation.max(delivery.generation()).saturating_add(1);
         let wake_up = WakeUp {
             generation,
             effects: true,
@@ -101,6 +101,6 @@ impl Settler {
     async fn exchange(&self, delivery: &mut InFlightDelivery, wake_up: WakeUp) -> Result<(), QueueError> {
         let message = wake_up.stamp(delivery.message());
         let held = self.publish_held(delivery, message).await?;
-        delivery.replace(held, self.rules.hold_at_most).await
+        delivery.replace(held, self.rules.hold_at_most, &self.rules.header_key).await
     }
 }

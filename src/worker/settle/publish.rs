@@ -1,5 +1,5 @@
 //! Publishing what an ack waits for. Patiently: a message that goes back to the queue instead is counted there, and after
-//! an outage of minutes the broker would take it for one that kills its workers.
+//! an outage of minutes the broker would take it for one that kills its workers. All of it is signed here.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,8 +21,9 @@ impl Settler {
     pub(super) async fn publish_held(
         &self,
         delivery: &InFlightDelivery,
-        message: Message,
+        mut message: Message,
     ) -> Result<Delivery, QueueError> {
+        self.rules.header_key.sign(&mut message);
         let hold = async || match delivery.is_in_hand() {
             true => self.holder.hold(message.clone()).await,
             false => Err(QueueError::DeliveryLost),
@@ -38,8 +39,9 @@ impl Settler {
         &self,
         delivery: &InFlightDelivery,
         destination: &Destination,
-        message: Message,
+        mut message: Message,
     ) -> Result<Published, QueueError> {
+        self.rules.header_key.sign(&mut message);
         let is_reply = matches!(destination, Destination::Reply(_));
         self.patiently(delivery, is_reply, || self.publisher.publish(destination, message.clone())).await
     }

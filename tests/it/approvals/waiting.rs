@@ -10,7 +10,7 @@ use agentkit_worker::internals::parking::redis::RedisParking;
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, QueueState, ReplyInbox, inspect};
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use agentkit_worker::internals::redis_client::RedisClient;
-use agentkit_worker::internals::worker::{Operator, Runs};
+use agentkit_worker::internals::worker::{HeaderKey, Operator, Runs};
 use agentkit_worker::job::JobId;
 use agentkit_worker::{Client, Config};
 use jiff::{SignedDuration, Timestamp};
@@ -58,6 +58,7 @@ async fn operator(config: &Config) -> Operator {
         parking: Arc::new(RedisParking::new(redis)),
         clock: Arc::new(SystemClock),
         lifetimes: lifetimes(config),
+        header_key: HeaderKey::of(&config.scalekit.client_secret),
         name: "operator".into(),
     })
 }

@@ -15,7 +15,7 @@ use agentkit_worker::internals::parking::redis::RedisParking;
 use agentkit_worker::internals::queue::Message;
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, DeadLetters, QueueState, ReplyInbox, inspect};
 use agentkit_worker::internals::redis_client::{self, RedisClient};
-use agentkit_worker::internals::worker::{Operator, Runs};
+use agentkit_worker::internals::worker::{HeaderKey, Operator, Runs};
 use agentkit_worker::job::{Job, JobId};
 use agentkit_worker::reply::{EffectState, ErrorCode, Reply, ReplyEvent, Status};
 use futures_util::StreamExt;
@@ -287,6 +287,7 @@ async fn operator(case: &CrashCase, fuse: &Arc<Fuse>) -> Operator {
         parking: Arc::new(RedisParking::new(RedisClient::new(&case.config.redis).unwrap())),
         clock: Arc::new(SystemClock),
         lifetimes: lifetimes(&case.config),
+        header_key: HeaderKey::of(&case.config.scalekit.client_secret),
         name: "operator".into(),
     })
 }

@@ -2,8 +2,11 @@
 
 mod crash_table;
 mod drain;
+mod foreign_words;
+mod forged_headers;
 mod in_doubt;
 mod isolation;
+mod large_answers;
 mod long_runs;
 mod outcomes;
 mod own_faults;

@@ -11,6 +11,7 @@ use agentkit_worker::internals::agent::event::{
     Entry, Event, GivenUp, Pause, Plan, SCHEMA_VERSION, Settings, Settled, Started, ToolOutcome,
 };
 use agentkit_worker::internals::agent::examine::examine;
+use agentkit_worker::internals::agent::links::AnswerRules;
 use agentkit_worker::internals::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, Usage};
 use agentkit_worker::internals::agent::plan::plan;
 use agentkit_worker::internals::agent::ruling::{Objection, rule};
@@ -82,6 +83,8 @@ impl RandomWorld {
             result_bytes: 1000,
             authorization_seconds: 3600,
             approval: ApprovalRules::stricter(&operator, &Approval::default()),
+            frames_results: draw(2) == 1,
+            answer: AnswerRules::default(),
         };
         let stubborn = draw(2) == 1;
         let job = Job::from_slice(body.to_string().as_bytes(), &Envelope::default(), 10_000).unwrap();

@@ -43,6 +43,8 @@ impl Received {
 pub(crate) enum Answer {
     /// A complete answer.
     Reply { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    /// A complete answer of JSON that many requests share.
+    Shared(Arc<Vec<u8>>),
     /// The answer, once somebody notifies.
     After(Arc<Notify>, Box<Answer>),
     /// Nothing, with the connection kept open.
@@ -177,6 +179,11 @@ async fn perform(stream: &mut TcpStream, answer: Answer) -> Option<()> {
     match answer {
         Answer::Reply { status, headers, body } => {
             stream.write_all(head(status, &headers, body.len()).as_bytes()).await.ok()?;
+            stream.write_all(&body).await.ok()
+        }
+        Answer::Shared(body) => {
+            let headers = [("content-type".to_owned(), "application/json".to_owned())];
+            stream.write_all(head(200, &headers, body.len()).as_bytes()).await.ok()?;
             stream.write_all(&body).await.ok()
         }
         Answer::CutOff(body) => {

@@ -74,8 +74,14 @@ impl<'a> ProxiedService<'a> {
 
     /// Hands over this job.
     pub(crate) async fn send_job(&self, id: &str, body: Value) {
-        let properties =
-            Properties { message_id: Some(id.to_owned()), timestamp: Some(SystemClock.now()), ..Properties::default() };
+        self.send_with(id, body, &[]).await;
+    }
+
+    /// Hands over this job with these headers.
+    pub(crate) async fn send_with(&self, id: &str, body: Value, headers: &[(&str, &str)]) {
+        let headers = headers.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let (message_id, timestamp) = (Some(id.to_owned()), Some(SystemClock.now()));
+        let properties = Properties { message_id, timestamp, headers, ..Properties::default() };
         let message = Message { body: body.to_string().into(), properties };
         self.publisher.publish(&Destination::Jobs, message).await.unwrap();
     }
