@@ -36,9 +36,14 @@ impl ProducersConfig {
     }
 }
 
-/// All producers, each by its name.
+/// All producers, each by its name, and who decides about calls that wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Producers(BTreeMap<String, Producer>);
+pub struct Producers {
+    by_name: BTreeMap<String, Producer>,
+    deciders: Vec<String>,
+    /// Whether there is a file: one that names nobody lets nobody in.
+    is_on: bool,
+}
 
 /// What one producer may ask for. A list of patterns that is left out allows everything.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -89,9 +94,11 @@ impl Producers {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct File {
+            #[serde(default)]
+            deciders: Vec<String>,
             producers: BTreeMap<String, Producer>,
         }
-        let File { producers } = toml::from_str(text).map_err(|error| vec![error.message().to_owned()])?;
+        let File { deciders, producers } = toml::from_str(text).map_err(|error| vec![error.message().to_owned()])?;
         let mut problems = Vec::new();
         let mut owners: BTreeMap<(&str, &str), &str> = BTreeMap::new();
         for (name, producer) in &producers {
@@ -105,30 +112,40 @@ impl Producers {
                 }
             }
         }
-        if problems.is_empty() { Ok(Self(producers)) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { by_name: producers, deciders, is_on: true }) } else { Err(problems) }
     }
 
-    /// Whether any are named: if not, whoever may publish a job may act for everybody.
+    /// Whether they are asked for: if not, whoever may publish a job may act for everybody.
     pub fn is_on(&self) -> bool {
-        !self.0.is_empty()
+        self.is_on
+    }
+
+    /// Whether a user of the broker may decide about calls that wait, by a message.
+    pub fn may_decide(&self, user: Option<&str>) -> bool {
+        !self.is_on || self.deciders.iter().any(|decider| Some(decider.as_str()) == user)
+    }
+
+    /// Whether replies of what `user` sends may go to `queue`.
+    pub fn may_be_answered_at(&self, user: Option<&str>, queue: &str) -> bool {
+        let producer = user.and_then(|user| self.of_user(user));
+        !self.is_on || producer.map_or(queue.starts_with(BROKERS_OWN), |(_, own)| own.may_be_answered_at(queue))
     }
 
     /// Names of all tokens that are producers.
     pub fn tokens(&self) -> impl Iterator<Item = &String> {
-        self.0.values().flat_map(|producer| &producer.tokens)
+        self.by_name.values().flat_map(|producer| &producer.tokens)
     }
 
     /// The producer that a user of the broker is.
     pub fn of_user(&self, user: &str) -> Option<(&str, &Producer)> {
-        let mut all = self.0.iter();
+        let mut all = self.by_name.iter();
         let found = all.find(|(_, producer)| producer.amqp_users.iter().any(|own| own == user));
         found.map(|(name, producer)| (name.as_str(), producer))
     }
 }
 
 impl Producer {
-    /// Whether replies of its jobs may go to `queue`.
-    pub fn may_be_answered_at(&self, queue: &str) -> bool {
+    fn may_be_answered_at(&self, queue: &str) -> bool {
         queue.starts_with(BROKERS_OWN) || is_one_of(&self.reply_to, queue)
     }
 
@@ -225,5 +242,15 @@ mod tests {
         let all = Producers::parse("[producers.a]\namqp_users = [\"x\"]\n").unwrap();
         assert!(all.is_on() && all.of_user("x").is_some() && all.of_user("a").is_none());
         assert!(!Producers::default().is_on());
+        let nobody = Producers::parse("deciders = [\"ann\"]\n[producers]\n").unwrap();
+        assert!(
+            nobody.is_on()
+                && nobody.may_decide(Some("ann"))
+                && !nobody.may_decide(Some("x"))
+                && !nobody.may_decide(None)
+        );
+        assert!(Producers::default().may_decide(None) && Producers::default().may_be_answered_at(None, "q"));
+        assert!(all.may_be_answered_at(Some("x"), "q") && !all.may_be_answered_at(Some("y"), "q"));
+        assert!(all.may_be_answered_at(None, "amq.gen-x"));
     }
 }

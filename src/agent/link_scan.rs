@@ -8,6 +8,8 @@ use super::address::{alternative, decoded, is_scheme, is_scheme_byte, values};
 pub(super) const LEFT_OUT: &str = "(link left out)";
 const MOST_LABEL_BYTES: usize = 999;
 const LONGEST_SCHEME: usize = 24;
+/// An address in brackets that does not end within so many bytes is none: looking for its end must not take for ever.
+const LONGEST_ADDRESS: usize = 4096;
 
 /// `text` without the links for which `leads_to` knows where they lead, or with that beside them.
 pub(super) fn scan(text: &str, strips: bool, leads_to: &dyn Fn(&str) -> Option<String>) -> String {
@@ -98,7 +100,9 @@ impl<'a> Scan<'a> {
     /// The address that begins at `at`, and the place after it.
     fn address(&self, at: usize, limit: usize) -> (&'a str, usize) {
         if self.byte(at) == b'<'
-            && let Some(length) = self.text[at..limit.max(at)].find(['>', '\n'])
+            && let Some(length) = self.text.as_bytes()[at..limit.max(at).min(at + LONGEST_ADDRESS)]
+                .iter()
+                .position(|byte| b">\n".contains(byte))
             && self.byte(at + length) == b'>'
         {
             return (&self.text[at + 1..at + length], at + length + 1);

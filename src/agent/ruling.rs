@@ -20,6 +20,9 @@ pub enum Objection {
     /// It cannot be read.
     #[error("the decision cannot be read: {0}")]
     Unreadable(String),
+    /// The broker vouches for nobody who may decide.
+    #[error("the broker vouches for no user (`user_id`) that may decide; see `deciders` in config/producers.toml")]
+    NotADecider,
     /// No such approval waits, or ever did.
     #[error("the run knows no such approval")]
     Unknown,
@@ -51,6 +54,7 @@ impl Objection {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => "unreadable",
+            Self::NotADecider => "not_a_decider",
             Self::Unknown => "unknown",
             Self::Ended => "ended",
             Self::OtherArguments => "other_arguments",

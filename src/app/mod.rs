@@ -36,6 +36,7 @@ use crate::worker::control::decisions::Decisions;
 use crate::worker::control::fan_out::FanOut;
 use crate::worker::control::runs::Runs;
 use crate::worker::control::webhooks::Webhooks;
+use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
@@ -156,6 +157,7 @@ impl App {
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
             max_bytes: config.worker.max_job_bytes,
+            senders: rules.senders.clone(),
         });
         let worker = Worker::new(Parts {
             executor,
@@ -328,8 +330,10 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         crash_limit: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,
-        producers: config.producers.all.clone(),
-        user: config.amqp.states_user.then(|| config.amqp.user().ok()).flatten(),
+        senders: Senders {
+            producers: config.producers.all.clone(),
+            user: config.amqp.states_user.then(|| config.amqp.user().ok()).flatten(),
+        },
         header_key: HeaderKey::of(&config.scalekit.client_secret),
     }
 }

@@ -160,6 +160,7 @@ fn status(error: &NotDecided) -> StatusCode {
     let NotDecided::Refused(refusal) = error else { return StatusCode::SERVICE_UNAVAILABLE };
     match refusal {
         Objection::Unreadable(_) => StatusCode::BAD_REQUEST,
+        Objection::NotADecider => StatusCode::FORBIDDEN,
         Objection::Unknown => StatusCode::NOT_FOUND,
         Objection::Already => StatusCode::OK,
         Objection::AlreadyDecided(_) | Objection::OtherArguments => StatusCode::CONFLICT,

@@ -10,8 +10,8 @@ use crate::agent::event::{COMMON_VERSION, Settings, Started};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::job::Job;
-use crate::producers::Producers;
 use crate::retry::Policy;
+use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 
 /// What the operator says about runs whose jobs leave it open.
@@ -139,9 +139,7 @@ pub(crate) struct WorkerRules {
     /// What becomes of a run whose journal the store lost.
     pub after_loss: AfterLoss,
     /// Who may hand over jobs.
-    pub producers: Producers,
-    /// The broker's user that the worker is, where producers are named.
-    pub user: Option<String>,
+    pub senders: Senders,
     /// Signs what messages say of runs.
     pub header_key: HeaderKey,
 }

@@ -13,6 +13,7 @@ use crate::clock::SharedClock;
 use crate::decision::{Decision, DecisionBody, Door};
 use crate::queue::{Consumer, Delivery, Destination, Publisher};
 use crate::worker::message::decision_message::{answered, give_back, refusal};
+use crate::worker::message::sender::Senders;
 
 /// Decisions that are made at the same time; also what is fetched ahead.
 pub(crate) const AT_ONCE: u16 = 16;
@@ -27,6 +28,8 @@ pub(crate) struct Decisions {
     pub(crate) tracker: TaskTracker,
     /// Longer messages are not read.
     pub(crate) max_bytes: usize,
+    /// Whose messages count: the operator's by the command line, too.
+    pub(crate) senders: Senders,
 }
 
 impl Decisions {
@@ -56,6 +59,7 @@ impl Decisions {
     async fn take(&self, delivery: Delivery) {
         let read = self.read(&delivery);
         let (named, decided) = match read {
+            Ok(decision) if !self.may_decide(&delivery) => (Some(decision), Err(Objection::NotADecider.into())),
             Ok(decision) => {
                 let decided = self.decider.decide(&decision, Door::Amqp).await;
                 (Some(decision), decided)
@@ -76,6 +80,11 @@ impl Decisions {
         }
     }
 
+    fn may_decide(&self, delivery: &Delivery) -> bool {
+        let user = delivery.message.properties.user_id.as_deref();
+        self.senders.is_own(&delivery.message) || self.senders.producers.may_decide(user)
+    }
+
     fn read(&self, delivery: &Delivery) -> Result<Decision, String> {
         let body = &delivery.message.body;
         if body.len() > self.max_bytes {
@@ -87,6 +96,10 @@ impl Decisions {
     /// Whoever wants an answer has said where; one that cannot be had there is nobody's.
     async fn tell(&self, delivery: &Delivery, decision: Option<&Decision>, refused: &Objection) {
         let Some(reply_to) = delivery.message.properties.reply_to.clone() else { return };
+        let user = delivery.message.properties.user_id.as_deref();
+        if !self.may_decide(delivery) && !self.senders.producers.may_be_answered_at(user, &reply_to) {
+            return;
+        }
         let message = refusal(&delivery.message, decision, refused, self.clock.now());
         if let Err(error) = self.publisher.publish(&Destination::Reply(Some(reply_to)), message).await {
             warn!(%error, "whoever decided could not be answered");

@@ -4,43 +4,43 @@ use super::Intake;
 use crate::job::{InvalidJob, Job};
 use crate::queue::Message;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::version::without_our_headers;
+use crate::worker::message::sender::SentBy;
 use crate::worker::message::wake_up::Trust;
 use crate::worker::settle::disposition::Undeliverable;
 
 impl Intake {
-    /// A message as it is to be read: what only the worker says of a message counts where the broker vouches that the worker
-    /// has published it, once it is asked to.
-    pub(super) fn believed(&self, message: Message) -> Message {
-        if !self.rules.producers.is_on() || self.is_own(&message) { message } else { without_our_headers(message) }
-    }
-
     /// Why the job is not taken, if so.
     pub(super) fn refused(&self, delivery: &InFlightDelivery, job: &Job) -> Option<Undeliverable> {
-        let (producers, message) = (&self.rules.producers, delivery.message());
+        let (producers, message) = (&self.rules.senders.producers, delivery.message());
         // What is under way was taken when it came.
-        let is_under_way = delivery.wake_up().is_some_and(|wake_up| wake_up.trust == Trust::Ours);
-        if producers.is_on() && !(is_under_way && self.is_own(message)) {
-            let producer = message.properties.user_id.as_deref().and_then(|user| producers.of_user(user));
-            let objections = match producer {
+        if delivery.wake_up().is_some_and(|wake_up| wake_up.trust == Trust::Ours && wake_up.generation > 0) {
+            return None;
+        }
+        if producers.is_on()
+            && let SentBy::User(user) = self.rules.senders.of(message)
+        {
+            let objections = match user.and_then(|user| producers.of_user(user)) {
                 Some((name, producer)) => {
                     producer.objections(job).iter().map(|objection| format!("producer {name}: {objection}")).collect()
                 }
-                None if self.is_own(message) => Vec::new(),
                 None => vec!["the broker vouches for no producer of this message (`user_id`)".to_owned()],
             };
             if !objections.is_empty() {
-                let answered_at = |queue: &String| producer.is_none_or(|(_, own)| own.may_be_answered_at(queue));
-                let reply_to = job.reply_to.clone().filter(answered_at);
-                return Some(Undeliverable::NotAllowed(Box::new(InvalidJob { reply_to, ..invalid(job, objections) })));
+                let invalid = self.answerable(message, invalid(job, objections));
+                return Some(Undeliverable::NotAllowed(Box::new(invalid)));
             }
         }
-        let problems = if is_under_way { Vec::new() } else { self.problems(job) };
+        let problems = self.problems(job);
         (!problems.is_empty()).then(|| Undeliverable::NotAJob(Box::new(invalid(job, problems))))
     }
 
-    fn is_own(&self, message: &Message) -> bool {
-        self.rules.user.is_some() && self.rules.user == message.properties.user_id
+    /// A refusal goes nowhere that its sender's replies may not go to.
+    pub(super) fn answerable(&self, message: &Message, invalid: InvalidJob) -> InvalidJob {
+        let allowed = |queue: &String| match self.rules.senders.of(message) {
+            SentBy::Operator => true,
+            SentBy::User(user) => self.rules.senders.producers.may_be_answered_at(user, queue),
+        };
+        InvalidJob { reply_to: invalid.reply_to.filter(allowed), ..invalid }
     }
 
     /// What nobody's job may ask for.

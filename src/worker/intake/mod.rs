@@ -33,7 +33,9 @@ use super::run::lease::Lease;
 use super::run::leased_run::LeasedRun;
 use super::run::revocation::Revocations;
 use super::settle::Settler;
-use super::settle::disposition::{Budgets, Deferral, Disposition, End, JOURNAL_WAIT, after_interruption};
+use super::settle::disposition::{
+    Budgets, Deferral, Disposition, End, JOURNAL_WAIT, Undeliverable, after_interruption,
+};
 use crate::agent::event::{Event, Loss, SCHEMA_VERSION, Started};
 use crate::agent::run::{BadJournal, Run};
 use crate::agent::turn::Conclusion;
@@ -78,7 +80,13 @@ impl Intake {
             let deferral = Deferral::HandedOn { to: Destination::Wait(SUSPECT_WAIT) };
             return self.settler.settle(delivery, None, Disposition::Defer(deferral)).await;
         }
-        let read = if is_poison(&delivery) { Err(Box::new(unread(&delivery))) } else { self.read(&delivery).await };
+        let read = match is_poison(&delivery) {
+            true => {
+                let unread = Box::new(self.answerable(delivery.message(), unread(&delivery)));
+                Err(Box::new(Disposition::DeadLetter(Undeliverable::NotAJob(unread))))
+            }
+            false => self.read(&delivery).await,
+        };
         match read {
             Ok(job) => {
                 let job = Arc::new(job);
@@ -102,7 +110,7 @@ impl Intake {
     }
 
     fn in_flight(&self, mut delivery: Delivery) -> InFlightDelivery {
-        delivery.message = self.believed(std::mem::take(&mut delivery.message));
+        delivery.message = self.rules.senders.believed(std::mem::take(&mut delivery.message));
         InFlightDelivery::new(delivery, self.rules.hold_at_most, &self.rules.header_key)
     }
 

@@ -9,7 +9,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::job::{InvalidJob, JobId};
 use crate::queue::DELIVERY_LIMIT;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::settle::disposition::{Disposition, Undeliverable};
 
 /// Deliveries before this one that make a message suspect: one may be a worker's that stopped.
 const SUSPECT_DELIVERIES: u32 = 2;
@@ -49,13 +48,12 @@ pub(super) fn is_suspect(delivery: &InFlightDelivery) -> bool {
 }
 
 /// A message that nobody reads any more: whom it names beside its body is told.
-pub(super) fn unread(delivery: &InFlightDelivery) -> Disposition {
+pub(super) fn unread(delivery: &InFlightDelivery) -> InvalidJob {
     let envelope = delivery.message().envelope();
-    let invalid = InvalidJob {
+    InvalidJob {
         problems: vec!["workers died with it again and again before its run began".to_owned()],
         id: envelope.message_id.as_deref().and_then(JobId::new),
         reply_to: envelope.reply_to,
         correlation_id: envelope.correlation_id,
-    };
-    Disposition::DeadLetter(Undeliverable::NotAJob(Box::new(invalid)))
+    }
 }

@@ -55,7 +55,7 @@ impl HeaderKey {
     }
 
     /// Signs what `message` says, if it says anything.
-    pub(crate) fn sign(&self, message: &mut Message) {
+    pub fn sign(&self, message: &mut Message) {
         let signature = told(message).next().is_some().then(|| self.signature(message).finalize().into_bytes());
         let headers = &mut message.properties.headers;
         headers.remove(SIGNATURE);

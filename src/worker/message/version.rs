@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::signature::UNPROVEN;
 use crate::queue::Message;
 
 /// Header: the version that a reader of the message needs. Without it that is 1. Producers that use what a newer version
@@ -36,6 +37,8 @@ const KNOWN: [&str; 15] = [
 ];
 /// Bytes of headers that are carried on without being understood.
 const MOST_CARRIED: usize = 16 << 10;
+/// Bytes of headers that a message for a newer version keeps: with ours they must fit one frame of 128 KiB.
+const MOST_LEFT: usize = 64 << 10;
 /// So do those of dead letters.
 const DEAD: &str = "dead-";
 
@@ -71,10 +74,18 @@ pub(crate) fn times_left(message: &Message) -> u32 {
     number(message, LEFT).unwrap_or(0)
 }
 
-/// `message` for a newer worker: all that was said in it stays.
+/// `message` for a newer worker: all that was said in it stays, its signature as well.
 pub(crate) fn left(message: &Message) -> Message {
     let mut left = message.clone();
-    left.properties.headers.retain(|name, _| !BROKERS_OWN.iter().any(|own| name.starts_with(own)));
+    // A signature that we do not know may be a newer version's: it is to see the message as it was signed. Where we marked a
+    // copy ourselves, the mark was signed with it, and without it nobody takes the signature for good.
+    let is_ours = |name: &str| name == UNPROVEN || BROKERS_OWN.iter().any(|own| name.starts_with(own));
+    let mut room = MOST_LEFT;
+    left.properties.headers.retain(|name, value| {
+        let fits = !is_ours(name) && name.len() + value.len() <= room;
+        room -= if fits { name.len() + value.len() } else { 0 };
+        fits
+    });
     left.properties.headers.insert(LEFT.to_owned(), times_left(message).saturating_add(1).to_string());
     left
 }

@@ -1,6 +1,6 @@
 //! Dead letters: messages that are given up, each with its reason, for a person to look at.
 
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::disposition::{REPLY_WAIT, Undeliverable};
 use super::{Exit, Settler, release};
@@ -111,8 +111,8 @@ impl Settler {
 
     /// The bytes are not a job, or one that its producer may not send.
     async fn reject(&self, delivery: &InFlightDelivery, invalid: &InvalidJob, code: ErrorCode) -> Exit {
-        let (problems, first) = (invalid.problems.len(), invalid.problems.first());
-        warn!(problems, first, code = code.as_str(), "message is refused");
+        warn!(problems = invalid.problems.len(), code = code.as_str(), "message is refused");
+        debug!(problems = ?invalid.problems, "why it is refused");
         let detail = invalid.problems.join("; ");
         // Bytes that name no queue have nobody who waits for an answer.
         if invalid.reply_to.is_some() || code == ErrorCode::ProducerNotAllowed {

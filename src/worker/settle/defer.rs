@@ -40,8 +40,8 @@ impl Settler {
                 self.replace(delivery, WakeUp { due: None, ..says }, wait).await
             }
             (Deferral::Left, _) => {
-                let published = self.publish(delivery, &Destination::Wait(HELD_WAIT), left(delivery.message())).await;
-                Exit::once(published.is_ok())
+                let (to, message) = (Destination::Wait(HELD_WAIT), left(delivery.message()));
+                Exit::once(self.publish_as_it_is(delivery, &to, message).await.is_ok())
             }
             (Deferral::HandedOn { to }, _) => {
                 let message = handed_on(delivery.message(), delivery.was_redelivered());

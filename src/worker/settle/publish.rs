@@ -1,5 +1,5 @@
 //! Publishing what an ack waits for. Patiently: a message that goes back to the queue instead is counted there, and after
-//! an outage of minutes the broker would take it for one that kills its workers. All of it is signed here.
+//! an outage of minutes the broker would take it for one that kills its workers. All of it is signed here, but what is left to a newer version.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -42,6 +42,16 @@ impl Settler {
         mut message: Message,
     ) -> Result<Published, QueueError> {
         self.rules.header_key.sign(&mut message);
+        self.publish_as_it_is(delivery, destination, message).await
+    }
+
+    /// The same without a signature of ours.
+    pub(super) async fn publish_as_it_is(
+        &self,
+        delivery: &InFlightDelivery,
+        destination: &Destination,
+        message: Message,
+    ) -> Result<Published, QueueError> {
         let is_reply = matches!(destination, Destination::Reply(_));
         self.patiently(delivery, is_reply, || self.publisher.publish(destination, message.clone())).await
     }

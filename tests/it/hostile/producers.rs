@@ -1,6 +1,10 @@
 //! Who may hand over jobs: users of a real broker, which vouches for them.
 
+use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as Amqp, Tier};
+use agentkit_worker::internals::queue::{Destination, Message, Publisher as _};
+use agentkit_worker::internals::worker::HeaderKey;
 use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
@@ -42,6 +46,24 @@ impl Producer {
             Ok(confirm) => confirm.await.is_ok(),
             Err(_) => false,
         }
+    }
+}
+
+impl Producer {
+    /// Publishes a job under its own name, with headers.
+    async fn publish_with(&self, queue: &str, job: &Value, headers: &[(&str, &str)]) {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), AMQPValue::LongString((*value).into()));
+        }
+        let properties = BasicProperties::default().with_user_id(self.name.as_str().into()).with_headers(table);
+        self.send(queue, job, properties).await;
+    }
+
+    async fn send(&self, queue: &str, body: &Value, properties: BasicProperties) {
+        let channel = self.connection.create_channel().await.unwrap();
+        let (body, options) = (body.to_string(), BasicPublishOptions::default());
+        channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), properties).await.unwrap();
     }
 }
 
@@ -127,22 +149,70 @@ async fn a_run_of_a_producer_goes_on_by_messages_that_are_the_workers_own() {
 }
 
 #[tokio::test]
+async fn a_job_that_was_not_looked_at_yet_is_its_senders_in_every_copy_that_the_worker_makes_of_it() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let model = ScriptedModel::start([]).await;
+    let billing = Producer::new(broker, "billing").await;
+    let worker = started(&service, &model, &billing).await;
+    let names = service.amqp.names();
+    // Left to a newer worker, before anybody has looked what it asks for.
+    let forbidden = with(job("newer"), "identifier", "other_1".into());
+    let headers = [("x-agentkit-needs", "2")];
+    billing.publish_with(&names.jobs(), &forbidden, &headers).await;
+    let waiting = names.wait(Tier::ThirtySeconds);
+    let (_, properties) = eventually("the message", || broker.take(&waiting)).await;
+    assert_eq!(properties.user_id().as_ref().unwrap().as_str(), "guest", "the worker's own");
+    let sender = properties.headers().as_ref().unwrap().inner().get("x-agentkit-sender").cloned();
+    assert_eq!(sender, Some(AMQPValue::LongString(billing.name.as_str().into())));
+    // As the worker puts off one whose refusal nobody took.
+    let mut put_off = Message { body: forbidden.to_string().into(), ..Message::default() };
+    put_off.properties.headers = [("x-agentkit-turn", "0"), ("x-agentkit-sender", billing.name.as_str())]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    HeaderKey::of(&service.peer.sandbox.client_secret().into()).sign(&mut put_off);
+    let own = Amqp { states_user: true, ..service.amqp.clone() };
+    AmqpQueue::connect(own).await.unwrap().publisher().publish(&Destination::Jobs, put_off).await.unwrap();
+    assert_eq!(service.reply().await["data"]["error"]["code"], "producer_not_allowed");
+    worker.stop().await;
+    model.finish();
+}
+
+#[tokio::test]
+async fn a_producer_decides_about_nothing_and_hears_so_where_it_may_hear_anything() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let model = ScriptedModel::start([]).await;
+    let billing = Producer::new(broker, "billing").await;
+    let worker = started(&service, &model, &billing).await;
+    let names = service.amqp.names();
+    let decision = json!({"job": "a", "approval": "ap_a", "arguments_digest": "sha256:a", "decision": "approve"});
+    let properties = BasicProperties::default().with_user_id(billing.name.as_str().into());
+    for (reply_to, heard) in [("shipping.replies".to_owned(), false), (names.replies(), true)] {
+        let properties = properties.clone().with_reply_to(reply_to.into());
+        billing.send(&names.decisions(), &decision, properties).await;
+        if heard {
+            let refused = service.reply().await;
+            assert_eq!(
+                refused["data"]["error"]["code"].as_str().or(refused["data"]["code"].as_str()),
+                Some("not_a_decider"),
+                "{refused:#}"
+            );
+        }
+    }
+    worker.stop().await;
+    model.finish();
+}
+
+#[tokio::test]
 async fn headers_of_the_worker_are_not_believed_of_a_producer() {
     let broker = Broker::shared().await;
     let service = ProxiedService::new(broker).await;
     let model = ScriptedModel::start([turn::text("fine")]).await;
     let billing = Producer::new(broker, "billing").await;
     let worker = started(&service, &model, &billing).await;
-    let channel = billing.connection.create_channel().await.unwrap();
-    let mut headers = lapin::types::FieldTable::default();
-    for (name, value) in [("x-agentkit-turn", "3"), ("x-agentkit-reason", "seal"), ("x-agentkit-entries", "9")] {
-        headers.insert(name.into(), lapin::types::AMQPValue::LongString(value.into()));
-    }
-    let properties = BasicProperties::default().with_user_id(billing.name.as_str().into()).with_headers(headers);
-    let jobs = service.amqp.names().jobs();
-    let body = job("forged").to_string();
-    let options = BasicPublishOptions::default();
-    channel.basic_publish("".into(), jobs.as_str().into(), options, body.as_bytes(), properties).await.unwrap();
+    let headers = [("x-agentkit-turn", "3"), ("x-agentkit-reason", "seal"), ("x-agentkit-entries", "9")];
+    billing.publish_with(&service.amqp.names().jobs(), &job("forged"), &headers).await;
     let reply = service.only_reply().await;
     assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
     worker.stop().await;

@@ -5,6 +5,7 @@ mod cost;
 mod examples;
 mod interventions;
 mod log;
+mod privileges;
 mod reconnection;
 mod replies;
 mod service;

@@ -11,6 +11,7 @@ use agentkit_worker::internals::queue::amqp::{
 };
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use agentkit_worker::internals::schema::Schema;
+use agentkit_worker::internals::worker::HeaderKey;
 use agentkit_worker::reply::Reply;
 use futures_util::{StreamExt, stream};
 use lapin::types::AMQPValue;
@@ -322,16 +323,21 @@ async fn a_message_that_came_back_forty_times_is_read_by_nobody_and_kept_and_its
     let service = Service::new().await;
     let worker = service.program.worker().await;
     let mut inbox = service.inbox().await;
+    let body = job("user_123", "hello").to_string();
+    // As a worker hands it on that had no place for it.
     let came_back = |times: &str| {
         let headers = [("x-agentkit-deliveries".to_owned(), times.to_owned())].into();
-        Properties { message_id: Some(format!("back-{times}")), headers, ..inbox.to() }
+        let properties = Properties { message_id: Some(format!("back-{times}")), headers, ..inbox.to() };
+        let mut message = Message { body: body.clone().into(), properties };
+        HeaderKey::of(&service.peer.sandbox.client_secret().into()).sign(&mut message);
+        message.properties
     };
     let [poison, suspect] = [came_back("40"), came_back("5")];
-    service.send(job("user_123", "hello").to_string(), poison).await;
+    service.send(body.clone(), poison).await;
     let reply = inbox.reply().await;
     assert_eq!((&reply["subject"], &reply["data"]["error"]["code"]), (&json!("back-40"), &json!("invalid_job")));
     assert!(reply["data"]["error"]["message"].as_str().unwrap().contains("died with it"), "{reply}");
-    service.send(job("user_123", "hello").to_string(), suspect).await;
+    service.send(body.clone(), suspect).await;
     assert_eq!(inbox.reply().await["type"], "agentkit.job.completed", "a suspect runs, alone");
     assert_eq!(worker.metric("agentkit_dead_letters_total{reason=\"invalid_job\"}").await, Some(1.0));
 }

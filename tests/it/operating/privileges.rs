@@ -1,0 +1,71 @@
+//! The least rights that a worker needs at the broker and in Redis, as deploy/README.md gives them.
+
+use serde_json::json;
+
+use crate::support::broker::Broker;
+use crate::support::proxied_service::ProxiedService;
+use crate::support::scripted_model::{ScriptedModel, turn};
+use crate::support::unique;
+
+/// The rights in the page on deployment: the line of a code block that begins so.
+fn documented(begins: &str) -> &'static str {
+    let page = include_str!("../../../deploy/README.md");
+    page.lines().find(|line| line.starts_with(begins)).unwrap_or_else(|| panic!("no line begins with {begins}"))
+}
+
+/// The words of a line of shell, without the quotes around them.
+fn words(line: &str, prefix: &str) -> Vec<String> {
+    let unquoted = line.split_whitespace().map(|word| word.trim_matches('\''));
+    unquoted.map(|word| word.replace("agentkit", prefix)).collect()
+}
+
+#[tokio::test]
+async fn a_worker_with_no_more_than_the_documented_rights_does_all_its_work() {
+    let broker = Broker::shared().await;
+    // Its queues are declared by somebody else.
+    let service = ProxiedService::new(broker).await;
+    let prefix = service.amqp.prefix.clone();
+    let user = unique("worker");
+    broker.control(&["add_user", &user, "secret"]).await;
+    let rights = words(documented("rabbitmqctl set_permissions agentkit "), &prefix.replace('.', "\\."));
+    let mut command = vec!["set_permissions", &user];
+    command.extend(rights[3..].iter().map(String::as_str));
+    broker.control(&command).await;
+    let rules = words(documented("ACL SETUSER agentkit "), &prefix);
+    let mut command = vec!["ACL", "SETUSER", "worker"];
+    command.extend(rules[3..].iter().map(String::as_str));
+    assert_eq!(service.redis.command(&command).trim(), "OK");
+
+    let call = turn::send_mail();
+    let limited = turn::status(429).retry_after(3);
+    let script = [turn::fetch_mails(), call, limited, turn::text("sent"), turn::text("read")];
+    let model = ScriptedModel::start(script).await;
+    let settings = [
+        ("AMQP__URL", format!("amqp://{user}:secret@{}", broker.address())),
+        ("AMQP__TOPOLOGY", "verify".to_owned()),
+        ("REDIS__URL", service.redis.url().replace("redis://", "redis://worker:password@")),
+        ("APPROVAL__WRITES", "none".to_owned()),
+        ("AUTHORIZATION__POLL_SECONDS", "1".to_owned()),
+    ];
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let program = service.program(&settings).set("OPENAI_BASE_URL", &model.base_url());
+    let doctor = program.run(&["doctor"]).await;
+    assert!(!doctor.stdout.contains("NOPERM") && !doctor.stdout.contains("ACCESS_REFUSED"), "{}", doctor.stdout);
+    let worker = program.worker().await;
+    // A write, so that the broker is a witness; then a wait at the broker.
+    service.send("writes", "x").await;
+    let reply = service.reply().await;
+    assert_eq!(reply["data"]["effects"][0]["state"], "done", "{reply:#}");
+    // A run that waits for its user.
+    service.peer.set_account("gmail", "user_456", "EXPIRED").await;
+    let waits = json!({"id": "waits", "identifier": "user_456", "connections": ["gmail"], "prompt": "x"});
+    service.send_job("waits", waits).await;
+    assert_eq!(service.reply().await["type"], "agentkit.job.authorization_required");
+    service.peer.activate("gmail", "user_456").await;
+    assert_eq!(service.reply().await["type"], "agentkit.job.completed");
+    let (_, log) = worker.stop().await;
+    let denied = log.iter().find(|line| line.contains("NOPERM") || line.contains("ACCESS_REFUSED"));
+    assert_eq!(denied, None);
+    assert_eq!(service.redis.command(&["ACL", "LOG"]).trim(), "", "nothing was tried that is not allowed");
+    model.finish();
+}
