@@ -61,7 +61,8 @@ impl BrokerConnection {
         let timeout = config.connect_timeout();
         let shaken = tokio::time::timeout(timeout, handshake(address, &config.tls, role, socket.clone())).await;
         let opened = match shaken {
-            Ok(opened) => opened.map_err(|error| explain_handshake(&error, address)),
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(explain_handshake(&error, address, &config.tls).await),
             Err(_) => Err(QueueError::TimedOut(timeout)),
         };
         match opened {
@@ -114,19 +115,21 @@ async fn handshake(address: &Address, tls: &TlsConfig, role: &str, socket: Socke
 }
 
 /// The same as [`explain`], of a connection that has not come about.
-fn explain_handshake(error: &lapin::Error, address: &Address) -> QueueError {
+async fn explain_handshake(error: &lapin::Error, address: &Address, tls: &TlsConfig) -> QueueError {
     match error.kind() {
-        ErrorKind::IOError(error) => unreached(error, address),
+        ErrorKind::IOError(error) => unreached(error, address, tls).await,
         _ => explain(error),
     }
 }
 
 /// What it means that no byte stream to `address` came about. To try again helps nobody where certificates are refused.
-pub(super) fn unreached(error: &io::Error, address: &Address) -> QueueError {
+pub(super) async fn unreached(error: &io::Error, address: &Address, tls: &TlsConfig) -> QueueError {
     if error.kind() == io::ErrorKind::InvalidInput {
         return QueueError::Refused(format!("amqp.tls.{error}"));
     }
-    match failure(error, "amqp.tls") {
+    let closed = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].contains(&error.kind());
+    let alert = if closed { stream::alert(&address.uri(), tls).await } else { None };
+    match failure(alert.as_ref().unwrap_or(error), "amqp.tls") {
         Some(words) => QueueError::Refused(format!("{address}: {words}")),
         None => QueueError::Unavailable(format!("IO error: {error}")),
     }

@@ -32,7 +32,8 @@ pub struct Greeting {
 pub(super) async fn greeting(config: &Config, address: &Address) -> Result<Greeting, QueueError> {
     let timeout = config.connect_timeout();
     let frame = match tokio::time::timeout(timeout, read_greeting(address, &config.tls)).await {
-        Ok(read) => read.map_err(|error| unreached(&error, address))?,
+        Ok(Ok(frame)) => frame,
+        Ok(Err(error)) => return Err(unreached(&error, address, &config.tls).await),
         Err(_) => return Err(QueueError::TimedOut(timeout)),
     };
     server_properties(&frame).ok_or_else(|| QueueError::Unavailable(NOT_AMQP.to_owned()))

@@ -14,6 +14,7 @@ use async_rs::{Runtime, Tokio};
 use futures_util::Stream;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -21,6 +22,9 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use tokio_util::either::Either;
 
 use crate::transport::TlsConfig;
+
+/// A peer that is asked what it has against us says so at once, if ever.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Plain or encrypted.
 pub(super) type ByteStream = Either<TcpStream, TlsStream<TcpStream>>;
@@ -46,6 +50,17 @@ pub(super) async fn connect(
     let config = tls.client().map_err(|problem| io::Error::new(io::ErrorKind::InvalidInput, problem))?;
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     Ok(Either::Right(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
+}
+
+/// What a peer says that closes its connections once TLS stands, where it says anything. With TLS 1.3 it tells only then that it
+/// does not take our certificate, and when our first bytes are on their way already, its kernel resets the connection, and what
+/// it told is lost: here it is listened to, and nothing is sent.
+pub(super) async fn alert(uri: &AMQPUri, tls: &TlsConfig) -> Option<io::Error> {
+    if uri.scheme == AMQPScheme::AMQP {
+        return None;
+    }
+    let told = async { connect(uri, tls, |_| Ok(())).await?.read_u8().await };
+    tokio::time::timeout(TOLD_WITHIN, told).await.ok()?.err()
 }
 
 /// The runtime that a connection of the library lives on.

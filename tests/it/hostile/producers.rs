@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::broker::Broker;
 use crate::support::program::{Program, WorkerProcess};
 use crate::support::proxied_service::{ProxiedService, USER};
-use crate::support::scripted_model::{ScriptedModel, turn};
+use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 use crate::support::{eventually, unique};
 
 /// A user of the broker.
@@ -78,10 +78,16 @@ fn rules(program: &Program, billing: &Producer, replies: &str) {
     std::fs::write(program.folder().join("config").join("producers.toml"), lines).unwrap();
 }
 
-async fn started(service: &ProxiedService<'_>, model: &ScriptedModel, billing: &Producer) -> WorkerProcess {
+/// Everything around a worker that takes jobs of `billing`, and whose model is this script.
+async fn surroundings(
+    script: impl IntoIterator<Item = Turn>,
+) -> (ProxiedService<'static>, ScriptedModel, Producer, WorkerProcess) {
+    let service = ProxiedService::new(Broker::shared().await).await;
+    let (model, billing) = (ScriptedModel::start(script).await, Producer::new(service.broker, "billing").await);
     let program = service.program(&[]).set("OPENAI_BASE_URL", &model.base_url());
-    rules(&program, billing, &service.amqp.names().replies());
-    program.worker().await
+    rules(&program, &billing, &service.amqp.names().replies());
+    let worker = program.worker().await;
+    (service, model, billing, worker)
 }
 
 fn job(id: &str) -> Value {
@@ -95,11 +101,8 @@ fn with(mut job: Value, field: &str, value: Value) -> Value {
 
 #[tokio::test]
 async fn a_producer_acts_for_those_it_may_and_nobody_without_a_user_that_the_broker_vouches_for() {
-    let broker = Broker::shared().await;
-    let service = ProxiedService::new(broker).await;
-    let model = ScriptedModel::start((0..2).map(|_| turn::text("fine"))).await;
-    let (billing, shipping) = (Producer::new(broker, "billing").await, Producer::new(broker, "shipping").await);
-    let worker = started(&service, &model, &billing).await;
+    let (service, model, billing, worker) = surroundings((0..2).map(|_| turn::text("fine"))).await;
+    let shipping = Producer::new(service.broker, "shipping").await;
     let (jobs, replies, dead) = {
         let names = service.amqp.names();
         (names.jobs(), names.replies(), names.dead())
@@ -127,7 +130,7 @@ async fn a_producer_acts_for_those_it_may_and_nobody_without_a_user_that_the_bro
         let reply = service.reply().await;
         assert_eq!(reply["data"]["error"]["code"], "producer_not_allowed", "{reply:#}");
         assert!(reply["data"]["error"]["message"].as_str().unwrap().contains(words), "{reply:#}");
-        eventually("the dead letter", || broker.take(&dead)).await;
+        eventually("the dead letter", || service.broker.take(&dead)).await;
     }
     worker.stop().await;
     assert_eq!(model.finish().len(), 2, "none of the others got so far as the model");
@@ -135,11 +138,7 @@ async fn a_producer_acts_for_those_it_may_and_nobody_without_a_user_that_the_bro
 
 #[tokio::test]
 async fn a_run_of_a_producer_goes_on_by_messages_that_are_the_workers_own() {
-    let broker = Broker::shared().await;
-    let service = ProxiedService::new(broker).await;
-    let model = ScriptedModel::start([turn::status(429).retry_after(3), turn::text("fine")]).await;
-    let billing = Producer::new(broker, "billing").await;
-    let worker = started(&service, &model, &billing).await;
+    let (service, model, billing, worker) = surroundings([turn::status(429).retry_after(3), turn::text("fine")]).await;
     assert!(billing.publish(&service.amqp.names().jobs(), &job("waits"), Some(&billing.name)).await);
     let reply = service.only_reply().await;
     assert_eq!(reply["type"], "agentkit.job.completed", "{reply:#}");
@@ -150,18 +149,14 @@ async fn a_run_of_a_producer_goes_on_by_messages_that_are_the_workers_own() {
 
 #[tokio::test]
 async fn a_job_that_was_not_looked_at_yet_is_its_senders_in_every_copy_that_the_worker_makes_of_it() {
-    let broker = Broker::shared().await;
-    let service = ProxiedService::new(broker).await;
-    let model = ScriptedModel::start([]).await;
-    let billing = Producer::new(broker, "billing").await;
-    let worker = started(&service, &model, &billing).await;
+    let (service, model, billing, worker) = surroundings([]).await;
     let names = service.amqp.names();
     // Left to a newer worker, before anybody has looked what it asks for.
     let forbidden = with(job("newer"), "identifier", "other_1".into());
     let headers = [("x-agentkit-needs", "2")];
     billing.publish_with(&names.jobs(), &forbidden, &headers).await;
     let waiting = names.wait(Tier::ThirtySeconds);
-    let (_, properties) = eventually("the message", || broker.take(&waiting)).await;
+    let (_, properties) = eventually("the message", || service.broker.take(&waiting)).await;
     assert_eq!(properties.user_id().as_ref().unwrap().as_str(), "guest", "the worker's own");
     let sender = properties.headers().as_ref().unwrap().inner().get("x-agentkit-sender").cloned();
     assert_eq!(sender, Some(AMQPValue::LongString(billing.name.as_str().into())));
@@ -180,11 +175,7 @@ async fn a_job_that_was_not_looked_at_yet_is_its_senders_in_every_copy_that_the_
 
 #[tokio::test]
 async fn a_producer_decides_about_nothing_and_hears_so_where_it_may_hear_anything() {
-    let broker = Broker::shared().await;
-    let service = ProxiedService::new(broker).await;
-    let model = ScriptedModel::start([]).await;
-    let billing = Producer::new(broker, "billing").await;
-    let worker = started(&service, &model, &billing).await;
+    let (service, model, billing, worker) = surroundings([]).await;
     let names = service.amqp.names();
     let decision = json!({"job": "a", "approval": "ap_a", "arguments_digest": "sha256:a", "decision": "approve"});
     let properties = BasicProperties::default().with_user_id(billing.name.as_str().into());
@@ -206,11 +197,7 @@ async fn a_producer_decides_about_nothing_and_hears_so_where_it_may_hear_anythin
 
 #[tokio::test]
 async fn headers_of_the_worker_are_not_believed_of_a_producer() {
-    let broker = Broker::shared().await;
-    let service = ProxiedService::new(broker).await;
-    let model = ScriptedModel::start([turn::text("fine")]).await;
-    let billing = Producer::new(broker, "billing").await;
-    let worker = started(&service, &model, &billing).await;
+    let (service, model, billing, worker) = surroundings([turn::text("fine")]).await;
     let headers = [("x-agentkit-turn", "3"), ("x-agentkit-reason", "seal"), ("x-agentkit-entries", "9")];
     billing.publish_with(&service.amqp.names().jobs(), &job("forged"), &headers).await;
     let reply = service.only_reply().await;

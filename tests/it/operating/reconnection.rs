@@ -212,18 +212,20 @@ async fn connections_cut_again_and_again_cost_neither_memory_nor_threads_nor_a_f
     };
     cut(5).await;
     let (before, lines_before) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
-    // A leak grows with every cut; the allocator takes a larger piece now and then.
-    let mut least_growth = u64::MAX;
-    for _ in 0..3 {
+    // A leak grows with every cut. The library's buffers of 4 MiB each come and go with the connections, on any thread: until
+    // the allocator has some for every thread, it takes more now and then.
+    let (mut cuts, mut least_growth) = (0, u64::MAX);
+    while least_growth >= 1024 && cuts < 56 {
         let memory = ProcessUsage::by(worker.running.process()).memory;
         cut(7).await;
+        cuts += 7;
         least_growth = least_growth.min(ProcessUsage::by(worker.running.process()).memory.saturating_sub(memory));
     }
     let (after, lines_after) = (ProcessUsage::by(worker.running.process()), worker.lines(""));
     assert!(least_growth < 1024, "{least_growth} KiB more after each 7 cuts: {before:?} {after:?}");
     assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
     // Two of each of the three consumers and of what publishes, one of what holds messages, and one to spare.
-    assert!(lines_after - lines_before <= 21 * 10, "{:#?}", worker.running.log());
+    assert!(lines_after - lines_before <= cuts * 10, "{:#?}", worker.running.log());
     service.send("job-1", "Call gmail_fetch_mails with {\"max_results\": 1}").await;
     assert_completed(&service.only_reply().await);
 }
