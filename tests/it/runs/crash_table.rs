@@ -378,7 +378,7 @@ fn begun_anew(aftermath: &Aftermath) -> bool {
 
 /// What became of the mail.
 fn check_completed(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) -> EffectState {
-    let Aftermath { replies, letters, journal, sent, model_requests, .. } = aftermath;
+    let Aftermath { replies, letters, journal, sent, model_requests, labels } = aftermath;
     assert_eq!(letters.len(), 0, "{case}");
     let ReplyEvent::Completed(completed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
     let state = completed.account.effects.iter().find(|effect| effect.tool == "gmail_send_message").unwrap().state;
@@ -393,12 +393,22 @@ fn check_completed(case: &str, cut: Option<(&str, Failure)>, aftermath: &Afterma
         cut.is_some_and(|(label, failure)| label.starts_with("append model_replied") && failure == Failure::Before);
     // A worker that dies right after it journalled the question may or may not have asked it.
     let asked_perhaps = cut.is_some_and(|(label, failure)| label.ends_with("model_asked") && failure == Failure::After);
+    let asked_perhaps = asked_perhaps || died_while_the_model_was_asked(cut, labels);
     let extra = *model_requests - turns as u64;
     assert!(
         extra == u64::from(asked_again) || asked_perhaps && extra <= 1,
         "{case}: {model_requests} requests for {turns} turns"
     );
     state
+}
+
+/// Whether the worker died over another message of the run, while the model's answer was not journalled yet.
+fn died_while_the_model_was_asked(cut: Option<(&str, Failure)>, labels: &[String]) -> bool {
+    let over_another = cut.is_some_and(|(last, failure)| {
+        !last.starts_with("append") && matches!(failure, Failure::Before | Failure::After)
+    });
+    let count = |word: &str| labels.iter().filter(|label| label.contains(word)).count();
+    over_another && count("model_asked") > count("model_replied")
 }
 
 /// Whether the worker died between the entry of the write's start and that of its outcome. Other messages of the run come in
