@@ -39,8 +39,8 @@ pub struct Client {
     clock: SharedClock,
 }
 
-/// A busy broker refuses a message as if the queue were full where its members have not yet answered that they know the
-/// sender (measured on 3.10); a queue that is full refuses it again.
+/// A busy broker may refuse the first message for a queue that was just made as if it were full (seen on 3.10, three at once);
+/// a queue that is full refuses it again.
 const REFUSED: Policy =
     Policy { attempts: 3, initial_milliseconds: 250, max_milliseconds: 1000, max_retry_after_milliseconds: 0 };
 

@@ -160,11 +160,12 @@ impl Config {
         if !self.producers.read(sources.file.as_ref().or(sources.local.as_ref()))? {
             return Ok(());
         }
-        self.amqp.states_user = true;
-        let several = self.amqp.user().err().map(|error| format!("amqp.url: {error}; with producers it is one"));
+        let user = self.amqp.user();
+        let several = user.as_ref().err().map(|error| format!("amqp.url: {error}; with producers it is one"));
         let unknown = self.producers.all.tokens().filter(|name| !self.http.tokens.contains_key(*name));
         let unknown = unknown.map(|name| format!("producers: tokens: there is no http.tokens.{name}"));
         let problems: Vec<String> = several.into_iter().chain(unknown).collect();
+        self.amqp.stated_user = user.ok();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 

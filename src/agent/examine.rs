@@ -41,11 +41,9 @@ pub fn examine_at_once(
     }
     let at_once = |call: &ToolCall| {
         let arguments = if call.arguments.len() > READ_AT_ONCE { return None } else { read(call) };
-        let quick = match (&arguments, toolset.find(&call.name)) {
-            (Ok(arguments), Some(tool)) => toolset.is_quick(tool, arguments),
-            _ => true,
-        };
-        quick.then(|| check(arguments?, call, toolset))
+        let (Ok(checked), Some(tool)) = (&arguments, toolset.find(&call.name)) else { return Some(arguments) };
+        let problems = toolset.problems_at_once(tool, checked)?;
+        Some(arguments.and_then(|arguments| fitting(arguments, &problems)))
     };
     let arguments = message.calls.iter().map(at_once).collect::<Option<_>>()?;
     Some(Examined { arguments, answer: None })
@@ -89,6 +87,10 @@ fn read(call: &ToolCall) -> Result<Map<String, Value>, String> {
 fn check(arguments: Map<String, Value>, call: &ToolCall, toolset: &Toolset) -> Result<Map<String, Value>, String> {
     let Some(tool) = toolset.find(&call.name) else { return Ok(arguments) };
     let problems = toolset.problems(tool, &arguments);
+    fitting(arguments, &problems)
+}
+
+fn fitting(arguments: Map<String, Value>, problems: &[String]) -> Result<Map<String, Value>, String> {
     if problems.is_empty() {
         Ok(arguments)
     } else {

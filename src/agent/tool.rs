@@ -181,15 +181,13 @@ impl Toolset {
         Some(&self.tools[*self.by_model_name.get(model_name)?])
     }
 
-    /// Whether a check of `arguments` by the tool's schema takes so little that it holds nobody up: the schema was compiled
-    /// before, and they are small.
-    pub fn is_quick(&self, tool: &Tool, arguments: &Map<String, Value>) -> bool {
-        let schema = self.by_model_name.get(&tool.model_name).and_then(|index| self.schemas[*index].get());
-        let quick = |schema: &Option<Schema>| match schema {
-            Some(schema) => schema.is_quick(&Value::Object(arguments.clone())),
-            None => true,
-        };
-        schema.is_some_and(quick)
+    /// The same as [`Toolset::problems`], where the check takes so little that it holds nobody up: the schema was compiled
+    /// before, and the arguments are small.
+    pub fn problems_at_once(&self, tool: &Tool, arguments: &Map<String, Value>) -> Option<Vec<String>> {
+        let index = self.by_model_name.get(&tool.model_name)?;
+        let Some(schema) = self.schemas[*index].get()? else { return Some(Vec::new()) };
+        let arguments = Value::Object(arguments.clone());
+        schema.is_quick(&arguments).then(|| schema.problems(&arguments))
     }
 
     /// Every way in which `arguments` break the tool's own schema. A schema that cannot be compiled says nothing: the

@@ -330,10 +330,7 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         crash_limit: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,
-        senders: Senders {
-            producers: config.producers.all.clone(),
-            user: config.amqp.states_user.then(|| config.amqp.user().ok()).flatten(),
-        },
+        senders: Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() },
         header_key: HeaderKey::of(&config.scalekit.client_secret),
     }
 }

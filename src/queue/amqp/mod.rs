@@ -77,9 +77,9 @@ pub struct Config {
     pub publish_channels: u16,
     /// Largest body that is published, in bytes. Brokers take 128 MiB up to 3.x and 16 MiB from 4.0.
     pub max_message_bytes: usize,
-    /// Whether messages state who publishes them, for workers that ask for it.
+    /// The user that messages state as their publisher, for workers that ask for it.
     #[serde(skip)]
-    pub states_user: bool,
+    pub stated_user: Option<String>,
 }
 
 impl Default for Config {
@@ -97,7 +97,7 @@ impl Default for Config {
             publish_timeout_milliseconds: 15_000,
             publish_channels: 16,
             max_message_bytes: 8 << 20,
-            states_user: false,
+            stated_user: None,
         }
     }
 }
@@ -142,11 +142,6 @@ impl Config {
     /// Where the addresses are of several users.
     pub fn user(&self) -> Result<String, QueueError> {
         address::user(self).map_err(QueueError::Refused)
-    }
-
-    /// The same, where messages state it.
-    fn stated_user(&self) -> Result<Option<String>, QueueError> {
-        self.states_user.then(|| self.user()).transpose()
     }
 
     /// Each address of `url`; none where that cannot be read.

@@ -106,6 +106,9 @@ impl QueueNames {
 
     /// Whether `queue` is one of the worker's own that is not for replies.
     pub fn is_reserved(&self, queue: &str) -> bool {
+        if !queue.starts_with(&self.prefix) {
+            return false;
+        }
         let ours = [self.jobs(), self.urgent(), self.decisions(), self.dead()];
         let waits = Tier::ALL.into_iter().map(|tier| self.wait(tier));
         queue.starts_with(&self.held("")) || ours.into_iter().chain(waits).any(|name| name == queue)

@@ -111,7 +111,7 @@ impl AmqpPublisher {
                 queue,
                 true,
                 &message.body,
-                message::to_wire(&message.properties, self.config.stated_user()?.as_deref())?,
+                message::to_wire(&message.properties, self.config.stated_user.as_deref())?,
             )
             .await?
         {
@@ -143,7 +143,7 @@ impl Publisher for AmqpPublisher {
         if size > limit {
             return Err(QueueError::TooLarge { size, limit });
         }
-        let properties = message::to_wire(&message.properties, self.config.stated_user()?.as_deref())?;
+        let properties = message::to_wire(&message.properties, self.config.stated_user.as_deref())?;
         let names = self.config.names();
         let queue = names.of(destination);
         let fate = match destination {

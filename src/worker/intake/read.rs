@@ -19,7 +19,7 @@ impl Intake {
         let read = read_job(message, self.rules.max_job_bytes).await;
         // To a newer worker it would be as large.
         let fits = message.body.len() <= self.rules.max_job_bytes;
-        let newer = fits && (is_newer(message) || (read.is_err() && delivery.generation() > 0));
+        let newer = fits && (is_newer(message) || (read.is_err() && delivery.wake_up().is_some()));
         if newer && times_left(message) < LEFT_AT_MOST {
             warn!(message.id = message.properties.message_id, "the message is left to a newer worker");
             return Err(Box::new(Disposition::Defer(Deferral::Left)));

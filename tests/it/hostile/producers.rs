@@ -166,7 +166,7 @@ async fn a_job_that_was_not_looked_at_yet_is_its_senders_in_every_copy_that_the_
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
     HeaderKey::of(&service.peer.sandbox.client_secret().into()).sign(&mut put_off);
-    let own = Amqp { states_user: true, ..service.amqp.clone() };
+    let own = Amqp { stated_user: Some("guest".to_owned()), ..service.amqp.clone() };
     AmqpQueue::connect(own).await.unwrap().publisher().publish(&Destination::Jobs, put_off).await.unwrap();
     assert_eq!(service.reply().await["data"]["error"]["code"], "producer_not_allowed");
     worker.stop().await;
