@@ -10,13 +10,14 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::{MutexGuard, OnceCell};
 
 use super::broker_node::{NameServer, Node, Settings, run, until_ready};
-use super::{setting, unique};
+use super::{setting, unique, used_queues};
 
 /// A broker and how it is reached.
 #[derive(Debug)]
 pub(crate) struct Broker {
     url: String,
     node: Option<Mutex<Node>>,
+    is_shared: bool,
 }
 
 impl Broker {
@@ -27,8 +28,8 @@ impl Broker {
         SHARED
             .get_or_init(|| async {
                 match setting("TEST_AMQP_URL") {
-                    Some(url) => Self { url, node: None },
-                    None => Self::start_own().await,
+                    Some(url) => Self { url, node: None, is_shared: true },
+                    None => Self { is_shared: true, ..Self::start_own().await },
                 }
             })
             .await
@@ -71,7 +72,7 @@ impl Broker {
 
     /// A node that was not started yet.
     pub(super) fn of(node: Node) -> Self {
-        Self { url: node.url(), node: Some(Mutex::new(node)) }
+        Self { url: node.url(), node: Some(Mutex::new(node)), is_shared: false }
     }
 
     /// `host:port`, for a proxy.
@@ -90,7 +91,11 @@ impl Broker {
 
     /// A configuration for this broker with queues of its own.
     pub(crate) fn config(&self) -> Config {
-        Config { url: self.url.clone().into(), prefix: unique("test"), ..Config::default() }
+        let prefix = unique("test");
+        if self.is_shared {
+            used_queues::remember(&self.url, &prefix);
+        }
+        Config { url: self.url.clone().into(), prefix, ..Config::default() }
     }
 
     /// A connection for the test itself.

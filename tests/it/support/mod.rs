@@ -23,6 +23,7 @@ pub(crate) mod schedulers;
 pub(crate) mod scripted_model;
 pub(crate) mod still_clock_worker;
 pub(crate) mod tls_front;
+mod used_queues;
 pub(crate) mod webhooked_service;
 pub(crate) mod webhooks;
 
