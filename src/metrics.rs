@@ -74,6 +74,11 @@ struct DigestName {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceName {
+    service: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueName {
     queue: String,
 }
@@ -106,6 +111,9 @@ pub struct Metrics {
     clock_ahead: Gauge<f64, AtomicU64>,
     queue_members: Family<QueueName, Gauge>,
     queue_members_online: Family<QueueName, Gauge>,
+    spans: Family<OutcomeLabel, Counter>,
+    up: Family<ServiceName, Gauge>,
+    credentials: Family<ServiceName, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -137,6 +145,24 @@ impl Default for Metrics {
                 Family::default(),
             ),
             queue_members_online: add(all, "queue_members_online", "Those of them that are up", Family::default()),
+            spans: add(
+                all,
+                "spans",
+                "Spans of traces, by what became of them: exported, failed (no collector took them), dropped (no room)",
+                Family::default(),
+            ),
+            up: add(
+                all,
+                "up",
+                "1 where the service takes what the worker needs of it, 0 where it does not",
+                Family::default(),
+            ),
+            credentials: add(
+                all,
+                "credentials_accepted",
+                "0 while the service refuses the worker's credentials, else 1",
+                Family::default(),
+            ),
             jobs_in_flight: add(all, "jobs_in_flight", "Runs that hold a place in this process", Gauge::default()),
             job_duration: add(all, "job_duration_seconds", "Working time of ended jobs", Histogram::new(SECONDS)),
             queue_wait: add(
@@ -284,6 +310,21 @@ impl Metrics {
             let label = QueueName { queue: queue.to_owned() };
             gauge.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Spans were `exported`, or `failed` to be, or `dropped` as there was no room.
+    pub fn spans(&self, outcome: &str, count: u64) {
+        self.spans.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).inc_by(count);
+    }
+
+    /// Whether `broker` or `redis` takes what the worker needs of it.
+    pub fn service_stands(&self, service: &'static str, up: bool) {
+        self.up.get_or_create(&ServiceName { service }).set(i64::from(up));
+    }
+
+    /// Whether `scalekit` or `model` takes the worker's credentials.
+    pub fn credential_stands(&self, service: &'static str, taken: bool) {
+        self.credentials.get_or_create(&ServiceName { service }).set(i64::from(taken));
     }
 
     /// So many runs wait for this, of all workers: one process parks a run and another takes it up, so no process can keep the

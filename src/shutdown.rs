@@ -31,6 +31,17 @@ pub enum Ended {
     Crashed,
 }
 
+impl Ended {
+    /// In words, for log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InOrder => "in order",
+            Self::CutOff => "cut off",
+            Self::Crashed => "after a crash",
+        }
+    }
+}
+
 impl Shutdown {
     /// Nobody has said stop.
     pub fn new() -> Self {

@@ -278,6 +278,21 @@ pub enum Pause {
     JournalAway,
 }
 
+impl Pause {
+    /// As in the journal, for log lines.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Authorization => "authorization",
+            Self::Approval => "approval",
+            Self::RateLimited => "rate_limited",
+            Self::Transient => "transient",
+            Self::ContinueAsNew => "continue_as_new",
+            Self::JournalAway => "journal_away",
+        }
+    }
+}
+
 /// A tool as it is pinned for a run; its definition is found again in the tool_catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedTool {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -59,8 +61,12 @@ pub struct Backends {
     pub parking: Arc<dyn Parking>,
     /// Whether jobs are consumed.
     pub alive: Check,
-    /// Whether everything that jobs need can be reached.
-    pub ready: Check,
+    /// The services behind it, by name: whether each takes what the worker needs of it.
+    pub services: Vec<(&'static str, Check)>,
+    /// Keeps looking at them; never ends.
+    pub watch: BoxFuture<'static, ()>,
+    /// Whether the worker's credentials are looked at before the first job shows them: nobody else would tell of a service.
+    pub looks_first: bool,
     /// Cancelled when a task that keeps the connections has crashed.
     pub broken: CancellationToken,
 }
@@ -86,13 +92,19 @@ impl Backends {
         let consuming = status.clone();
         let alive: Check =
             Arc::new(move || if consuming.consuming() { Ok(()) } else { Err("not consuming jobs".to_owned()) });
-        let redis_status = redis.clone();
-        let ready: Check = Arc::new(move || {
+        let broker: Check = Arc::new(move || {
             if !status.connected() || !status.consuming() {
                 return Err("not connected to RabbitMQ".to_owned());
             }
             if status.blocked() {
                 return Err("RabbitMQ does not take messages (memory or disk alarm)".to_owned());
+            }
+            Ok(())
+        });
+        let redis_status = redis.clone();
+        let store: Check = Arc::new(move || {
+            if let Some(problem) = redis_status.problem() {
+                return Err(problem);
             }
             if !redis_status.status().available {
                 return Err("Redis does not answer".to_owned());
@@ -102,6 +114,7 @@ impl Backends {
             }
             Ok(())
         });
+        let watched = redis.clone();
         Ok(Self {
             consumer: Box::new(queue.consumer(prefetch)),
             urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
@@ -115,7 +128,9 @@ impl Backends {
             digests: Arc::new(RedisDigestStore::new(redis.clone())),
             parking: Arc::new(RedisParking::new(redis)),
             alive,
-            ready,
+            services: vec![("broker", broker), ("redis", store)],
+            watch: async move { watched.keep_watch().await }.boxed(),
+            looks_first: true,
             broken,
         })
     }
@@ -135,8 +150,10 @@ impl Backends {
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
             parking: Arc::new(MemoryParking::new(clock.clone())),
-            alive: fine.clone(),
-            ready: fine,
+            alive: fine,
+            services: Vec::new(),
+            watch: std::future::pending().boxed(),
+            looks_first: false,
             broken: CancellationToken::new(),
         }
     }

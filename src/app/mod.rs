@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,7 +28,7 @@ use crate::llm::{Llm, Profiles};
 use crate::member_watch::MemberWatch;
 use crate::metrics::Metrics;
 use crate::queue::Consumer;
-use crate::scalekit::Scalekit;
+use crate::scalekit::{OnCredentials, Scalekit};
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::webhook::Secrets;
@@ -40,6 +41,7 @@ use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::cooldown::Cooldowns;
+use crate::worker::resources::credentials::{CredentialWatch, Credentials};
 use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
@@ -63,6 +65,8 @@ pub struct App {
     broken: CancellationToken,
     fleet_clock: FleetClock,
     member_watch: MemberWatch,
+    credential_watch: CredentialWatch,
+    watch: BoxFuture<'static, ()>,
 }
 
 impl App {
@@ -71,7 +75,10 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let reference = Arc::new(ReferenceClock::new(clock));
         let clock: SharedClock = reference.clone();
-        let (scalekit, llm) = edges(&config, &clock, &metrics)?;
+        let credentials = Arc::new(Credentials::new(metrics.clone()));
+        let told = credentials.clone();
+        let (scalekit, llm) =
+            edges(&config, &clock, &metrics, Some(Arc::new(move |news| told.hear_of_scalekit(news))))?;
         warn_of_plain(&run_peers(&config));
         if let Some(warning) =
             llm.shutdown_warning(&config.model.model, clock.now().to_zoned(jiff::tz::TimeZone::UTC).date())
@@ -91,7 +98,9 @@ impl App {
             digests,
             parking,
             alive,
-            ready,
+            services,
+            watch,
+            looks_first,
             broken,
         } = backends;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
@@ -111,7 +120,14 @@ impl App {
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
         let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
+        let credential_watch = CredentialWatch {
+            credentials: credentials.clone(),
+            scalekit: scalekit.clone(),
+            llm: llm.clone(),
+            at_start: looks_first,
+        };
         let executor = Executor {
+            credentials: credentials.clone(),
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
             magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
             scalekit,
@@ -179,12 +195,20 @@ impl App {
         let stopping = shutdown.soft();
         let alive: Check = Arc::new(move || if stopping.is_cancelled() { Ok(()) } else { alive() });
         let stopping = shutdown.soft();
-        let ready: Check =
-            Arc::new(move || if stopping.is_cancelled() { Err("shutting down".to_owned()) } else { ready() });
+        let services: Arc<[(&'static str, Check)]> = services.into();
+        let asked = services.clone();
+        let ready: Check = Arc::new(move || {
+            if stopping.is_cancelled() {
+                return Err("shutting down".to_owned());
+            }
+            asked.iter().try_for_each(|(_, check)| check())?;
+            credentials.problem().map_or(Ok(()), Err)
+        });
         let tokens = Tokens::new(&config.http.tokens).map_err(|problem| anyhow::anyhow!("http.{problem}"))?;
         let facts = Endpoints {
             alive,
             ready,
+            services,
             metrics,
             parking,
             webhooks: Arc::new(webhooks),
@@ -206,6 +230,8 @@ impl App {
             broken,
             fleet_clock,
             member_watch,
+            credential_watch,
+            watch,
         })
     }
 
@@ -266,6 +292,9 @@ impl App {
         }
         self.shutdown.spawn("worker", self.worker.run(self.consumer, self.urgent));
         let (fleet_clock, broken, members) = (self.fleet_clock, self.broken, self.member_watch);
+        let credentials = self.credential_watch;
+        self.shutdown.spawn_until_stop("credentials", async move { credentials.keep().await });
+        self.shutdown.spawn_until_stop("services", self.watch);
         self.shutdown.spawn_until_stop("clock", async move { fleet_clock.keep().await });
         self.shutdown.spawn_until_stop("connections", async move { broken.cancelled().await });
         self.shutdown.spawn_until_stop("members", async move { members.keep().await });
@@ -278,6 +307,7 @@ pub(crate) fn edges(
     config: &Config,
     clock: &SharedClock,
     metrics: &Arc<Metrics>,
+    on_credentials: Option<OnCredentials>,
 ) -> anyhow::Result<(Arc<Scalekit>, Arc<Llm>)> {
     let client =
         |tls, keys| http::Client::with_tls(&config.http_client, tls, keys, clock.clone()).context("http_client");
@@ -288,6 +318,10 @@ pub(crate) fn edges(
     };
     let counted = metrics.clone();
     let scalekit = scalekit.on_retry(Arc::new(move |_, reason| counted.tool_retried(reason)));
+    let scalekit = match on_credentials {
+        Some(hook) => scalekit.on_credentials(hook),
+        None => scalekit,
+    };
     let http = client(&config.model.tls, "model.tls")?;
     let llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
     Ok((Arc::new(scalekit), Arc::new(llm)))

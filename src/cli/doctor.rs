@@ -53,7 +53,7 @@ pub(crate) async fn doctor(context: Context, arguments: DoctorArguments) -> Resu
     if connections.is_empty() {
         connections.extend(context.sources.variable("CONNECTION_NAME").map(str::to_owned));
     }
-    match app::edges(&context.config, &context.clock, &Arc::new(Metrics::default())) {
+    match app::edges(&context.config, &context.clock, &Arc::new(Metrics::default()), None) {
         Ok((scalekit, llm)) => {
             check_scalekit(&scalekit, connections, &mut report).await;
             model(&context, &llm, &mut report).await;

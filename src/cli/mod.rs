@@ -211,7 +211,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if speaks_itself && sources.variable("RUST_LOG").is_none() && arguments.log.is_none() {
         "error".clone_into(&mut config.log.filter);
     }
-    telemetry::start(&config.log).map_err(CommandError::Usage)?;
+    telemetry::start(&config.log, sources.variable("NO_COLOR").is_some()).map_err(CommandError::Usage)?;
     let context = Context { sources, config, clock: Arc::new(SystemClock) };
     match arguments.command {
         Command::Demo(arguments) => demo::demo(context, arguments).await,

@@ -42,7 +42,7 @@ pub(crate) async fn tools(context: Context, arguments: ToolsArguments) -> Result
         names.push(context.sources.variable("CONNECTION_NAME").unwrap_or("gmail").to_owned());
     }
     let metrics = Arc::new(Metrics::default());
-    let (scalekit, _) = app::edges(&context.config, &context.clock, &metrics)?;
+    let (scalekit, _) = app::edges(&context.config, &context.clock, &metrics, None)?;
     let redis = RedisClient::new(&context.config.redis).context("redis")?;
     let tool_catalog =
         ToolCatalog::new(context.config.tools.clone(), scalekit, Arc::new(RedisCache::new(redis)), metrics);

@@ -9,6 +9,7 @@ use tracing::{error, info};
 use super::{CommandError, Context};
 use crate::app::{App, Backends};
 use crate::config::{Config, Sources};
+use crate::job::OfferedEffects;
 use crate::queue::QueueError;
 use crate::schedule::Digests;
 use crate::shutdown::{Ended, Shutdown};
@@ -45,7 +46,7 @@ pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     }
     app.serve_http().await?;
     let ended = app.run().await;
-    info!(?ended, "worker ended");
+    info!(ended = ended.as_str(), "worker ended");
     Ok(if ended == Ended::InOrder { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -72,7 +73,11 @@ fn reload_on_signal(shutdown: &Shutdown, reloaded: Reloaded) -> std::io::Result<
                 (Ok(config), Some(tools)) => {
                     let (denied, ceiling) = (config.tools.deny.len(), config.tools.effects_ceiling);
                     tools.reload(config.tools);
-                    info!(denied, ?ceiling, "SIGHUP: the rules for tools are read again");
+                    info!(
+                        denied,
+                        reads_only = ceiling == OfferedEffects::Read,
+                        "SIGHUP: the rules for tools are read again"
+                    );
                 }
                 (Ok(_), None) => info!("SIGHUP: no tools are known yet"),
                 (Err(bad), _) => error!(%bad, "SIGHUP: the old rules for tools stay"),

@@ -42,6 +42,8 @@ pub(crate) struct Endpoints {
     pub alive: Check,
     /// Whether it may be given work.
     pub ready: Check,
+    /// The services behind the worker, by name, and whether each can be used.
+    pub services: Arc<[(&'static str, Check)]>,
     pub metrics: Arc<Metrics>,
     /// How many runs wait.
     pub parking: Arc<dyn Parking>,
@@ -118,6 +120,9 @@ async fn webhook(State(facts): State<Endpoints>, headers: HeaderMap, body: Bytes
 }
 
 async fn metrics(State(facts): State<Endpoints>) -> impl IntoResponse {
+    for (service, check) in facts.services.iter() {
+        facts.metrics.service_stands(service, check().is_ok());
+    }
     for waits_for in WaitsFor::ALL {
         match facts.parking.count(waits_for).await {
             Ok(count) => facts.metrics.parked(waits_for.as_str(), count),

@@ -19,6 +19,8 @@ const QUOTA_CODES: [&str; 7] = [
 ];
 const FILTER_CODES: [&str; 3] = ["content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"];
 const BUSY_CODES: [&str; 4] = ["slow_down", "server_is_overloaded", "rate_limit_exceeded", "overloaded_error"];
+/// A good key that may not use this one model: gateways say it with a 401 (LiteLLM, `proxy/_types.py`).
+const MODEL_CODES: [&str; 3] = ["key_model_access_denied", "team_model_access_denied", "model_not_found"];
 /// Longest reason of a server that goes into an error, in characters.
 const LONGEST_REASON: usize = 300;
 
@@ -232,7 +234,8 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
     if status == 402 {
         return LlmError::QuotaExhausted { code: "payment_required".to_owned(), request_id: None };
     }
-    if status == 401 || is_one_of(&["invalid_api_key"]).is_some() {
+    let one_model = is_one_of(&MODEL_CODES).is_some();
+    if status == 401 && !one_model || is_one_of(&["invalid_api_key"]).is_some() {
         return LlmError::Credentials { request_id: None };
     }
     if is_one_of(&FILTER_CODES).is_some() {
@@ -290,6 +293,17 @@ mod tests {
 
     fn failed(status: u16, body: &Value) -> LlmError {
         classify(Failure { status, should_retry: None, retry_after: None }, body)
+    }
+
+    #[test]
+    fn a_key_that_may_not_use_one_model_is_not_refused_as_such() {
+        let of = |status, code: &str| failed(status, &json!({"error": {"message": "no", "type": code, "code": "401"}}));
+        for code in MODEL_CODES {
+            assert!(matches!(of(401, code), LlmError::Rejected { status: 401, .. }), "{code}");
+        }
+        for (status, code) in [(401, "auth_error"), (403, "invalid_api_key"), (401, "")] {
+            assert!(matches!(of(status, code), LlmError::Credentials { .. }), "{status} {code}");
+        }
     }
 
     #[test]

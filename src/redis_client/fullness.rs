@@ -28,6 +28,11 @@ impl Fullness {
         }
         *lock(&self.refused) = Some(Instant::now());
     }
+
+    /// There is room again.
+    pub(super) fn passed(&self) {
+        *lock(&self.refused) = None;
+    }
 }
 
 #[cfg(test)]
@@ -44,6 +49,9 @@ mod tests {
             assert!(fullness.is_full());
         }
         tokio::time::advance(REMEMBERED / 10).await;
+        assert!(!fullness.is_full());
+        fullness.refused(&Unavailable("OOM".to_owned()));
+        fullness.passed();
         assert!(!fullness.is_full());
     }
 }

@@ -17,6 +17,7 @@ mod connection;
 mod durability;
 mod facts;
 mod fullness;
+mod health;
 mod sentinel;
 
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +42,7 @@ use breaker::Breaker;
 use connection::{RedisConnection, Target};
 use durability::DurableWrites;
 use fullness::Fullness;
+use health::Health;
 
 /// Redis did not do it: not reached, not in time, or refused (read-only, out of memory, loading). What a timed-out
 /// command did is not known. The text names the cause and holds no secret.
@@ -87,6 +89,7 @@ struct Inner {
     /// would be taken for one that it does not answer.
     places: Semaphore,
     fullness: Fullness,
+    health: Health,
     durable: DurableWrites,
 }
 
@@ -133,6 +136,7 @@ impl RedisClient {
             breaker: Breaker::new(config.breaker_failures, open_time),
             places: Semaphore::new(MOST_AT_ONCE),
             fullness: Fullness::default(),
+            health: Health::default(),
             durable: DurableWrites::new(config),
         })))
     }
@@ -242,6 +246,20 @@ impl RedisClient {
         let place = self.0.places.acquire().await;
         // Those that had places may have found out that nobody is there.
         self.0.breaker.admit()?;
+        let result = self.call_anyway(repeatable, operation).await;
+        drop(place);
+        result
+    }
+
+    /// The same past the breaker, which hears of the outcome, and beyond the places.
+    async fn call_anyway<T, F>(
+        &self,
+        repeatable: bool,
+        operation: impl Fn(RedisConnection) -> F,
+    ) -> Result<T, Unavailable>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
         let began = Instant::now();
         let attempts = async {
             match self.attempt(&operation).await {
@@ -250,7 +268,6 @@ impl RedisClient {
             }
         };
         let result = tokio::time::timeout(self.0.longest_call, attempts).await;
-        drop(place);
         match result.unwrap_or_else(|_| Err(Failure::Unreachable(io::Error::from(io::ErrorKind::TimedOut).into()))) {
             Ok(value) => {
                 self.0.breaker.succeeded();

@@ -78,7 +78,7 @@ fn content(fault: &Fault, status: u16) -> (&'static str, String) {
 fn usual_body(fault: &Fault, status: u16) -> Value {
     let message = fault.message.as_deref().unwrap_or("ordered by a fault");
     let code = fault.error_code.as_deref();
-    if fault.on == RouteGroup::Model {
+    if matches!(fault.on, RouteGroup::Model | RouteGroup::Models) {
         let mut body = model_error(message, code, None);
         let limited = code.filter(|code| *code == "insufficient_quota").unwrap_or("requests");
         match status {

@@ -22,8 +22,10 @@ pub(super) enum RouteGroup {
     Execute,
     /// `GET …/agentkit/tool_call_logs`.
     Logs,
-    /// Everything below `/v1`.
+    /// What is asked of models: everything below `/v1` but the list of them.
     Model,
+    /// `GET /v1/models` and what is below.
+    Models,
     /// The page behind a magic link.
     Consent,
 }
@@ -40,6 +42,7 @@ impl RouteGroup {
             _ if path.starts_with("/api/v1/connected_accounts") => Self::Accounts,
             _ if path.starts_with("/api/v1/tools") => Self::Tools,
             _ if path.starts_with("/api/v1/agentkit/tool_call_logs") => Self::Logs,
+            _ if path.starts_with("/v1/models") => Self::Models,
             _ if path.starts_with("/v1/") => Self::Model,
             _ if path.starts_with("/magicLink/") => Self::Consent,
             _ => return None,

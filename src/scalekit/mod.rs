@@ -7,6 +7,7 @@
 
 mod accounts;
 mod bounded;
+mod credentials;
 mod details;
 mod error;
 mod execute;
@@ -32,6 +33,7 @@ use crate::transport::{Peer, TlsConfig};
 use crate::webhook::Secrets;
 
 pub use accounts::{Account, AccountStatus, MagicLink};
+pub use credentials::{CredentialsNews, OnCredentials};
 pub use details::Details;
 pub use error::{Error, RateLimitScope};
 pub use execute::{ExecuteRequest, ToolAnswer};
@@ -147,6 +149,7 @@ pub struct Scalekit {
     clock: SharedClock,
     tokens: token::AccessTokens,
     on_retry: Option<OnRetry>,
+    on_credentials: Option<OnCredentials>,
 }
 
 impl fmt::Debug for Scalekit {
@@ -187,7 +190,8 @@ impl Scalekit {
         let problems = config.problems();
         match base(&config) {
             Ok(base) if problems.is_empty() => {
-                Ok(Self { config, base, http, clock, tokens: token::AccessTokens::default(), on_retry: None })
+                let tokens = token::AccessTokens::default();
+                Ok(Self { config, base, http, clock, tokens, on_retry: None, on_credentials: None })
             }
             _ => Err(problems),
         }
@@ -232,12 +236,22 @@ impl Scalekit {
         may_leave().await.map_err(held_back)?;
         let refused = match self.exchange(operation, request.clone().bearer(token.secret.clone())).await {
             Err(error @ Error::Credentials(_)) => error,
-            result => return result,
+            result => return self.told(result),
         };
         self.note_retry(operation, &refused, 2, Duration::ZERO);
         let token = self.token(Some(token.generation)).await?;
         may_leave().await.map_err(held_back)?;
-        self.exchange(operation, request.bearer(token.secret)).await
+        self.told(self.exchange(operation, request.bearer(token.secret)).await)
+    }
+
+    /// Tells what the end of a call shows of our credentials.
+    fn told(&self, result: Result<Response, Error>) -> Result<Response, Error> {
+        match &result {
+            Ok(_) => self.tell(CredentialsNews::Taken),
+            Err(Error::Credentials(_)) => self.tell(CredentialsNews::CallRefused),
+            Err(_) => {}
+        }
+        result
     }
 
     async fn exchange(&self, operation: Operation, request: Request) -> Result<Response, Error> {

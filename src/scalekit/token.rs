@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Error, Operation, Scalekit, object};
+use super::{CredentialsNews, Error, Operation, Scalekit, object};
 use crate::http::{Method, Request};
 
 /// Assumed where the answer does not say how long a token is good; Scalekit's live about a day.
@@ -58,10 +58,19 @@ impl Scalekit {
                 Ok(token)
             }
             Err(error) => {
+                if matches!(error, Error::Credentials(_)) {
+                    self.tell(CredentialsNews::Refused);
+                }
                 state.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
         }
+    }
+
+    /// Fetches a new token whatever there is. The old one stays where none is to be had.
+    pub(super) async fn renew_token(&self) -> Result<(), Error> {
+        let present = self.tokens.0.lock().await.token.as_ref().map(|token| token.generation);
+        self.token(present).await.map(drop)
     }
 
     async fn fetch_token(&self, generation: u64) -> Result<Token, Error> {

@@ -1,6 +1,7 @@
 //! Log lines: one for each notable event, as text for people or as JSON for machines.
 
 mod fields;
+mod filter;
 
 use std::io::IsTerminal;
 
@@ -46,16 +47,23 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error. Colour only on a terminal.
-pub(crate) fn start(config: &LogConfig) -> Result<(), String> {
+/// Starts logging to standard error. Colour only on a terminal, and not where the user wants none (`NO_COLOR`,
+/// <https://no-color.org>).
+pub(crate) fn start(config: &LogConfig, no_colour: bool) -> Result<(), String> {
     // lapin reports what the supervisor reports better, and shows frames with credentials at trace; redis reports every
     // attempt to reach a node of a cluster that is gone.
-    let filter = EnvFilter::try_new(format!("{},lapin=off,amq_protocol=off,redis=off", config.filter))
-        .map_err(|error| format!("log.filter: {error}"))?;
+    let filter = filter::problem(&config.filter).map_or_else(
+        || {
+            EnvFilter::try_new(format!("{},lapin=off,amq_protocol=off,redis=off", config.filter))
+                .map_err(|error| error.to_string())
+        },
+        Err,
+    );
+    let filter = filter.map_err(|problem| format!("log.filter (RUST_LOG): {problem}; {}", filter::ALLOWED))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(BoxMakeWriter::new(std::io::stderr))
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(!no_colour && std::io::stderr().is_terminal());
     let started = match config.format {
         LogFormat::Text => builder.with_target(false).fmt_fields(Fields::new(config)).try_init(),
         LogFormat::Json => {

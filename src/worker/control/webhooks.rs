@@ -170,7 +170,7 @@ impl Webhooks {
             return true;
         }
         if let Err(error) = self.fan_out.follow(change, progress).await {
-            warn!(webhook.ids = ?ids, %error, "not all runs could be woken");
+            warn!(webhook.ids = ids.join(", "), %error, "not all runs could be woken");
             return false;
         }
         for key in news {

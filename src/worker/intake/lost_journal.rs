@@ -12,7 +12,7 @@ use crate::job::{Job, JobId};
 use crate::journal::{Append, Claim, ClaimMode, JournalError};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, WakeUp};
-use crate::worker::rules::Lifetimes;
+use crate::worker::rules::{AfterLoss, Lifetimes};
 use crate::worker::run::leased_run::LeasedRun;
 use crate::worker::settle::disposition::{Deferral, unjournalled};
 
@@ -52,7 +52,11 @@ impl Intake {
     pub(super) fn say_journal_lost(&self, delivery: &InFlightDelivery) {
         let effects = delivery.wake_up().is_some_and(|wake_up| wake_up.effects);
         self.metrics.journal_lost();
-        warn!(effects, policy = ?self.rules.after_loss, "the journal of the run is gone: the store lost its data");
+        warn!(
+            effects,
+            restarts = self.rules.after_loss == AfterLoss::Restart,
+            "the journal of the run is gone: the store lost its data"
+        );
     }
 
     /// Whether a run that was alive elsewhere when this message came last has no journal any more. Who has it knows what

@@ -1,6 +1,7 @@
 //! From a delivery to a run in our hands: is it due, is it a job, whose is the run, how far has it come.
 
 mod admit;
+mod admitted;
 mod claim;
 mod decide;
 mod look;
@@ -128,6 +129,10 @@ impl Intake {
 
     async fn handle_job(&self, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {
         self.note_received(job, &delivery);
+        let _admitted = match self.admitted(&delivery).await {
+            Ok(permits) => permits,
+            Err(disposition) => return self.settler.settle(delivery, Some(job), *disposition).await,
+        };
         if let Some(disposition) = self.before_the_claim(job, &delivery).await {
             return self.settler.settle(delivery, Some(job), disposition).await;
         }

@@ -1,8 +1,9 @@
-//! What runs share: looks at accounts, tool lists, offers to models, magic links, the index of parked runs, and the making of
+//! What runs share: looks at accounts, whether the worker's credentials are taken, tool lists, offers to models, magic links, the index of parked runs, and the making of
 //! each value once.
 
 pub(crate) mod accounts;
 pub(crate) mod cooldown;
+pub(crate) mod credentials;
 pub(crate) mod magic_links;
 pub(crate) mod offers;
 pub(crate) mod parked_index;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::Attempt;
 use super::interruption::Interruption;
@@ -15,6 +15,7 @@ use crate::llm::{LlmError, ModelRequest};
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::{RetryDecision, retry};
 use crate::worker::resources::cooldown::SHORTEST;
+use crate::worker::resources::credentials::Service;
 use crate::worker::resources::offers::Offer;
 
 /// A rate limit that does not say when to come back.
@@ -82,7 +83,7 @@ impl Attempt<'_> {
                 usage.cached_tokens,
             );
         }
-        info!(
+        debug!(
             step = self.run().steps() + 1,
             model,
             calls = reply.message.calls.len(),
@@ -145,6 +146,9 @@ impl Attempt<'_> {
         let complete = || async {
             self.leased.lease().assure().await.map_err(Unanswered::Lost)?;
             let result = self.executor.llm.complete(&request).await;
+            if result.is_ok() {
+                self.executor.credentials.taken(Service::Model);
+            }
             metrics.model_called(
                 self.executor.llm.metric_name(request.model),
                 result.as_ref().map_or_else(LlmError::code, |_| "answered"),
@@ -169,6 +173,17 @@ impl Attempt<'_> {
         (answer, retries)
     }
 
+    /// The key was refused. Some servers say so of a good key that may not use the model which a job names.
+    async fn key_refused(&self) {
+        let llm = &self.executor.llm;
+        let own = &llm.config().model;
+        let refused = self.run().settings().model == *own
+            || matches!(llm.find_model(own).await, Err(LlmError::Credentials { .. }));
+        if refused {
+            self.executor.credentials.refused(Service::Model);
+        }
+    }
+
     /// What a failure that outlived its retries means for the run.
     async fn no_answer(&mut self, error: &LlmError) -> Result<(), Interruption> {
         let code = match error {
@@ -181,11 +196,14 @@ impl Attempt<'_> {
                 self.executor.cooldowns.begin(&self.run().settings().model, wait).await;
                 return Err(Interruption::RateLimited { wait, reason: error.to_string(), outline: error.outline() });
             }
+            LlmError::Credentials { .. } => {
+                self.key_refused().await;
+                return Err(Interruption::Credentials { reason: error.to_string(), outline: error.outline() });
+            }
             LlmError::NotSent(_)
             | LlmError::TimedOut
             | LlmError::Interrupted(_)
             | LlmError::Unavailable { .. }
-            | LlmError::Credentials { .. }
             | LlmError::BadAnswer { .. } => {
                 return Err(Interruption::Transient { reason: error.to_string(), outline: error.outline() });
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::interruption::Interruption;
 use super::lease::Lease;
@@ -159,7 +159,8 @@ impl Attempt<'_> {
                 execution_id: None,
             },
         };
-        warn!(?outcome, "a write was under way when its worker stopped");
+        let name = CallEnd::Outcome(outcome.clone()).name();
+        warn!(outcome = name, "a write was under way when its worker stopped");
         self.leased.record(vec![Event::ToolFinished { call_id: call_id.to_owned(), outcome }]).await
     }
 
@@ -223,7 +224,16 @@ impl Executor {
         let outcome = ended.name();
         self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());
         let took_milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(tool = tool.name, effect = effect.as_str(), outcome, took_milliseconds, "tool call");
+        if matches!(ended, CallEnd::Outcome(ToolOutcome::Unknown { .. })) {
+            warn!(
+                tool = tool.name,
+                effect = effect.as_str(),
+                took_milliseconds,
+                "whether the call did anything is unknown"
+            );
+        } else {
+            debug!(tool = tool.name, effect = effect.as_str(), outcome, took_milliseconds, "tool call");
+        }
         (ended, retries)
     }
 }

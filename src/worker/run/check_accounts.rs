@@ -41,7 +41,7 @@ impl Attempt<'_> {
             }
         }
         if missing.is_empty() {
-            info!("accounts are active");
+            debug!("accounts are active");
             return self.leased.note(vec![Event::AccountsReady]);
         }
         Box::pin(self.ask_user(missing, false)).await

@@ -46,6 +46,14 @@ pub enum Interruption {
         /// The same without anybody's words.
         outline: String,
     },
+    /// A service refuses the worker's credentials; costs the job nothing while it refuses everybody's.
+    #[error("{reason}")]
+    Credentials {
+        /// Who refuses them, in their words.
+        reason: String,
+        /// The same without anybody's words.
+        outline: String,
+    },
     /// The reply queue takes nothing, and the run cannot go on before its caller was told; costs the job nothing.
     #[error("the caller could not be told: {0}")]
     ReplyNotTaken(String),
@@ -79,7 +87,7 @@ impl Interruption {
     pub(crate) fn outline(&self) -> String {
         match self {
             Self::RateLimited { outline, .. } => format!("asked to come later: {outline}"),
-            Self::Transient { outline, .. } => outline.clone(),
+            Self::Transient { outline, .. } | Self::Credentials { outline, .. } => outline.clone(),
             why => why.to_string(),
         }
     }
@@ -99,9 +107,10 @@ impl From<JournalError> for Interruption {
 impl From<&scalekit::Error> for Interruption {
     fn from(error: &scalekit::Error) -> Self {
         let (reason, outline) = (error.to_string(), error.outline());
-        match error.come_back_after() {
-            Some(wait) => Self::RateLimited { wait, reason, outline },
-            None => Self::Transient { reason, outline },
+        match (error, error.come_back_after()) {
+            (scalekit::Error::Credentials(_), _) => Self::Credentials { reason, outline },
+            (_, Some(wait)) => Self::RateLimited { wait, reason, outline },
+            (_, None) => Self::Transient { reason, outline },
         }
     }
 }

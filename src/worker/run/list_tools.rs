@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::Attempt;
 use super::interruption::Interruption;
@@ -30,7 +30,7 @@ impl Attempt<'_> {
         if selected.left_out > 0 {
             warn!(tools = selected.tools.len(), left_out = selected.left_out, "more tools than the model takes");
         }
-        info!(tools = selected.tools.len(), "tools listed");
+        debug!(tools = selected.tools.len(), "tools listed");
         let offer = executor.offers.of(&profile, selected.tools).await;
         let pinned = offer.pinned.clone();
         self.leased.note(vec![Event::ToolsListed { tools: pinned, left_out: selected.left_out }])?;
@@ -46,7 +46,7 @@ impl Attempt<'_> {
             match self.executor.tool_catalog.list(&identifier, &connection).await {
                 Ok((tools, source)) => {
                     let source = FoundIn::as_str(source);
-                    info!(%connection, tools = tools.len(), source, "tool list");
+                    debug!(%connection, tools = tools.len(), source, "tool list");
                     all.extend(tools.iter().cloned());
                 }
                 Err(ToolCatalogError::Empty) => {

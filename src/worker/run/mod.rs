@@ -25,6 +25,7 @@ use super::message::reply_message::reply_message;
 use super::message::witness::Witness;
 use super::resources::accounts::SharedAccounts;
 use super::resources::cooldown::Cooldowns;
+use super::resources::credentials::{Credentials, Service};
 use super::resources::magic_links::MagicLinks;
 use super::resources::offers::{Offer, Offers};
 use super::resources::parked_index::ParkedIndex;
@@ -51,6 +52,8 @@ pub(crate) struct Executor {
     pub llm: Arc<Llm>,
     pub tool_catalog: Arc<ToolCatalog>,
     pub offers: Offers,
+    /// Whether the worker's own credentials are taken.
+    pub credentials: Arc<Credentials>,
     /// Models that asked to be left alone.
     pub cooldowns: Cooldowns,
     /// Magic links that were handed out.
@@ -135,7 +138,19 @@ impl Executor {
             {
                 attempt.end_wait(&connections).await;
             }
-            done?;
+            done.map_err(|why| self.judged(why))?;
+        }
+    }
+
+    /// Whoever refuses one run and takes others' calls with the same credentials refuses the run.
+    fn judged(&self, why: Interruption) -> Interruption {
+        match why {
+            Interruption::Credentials { reason, outline }
+                if !self.credentials.is_refused(Service::Scalekit) && !self.credentials.is_refused(Service::Model) =>
+            {
+                Interruption::Transient { reason, outline }
+            }
+            why => why,
         }
     }
 

@@ -26,6 +26,10 @@ pub(crate) const LEFT_AT_MOST: u32 = 2880;
 pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(30);
 const LONGEST_REPLY_WAIT: Duration = Duration::from_mins(10);
 
+/// A run that was under way when the worker's credentials were refused comes again after this time, and waits then before it is
+/// gone on with.
+const CREDENTIALS_WAIT: Duration = Duration::from_secs(5);
+
 /// Until a reply of this age is sent again.
 pub(crate) fn reply_wait(age: Duration) -> Duration {
     (age / 10).clamp(REPLY_WAIT, LONGEST_REPLY_WAIT)
@@ -67,15 +71,15 @@ impl Disposition {
             Self::RepeatReply(_) => "the reply is sent again".to_owned(),
             Self::Refuse { error, .. } => format!("refused: {}", error.code.as_str()),
             Self::Defer(Deferral::NextWakeUp { wait, pause, .. }) => {
-                format!("deferred by {} ms: {pause:?}", wait.as_millis())
+                format!("deferred by {} ms: {}", wait.as_millis(), pause.as_str())
             }
             Self::Defer(Deferral::Unjournalled { wait, reason }) => {
-                format!("deferred by {} ms without an entry: {reason:?}", wait.as_millis())
+                format!("deferred by {} ms without an entry: {}", wait.as_millis(), reason.as_str())
             }
             Self::Defer(_) => "deferred".to_owned(),
             Self::Requeue { .. } => "back to the queue".to_owned(),
             Self::DeadLetter(_) => "given up".to_owned(),
-            Self::DropStale(stale) => format!("done with: {stale:?}"),
+            Self::DropStale(stale) => format!("done with: {}", stale.as_str()),
         }
     }
 }
@@ -159,6 +163,19 @@ pub(crate) enum Stale {
     WebhookCopy,
 }
 
+impl Stale {
+    /// In words, for log lines.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Superseded => "a newer wake-up is under way",
+            Self::Ended => "the run has ended",
+            Self::Sealed => "the reply is out",
+            Self::OtherOccurrence => "the occurrence was published before",
+            Self::WebhookCopy => "nothing has changed for the run",
+        }
+    }
+}
+
 impl Deferral {
     /// The same message again, about which nothing new is known.
     pub(crate) fn same(wait: Duration) -> Self {
@@ -197,6 +214,7 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
         Interruption::Authorization { wait } => next(Pause::Authorization, *wait),
         Interruption::Approval { wait } => next(Pause::Approval, *wait),
         Interruption::ReplyNotTaken(_) => next(Pause::ContinueAsNew, REPLY_WAIT),
+        Interruption::Credentials { .. } => next(Pause::ContinueAsNew, CREDENTIALS_WAIT),
         Interruption::RateLimited { wait: asked, reason, .. } => {
             let (failures, policy) = budgets.rate_limited;
             let asked = (*asked).min(Duration::from_millis(policy.max_retry_after_milliseconds));
@@ -291,6 +309,15 @@ mod tests {
         }
         let waits = [0, 299, 600, 86_400].map(|age| reply_wait(Duration::from_secs(age)).as_secs());
         assert_eq!(waits, [30, 30, 60, 600]);
+    }
+
+    #[test]
+    fn a_credential_that_is_refused_costs_no_run_an_attempt() {
+        let why = Interruption::Credentials { reason: "no".into(), outline: "no".into() };
+        for failures in [0, 1000] {
+            let Disposition::Defer(Deferral::NextWakeUp { pause, .. }) = after(&why, failures) else { panic!() };
+            assert_eq!(pause, Pause::ContinueAsNew);
+        }
     }
 
     #[test]

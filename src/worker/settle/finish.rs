@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::disposition::{End, JOURNAL_WAIT, reply_wait};
+use super::ended::say_ended;
 use super::{Exit, Settler};
 use crate::agent::conclusion;
 use crate::agent::event::Event;
@@ -73,7 +74,7 @@ impl Settler {
             }
         }
         self.metrics.job_ended(outcome, working);
-        info!(outcome, working_milliseconds = working, "job ended");
+        say_ended(outcome, working, reply);
         Exit::Ack
     }
 

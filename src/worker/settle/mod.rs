@@ -4,6 +4,7 @@ mod broker_dead_letters;
 mod dead_letter;
 mod defer;
 pub(crate) mod disposition;
+mod ended;
 mod finish;
 mod hold_delivery;
 mod publish;
@@ -125,8 +126,8 @@ impl Settler {
                 release(run.as_ref()).await;
                 match stale {
                     // Every poll of a webhook's would say so.
-                    Stale::WebhookCopy => debug!(?stale, "a copy of the run's message is done with"),
-                    _ => info!(?stale, "a copy of the run's message is done with"),
+                    Stale::WebhookCopy => debug!(stale = stale.as_str(), "a copy of the run's message is done with"),
+                    _ => info!(stale = stale.as_str(), "a copy of the run's message is done with"),
                 }
                 Exit::Ack
             }

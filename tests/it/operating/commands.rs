@@ -187,8 +187,11 @@ async fn bad_usage_and_bad_configuration_end_with_64_and_name_every_problem() {
         ],
     );
     assert!(!output.all().contains("hunter"), "{}", output.all());
-    let filter = Program::new().set("RUST_LOG", "agentkit_worker=nonsense").run(&["demo"]).await;
-    assert!(filter.code == Some(64) && filter.stderr.contains("log.filter"), "{}", filter.all());
+    for filter in ["agentkit_worker=nonsense", "inof", ","] {
+        let output = Program::new().set("RUST_LOG", filter).run(&["demo"]).await;
+        assert_eq!(output.code, Some(64), "{filter}: {}", output.all());
+        contains_all(&output.stderr, &["log.filter", "RUST_LOG", "debug", "MODULE=LEVEL"]);
+    }
     for text in ["[redis]\nurl = \"hunter5\n", "[redis]\nurl = hunter5\n", "[redis]\nurl = [\"hunter5\"]\n"] {
         let program = Program::new();
         std::fs::write(program.folder().join("own.toml"), text).unwrap();

@@ -3,6 +3,7 @@
 mod commands;
 mod cost;
 mod examples;
+mod health;
 mod interventions;
 mod log;
 mod privileges;

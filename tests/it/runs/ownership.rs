@@ -71,7 +71,7 @@ async fn a_worker_that_was_paused_before_it_asks_the_model_again_does_not_ask() 
 async fn a_dead_workers_run_goes_on_when_its_lease_is_over() {
     let service = ProxiedService::new(Broker::shared().await).await;
     let model = ScriptedModel::start([turn::hang(), turn::text("from the heir")]).await;
-    let lease = [("WORKER__LEASE_SECONDS", "8")];
+    let lease = [("WORKER__LEASE_SECONDS", "8"), ("LOG__FILTER", "agentkit_worker=debug")];
     let workers = [service.worker(&model, &lease).await, service.worker(&model, &lease).await];
     service.send("job-1", "say it").await;
     model.wait_for_requests(1).await;

@@ -121,13 +121,18 @@ impl Program {
 
     /// Starts a worker and waits until it takes jobs.
     pub(crate) async fn worker(&self) -> WorkerProcess {
-        let running = self.start(&["worker"]);
-        let line = running.line("HTTP: /livez").await;
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let worker = WorkerProcess { url: format!("http://{}", line["address"].as_str().unwrap()), running };
+        let worker = self.worker_in_trouble().await;
         super::eventually("the worker is ready", || async { (worker.get("/readyz").await.0 == 200).then_some(()) })
             .await;
         worker
+    }
+
+    /// Starts a worker that may not become ready.
+    pub(crate) async fn worker_in_trouble(&self) -> WorkerProcess {
+        let running = self.start(&["worker"]);
+        let line = running.line("HTTP: /livez").await;
+        let line: Value = serde_json::from_str(&line).unwrap();
+        WorkerProcess { url: format!("http://{}", line["address"].as_str().unwrap()), running }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
