@@ -53,7 +53,7 @@ const WELL_KNOWN: [(&str, &str); 10] = [
 ];
 
 /// Everything that can be configured, each section as its component declares it; see `config/default.toml`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, schemars::JsonSchema)]
 #[expect(missing_docs, reason = "the sections are explained in config/default.toml")]
 pub struct Config {
     pub worker: WorkerConfig,
@@ -74,7 +74,7 @@ pub struct Config {
 }
 
 /// Waiting for users; see `config/default.toml`.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthorizationConfig {
     pub poll_seconds: u64,
@@ -83,7 +83,7 @@ pub struct AuthorizationConfig {
 }
 
 /// Scheduled jobs; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DigestsConfig {
     pub enabled: bool,

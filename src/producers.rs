@@ -12,7 +12,7 @@ use crate::job::{Job, OfferedEffects};
 use crate::pattern::fits_exactly;
 
 /// Where producers are named; see `config/README.md`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProducersConfig {
     /// The file, if not `producers.toml` beside the configuration file.

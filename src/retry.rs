@@ -26,7 +26,7 @@ pub enum RetryDecision {
 }
 
 /// How often and how long a call is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Attempts in all, the first included; at least 1: a policy of none is refused where it is read.

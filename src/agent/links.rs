@@ -11,7 +11,7 @@ use super::address::decoded;
 use super::link_scan::scan;
 
 /// What becomes of links that lead to hosts which are not the operator's own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkPolicy {
     /// They stay.
@@ -24,7 +24,7 @@ pub enum LinkPolicy {
 }
 
 /// The section `[answer]` of the configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerRules {
     /// What becomes of links to other hosts.

@@ -71,7 +71,7 @@ pub enum OnExpiry {
 }
 
 /// What the operator says about approval; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApprovalConfig {
     /// Which writes wait for a person; a job may ask for more, never for less.
@@ -87,6 +87,7 @@ pub struct ApprovalConfig {
     /// Whether arguments may be changed.
     pub edit: bool,
     /// 32 bytes in base64 that links are signed with; several, separated by commas, while one is replaced.
+    #[schemars(with = "String")]
     pub link_key: SecretString,
     /// Where people reach the worker's HTTP port: what links begin with.
     pub public_url: String,

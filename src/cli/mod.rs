@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod config_schema;
 pub(crate) mod dead;
 mod decide;
 pub(crate) mod demo;
@@ -67,7 +68,7 @@ Exit codes: 0 done, 1 the job failed or a run-time error, 64 bad usage or config
 
 const WHERE_TO_SET: &str = "Set it in the environment, in .env or in the file given with --config: SCALEKIT_ENV_URL, \
 SCALEKIT_CLIENT_ID,
-SCALEKIT_CLIENT_SECRET, OPENAI_API_KEY, AMQP_URL, REDIS_URL; `agentkit-worker schema config` names every key.
+SCALEKIT_CLIENT_SECRET, OPENAI_API_KEY, AMQP_URL, REDIS_URL; `agentkit-worker schema config --toml` names every key.
 Without an account: `agentkit-worker run --sandbox`.";
 
 /// Form of the log lines.
@@ -224,6 +225,6 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Tools(arguments) => tools::tools(context, arguments).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,
-        Command::Schema(arguments) => Ok(schema::schema(&arguments)),
+        Command::Schema(arguments) => schema::schema(&arguments),
     }
 }

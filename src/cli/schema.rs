@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::CommandError;
+use super::config_schema::config_schema;
 use crate::config::DEFAULTS;
 use crate::decision::DecisionBody;
 use crate::job::Job;
@@ -14,10 +16,14 @@ use crate::reply::Reply;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   agentkit-worker schema job > job.schema.json
-  agentkit-worker schema config > agentkit-worker.toml")]
+  agentkit-worker schema config > config.schema.json
+  agentkit-worker schema config --toml > agentkit-worker.toml")]
 pub struct SchemaArguments {
     /// Which one
     pub what: What,
+    /// Of the configuration: every key with its default and its meaning, as TOML
+    #[arg(long)]
+    pub toml: bool,
 }
 
 /// What can be printed.
@@ -27,25 +33,29 @@ pub enum What {
     Job,
     /// JSON Schema of the replies
     Reply,
-    /// Every configuration key with its default and its meaning, as TOML
+    /// JSON Schema of the configuration
     Config,
     /// AsyncAPI 3 document of queues and messages
     Asyncapi,
 }
 
 /// Carries out `schema`.
-pub(crate) fn schema(arguments: &SchemaArguments) -> ExitCode {
+pub(crate) fn schema(arguments: &SchemaArguments) -> Result<ExitCode, CommandError> {
+    if arguments.toml && !matches!(arguments.what, What::Config) {
+        return Err(CommandError::Usage("--toml goes with `schema config` only: messages are JSON".to_owned()));
+    }
     let document = match arguments.what {
         What::Job => Job::schema(),
         What::Reply => Reply::schema(),
         What::Asyncapi => asyncapi(),
-        What::Config => {
+        What::Config if arguments.toml => {
             print!("{DEFAULTS}");
-            return ExitCode::SUCCESS;
+            return Ok(ExitCode::SUCCESS);
         }
+        What::Config => config_schema(),
     };
     println!("{document:#}");
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Queues, messages and operations as AsyncAPI 3.0 has them.

@@ -30,7 +30,7 @@ use crate::clock::SharedClock;
 use crate::transport::{self, TlsConfig};
 
 /// How connections are made and bounded.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Longest time for name lookup, TCP and TLS together, in milliseconds. Keep it below every call's own timeout:
@@ -45,6 +45,7 @@ pub struct Config {
     /// At least one of the largest has room.
     pub large_bodies_bytes: usize,
     /// Proxy for all hosts but loopback, `http://[user:password@]host:port`.
+    #[schemars(with = "Option<String>")]
     pub proxy: Option<SecretString>,
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::tokens::{TokenConfig, Tokens};
 
 /// The HTTP port; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// `address:port`; port 0 takes any that is free.

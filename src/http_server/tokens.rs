@@ -11,11 +11,12 @@ use crate::key::digest;
 use crate::pattern::fits_exactly;
 
 /// One of `[http.tokens]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// What stands after `Bearer`.
     #[serde(default)]
+    #[schemars(with = "String")]
     pub token: SecretString,
     /// The same, in a file.
     #[serde(default)]
@@ -27,7 +28,7 @@ pub struct TokenConfig {
 }
 
 /// What a token is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub enum Scope {
     /// To send jobs.
     #[serde(rename = "jobs:write")]

@@ -34,12 +34,13 @@ use crate::transport::{Peer, TlsConfig};
 const LONGEST_IDENTIFIER: usize = 64;
 
 /// Which model, where, and how it is asked.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address under which `/chat/completions` or `/responses` is found.
     pub base_url: String,
     /// The key, sent as a bearer token; empty for servers that want none.
+    #[schemars(with = "String")]
     pub api_key: SecretString,
     /// Whether the key may go to another machine over `http`.
     pub allow_plaintext_keys: bool,
@@ -64,7 +65,7 @@ pub struct Config {
 }
 
 /// The form of the wire, as configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ApiChoice {
     /// As the model's profile says.

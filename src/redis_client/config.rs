@@ -10,10 +10,11 @@ use crate::transport::{Peer, Protection, TlsConfig};
 const NO_ADDRESS: &str = "not an address of a redis server (`redis://host:port`, `rediss://` for tls)";
 
 /// How Redis is reached.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. Of a cluster some of its nodes, separated by commas; with `sentinel` the Sentinels.
+    #[schemars(with = "String")]
     pub url: SecretString,
     /// Whom `rediss://` addresses are trusted by, and who we are to them. Read when a client is made.
     pub tls: TlsConfig,

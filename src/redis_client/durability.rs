@@ -17,7 +17,7 @@ use super::{Config, RedisClient, Unavailable, describe, lock};
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What the journal of a run is to have survived before a tool call that is more than reading leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// What Redis' own settings give; nothing is asked.

@@ -41,7 +41,7 @@ pub use logs::{LogStatus, ToolCallLog};
 pub use tools::ScopedTool;
 
 /// Where Scalekit is, who we are, and how calls are bounded.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `https://….scalekit.com`, `….scalekit.dev` or an own domain. Plain `http` is accepted for loopback, and for others
@@ -54,8 +54,10 @@ pub struct Config {
     /// `skc_…`, of the environment's API credentials.
     pub client_id: String,
     /// Sent to the token endpoint only, never printed.
+    #[schemars(with = "String")]
     pub client_secret: SecretString,
     /// Who may send webhooks: `whsec_` and base64, several separated by commas; empty: nobody.
+    #[schemars(with = "String")]
     pub webhook_secret: SecretString,
     /// Longest time for one call that looks up an account or mints a link or token, in milliseconds.
     pub control_timeout_milliseconds: u64,

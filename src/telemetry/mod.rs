@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use self::fields::Fields;
 
 /// What is logged, and how; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
     /// The form of a line.
@@ -23,11 +23,12 @@ pub struct LogConfig {
     /// How users are named in lines above `debug`.
     pub identifiers: Identifiers,
     /// What pseudonyms are made with. Without it whoever guesses an identifier can tell that the guess is right.
+    #[schemars(with = "String")]
     pub pseudonym_key: SecretString,
 }
 
 /// How users are named in lines above `debug`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Identifiers {
     /// Not at all: in lines at `debug` only.
@@ -39,7 +40,7 @@ pub enum Identifiers {
 }
 
 /// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     Text,

@@ -8,7 +8,7 @@ use super::rules::AfterLoss;
 use crate::retry::Policy;
 
 /// The worker's bounds; see `config/default.toml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerConfig {
     pub concurrency: usize,

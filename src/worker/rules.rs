@@ -15,7 +15,7 @@ use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 
 /// What the operator says about runs whose jobs leave it open.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defaults {
     /// The system message of jobs that bring none.
@@ -58,7 +58,7 @@ impl Default for Defaults {
 }
 
 /// Limits where a job gives none, and what no job may exceed.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitDefaults {
     /// Requests to the model, where the job does not say.
@@ -145,7 +145,7 @@ pub(crate) struct WorkerRules {
 }
 
 /// What becomes of a run whose journal the store lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AfterLoss {
     /// It starts again, unless it is known to have started anything that is more than reading.

@@ -48,14 +48,16 @@ use crate::retry::{Policy, RetryDecision, retry};
 use crate::transport::{Peer, Protection, TlsConfig};
 
 /// How the broker is reached and used.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Of a cluster the addresses of its nodes, separated by commas: each connection begins at a random one, and where one is away,
     /// refuses or is silent the next one is tried.
+    #[schemars(with = "String")]
     pub url: SecretString,
     /// `http://[user:password@]host:port` of RabbitMQ's management API, of one node or several, separated by commas. Asked how
     /// many members each queue has, which AMQP does not tell; nothing else needs it.
+    #[schemars(with = "Option<String>")]
     pub management_url: Option<SecretString>,
     /// Whom `amqps://` addresses, and `https://` ones of the management API, are trusted by, and who we are to them.
     pub tls: TlsConfig,

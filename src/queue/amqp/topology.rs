@@ -30,7 +30,7 @@ const REPLIES_MAX_LENGTH: i64 = 100_000;
 const REPLIES_TTL: Duration = Duration::from_hours(7 * 24);
 
 /// What is done about the queues when a connection is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TopologyMode {
     /// Declares them. A queue that exists with other arguments is refused, in words.

@@ -32,7 +32,7 @@ const NAME_BYTES: usize = 32;
 const SPREAD: f64 = 0.1;
 
 /// Rules for tools and their cache.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Seconds for which a list stays in the shared cache, give or take a tenth.
