@@ -201,8 +201,10 @@ impl DecisionBody {
         match (self.job.take(), self.approval.take()) {
             (Some(job), Some(approval)) => {
                 // As it came it may be one that no job can have.
-                let job = JobId::new(job.as_str()).ok_or("`job` is no id of a job")?;
-                self.about(job, approval)
+                let job = JobId::new(job.key()).ok_or("`job` is no id of a job")?;
+                // The approval's id tells whose job of that id it is.
+                let run = job_of(&approval).filter(|run| run.as_str() == job.as_str()).unwrap_or(job);
+                self.about(run, approval)
             }
             _ => Err("`job` and `approval` are needed".to_owned()),
         }
@@ -211,13 +213,13 @@ impl DecisionBody {
 
 /// The id of the approval that is asked for a call of `job`; `call` tells it from all others of the run.
 pub fn approval_id(job: &JobId, call: &str) -> String {
-    format!("{PREFIX}{}.{}", URL_SAFE_NO_PAD.encode(job.as_str()), digest(format!("{job}\0{call}"), 12))
+    format!("{PREFIX}{}.{}", URL_SAFE_NO_PAD.encode(job.key()), digest(format!("{}\0{call}", job.key()), 12))
 }
 
 /// The job that an approval of this id is of, as the id itself tells.
 pub fn job_of(id: &str) -> Option<JobId> {
     let (job, _) = id.strip_prefix(PREFIX)?.split_once('.')?;
-    JobId::new(String::from_utf8(URL_SAFE_NO_PAD.decode(job).ok()?).ok()?)
+    JobId::from_key(str::from_utf8(&URL_SAFE_NO_PAD.decode(job).ok()?).ok()?)
 }
 
 /// The digest of a call's arguments, in whatever order they stand.

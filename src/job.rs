@@ -1,5 +1,7 @@
 //! The job message: what a caller asks for, checked whole before anything is done with it.
 
+mod id;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::LazyLock;
@@ -8,12 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::id::MAX_ID_BYTES;
+pub use self::id::{JobId, ProducerName};
 use crate::approval::Approval;
 use crate::key::digest;
 use crate::schema::{MAX_DEPTH, Schema, depth, has_more_values};
 
-/// Longest job id in bytes. AMQP short strings end at 255 bytes and event ids are the job id plus a suffix.
-const MAX_ID_BYTES: usize = 200;
 /// Longest AMQP short string in bytes.
 const MAX_SHORT_BYTES: usize = 255;
 
@@ -22,35 +24,6 @@ const MAX_VALUES: usize = 50_000;
 /// Connections of one job, and names in each of its lists of tools.
 const MAX_CONNECTIONS: usize = 10;
 const MAX_TOOLS: usize = 1000;
-
-/// Names a job and its one run. 1 to 200 bytes, any characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct JobId(#[schemars(length(min = 1, max = 200), regex(pattern = r"^[^\x00]*$"))] String);
-
-impl JobId {
-    /// An id made of `text`, or `None` where it is empty, longer than 200 bytes, or contains a NUL.
-    pub fn new(text: impl Into<String>) -> Option<Self> {
-        let text = text.into();
-        (!text.is_empty() && text.len() <= MAX_ID_BYTES && !text.contains('\0')).then_some(Self(text))
-    }
-
-    /// An id for the worker's own records. No job can have it: a NUL is refused in theirs.
-    pub fn internal(name: &str) -> Self {
-        Self(format!("\0{name}"))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// Names an end user at Scalekit: 1 to 100 characters, any characters (Scalekit's own field limit).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -226,6 +199,15 @@ pub struct Envelope {
     pub correlation_id: Option<String>,
     /// AMQP `reply_to`.
     pub reply_to: Option<String>,
+    /// Whose job it is, where the worker has said so.
+    pub producer: Option<ProducerName>,
+}
+
+impl Envelope {
+    /// `id` as that of a job in this message.
+    pub fn owned(&self, id: JobId) -> JobId {
+        self.producer.as_ref().map_or(id.clone(), |producer| id.of_producer(producer))
+    }
 }
 
 /// The bytes are not a job. Every problem is named; what could still be read of the sender's address is kept, so that
@@ -262,7 +244,10 @@ impl Job {
             let short = |text: String| (1..=MAX_SHORT_BYTES).contains(&text.len()).then_some(text);
             Box::new(InvalidJob {
                 problems,
-                id: text("id").or_else(|| envelope.message_id.clone()).and_then(JobId::new),
+                id: text("id")
+                    .or_else(|| envelope.message_id.clone())
+                    .and_then(JobId::new)
+                    .map(|id| envelope.owned(id)),
                 reply_to: text("reply_to").or_else(|| envelope.reply_to.clone()).and_then(short),
                 correlation_id: text("correlation_id").or_else(|| envelope.correlation_id.clone()).and_then(short),
             })
@@ -314,12 +299,13 @@ impl Job {
         if job.id.is_none() {
             job.id = envelope.message_id.clone().and_then(JobId::new).or_else(|| JobId::new(job.derived_id()));
         }
+        job.id = job.id.map(|id| envelope.owned(id));
         Ok(job)
     }
 
     /// The id; every job that came through [`Job::from_slice`] has one.
     pub fn id(&self) -> JobId {
-        self.id.clone().unwrap_or_else(|| JobId(self.derived_id()))
+        self.id.clone().unwrap_or_else(|| JobId::of_text(self.derived_id()))
     }
 
     /// A digest of what shall be done: equal for two messages that ask for the same. Where the answer goes does not
@@ -412,6 +398,7 @@ mod tests {
             message_id: Some("m-1".into()),
             correlation_id: Some("c-1".into()),
             reply_to: Some("answers".into()),
+            producer: None,
         };
         let job = Job::from_slice(smallest().to_string().as_bytes(), &envelope, MAX).unwrap();
         assert_eq!((job.id().as_str(), job.reply_to.as_deref()), ("m-1", Some("answers")));
@@ -419,6 +406,49 @@ mod tests {
         value["id"] = "b-1".into();
         let job = Job::from_slice(value.to_string().as_bytes(), &envelope, MAX).unwrap();
         assert_eq!(job.id().as_str(), "b-1");
+    }
+
+    #[test]
+    fn the_same_id_of_two_producers_is_two_ids_that_callers_see_as_one() {
+        let of = |producer: &str| Envelope { producer: ProducerName::new(producer), ..Envelope::default() };
+        let mut value = smallest();
+        value["id"] = "order-1".into();
+        let read = |envelope: &Envelope| Job::from_slice(value.to_string().as_bytes(), envelope, MAX).unwrap();
+        let (nobodys, billing, shipping) = (read(&Envelope::default()), read(&of("billing")), read(&of("shipping")));
+        assert!(billing.id() != shipping.id() && billing.id() != nobodys.id());
+        assert_eq!(billing.digest(), nobodys.digest());
+        for job in [&nobodys, &billing, &shipping] {
+            assert_eq!((job.id().as_str(), job.id().to_string().as_str()), ("order-1", "order-1"));
+            assert_eq!(JobId::from_key(job.id().key()), Some(job.id()));
+            assert_eq!(job.id().of_nobody(), nobodys.id());
+            let again: Job = serde_json::from_value(serde_json::to_value(job).unwrap()).unwrap();
+            assert_eq!(again, *job, "a journal keeps whose job it is");
+        }
+        assert_eq!((billing.id().producer(), nobodys.id().producer()), (Some("billing"), None));
+        assert_eq!((&*billing.id().unique(), &*nobodys.id().unique()), ("order-1@billing", "order-1"));
+        let derived = Job::from_slice(smallest().to_string().as_bytes(), &of("billing"), MAX).unwrap();
+        assert!(derived.has_derived_id() && derived.id().producer() == Some("billing"));
+        let refused = Job::from_slice(br#"{"id": "order-1"}"#, &of("billing"), MAX).unwrap_err();
+        assert_eq!(refused.id, Some(billing.id()));
+    }
+
+    #[test]
+    fn no_id_from_outside_reaches_into_the_jobs_of_a_producer() {
+        for id in ["billing\0order-1", "\0order-1", "\0data-began"] {
+            let mut value = smallest();
+            value["id"] = id.into();
+            assert!(read(&value).is_err());
+            assert_eq!(JobId::new(id), None);
+            let envelope = Envelope { message_id: Some(id.into()), ..Envelope::default() };
+            let job = Job::from_slice(smallest().to_string().as_bytes(), &envelope, MAX).unwrap();
+            assert!(job.has_derived_id(), "the message's id is none");
+        }
+        assert_eq!(JobId::from_key("\0data-began"), None);
+        assert_eq!(JobId::from_key("billing\0a\0b"), None);
+        assert_eq!(JobId::internal("data-began").key(), "\0data-began");
+        for name in ["", "a\0b", "a@b", "a/b", "ä", &"x".repeat(33)] {
+            assert_eq!(ProducerName::new(name), None, "{name:?}");
+        }
     }
 
     #[test]

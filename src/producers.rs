@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::job::{Job, OfferedEffects};
+use crate::job::{Job, OfferedEffects, ProducerName};
 use crate::pattern::fits_exactly;
 
 /// Where producers are named; see `config/README.md`.
@@ -102,6 +102,12 @@ impl Producers {
         let mut problems = Vec::new();
         let mut owners: BTreeMap<(&str, &str), &str> = BTreeMap::new();
         for (name, producer) in &producers {
+            if ProducerName::new(name.as_str()).is_none() {
+                problems.push(format!(
+                    "producers.{}: a name has 1 to 32 letters, digits, `-`, `_` and `.`",
+                    name.escape_debug()
+                ));
+            }
             let known = [("amqp_users", &producer.amqp_users), ("tokens", &producer.tokens)];
             if known.iter().all(|(_, names)| names.is_empty()) {
                 problems.push(format!("producers.{name}: needs `amqp_users` or `tokens`, or nothing comes from it"));
@@ -134,6 +140,18 @@ impl Producers {
     /// Names of all tokens that are producers.
     pub fn tokens(&self) -> impl Iterator<Item = &String> {
         self.by_name.values().flat_map(|producer| &producer.tokens)
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// The producer that the holder of a token is.
+    pub fn of_token(&self, token: &str) -> Option<&str> {
+        let mut all = self.by_name.iter();
+        let found = all.find(|(_, producer)| producer.tokens.iter().any(|own| own == token));
+        found.map(|(name, _)| name.as_str())
     }
 
     /// The producer that a user of the broker is.
@@ -233,6 +251,8 @@ mod tests {
             ("[producers.a]\n", "needs `amqp_users`"),
             ("[producers.a]\namqp_users = [\"x\"]\nnonsense = 1\n", "nonsense"),
             ("[producers.a]\namqp_users = [\"x\"]\n[producers.b]\namqp_users = [\"x\"]\n", "is producer `a` already"),
+            ("[producers.\"\"]\namqp_users = [\"x\"]\n", "a name has"),
+            ("[producers.\"a\\u0000b\"]\namqp_users = [\"x\"]\n", "producers.a\\0b: a name has"),
             ("[producer.a]\n", "producer"),
             ("[producers.a]\namqp_users = [\"x\"]\neffects = \"all of them\"\n", "unknown variant"),
         ] {

@@ -106,8 +106,7 @@ pub enum Event {
         /// When the first of the links ends, where that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         links_end: Option<Timestamp>,
-        /// Whether a call was refused for the account's sake although Scalekit does not call it anything but ACTIVE: then
-        /// only the call itself shows that the account is good again.
+        /// Whether a call was refused although Scalekit calls the account ACTIVE: then only a call shows that it is good again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         refused_while_active: bool,
     },
@@ -167,8 +166,7 @@ pub enum Event {
     },
     /// The store lost the last lines of the journal, or all of them and the run was begun anew. What they said is not known.
     JournalLost,
-    /// The store lost the last lines of the journal: the broker was witness to the start of this call, and the journal does
-    /// not know it.
+    /// The store lost the last lines of the journal: the broker was witness to the start of this call, unknown to it.
     EndLost {
         /// The model's id of the call.
         call_id: String,
@@ -204,6 +202,9 @@ pub struct Started {
     /// Whether it may have written by then, unknown to this journal: it makes no write.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub writes_lost: bool,
+    /// Whether it is the operator's own, beside producers: no producer's job goes on with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub operators: bool,
 }
 
 /// What may be lost with the journal of a run that is begun anew.

@@ -50,6 +50,7 @@ pub(super) fn started() -> Started {
         settings,
         journal_lost: false,
         writes_lost: false,
+        operators: false,
     }
 }
 

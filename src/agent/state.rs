@@ -257,6 +257,11 @@ impl Run {
         self.started.writes_lost
     }
 
+    /// Whether the run is the operator's own, beside those of producers.
+    pub fn is_operators(&self) -> bool {
+        self.started.operators
+    }
+
     /// Whether the run may start something that is more than reading, by its tools or else by its job, or has.
     pub fn may_have_effects(&self) -> bool {
         let allowed = match &self.tools {

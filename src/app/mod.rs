@@ -215,6 +215,7 @@ impl App {
             decider,
             links: approval_links,
             tokens: Arc::new(tokens),
+            producers: Arc::new(config.producers.all.clone()),
         };
         Ok(Self {
             worker: Arc::new(worker),
@@ -352,6 +353,11 @@ pub fn lifetimes(config: &Config) -> Lifetimes {
     }
 }
 
+/// Who may send what.
+pub(crate) fn senders(config: &Config) -> Senders {
+    Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
+}
+
 fn worker_rules(config: &Config, name: String) -> WorkerRules {
     let worker = &config.worker;
     WorkerRules {
@@ -364,7 +370,7 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         crash_limit: worker.strikes,
         hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
         after_loss: worker.after_journal_loss,
-        senders: Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() },
+        senders: senders(config),
         header_key: HeaderKey::of(&config.scalekit.client_secret),
     }
 }

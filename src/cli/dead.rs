@@ -5,20 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::jobs::{broker, journal, operator};
+use super::letters::{Letter, believed, parse, take_all, take_named};
 use super::output::plain;
 use super::timeline::{Timeline, outcome};
+use super::which_run::Whose;
 use super::{CommandError, Context};
-use crate::job::{Job, JobId};
-use crate::journal::Journal;
-use crate::queue::amqp::DeadLetters;
-use crate::queue::{Delivery, Destination, Message, Publisher};
+use crate::queue::{Destination, Publisher};
 use crate::worker::control::operator::{Operator, Reopen};
 use crate::worker::control::runs::RunError;
-use crate::worker::message::dead_letter::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP};
 use crate::worker::message::fresh::{as_sent, fresh};
 
 /// Arguments of `dead`.
@@ -75,6 +72,9 @@ pub struct ListArguments {
 pub struct OneLetter {
     /// Its id, as `dead list` shows it
     pub id: String,
+    /// Whose job it is
+    #[command(flatten)]
+    pub whose: Whose,
 }
 
 /// Which letters run again.
@@ -86,6 +86,9 @@ pub struct ReplayArguments {
     /// All that are in the queue now
     #[arg(long)]
     pub all: bool,
+    /// Whose jobs they are
+    #[command(flatten)]
+    pub whose: Whose,
 }
 
 /// Which letters are thrown away.
@@ -97,126 +100,19 @@ pub struct DropArguments {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+    /// Whose jobs they are
+    #[command(flatten)]
+    pub whose: Whose,
 }
 
 /// Carries out `dead`.
 pub(crate) async fn dead(context: Context, arguments: DeadArguments) -> Result<ExitCode, CommandError> {
     match arguments.action {
         DeadAction::List(arguments) => list(&context, &arguments).await,
-        DeadAction::Show(arguments) => show(&context, &arguments.id).await,
+        DeadAction::Show(arguments) => show(&context, &arguments).await,
         DeadAction::Replay(arguments) => replay(&context, &arguments).await,
         DeadAction::Drop(arguments) => drop_letters(&context, &arguments).await,
     }
-}
-
-/// A dead letter, taken from the queue for as long as this lives.
-struct Letter {
-    id: String,
-    /// When it was given up, else when it was first published.
-    at: Option<Timestamp>,
-    reason: String,
-    attempts: Option<String>,
-    step: Option<String>,
-    detail: Option<String>,
-    size: usize,
-    delivery: Delivery,
-}
-
-impl Letter {
-    fn of(context: &Context, delivery: Delivery) -> Self {
-        let message = &delivery.message;
-        let header = |name: &str| message.properties.headers.get(name).filter(|text| !text.is_empty()).cloned();
-        let by_broker = ByBroker::of(message);
-        Self {
-            id: id(context, message),
-            at: header(DEAD_AT).and_then(|at| at.parse().ok()).or(by_broker.at).or(message.properties.timestamp),
-            reason: header(DEAD_REASON).or(by_broker.reason).unwrap_or_else(|| "put there by somebody else".to_owned()),
-            attempts: header(DEAD_ATTEMPTS),
-            step: header(DEAD_STEP),
-            detail: header(DEAD_DETAIL),
-            size: message.body.len(),
-            delivery,
-        }
-    }
-
-    /// What the journal knows better, for a letter that the broker made.
-    async fn fill_in(&mut self, context: &Context, journal: &dyn Journal) {
-        if self.attempts.is_some() {
-            return;
-        }
-        let Some(id) = JobId::new(self.id.as_str()) else { return };
-        let Ok(Ok(Some(timeline))) = journal.read(&id).await.map(|lines| Timeline::read(&lines)) else { return };
-        self.attempts = Some(timeline.run().attempts().to_string());
-        self.step = Some(timeline.run().doing(context.clock.now()));
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id, "at": self.at, "reason": self.reason, "attempts": self.attempts, "step": self.step,
-            "detail": self.detail, "bytes": self.size,
-        })
-    }
-}
-
-/// What the broker says of a letter that it made itself, in its header `x-death`
-/// (<https://www.rabbitmq.com/docs/dlx#effects>).
-#[derive(Default)]
-struct ByBroker {
-    reason: Option<String>,
-    at: Option<Timestamp>,
-}
-
-impl ByBroker {
-    fn of(message: &Message) -> Self {
-        let headers = &message.properties.headers;
-        let deaths: Vec<Value> =
-            headers.get("x-death").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let text = |name: &str| deaths.first()?.get(name)?.as_str().map(str::to_owned);
-        let reason = text("reason").or_else(|| headers.get("x-first-death-reason").cloned());
-        Self {
-            reason: reason.map(|reason| format!("broker: {reason}")),
-            at: text("time").and_then(|at| at.parse().ok()),
-        }
-    }
-}
-
-/// The job's id where the body is a job, else what else names the message.
-fn id(context: &Context, message: &Message) -> String {
-    match parse(context, message) {
-        Ok(job) => job.id().to_string(),
-        Err(Some(id)) => id.to_string(),
-        Err(None) => match &message.properties.message_id {
-            Some(id) if !id.is_empty() => id.clone(),
-            _ => crate::key::digest(&message.body, 8),
-        },
-    }
-}
-
-fn parse(context: &Context, message: &Message) -> Result<Job, Option<JobId>> {
-    Job::from_slice(&message.body, &message.envelope(), context.config.worker.max_job_bytes)
-        .map_err(|invalid| invalid.id)
-}
-
-/// The letters that are `wanted`, and the others without their bodies. Each is held until the last was taken, as one that
-/// goes back may be the next one taken; those not settled go back in their order when they are dropped.
-async fn take_all(
-    context: &Context,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<(Vec<Letter>, Vec<Letter>), CommandError> {
-    let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    Context::demand(named.collect())?;
-    let queue = DeadLetters::open(&context.config.amqp).await?;
-    let (mut found, mut others) = (Vec::new(), Vec::new());
-    while let Some(delivery) = queue.take().await? {
-        let mut letter = Letter::of(context, delivery);
-        if wanted(&letter.id) {
-            found.push(letter);
-        } else {
-            letter.delivery.message.body.clear();
-            others.push(letter);
-        }
-    }
-    Ok((found, others))
 }
 
 async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, CommandError> {
@@ -235,11 +131,15 @@ async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, 
         println!("no dead letters");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:<30}  {:<20}  {:<22}  {:>8}  {:>9}  LAST STEP", "ID", "WHEN", "REASON", "ATTEMPTS", "BYTES");
+    let producers = letters.iter().any(|letter| letter.producer().is_some());
+    let producer = |name: &str| if producers { format!("{name:<32}  ") } else { String::new() };
+    let owner = producer("PRODUCER");
+    println!("{:<30}  {owner}{:<20}  {:<22}  {:>8}  {:>9}  LAST STEP", "ID", "WHEN", "REASON", "ATTEMPTS", "BYTES");
     for letter in &letters {
         println!(
-            "{:<30}  {:<20}  {:<22}  {:>8}  {:>9}  {}",
+            "{:<30}  {}{:<20}  {:<22}  {:>8}  {:>9}  {}",
             plain(&letter.id),
+            producer(letter.producer().unwrap_or_default()),
             letter.at.map_or_else(unknown, |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             plain(&letter.reason),
             plain(&letter.attempts.clone().unwrap_or_else(unknown)),
@@ -250,14 +150,13 @@ async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(context: &Context, id: &str) -> Result<ExitCode, CommandError> {
-    let (letters, _others) = take_all(context, |found| found == id).await?;
-    missing(&[id.to_owned()], &letters)?;
+async fn show(context: &Context, arguments: &OneLetter) -> Result<ExitCode, CommandError> {
+    let (letters, _others) = take_named(context, std::slice::from_ref(&arguments.id), &arguments.whose).await?;
     for letter in &letters {
         print_letter(letter);
     }
-    let Some(id) = JobId::new(id) else { return Ok(ExitCode::SUCCESS) };
-    match journal(context)?.read(&id).await.map(|lines| Timeline::read(&lines)) {
+    let Some(id) = letters.iter().find_map(|letter| letter.run.as_ref()) else { return Ok(ExitCode::SUCCESS) };
+    match journal(context)?.read(id).await.map(|lines| Timeline::read(&lines)) {
         Ok(Ok(Some(timeline))) => {
             println!();
             timeline.print(false);
@@ -272,6 +171,9 @@ async fn show(context: &Context, id: &str) -> Result<ExitCode, CommandError> {
 fn print_letter(letter: &Letter) {
     let message = &letter.delivery.message;
     println!("id:       {}", plain(&letter.id));
+    if let Some(producer) = letter.producer() {
+        println!("producer: {producer}");
+    }
     println!("reason:   {}", plain(&letter.reason));
     let known = [("detail:  ", &letter.detail), ("attempts:", &letter.attempts), ("step:    ", &letter.step)];
     for (name, text) in known.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
@@ -297,9 +199,10 @@ async fn replay(context: &Context, arguments: &ReplayArguments) -> Result<ExitCo
     let broker = broker(context).await?;
     let operator = operator(context, &broker)?;
     let publisher = broker.publisher();
-    let wanted = |id: &str| arguments.all || arguments.ids.iter().any(|wanted| wanted == id);
-    let (letters, _others) = take_all(context, wanted).await?;
-    missing(&arguments.ids, &letters)?;
+    let (letters, _others) = match arguments.all {
+        true => take_all(context, |letter| arguments.whose.covers(letter.producer())).await?,
+        false => take_named(context, &arguments.ids, &arguments.whose).await?,
+    };
     let mut code = ExitCode::SUCCESS;
     for letter in letters {
         let id = plain(&letter.id);
@@ -322,8 +225,9 @@ async fn replay_one(
     publisher: &dyn Publisher,
     letter: Letter,
 ) -> Result<String, CommandError> {
-    let mut message = fresh(&letter.delivery.message);
-    let words = match parse(context, &letter.delivery.message) {
+    let taken = believed(context, letter.delivery.message.clone());
+    let mut message = fresh(&taken);
+    let words = match parse(context, &taken) {
         Err(_) => "sent again, although it is no job for this version".to_owned(),
         Ok(job) => match operator.reopen(&job.id()).await {
             Ok(Reopen::Unknown) => "sent again; nothing is known of an earlier run".to_owned(),
@@ -346,8 +250,7 @@ async fn replay_one(
 }
 
 async fn drop_letters(context: &Context, arguments: &DropArguments) -> Result<ExitCode, CommandError> {
-    let (letters, _others) = take_all(context, |id| arguments.ids.iter().any(|wanted| wanted == id)).await?;
-    missing(&arguments.ids, &letters)?;
+    let (letters, _others) = take_named(context, &arguments.ids, &arguments.whose).await?;
     if !arguments.yes && !confirmed(letters.len())? {
         println!("nothing dropped");
         return Ok(ExitCode::FAILURE);
@@ -368,16 +271,6 @@ fn confirmed(count: usize) -> Result<bool, CommandError> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).context("standard input")?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))
-}
-
-/// Nothing is done by halves: one id that is not there, and nothing is touched.
-fn missing(wanted: &[String], found: &[Letter]) -> Result<(), CommandError> {
-    let absent: Vec<String> =
-        wanted.iter().filter(|id| !found.iter().any(|letter| letter.id == **id)).map(|id| plain(id)).collect();
-    if absent.is_empty() {
-        return Ok(());
-    }
-    Err(anyhow!("no dead letter has the id {}; `agentkit-worker dead list` shows all", absent.join(", ")).into())
 }
 
 fn unknown() -> String {

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::decide::{self, Said};
-use super::output::plain;
 use super::timeline::{Timeline, outcome};
+use super::which_run::WhichRun;
 use super::{CommandError, Context};
 use crate::agent::run::Run;
 use crate::app;
 use crate::decision::Ruling;
-use crate::job::JobId;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Journal, JournalError};
 use crate::parking::redis::RedisParking;
@@ -38,6 +37,7 @@ pub enum JobsAction {
   agentkit-worker jobs show order-4711-summary
   agentkit-worker jobs show order-4711-summary --content
   agentkit-worker jobs show order-4711-summary --json
+  agentkit-worker jobs show order-4711-summary --producer billing
 
 Exit code 1 where no run of this id is known.")]
     Show(ShowArguments),
@@ -48,13 +48,13 @@ Exit code 1 where no run of this id is known.")]
 A run that is under way stops within a second, its model call included; a run that waits ends at once. The caller gets
 `failed/cancelled` with everything that was done until then; a tool call that was out is reported as `unknown`. A run
 that has ended before is left as it is (exit code 1, unless it had been cancelled).")]
-    Cancel(OneJob),
+    Cancel(WhichRun),
     /// Wakes a run that waits (for an authorization, a rate limit, another attempt) now
     #[command(after_help = "Example:
   agentkit-worker jobs resume order-4711-summary
 
 The run looks at once whether it can go on; if it cannot, it waits again. Nothing is run twice by it.")]
-    Resume(OneJob),
+    Resume(WhichRun),
     /// Lets the calls of a run be made that wait for approval
     #[command(after_help = "Examples:
   agentkit-worker jobs approve order-4711-summary
@@ -74,8 +74,9 @@ The reason is told to the model. Exit code 1 where nothing waits, or something e
 /// Which calls of which run, and why.
 #[derive(Debug, Args)]
 pub struct DecideArguments {
-    /// The job's id
-    pub id: String,
+    /// Which run
+    #[command(flatten)]
+    pub run: WhichRun,
     /// One call, by the model's id of it or by the approval's [default: all that wait]
     #[arg(long, value_name = "C")]
     pub call: Option<String>,
@@ -87,21 +88,15 @@ pub struct DecideArguments {
 /// Which run, and how much of it is shown.
 #[derive(Debug, Args)]
 pub struct ShowArguments {
-    /// The job's id
-    pub id: String,
+    /// Which run
+    #[command(flatten)]
+    pub run: WhichRun,
     /// Show prompts, arguments and results, too
     #[arg(long)]
     pub content: bool,
     /// Print one JSON object instead
     #[arg(long)]
     pub json: bool,
-}
-
-/// Which run.
-#[derive(Debug, Args)]
-pub struct OneJob {
-    /// The job's id
-    pub id: String,
 }
 
 impl From<RunError> for CommandError {
@@ -123,8 +118,8 @@ impl From<JournalError> for CommandError {
 pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<ExitCode, CommandError> {
     match arguments.action {
         JobsAction::Show(arguments) => show(&context, &arguments).await,
-        JobsAction::Cancel(arguments) => cancel(&context, &job_id(&arguments.id)?).await,
-        JobsAction::Resume(arguments) => resume(&context, &job_id(&arguments.id)?).await,
+        JobsAction::Cancel(run) => cancel(&context, &run).await,
+        JobsAction::Resume(run) => resume(&context, &run).await,
         JobsAction::Approve(arguments) => decide(&context, arguments, Ruling::Approve).await,
         JobsAction::Deny(arguments) => decide(&context, arguments, Ruling::Deny).await,
     }
@@ -167,14 +162,16 @@ fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
 }
 
 async fn decide(context: &Context, arguments: DecideArguments, ruling: Ruling) -> Result<ExitCode, CommandError> {
-    let DecideArguments { id, call, reason } = arguments;
-    let said = Said { job: job_id(&id)?, call, reason, ruling };
+    let DecideArguments { run, call, reason } = arguments;
+    let job = run.find(context, &*journal(context)?).await?;
+    let said = Said { job, call, reason, ruling };
     decide::decide(context, runs(context, &broker(context).await?)?, said).await
 }
 
 async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, CommandError> {
-    let id = job_id(&arguments.id)?;
-    let lines = journal(context)?.read(&id).await?;
+    let journal = journal(context)?;
+    let id = arguments.run.find(context, &*journal).await?;
+    let lines = journal.read(&id).await?;
     let timeline = Timeline::read(&lines).map_err(|error| CommandError::Other(error.into()))?;
     let Some(timeline) = timeline else { return Err(RunError::Unknown(id).into()) };
     if arguments.json {
@@ -185,7 +182,8 @@ async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn cancel(context: &Context, id: &JobId) -> Result<ExitCode, CommandError> {
+async fn cancel(context: &Context, run: &WhichRun) -> Result<ExitCode, CommandError> {
+    let id = &run.find(context, &*journal(context)?).await?;
     let operator = operator(context, &broker(context).await?)?;
     match operator.cancel(id).await? {
         Cancel::UnderWay => println!("cancelled; its worker stops within a second, and the caller is told"),
@@ -202,7 +200,8 @@ fn ended(run: &Run) -> ExitCode {
     if outcome == "failed/cancelled" { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn resume(context: &Context, id: &JobId) -> Result<ExitCode, CommandError> {
+async fn resume(context: &Context, run: &WhichRun) -> Result<ExitCode, CommandError> {
+    let id = &run.find(context, &*journal(context)?).await?;
     let operator = operator(context, &broker(context).await?)?;
     let run = operator.resume(id).await?;
     if run.is_delivered() {
@@ -215,8 +214,4 @@ async fn resume(context: &Context, id: &JobId) -> Result<ExitCode, CommandError>
         println!("woken");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn job_id(text: &str) -> Result<JobId, CommandError> {
-    JobId::new(text).ok_or_else(|| CommandError::Usage(format!("{}: an id has 1 to 200 bytes", plain(text))))
 }

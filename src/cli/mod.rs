@@ -11,6 +11,7 @@ mod doctor_transport;
 mod end_of_life;
 pub(crate) mod enqueue;
 pub(crate) mod jobs;
+mod letters;
 mod output;
 mod report;
 pub mod run;
@@ -18,6 +19,7 @@ pub(crate) mod sandbox;
 pub(crate) mod schema;
 mod timeline;
 pub(crate) mod tools;
+mod which_run;
 pub(crate) mod worker;
 
 use std::path::PathBuf;

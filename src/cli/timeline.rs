@@ -70,7 +70,8 @@ impl Timeline {
     /// For people.
     pub(super) fn print(&self, content: bool) {
         let job = self.run.job();
-        println!("run {} of {}", plain(job.id().as_str()), plain(job.identifier.as_str()));
+        let producer = job.id().producer().map(|name| format!(", a job of {name}")).unwrap_or_default();
+        println!("run {} of {}{producer}", plain(job.id().as_str()), plain(job.identifier.as_str()));
         println!("state: {}", plain(&self.state.words));
         let (attempts, steps) = self.counts();
         println!("{attempts} attempt(s), {steps} model turn(s)");
@@ -98,15 +99,19 @@ impl Timeline {
             value
         });
         let (attempts, steps) = self.counts();
-        json!({
-            "id": job.id(),
+        let mut timeline = json!({
+            "id": job.id().as_str(),
             "identifier": job.identifier,
             "state": self.state.name,
             "state_words": self.state.words,
             "attempts": attempts,
             "steps": steps,
             "timeline": rows.collect::<Vec<_>>(),
-        })
+        });
+        if let Some(producer) = job.id().producer() {
+            timeline["producer"] = producer.into();
+        }
+        timeline
     }
 }
 

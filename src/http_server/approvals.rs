@@ -115,6 +115,9 @@ pub(super) async fn decide(
     }
     let unknown = || refused(&NotDecided::Refused(Objection::Unknown));
     let Some(job) = job_of(&id) else { return unknown() };
+    if facts.producers.of_token(&token.name).is_some_and(|own| job.producer() != Some(own)) {
+        return unknown();
+    }
     match facts.decider.run(&job).await {
         Ok(run) if token.covers(&run.job().identifier) => {}
         // Whose run it is, or that there is one, is nobody else's business.

@@ -25,6 +25,7 @@ use self::tokens::Tokens;
 use crate::approval::link::Links;
 use crate::metrics::Metrics;
 use crate::parking::{Parking, WaitsFor};
+use crate::producers::Producers;
 use crate::webhook::Signed;
 use crate::worker::control::decider::Decider;
 use crate::worker::control::webhooks::{Refused, Webhooks};
@@ -55,6 +56,8 @@ pub(crate) struct Endpoints {
     pub links: Arc<Links>,
     /// Who may decide without one.
     pub tokens: Arc<Tokens>,
+    /// Which of them are producers, who decide about their own jobs alone.
+    pub producers: Arc<Producers>,
 }
 
 /// Listens on `bind`, so that the port is known before anything else starts.

@@ -83,12 +83,12 @@ impl RedisJournal {
     }
 
     fn key(&self, job: &JobId) -> String {
-        self.client.tagged_key("run", job.as_str())
+        self.client.tagged_key("run", job.key())
     }
 
     /// Of what remains of the run.
     fn sealed_key(&self, job: &JobId) -> String {
-        self.client.tagged_key("sealed", job.as_str())
+        self.client.tagged_key("sealed", job.key())
     }
 
     async fn run<T: FromRedisValue>(
@@ -121,7 +121,7 @@ impl RedisJournal {
     /// The former owner learns of it at its next renewal where this fails, so that is no reason to fail.
     async fn note_stolen(&self, job: &JobId, token: FencingToken) {
         let mut script = self.note_stolen.key(self.stolen_key());
-        script.arg(token.0).arg(job.as_str()).arg(milliseconds(STOLEN_RETENTION));
+        script.arg(token.0).arg(job.key()).arg(milliseconds(STOLEN_RETENTION));
         if let Err(error) = self.client.run::<()>(&script).await {
             warn!(job.id = %job, %error, "the run's former owner could not be told at once");
         }
@@ -275,7 +275,7 @@ impl Journal for RedisJournal {
         let key = self.stolen_key();
         let answer: Value = self.client.query(cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES")).await?;
         let pairs: Vec<(String, u64)> = read_as(answer)?;
-        Ok(pairs.into_iter().filter_map(|(job, token)| Some((JobId::new(job)?, FencingToken(token)))).collect())
+        Ok(pairs.into_iter().filter_map(|(job, token)| Some((JobId::from_key(&job)?, FencingToken(token)))).collect())
     }
 }
 

@@ -57,11 +57,11 @@ impl Parking for MemoryParking {
 
     async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError> {
         let runs = self.runs();
-        let last = from.and_then(|cursor| JobId::new(cursor.0.as_str()));
+        let last = from.and_then(|cursor| JobId::from_key(&cursor.0));
         let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let rest = runs.get(identifier).into_iter().flat_map(|of_user| of_user.range((from, Bound::Unbounded)));
         let runs: Vec<Parked> = rest.take(PAGE).map(|(_, (parked, _))| parked.clone()).collect();
-        let next = runs.last().filter(|_| runs.len() == PAGE).map(|parked| PageCursor(parked.job.to_string()));
+        let next = runs.last().filter(|_| runs.len() == PAGE).map(|parked| PageCursor(parked.job.key().to_owned()));
         Ok(ParkedPage { runs, next })
     }
 

@@ -69,13 +69,13 @@ impl Parking for RedisParking {
         let run = serde_json::to_string(parked).expect("a parked run is text");
         let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST);
         let mut script = self.park.key(self.of_user(identifier));
-        self.client.run::<()>(script.arg(parked.job.as_str()).arg(run).arg(keep)).await?;
+        self.client.run::<()>(script.arg(parked.job.key()).arg(run).arg(keep)).await?;
         let mut script = self.count_one.key(self.all(parked.waits_for));
         Ok(self.client.run(script.arg(name(identifier, &parked.job)).arg(keep)).await?)
     }
 
     async fn unpark(&self, identifier: &Identifier, job: &JobId, waits_for: WaitsFor) -> Result<(), ParkingError> {
-        self.client.query::<()>(cmd("HDEL").arg(self.of_user(identifier)).arg(job.as_str())).await?;
+        self.client.query::<()>(cmd("HDEL").arg(self.of_user(identifier)).arg(job.key())).await?;
         Ok(self.client.query(cmd("ZREM").arg(self.all(waits_for)).arg(name(identifier, job))).await?)
     }
 
@@ -90,8 +90,7 @@ impl Parking for RedisParking {
     }
 
     async fn find(&self, identifier: &Identifier, job: &JobId) -> Result<Option<Parked>, ParkingError> {
-        let run: Option<String> =
-            self.client.query(cmd("HGET").arg(self.of_user(identifier)).arg(job.as_str())).await?;
+        let run: Option<String> = self.client.query(cmd("HGET").arg(self.of_user(identifier)).arg(job.key())).await?;
         Ok(run.and_then(|run| serde_json::from_str(&run).ok()))
     }
 
@@ -107,7 +106,7 @@ const FIRST: &str = "0";
 const LONGEST: u64 = 1000 * 3600 * 24 * 365 * 100;
 
 fn name(identifier: &Identifier, job: &JobId) -> String {
-    Key::new(&[identifier.as_str(), job.as_str()]).to_string()
+    Key::new(&[identifier.as_str(), job.key()]).to_string()
 }
 
 impl From<Unavailable> for ParkingError {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::job::{Envelope, Job};
+use crate::job::{Envelope, Job, JobId, ProducerName};
 
 /// How often the job queue delivers one message before it gives it up. Only the net for workers that crash on a job: runs
 /// count their attempts in the journal. Generous, because all deliveries of a crashed worker count, innocents included.
@@ -54,11 +54,20 @@ const TRACEPARENT: &str = "traceparent";
 /// Bytes of it; those of the first version have 55.
 const LONGEST_TRACEPARENT: usize = 256;
 
+/// Header: the producer whose job the message brings, as a worker has found out. What a message itself says of it counts
+/// only where a worker has said it.
+pub const PRODUCER: &str = "x-agentkit-producer";
+
 impl Properties {
     /// The caller's trace, as headers of a message that follows from this one.
     pub fn trace_headers(&self) -> BTreeMap<String, String> {
         let trace = self.headers.get(TRACEPARENT).filter(|text| text.len() <= LONGEST_TRACEPARENT);
         trace.cloned().map(Self::trace_header).into_iter().collect()
+    }
+
+    /// Whose job a message brings, as the header that says so.
+    pub fn producer_header(producer: &str) -> (String, String) {
+        (PRODUCER.to_owned(), producer.to_owned())
     }
 
     /// A caller's trace as the header that carries it.
@@ -70,14 +79,17 @@ impl Properties {
 impl Message {
     /// The message that brings `job` to the job queue. `published` is when that happens first, where it is known.
     pub fn of_job(job: &Job, published: Option<Timestamp>) -> Self {
+        // Whose it is does not stand in the body.
+        let caller_s = Job { id: job.id.as_ref().map(JobId::of_nobody), ..job.clone() };
         Self {
-            body: Bytes::from(serde_json::to_vec(job).expect("a job is JSON types only")),
+            body: Bytes::from(serde_json::to_vec(&caller_s).expect("a job is JSON types only")),
             properties: Properties {
                 message_id: Some(job.id().to_string()),
                 correlation_id: job.correlation_id.clone(),
                 reply_to: job.reply_to.clone(),
                 content_type: Some("application/json".to_owned()),
                 timestamp: published,
+                headers: job.id().producer().map(Properties::producer_header).into_iter().collect(),
                 ..Properties::default()
             },
         }
@@ -89,6 +101,7 @@ impl Message {
             message_id: self.properties.message_id.clone(),
             correlation_id: self.properties.correlation_id.clone(),
             reply_to: self.properties.reply_to.clone(),
+            producer: self.properties.headers.get(PRODUCER).cloned().and_then(ProducerName::new),
         }
     }
 }

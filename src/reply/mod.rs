@@ -25,7 +25,7 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 pub struct Reply {
     /// The CloudEvents version, always `1.0`.
     pub specversion: String,
-    /// Deterministic: the job id and what kind of event it is; all terminal events of a job share one id, unless an
+    /// Deterministic: the job id (with `@` and the producer, where producers are named) and what kind of event it is; all terminal events of a job share one id, unless an
     /// operator lets a job that was given up run again.
     pub id: String,
     /// Who sent it.
@@ -311,9 +311,9 @@ impl Reply {
         Self::new(job, Self::RESULT, time, event)
     }
 
-    /// The one reply to a message that is no job; `id` is what could be read of its id, or a name made of its bytes.
+    /// The one reply to a message that is no job and has no id that can be read; `id` is a name made of its bytes.
     pub fn rejection(id: &str, time: Timestamp, event: ReplyEvent) -> Self {
-        Self::of(id, Self::RESULT, time, event)
+        Self::of(id, id, Self::RESULT, time, event)
     }
 
     /// A reply that something follows; `mark` tells it from the job's others.
@@ -323,17 +323,17 @@ impl Reply {
 
     /// What is said of a decision in the message `message`; no event of the job that it names.
     pub fn about_decision(job: &str, message: &str, time: Timestamp, event: ReplyEvent) -> Self {
-        Self::of(job, &format!("decision:{message}"), time, event)
+        Self::of(job, job, &format!("decision:{message}"), time, event)
     }
 
     fn new(job: &JobId, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
-        Self::of(job.as_str(), mark, time, event)
+        Self::of(&job.unique(), job.as_str(), mark, time, event)
     }
 
-    fn of(job: &str, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
+    fn of(unique: &str, job: &str, mark: &str, time: Timestamp, event: ReplyEvent) -> Self {
         Self {
             specversion: "1.0".into(),
-            id: format!("{job}:{mark}"),
+            id: format!("{unique}:{mark}"),
             source: SOURCE.into(),
             subject: job.into(),
             time,

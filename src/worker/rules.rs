@@ -100,6 +100,7 @@ impl Defaults {
             settings,
             journal_lost: false,
             writes_lost: false,
+            operators: false,
         }
     }
 }

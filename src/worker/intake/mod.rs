@@ -9,6 +9,7 @@ mod look_at_approvals;
 mod lost_journal;
 mod read;
 mod suspects;
+mod whose;
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -69,7 +70,7 @@ pub(crate) struct Intake {
 impl Intake {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(crate) async fn handle(&self, delivery: Delivery) {
-        let delivery = self.in_flight(delivery);
+        let mut delivery = self.in_flight(delivery);
         let now = self.clock.now();
         if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };
@@ -86,13 +87,14 @@ impl Intake {
                 let unread = Box::new(self.answerable(delivery.message(), unread(&delivery)));
                 Err(Box::new(Disposition::DeadLetter(Undeliverable::NotAJob(unread))))
             }
-            false => self.read(&delivery).await,
+            false => self.read(&mut delivery).await,
         };
         match read {
             Ok(job) => {
                 let job = Arc::new(job);
+                let id = job.id();
                 // On the level of errors, so that it stands beside every line, however few are wanted.
-                let span = error_span!("job", job.id = %job.id(), job.identifier = %job.identifier, job.attempt = field::Empty);
+                let span = error_span!("job", job.id = %id, job.producer = id.producer(), job.identifier = %job.identifier, job.attempt = field::Empty);
                 // Boxed: a large future is moved about otherwise, once for each of thousands of jobs.
                 let handled = AssertUnwindSafe(Box::pin(self.handle_job(&job, delivery, alone))).catch_unwind();
                 let handled = async {
@@ -111,7 +113,7 @@ impl Intake {
     }
 
     fn in_flight(&self, mut delivery: Delivery) -> InFlightDelivery {
-        delivery.message = self.rules.senders.believed(std::mem::take(&mut delivery.message));
+        delivery.message = self.rules.senders.believed(std::mem::take(&mut delivery.message), &self.rules.header_key);
         InFlightDelivery::new(delivery, self.rules.hold_at_most, &self.rules.header_key)
     }
 
@@ -254,8 +256,9 @@ impl Intake {
         alone: Option<Alone>,
     ) {
         let started = self.defaults.started(job, &self.executor.llm.config().model);
+        let operators = self.is_operators(job, &delivery);
         let (journal_lost, writes_lost) = (loss.is_some(), loss == Some(Loss::Writes));
-        let started = Started { journal_lost, writes_lost, ..started };
+        let started = Started { journal_lost, writes_lost, operators, ..started };
         if journal_lost {
             self.say_journal_lost(&delivery);
         }

@@ -14,8 +14,8 @@ const READ_AT_ONCE: usize = 16 << 10;
 
 impl Intake {
     /// The job in a message, or what becomes of one that is none to us. A wake-up is one to the worker that made it.
-    pub(super) async fn read(&self, delivery: &InFlightDelivery) -> Result<Job, Box<Disposition>> {
-        let message = delivery.message();
+    pub(super) async fn read(&self, delivery: &mut InFlightDelivery) -> Result<Job, Box<Disposition>> {
+        let message = &delivery.message().clone();
         let read = read_job(message, self.rules.max_job_bytes).await;
         // To a newer worker it would be as large.
         let fits = message.body.len() <= self.rules.max_job_bytes;
@@ -32,7 +32,7 @@ impl Intake {
                 correlation_id: job.correlation_id,
             }),
             Ok(job) => match self.refused(delivery, &job) {
-                None => return Ok(job),
+                None => return self.owned(job, delivery).await,
                 Some(undeliverable) => return Err(Box::new(Disposition::DeadLetter(undeliverable))),
             },
             Err(invalid) => invalid,

@@ -52,7 +52,7 @@ pub(super) fn unread(delivery: &InFlightDelivery) -> InvalidJob {
     let envelope = delivery.message().envelope();
     InvalidJob {
         problems: vec!["workers died with it again and again before its run began".to_owned()],
-        id: envelope.message_id.as_deref().and_then(JobId::new),
+        id: envelope.message_id.as_deref().and_then(JobId::new).map(|id| envelope.owned(id)),
         reply_to: envelope.reply_to,
         correlation_id: envelope.correlation_id,
     }

@@ -9,7 +9,7 @@ use tracing::info;
 use super::fresh::{deliveries, forget_deliveries, was_redelivered};
 use super::signature::HeaderKey;
 use super::wake_up::WakeUp;
-use crate::queue::{Delivery, Message, QueueError};
+use crate::queue::{Delivery, Message, PRODUCER, QueueError};
 
 /// A message in this worker's hands. It leaves them once, by [`InFlightDelivery::ack`] or [`InFlightDelivery::requeue`];
 /// dropped, as by a panic, it goes back to the queue.
@@ -41,6 +41,11 @@ impl InFlightDelivery {
     /// The message, as it was delivered.
     pub(crate) fn message(&self) -> &Arc<Message> {
         &self.message
+    }
+
+    /// The job is nobody's in particular, whatever was said.
+    pub(crate) fn belongs_to_nobody(&mut self) {
+        Arc::make_mut(&mut self.message).properties.headers.remove(PRODUCER);
     }
 
     /// What its headers say; `None` for a job as its caller sent it.

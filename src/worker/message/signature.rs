@@ -23,8 +23,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
 use super::fresh::{DELIVERIES, HANDED_ON};
+use super::sender::SENDER;
 use super::wake_up;
-use crate::queue::Message;
+use crate::queue::{Message, PRODUCER};
 
 /// Header: the signature of the headers below, for this message alone.
 const SIGNATURE: &str = "x-agentkit-signature";
@@ -36,6 +37,8 @@ const KIND: &str = "v1,";
 const PURPOSE: &[u8] = b"agentkit-worker: headers of messages, v1";
 /// What a worker says of a delivery.
 const OF_DELIVERIES: [&str; 2] = [HANDED_ON, DELIVERIES];
+/// Whose job a message brings: signed beside what is said of its run.
+const OF_OWNERS: [&str; 2] = [SENDER, PRODUCER];
 
 /// Signs headers, and knows its signature.
 #[derive(Clone)]
@@ -72,7 +75,11 @@ impl HeaderKey {
         headers.insert(UNPROVEN.to_owned(), "1".to_owned());
     }
 
-    fn has_signed(&self, message: &Message) -> bool {
+    /// Whether the message says anything of its run, and holders of the key have signed that.
+    pub(crate) fn has_signed(&self, message: &Message) -> bool {
+        if told(message).next().is_none() {
+            return false;
+        }
         let signature = message.properties.headers.get(SIGNATURE).and_then(|text| text.strip_prefix(KIND));
         let tag = signature.and_then(|encoded| STANDARD.decode(encoded).ok());
         tag.is_some_and(|tag| self.signature(message).verify_slice(&tag).is_ok())
@@ -90,7 +97,8 @@ impl HeaderKey {
         for text in [&properties.message_id, &properties.correlation_id, &properties.reply_to] {
             part(text.as_deref().map(str::as_bytes));
         }
-        for (name, value) in told(message) {
+        let owners = properties.headers.iter().filter(|(name, _)| OF_OWNERS.contains(&name.as_str()));
+        for (name, value) in told(message).chain(owners) {
             part(Some(name.as_bytes()));
             part(Some(value.as_bytes()));
         }

@@ -93,19 +93,20 @@ fn parked(job: &Job, message: &Message) -> Parked {
 }
 
 fn mark(job: &JobId) -> Key {
-    Key::new(&["waking", job.as_str()])
+    Key::new(&["waking", job.key()])
 }
 
 /// The message that wakes `parked`, whose job is `job` by its journal; `None` where another version wrote it.
 pub(crate) fn message(parked: &Parked, job: &Job) -> Option<Message> {
     let stored: StoredMessage = serde_json::from_str(&parked.message).ok()?;
+    let owner = job.id().producer().map(Properties::producer_header);
     let properties = Properties {
         message_id: stored.message_id,
         correlation_id: stored.correlation_id.clone(),
         reply_to: stored.reply_to.clone(),
         content_type: stored.content_type,
         timestamp: stored.timestamp,
-        headers: stored.traceparent.map(Properties::trace_header).into_iter().collect(),
+        headers: stored.traceparent.map(Properties::trace_header).into_iter().chain(owner).collect(),
         ..Properties::default()
     };
     let body = stored.body.map_or_else(

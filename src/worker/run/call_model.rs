@@ -139,7 +139,7 @@ impl Attempt<'_> {
             tool_choice: ToolChoice::Auto,
             output_schema: run.job().output_schema.as_ref(),
             max_output_tokens: None,
-            run_id: id.as_str(),
+            run_id: &id.unique(),
             user: run.job().identifier.as_str(),
         };
         let metrics = &self.executor.metrics;

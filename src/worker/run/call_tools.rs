@@ -192,7 +192,7 @@ impl Executor {
             identifier: &call.identifier,
             connection: &tool.connection,
             params: &call.arguments,
-            run_id: run_id.as_str(),
+            run_id: &run_id.unique(),
         };
         let execute = || {
             let may_leave = || async { lease.assure().await.map_err(|why| why.to_string()) };

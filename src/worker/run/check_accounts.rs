@@ -211,7 +211,7 @@ impl Attempt<'_> {
         };
         if *status != AccountStatus::PendingVerification {
             let job = self.run().job();
-            let state = digest(job.id().as_str(), 16);
+            let state = digest(job.id().key(), 16);
             let link = self.executor.magic_links.get(&job.identifier, connection, &state).await?;
             entry.link = Some(link.url);
             entry.expires_at = link.expires_at;

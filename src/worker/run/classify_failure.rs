@@ -34,7 +34,7 @@ impl Executor {
             return None;
         }
         let known = call.known_executions.as_ref()?;
-        let logs = self.scalekit.tool_call_logs(call.run_id.as_str()).await.ok()??;
+        let logs = self.scalekit.tool_call_logs(&call.run_id.unique()).await.ok()??;
         let mut rows = logs.into_iter().filter(|row| {
             row.tool == call.tool.name
                 && row.connection.as_ref().is_none_or(|connection| connection == call.tool.connection.as_str())

@@ -36,7 +36,7 @@ impl Settler {
     /// delivered, or it is given up in good order.
     async fn answer_for_the_broker(&self, letters: &dyn DeadLetterQueue) -> Result<(), QueueError> {
         for mut letter in letters.take(is_from_the_broker).await? {
-            letter.message = self.rules.senders.believed(std::mem::take(&mut letter.message));
+            letter.message = self.rules.senders.believed(std::mem::take(&mut letter.message), &self.rules.header_key);
             let letter = InFlightDelivery::new(letter, self.rules.hold_at_most, &self.rules.header_key);
             warn!(
                 message.id = letter.message().properties.message_id,

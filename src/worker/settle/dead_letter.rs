@@ -120,9 +120,11 @@ impl Settler {
             let account = Account { stop_reason: error.code.as_str().to_owned(), ..Account::default() };
             let failed = Failed { error, text: None, account };
             // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
-            let id = invalid.id.clone();
-            let id = id.map_or_else(|| crate::key::digest(&delivery.message().body, 16), |id| id.to_string());
-            let reply = Reply::rejection(&id, self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
+            let (now, event) = (self.clock.now(), ReplyEvent::Failed(Box::new(failed)));
+            let reply = match &invalid.id {
+                Some(id) => Reply::terminal(id, now, event),
+                None => Reply::rejection(&crate::key::digest(&delivery.message().body, 16), now, event),
+            };
             let correlation_id = invalid.correlation_id.clone();
             if let Err(error) = self.publish_reply(&reply, delivery, correlation_id, invalid.reply_to.clone()).await {
                 return self.reply_waits(delivery, None, REPLY_WAIT, &error).await;

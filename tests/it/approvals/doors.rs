@@ -93,6 +93,7 @@ fn configured(mut config: Config) -> Config {
     config.http.tokens = [
         ("operator".to_owned(), token(TOKEN, vec![Scope::Approvals], "*")),
         ("reader".to_owned(), token("a token without the scope", vec![Scope::JobsRead], "*")),
+        ("producer".to_owned(), token("a token of a producer", vec![Scope::Approvals], "*")),
         ("foreigner".to_owned(), token("a token for other users", vec![Scope::Approvals], "acme_*")),
     ]
     .into();
@@ -192,11 +193,22 @@ async fn a_link_of_the_key_that_is_being_replaced_is_good_and_one_of_a_key_that_
 
 #[tokio::test]
 async fn a_token_decides_for_the_users_and_the_things_that_it_is_good_for() {
-    let waiting = Waiting::start(3600).await;
+    let mut waiting = Waiting::start(3600).await;
     let approve = waiting.body("approve");
-    for (token, status) in
-        [("nobody's token at all", 401), ("a token without the scope", 403), ("a token for other users", 404)]
-    {
+    // A producer's is good for its own jobs alone, and this is none.
+    let mut config = waiting.config.clone();
+    let producers = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&producers, "[producers.billing]\ntokens = [\"producer\"]\n").unwrap();
+    config.producers.file = Some(producers.path().to_owned());
+    assert!(config.producers.read(None).unwrap());
+    let next = waiting.service.worker(config).await;
+    std::mem::replace(&mut waiting.worker, next).stop().await;
+    for (token, status) in [
+        ("nobody's token at all", 401),
+        ("a token without the scope", 403),
+        ("a token for other users", 404),
+        ("a token of a producer", 404),
+    ] {
         assert_eq!(waiting.post(token, &approve).await.0, status, "{token}");
     }
     let other = json!({"arguments_digest": "sha256:00", "decision": "approve"});

@@ -5,5 +5,6 @@ mod injections;
 mod jobs;
 mod port;
 mod producers;
+mod same_ids;
 mod schemas;
 mod tools;

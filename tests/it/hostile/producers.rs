@@ -15,13 +15,13 @@ use crate::support::scripted_model::{ScriptedModel, Turn, turn};
 use crate::support::{eventually, unique};
 
 /// A user of the broker.
-struct Producer {
-    name: String,
+pub(super) struct Producer {
+    pub(super) name: String,
     connection: Connection,
 }
 
 impl Producer {
-    async fn new(broker: &Broker, stem: &str) -> Self {
+    pub(super) async fn new(broker: &Broker, stem: &str) -> Self {
         let name = unique(stem);
         broker.control(&["add_user", &name, "secret"]).await;
         broker.control(&["set_permissions", &name, ".*", ".*", ".*"]).await;
@@ -31,7 +31,7 @@ impl Producer {
     }
 
     /// Publishes a job as `user`, with these headers; false where the broker refuses to.
-    async fn publish(&self, queue: &str, job: &Value, user: Option<&str>) -> bool {
+    pub(super) async fn publish(&self, queue: &str, job: &Value, user: Option<&str>) -> bool {
         let channel = self.connection.create_channel().await.unwrap();
         channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
         let properties = BasicProperties::default();
@@ -51,7 +51,7 @@ impl Producer {
 
 impl Producer {
     /// Publishes a job under its own name, with headers.
-    async fn publish_with(&self, queue: &str, job: &Value, headers: &[(&str, &str)]) {
+    pub(super) async fn publish_with(&self, queue: &str, job: &Value, headers: &[(&str, &str)]) {
         let mut table = FieldTable::default();
         for (name, value) in headers {
             table.insert((*name).into(), AMQPValue::LongString((*value).into()));

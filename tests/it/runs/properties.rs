@@ -95,6 +95,7 @@ impl RandomWorld {
             settings,
             journal_lost: false,
             writes_lost: false,
+            operators: false,
         };
         let connection = ConnectionName::new("gmail").unwrap();
         let definitions = [
