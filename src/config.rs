@@ -12,6 +12,7 @@ use crate::approval::ApprovalConfig;
 use crate::http_server::config::HttpConfig;
 use crate::producers::ProducersConfig;
 use crate::telemetry::LogConfig;
+use crate::telemetry::otlp::TelemetryConfig;
 use crate::worker::config::WorkerConfig;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::Defaults;
@@ -20,7 +21,7 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "worker",
     "job",
     "authorization",
@@ -36,10 +37,11 @@ const SECTIONS: [&str; 15] = [
     "http_client",
     "http",
     "log",
+    "telemetry",
 ];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
-const WELL_KNOWN: [(&str, &str); 10] = [
+const WELL_KNOWN: [(&str, &str); 12] = [
     ("AMQP_URL", "amqp.url"),
     ("REDIS_URL", "redis.url"),
     ("SCALEKIT_ENV_URL", "scalekit.environment_url"),
@@ -50,6 +52,8 @@ const WELL_KNOWN: [(&str, &str); 10] = [
     ("OPENAI_API_KEY", "model.api_key"),
     ("OPENAI_BASE_URL", "model.base_url"),
     ("RUST_LOG", "log.filter"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "telemetry.protocol"),
 ];
 
 /// Everything that can be configured, each section as its component declares it; see `config/default.toml`.
@@ -71,6 +75,7 @@ pub struct Config {
     pub http_client: http::Config,
     pub http: HttpConfig,
     pub log: LogConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 /// Waiting for users; see `config/default.toml`.
@@ -185,6 +190,7 @@ impl Config {
         let http_client = section(layers, "http_client", problems);
         let http = section(layers, "http", problems);
         let log = section(layers, "log", problems);
+        let telemetry = section(layers, "telemetry", problems);
         Some(Self {
             worker: worker?,
             job: job?,
@@ -201,6 +207,7 @@ impl Config {
             http_client: http_client?,
             http: http?,
             log: log?,
+            telemetry: telemetry?,
         })
     }
 
@@ -220,6 +227,7 @@ impl Config {
         problems.extend(named("worker", self.worker.problems()));
         problems.extend(named("approval", self.approval.problems()));
         problems.extend(named("answer", self.answer.problems()));
+        problems.extend(named("telemetry", self.telemetry.problems()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),

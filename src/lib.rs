@@ -37,6 +37,7 @@ mod schema;
 mod shutdown;
 mod telemetry;
 mod text;
+mod trace;
 mod transport;
 mod webhook;
 mod worker;

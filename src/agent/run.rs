@@ -8,8 +8,8 @@ use jiff::Timestamp;
 pub use super::awaited::Awaited;
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
+pub use super::state::{AttemptBefore, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
-pub use super::state::{LedgerEntry, OpenCall, Run};
 pub use super::transition::BadJournal;
 use super::turn;
 use crate::clock::milliseconds_between;
@@ -143,7 +143,7 @@ impl Run {
         if self.works() && !waited {
             self.working_milliseconds += milliseconds_between(self.last_at, at);
         }
-        self.last_at = at;
+        let last_at = std::mem::replace(&mut self.last_at, at);
         self.sequence += 1;
         if event.is_progress() {
             self.forgive();
@@ -153,6 +153,14 @@ impl Run {
             Event::Started(_) => {}
             Event::AttemptStarted { alone, .. } => {
                 self.crash_count = self.crash_count();
+                self.attempt_before = (self.attempts > 0).then(|| {
+                    let (ended, pause) = match self.attempt_ended {
+                        Some((ended, pause)) => (ended, Some(pause)),
+                        None => (last_at, None),
+                    };
+                    AttemptBefore { began: self.attempt_began, ended, pause }
+                });
+                (self.attempt_began, self.attempt_ended) = (at, None);
                 self.attempts += 1;
                 self.active = true;
                 self.alone = alone;
@@ -161,6 +169,7 @@ impl Run {
             }
             Event::AttemptEnded { cause, .. } => {
                 self.active = false;
+                self.attempt_ended = Some((at, cause));
                 self.usage.unknown |= self.asked;
                 self.asked = false;
                 self.transient_failures += u32::from(cause == Pause::Transient);

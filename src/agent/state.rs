@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::approvals::Approvals;
 use super::awaited::Awaited;
 use super::effect::{CallKey, Effect};
-use super::event::{GivenUp, PinnedTool, Plan, Settings, Started};
+use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job, OfferedEffects};
@@ -77,6 +77,17 @@ pub struct LedgerEntry {
     pub(super) open: bool,
 }
 
+/// The attempt before the present one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptBefore {
+    /// When it began.
+    pub began: Timestamp,
+    /// When it ended; without a pause that is when its last entry was written.
+    pub ended: Timestamp,
+    /// Why it ended; `None` where its worker was never heard of again.
+    pub pause: Option<Pause>,
+}
+
 /// Deaths of workers that had several suspects under way count for each of these up to so many.
 const SHARED_CRASHES: u32 = 2;
 
@@ -109,6 +120,9 @@ pub struct Run {
     pub(super) corrections: u32,
     pub(super) retries: BTreeMap<(String, String), u32>,
     pub(super) attempts: u32,
+    pub(super) attempt_began: Timestamp,
+    pub(super) attempt_ended: Option<(Timestamp, Pause)>,
+    pub(super) attempt_before: Option<AttemptBefore>,
     pub(super) active: bool,
     pub(super) alone: bool,
     pub(super) crash_count: u32,
@@ -157,6 +171,9 @@ impl Run {
             corrections: 0,
             retries: BTreeMap::new(),
             attempts: 0,
+            attempt_began: at,
+            attempt_ended: None,
+            attempt_before: None,
             active: false,
             alone: false,
             crash_count: 0,
@@ -171,6 +188,21 @@ impl Run {
             delivered: false,
             reopened: 0,
         }
+    }
+
+    /// What all model calls of the run took so far.
+    pub fn usage(&self) -> TotalUsage {
+        self.usage
+    }
+
+    /// When the present attempt began.
+    pub fn attempt_began(&self) -> Timestamp {
+        self.attempt_began
+    }
+
+    /// The attempt before the present one, where there was one.
+    pub fn attempt_before(&self) -> Option<AttemptBefore> {
+        self.attempt_before
     }
 
     /// The job as it was published; its id names the journal.

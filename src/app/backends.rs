@@ -24,7 +24,7 @@ use crate::journal::redis::RedisJournal;
 use crate::parking::Parking;
 use crate::parking::memory::MemoryParking;
 use crate::parking::redis::RedisParking;
-use crate::queue::amqp::AmqpQueue;
+use crate::queue::amqp::{AmqpPublisher, AmqpQueue};
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{Consumer, DeadLetterQueue, Holder, Publisher};
 use crate::redis_client::RedisClient;
@@ -65,6 +65,8 @@ pub struct Backends {
     pub services: Vec<(&'static str, Check)>,
     /// Keeps looking at them; never ends.
     pub watch: BoxFuture<'static, ()>,
+    /// The queues, where there is a broker: how full they are can be asked.
+    pub queues: Option<Arc<AmqpPublisher>>,
     /// Whether the worker's credentials are looked at before the first job shows them: nobody else would tell of a service.
     pub looks_first: bool,
     /// Cancelled when a task that keeps the connections has crashed.
@@ -128,6 +130,7 @@ impl Backends {
             digests: Arc::new(RedisDigestStore::new(redis.clone())),
             parking: Arc::new(RedisParking::new(redis)),
             alive,
+            queues: Some(queue.publisher()),
             services: vec![("broker", broker), ("redis", store)],
             watch: async move { watched.keep_watch().await }.boxed(),
             looks_first: true,
@@ -151,6 +154,7 @@ impl Backends {
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
             parking: Arc::new(MemoryParking::new(clock.clone())),
             alive: fine,
+            queues: None,
             services: Vec::new(),
             watch: std::future::pending().boxed(),
             looks_first: false,

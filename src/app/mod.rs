@@ -31,6 +31,7 @@ use crate::queue::Consumer;
 use crate::scalekit::{OnCredentials, Scalekit};
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
+use crate::telemetry::otlp::{self, Export};
 use crate::webhook::Secrets;
 use crate::worker::control::decider::Decider;
 use crate::worker::control::decisions::Decisions;
@@ -67,6 +68,7 @@ pub struct App {
     member_watch: MemberWatch,
     credential_watch: CredentialWatch,
     watch: BoxFuture<'static, ()>,
+    export: Export,
 }
 
 impl App {
@@ -100,9 +102,12 @@ impl App {
             alive,
             services,
             watch,
+            queues,
             looks_first,
             broken,
         } = backends;
+        let (tracer, export) = otlp::start(&config.telemetry, &process, &config.amqp.names(), clock.clone(), &metrics)
+            .map_err(anyhow::Error::msg)?;
         let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
         let parked = Arc::new(ParkedIndex::new(parking.clone(), cache.clone()));
@@ -140,10 +145,11 @@ impl App {
             digests: digests.clone(),
             publisher: publisher.clone(),
             metrics: metrics.clone(),
+            tracer,
             tracker: shutdown.tracker(),
             rules: executor_rules(&config),
         };
-        let member_watch = MemberWatch::new(&config, &clock, &metrics)?;
+        let member_watch = MemberWatch::new(&config, &clock, &metrics, queues)?;
         let fleet_clock = FleetClock::new(reference, journal.clone(), metrics.clone());
         let rules = worker_rules(&config, process);
         let scheduler = Scheduler {
@@ -233,6 +239,7 @@ impl App {
             member_watch,
             credential_watch,
             watch,
+            export,
         })
     }
 
@@ -299,7 +306,9 @@ impl App {
         self.shutdown.spawn_until_stop("clock", async move { fleet_clock.keep().await });
         self.shutdown.spawn_until_stop("connections", async move { broken.cancelled().await });
         self.shutdown.spawn_until_stop("members", async move { members.keep().await });
-        self.shutdown.wait(self.config.worker.grace()).await
+        let ended = self.shutdown.wait(self.config.worker.grace()).await;
+        self.export.finish().await;
+        ended
     }
 }
 

@@ -5,6 +5,7 @@ mod approvals;
 pub(crate) mod config;
 mod connections;
 mod page;
+mod process;
 pub(crate) mod tokens;
 
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use self::approvals::{DECISION_BYTES, FORM_BYTES};
 pub(crate) use self::connections::ConnectionLimits;
 use self::tokens::Tokens;
 use crate::approval::link::Links;
-use crate::metrics::Metrics;
+use crate::metrics::{Form, Metrics};
 use crate::parking::{Parking, WaitsFor};
 use crate::producers::Producers;
 use crate::webhook::Signed;
@@ -122,7 +123,12 @@ async fn webhook(State(facts): State<Endpoints>, headers: HeaderMap, body: Bytes
     }
 }
 
-async fn metrics(State(facts): State<Endpoints>) -> impl IntoResponse {
+async fn metrics(State(facts): State<Endpoints>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let form = Form::wanted(accept);
+    if let Some(figures) = process::figures().await {
+        facts.metrics.process_stands(figures);
+    }
     for (service, check) in facts.services.iter() {
         facts.metrics.service_stands(service, check().is_ok());
     }
@@ -132,5 +138,5 @@ async fn metrics(State(facts): State<Endpoints>) -> impl IntoResponse {
             Err(error) => debug!(%error, "the last count of parked runs is shown"),
         }
     }
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], facts.metrics.render())
+    ([(header::CONTENT_TYPE, form.content_type())], facts.metrics.render_as(form))
 }

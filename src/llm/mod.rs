@@ -33,6 +33,19 @@ use crate::transport::{Peer, TlsConfig};
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
 const LONGEST_IDENTIFIER: usize = 64;
 
+/// Providers by the domains of their servers (OpenTelemetry's GenAI conventions, `gen_ai.provider.name`).
+const PROVIDERS: [(&str, &str); 9] = [
+    ("anthropic.com", "anthropic"),
+    ("openai.azure.com", "azure.ai.openai"),
+    ("amazonaws.com", "aws.bedrock"),
+    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    ("deepseek.com", "deepseek"),
+    ("groq.com", "groq"),
+    ("mistral.ai", "mistral_ai"),
+    ("x.ai", "x_ai"),
+    ("moonshot.ai", "moonshot_ai"),
+];
+
 /// Which model, where, and how it is asked.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -167,6 +180,21 @@ impl Llm {
             ApiChoice::ChatCompletions => profile.over(Api::ChatCompletions),
             ApiChoice::Responses => profile.over(Api::Responses),
         }
+    }
+
+    /// Who the provider is, in the words of OpenTelemetry's conventions. A server that is none of the known ones counts as one of
+    /// the API that it speaks.
+    pub fn provider(&self) -> &'static str {
+        let host = self.base.host_str().unwrap_or_default();
+        let known = PROVIDERS
+            .iter()
+            .find(|(domain, _)| host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+        known.map_or("openai", |(_, name)| name)
+    }
+
+    /// Name and port of the server.
+    pub fn server(&self) -> (Option<String>, Option<u16>) {
+        (self.base.host_str().map(str::to_owned), self.base.port_or_known_default())
     }
 
     /// Whether a job may name the model: one that the operator allows, or the one of jobs that name none.

@@ -61,8 +61,12 @@ pub const PRODUCER: &str = "x-agentkit-producer";
 impl Properties {
     /// The caller's trace, as headers of a message that follows from this one.
     pub fn trace_headers(&self) -> BTreeMap<String, String> {
-        let trace = self.headers.get(TRACEPARENT).filter(|text| text.len() <= LONGEST_TRACEPARENT);
-        trace.cloned().map(Self::trace_header).into_iter().collect()
+        self.traceparent().map(|trace| Self::trace_header(trace.to_owned())).into_iter().collect()
+    }
+
+    /// The caller's trace, as it came.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.headers.get(TRACEPARENT).map(String::as_str).filter(|text| text.len() <= LONGEST_TRACEPARENT)
     }
 
     /// Whose job a message brings, as the header that says so.

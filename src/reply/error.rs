@@ -101,6 +101,34 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::InvalidJob,
+        Self::ProducerNotAllowed,
+        Self::IdConflict,
+        Self::ConnectionNotFound,
+        Self::ConnectionDisabled,
+        Self::NoTools,
+        Self::VerificationPending,
+        Self::AuthorizationExpired,
+        Self::ApprovalExpired,
+        Self::AccountDisconnected,
+        Self::ModelRejected,
+        Self::ModelQuota,
+        Self::ContentFiltered,
+        Self::Refused,
+        Self::StepLimit,
+        Self::ToolCallLimit,
+        Self::TokenLimit,
+        Self::DeadlineExceeded,
+        Self::LoopDetected,
+        Self::ToolErrors,
+        Self::InvalidOutput,
+        Self::AttemptsExhausted,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
     /// The code as it stands in replies and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -179,5 +207,20 @@ impl ErrorCode {
             Self::Cancelled => "send the job again under a new id if it is still wanted",
             Self::Internal => "report this with the job id; the worker's log says more",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_list_of_codes_is_whole() {
+        let schema = serde_json::to_value(schemars::schema_for!(ErrorCode)).unwrap().to_string();
+        let known: BTreeSet<&str> = ErrorCode::ALL.map(ErrorCode::as_str).into();
+        assert_eq!(known.len(), schema.matches("\"const\":").count(), "{schema}");
+        assert!(known.iter().all(|code| schema.contains(&format!("\"{code}\""))), "{schema}");
     }
 }

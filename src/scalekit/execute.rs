@@ -26,6 +26,8 @@ pub struct ExecuteRequest<'a> {
     pub params: &'a Map<String, Value>,
     /// Groups the calls of a run in Scalekit's logs (`agent_run_id`, at most 255 bytes).
     pub run_id: &'a str,
+    /// Where the call stands in a trace (W3C `traceparent`), where it is traced.
+    pub traceparent: Option<&'a str>,
 }
 
 /// The answer of a tool that ran.
@@ -53,6 +55,10 @@ impl Scalekit {
         });
         let url = self.url("/api/v1/execute_tool", &[]);
         let call = Request::new(Method::Post, url, self.tool_timeout()).json(print(&body));
+        let call = match request.traceparent {
+            Some(place) => call.header("traceparent", place),
+            None => call,
+        };
         let response = self.authorized(Operation::Execute, call, may_leave).await?;
         let mut answer = bounded_object(&response)?;
         let execution_id = text(&answer, "execution_id");

@@ -2,6 +2,7 @@
 
 mod fields;
 mod filter;
+pub(crate) mod otlp;
 
 use std::io::IsTerminal;
 

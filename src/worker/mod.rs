@@ -78,6 +78,7 @@ impl Worker {
             digests: executor.digests.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            tracer: executor.tracer.clone(),
             rules: rules.clone(),
             stop: stop.clone(),
             exchanged: watch::Sender::new(0),

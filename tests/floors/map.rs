@@ -16,6 +16,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "pattern",
             "producers",
             "metrics",
+            "trace",
             "text",
             "webhook",
         ],
@@ -79,7 +80,7 @@ const BESIDE: [(&str, &str); 12] = [
 ];
 
 /// Crates that only these modules (and what lies in them) may name.
-const KEPT: [(&str, &[&str]); 8] = [
+const KEPT: [(&str, &[&str]); 11] = [
     ("lapin", &["queue::amqp"]),
     ("async_rs", &["queue::amqp"]),
     ("tokio_rustls", &["queue::amqp"]),
@@ -88,6 +89,9 @@ const KEPT: [(&str, &[&str]); 8] = [
     ("reqwest", &["http", "sandbox"]),
     ("backoff", &["retry"]),
     ("jsonschema", &["schema"]),
+    ("opentelemetry", &["trace", "telemetry"]),
+    ("opentelemetry_sdk", &["trace", "telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
 ];
 
 /// Names that more than one public type has, and why. The list only shrinks: a name that is of one type again leaves it.

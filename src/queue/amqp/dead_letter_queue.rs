@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::topology::QueueDefinition;
 use super::{AmqpPublisher, Config, DeadLetters};
 use crate::queue::{DeadLetterQueue, Delivery, Message, QueueError};
 
@@ -23,7 +24,8 @@ impl AmqpDeadLetterQueue {
 #[async_trait]
 impl DeadLetterQueue for AmqpDeadLetterQueue {
     async fn count(&self) -> Result<u32, QueueError> {
-        Ok(self.publisher.messages_in(self.config.names().dead()).await?.unwrap_or(0))
+        let found = self.publisher.look_at(&QueueDefinition::new(self.config.names().dead())).await?;
+        Ok(found.map_or(0, |found| found.message_count()))
     }
 
     async fn take(&self, wanted: for<'m> fn(&'m Message) -> bool) -> Result<Vec<Delivery>, QueueError> {

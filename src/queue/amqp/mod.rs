@@ -10,6 +10,7 @@ mod connection;
 mod consumer;
 mod dead_letter_queue;
 mod delivery;
+mod depth;
 mod greeting;
 mod holder;
 mod inbox;
@@ -35,6 +36,7 @@ use url::Url;
 
 pub use consumer::AmqpConsumer;
 pub use dead_letter_queue::AmqpDeadLetterQueue;
+pub use depth::QueueDepth;
 pub use greeting::Greeting;
 pub use holder::AmqpHolder;
 pub use inbox::ReplyInbox;
@@ -230,7 +232,9 @@ impl AmqpQueue {
         prefetch: u16,
         without: &'static str,
     ) -> Result<Option<AmqpConsumer>, QueueError> {
-        if self.config.topology != TopologyMode::Declare && self.publisher.messages_in(queue.clone()).await?.is_none() {
+        if self.config.topology != TopologyMode::Declare
+            && self.publisher.look_at(&QueueDefinition::new(queue.clone())).await?.is_none()
+        {
             tracing::warn!(queue, "{without}");
             return Ok(None);
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation, Event, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, Event, PublisherConfirm, Queue};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -21,7 +21,7 @@ use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, explain, short, within};
 use super::reply_queues::{CONFIRMS_NOTHING, ReplyQueues};
 use super::topology::QueueDefinition;
-use super::{Config, Status, message, renewal, topology};
+use super::{Config, QueueNames, Status, message, renewal, topology};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 
 /// Queues of this kind exist for one requester's channel only; the broker answers `mandatory` for them wrongly (up to
@@ -92,12 +92,16 @@ impl AmqpPublisher {
         generation.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
-    /// How many messages of a queue are ready; `None` where it does not exist.
-    pub(super) async fn messages_in(&self, queue: String) -> Result<Option<u32>, QueueError> {
+    pub(super) fn names(&self) -> QueueNames {
+        self.config.names()
+    }
+
+    /// A queue as a passive declaration tells of it; `None` where it does not exist.
+    pub(super) async fn look_at(&self, queue: &QueueDefinition) -> Result<Option<Queue>, QueueError> {
         let (generation, timeout) = (self.generation().await?, self.config.answer_timeout());
+        // One of its own: a queue that is missing costs the channel.
         let channel = generation.link.channel(timeout).await?;
-        let found = QueueDefinition::new(queue).look(&channel, timeout).await?;
-        Ok(found.map(|found| found.message_count()))
+        queue.look(&channel, timeout).await
     }
 
     /// Publishes to a queue that is nobody's business but the caller's.

@@ -30,6 +30,7 @@ use super::message::wake_up::Reason;
 use super::message::witness::witness;
 use super::rules::{Defaults, WorkerRules};
 use super::run::Executor;
+use super::run::attempt_trace::AttemptTrace;
 use super::run::interruption::Interruption;
 use super::run::lease::Lease;
 use super::run::leased_run::LeasedRun;
@@ -332,13 +333,14 @@ impl Intake {
         let (id, message, ended) = (job.id(), delivery.message().clone(), CancellationToken::new());
         let (witness, testimonies) = witness();
         Span::current().record("job.attempt", run.run().attempts());
+        let mut traced = AttemptTrace::begin(&self.executor.tracer, &message, run.run());
         // Boxed: the future of a run is about 16 KB, and only runs under way shall take it.
         let attempt = Box::pin(async {
             let _alone = alone;
             let lease = run.lease().clone();
             tokio::select! {
                 biased;
-                result = self.executor.execute(&mut run, &message, &witness, &self.stop) => result,
+                result = self.executor.execute(&mut run, &message, &witness, &self.stop, &traced.span) => result,
                 lost = lease.lost() => Err(lost),
             }
         });
@@ -348,6 +350,7 @@ impl Intake {
             AssertUnwindSafe(attempt).catch_unwind().await
         };
         let (result, delivery) = tokio::join!(attempt, self.settler.hold(delivery, &id, testimonies, &ended));
+        traced.end(run.run(), result.as_ref().ok());
         match result {
             Ok(Ok(reply)) => self.settle(run, job, delivery, Disposition::Finish(End::Journalled(reply))).await,
             Ok(Err(why)) => self.interrupted(run, job, delivery, &why).await,

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Attempt;
 use super::interruption::Interruption;
+use super::trace_content;
 use crate::agent::event::{Event, MODEL_CALL};
 use crate::agent::examine::{self, Examined};
 use crate::agent::message::{ModelReply, ToolChoice};
@@ -14,6 +16,7 @@ use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::{RetryDecision, retry};
+use crate::trace::{Kind, Span};
 use crate::worker::resources::cooldown::SHORTEST;
 use crate::worker::resources::credentials::Service;
 use crate::worker::resources::offers::Offer;
@@ -24,6 +27,22 @@ const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 /// What a model said is checked within this time. Its steps are counted before, and take a fraction of it; this is for a
 /// process whose threads are all taken.
 const EXAMINED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the span of an answered request says.
+fn model_answered(span: &mut Span, reply: &ModelReply) {
+    if !span.is_on() {
+        return;
+    }
+    span.set_some("gen_ai.response.model", reply.model.clone());
+    let finish = if reply.message.calls.is_empty() { reply.finish.outline() } else { "tool_calls" };
+    span.list("gen_ai.response.finish_reasons", [finish.to_owned()]);
+    if let Some(usage) = reply.usage {
+        span.count("gen_ai.usage.input_tokens", usage.input_tokens);
+        span.count("gen_ai.usage.output_tokens", usage.output_tokens);
+        span.count("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens);
+    }
+    trace_content::answered(span, &reply.message, &reply.finish);
+}
 
 /// Why there is no answer.
 enum Unanswered {
@@ -58,20 +77,33 @@ impl Attempt<'_> {
         let left = self.run().remaining(self.leased.clock().now());
         let left = Duration::try_from(left).unwrap_or_default();
         let stop = self.stop;
+        let (mut span, began) = (self.model_span(), Instant::now());
         let asked = tokio::select! {
-            () = stop.cancelled() => return Err(Interruption::Shutdown),
+            () = stop.cancelled() => {
+                span.fail("shutdown");
+                return Err(Interruption::Shutdown);
+            }
             // The deadline is the run's own: its next step says so.
-            () = tokio::time::sleep(left) => return Ok(()),
-            asked = self.ask() => asked,
+            () = tokio::time::sleep(left) => {
+                span.fail("deadline_exceeded");
+                return Ok(());
+            }
+            asked = self.ask(&mut span) => asked,
         };
         let (reply, retries) = match asked {
             (Ok(reply), retries) => (reply, retries),
             (Err(Unanswered::Lost(why)), _) => return Err(why),
             (Err(Unanswered::Failed(error)), retries) => {
+                span.fail(error.code());
+                drop(span);
+                self.inferred(began, None);
                 self.leased.record(retries).await?;
                 return self.no_answer(&error).await;
             }
         };
+        model_answered(&mut span, &reply);
+        drop(span);
+        self.inferred(began, Some(&reply));
         let settings = self.run().settings();
         let model = settings.model.as_str();
         if let Some(usage) = reply.usage {
@@ -124,7 +156,7 @@ impl Attempt<'_> {
 
     /// The model's answer or last failure, and the repeats that it took. Whether the run is still ours is asked before
     /// each request: another worker may be asking the same.
-    async fn ask(&self) -> (Result<ModelReply, Unanswered>, Vec<Event>) {
+    async fn ask(&self, span: &mut Span) -> (Result<ModelReply, Unanswered>, Vec<Event>) {
         let run = self.run();
         let mut retries = Vec::new();
         let Some(offer) = &self.offer else {
@@ -166,11 +198,41 @@ impl Attempt<'_> {
             warn!(step = run.steps() + 1, attempt, wait_milliseconds, error = outline, "the model call is repeated");
             debug!(%error, "the words of the model's server");
             metrics.model_retried(error.code());
+            span.event("retry", vec![("error.type", error.code().to_owned())]);
             self.progress("retry", None);
             retries.push(Event::Retried { call: MODEL_CALL.to_owned(), reason: error.code().to_owned() });
         };
         let answer = retry(self.executor.rules.model_retry, decide, notice, complete).await;
         (answer, retries)
+    }
+
+    /// The span of one request, its repeats included.
+    fn model_span(&self) -> Span {
+        let (llm, settings) = (&self.executor.llm, self.run().settings());
+        let mut span = self.span.child(Kind::Client, || format!("chat {}", settings.model));
+        if !span.is_on() {
+            return span;
+        }
+        let (server, port) = llm.server();
+        span.set("gen_ai.operation.name", "chat");
+        span.set("gen_ai.provider.name", llm.provider());
+        span.set("gen_ai.request.model", settings.model.clone());
+        span.set("gen_ai.conversation.id", self.run().job().id().to_string());
+        span.set("gen_ai.output.type", if self.run().job().output_schema.is_some() { "json" } else { "text" });
+        span.set_some("gen_ai.request.max_tokens", llm.config().max_output_tokens.map(i64::from));
+        span.set_some("gen_ai.request.temperature", llm.config().temperature);
+        span.set_some("server.address", server);
+        span.set_some("server.port", port.map(i64::from));
+        trace_content::asked(&mut span, self.run().messages());
+        span
+    }
+
+    /// Counts a request, its repeats included.
+    fn inferred(&self, began: Instant, reply: Option<&ModelReply>) {
+        let (llm, model) = (&self.executor.llm, &self.run().settings().model);
+        let tokens = reply.and_then(|reply| reply.usage).map(|usage| (usage.input_tokens, usage.output_tokens));
+        let seconds = began.elapsed().as_secs_f64();
+        self.executor.metrics.inferred(llm.provider(), llm.metric_name(model), seconds, tokens);
     }
 
     /// The key was refused. Some servers say so of a good key that may not use the model which a job names.

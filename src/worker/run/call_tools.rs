@@ -10,13 +10,14 @@ use tracing::{debug, warn};
 use super::interruption::Interruption;
 use super::lease::Lease;
 use super::outbound_call::{CallEnd, OutboundCall};
-use super::{Attempt, Executor};
+use super::{Attempt, Executor, trace_content};
 use crate::agent::effect::{Effect, InDoubt, Ran, in_doubt};
 use crate::agent::event::{Event, NOT_SECURED, NOT_WITNESSED, Plan, ToolOutcome};
 use crate::agent::result;
 use crate::job::ConnectionName;
 use crate::retry::{RetryDecision, retry};
 use crate::scalekit::{Error, ExecuteRequest};
+use crate::trace::{Kind, Place, Span};
 use crate::worker::message::wake_up::WitnessedCall;
 
 /// What is waited for longer than this is no work.
@@ -47,8 +48,8 @@ impl Attempt<'_> {
         let mut under_way: FuturesUnordered<_> = calls
             .iter()
             .map(|call| {
-                let lease = &lease;
-                async move { (call, executor.call(call, lease).await) }
+                let (lease, span) = (&lease, tool_span(self.span, call));
+                async move { (call, executor.call(call, lease, span).await) }
             })
             .collect();
         let mut hindered: Vec<(ConnectionName, Error)> = Vec::new();
@@ -180,19 +181,57 @@ impl Attempt<'_> {
     }
 }
 
+/// The span of a call, its repeats included.
+fn tool_span(attempt: &Span, call: &OutboundCall) -> Span {
+    let tool = &call.tool;
+    let mut span = attempt.child(Kind::Internal, || format!("execute_tool {}", tool.name));
+    if !span.is_on() {
+        return span;
+    }
+    span.set("gen_ai.operation.name", "execute_tool");
+    span.set("gen_ai.tool.name", tool.name.clone());
+    span.set("gen_ai.tool.call.id", call.call_id.clone());
+    span.set("gen_ai.tool.type", "function");
+    span.set("agentkit.tool.effect", tool.effect.as_str());
+    span.set("agentkit.tool.connection", tool.connection.as_str().to_owned());
+    trace_content::arguments(&mut span, &call.arguments);
+    span
+}
+
+/// How it ended.
+fn tool_ended(span: &mut Span, ended: &CallEnd) {
+    span.set("agentkit.tool.outcome", ended.name());
+    match ended {
+        CallEnd::Outcome(outcome) => {
+            let (content, execution_id) = match outcome {
+                ToolOutcome::Done { content, execution_id } => (content, execution_id),
+                ToolOutcome::Failed { message, execution_id } | ToolOutcome::Unknown { message, execution_id } => {
+                    span.fail(ended.name());
+                    (message, execution_id)
+                }
+            };
+            span.set_some("agentkit.tool.execution_id", execution_id.clone());
+            trace_content::result(span, content);
+        }
+        CallEnd::NotRun(error) => span.fail(error.code()),
+    }
+}
+
 impl Executor {
     /// Calls as often as that is safe. A process that was paused for long may have lost the run: whether it is still ours
     /// is asked before anything leaves.
-    async fn call(&self, call: &OutboundCall, lease: &Lease) -> (CallEnd, Vec<Event>) {
+    async fn call(&self, call: &OutboundCall, lease: &Lease, mut span: Span) -> (CallEnd, Vec<Event>) {
         let OutboundCall { tool, run_id, .. } = call;
         let effect = tool.effect;
         let (mut retries, began) = (Vec::new(), Instant::now());
+        let traceparent = span.place().map(Place::header);
         let request = ExecuteRequest {
             tool: &tool.name,
             identifier: &call.identifier,
             connection: &tool.connection,
             params: &call.arguments,
             run_id: &run_id.unique(),
+            traceparent: traceparent.as_deref(),
         };
         let execute = || {
             let may_leave = || async { lease.assure().await.map_err(|why| why.to_string()) };
@@ -209,6 +248,7 @@ impl Executor {
             warn!(tool = tool.name, effect, attempt, wait_milliseconds, error = outline, "the tool call is repeated");
             debug!(tool = tool.name, %error, "Scalekit's words");
             self.metrics.tool_retried(error.code());
+            span.event("retry", vec![("error.type", error.code().to_owned())]);
             retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
         };
         let executed = retry(self.rules.tool_retry, decide, notice, execute).await;
@@ -222,6 +262,8 @@ impl Executor {
             }
         };
         let outcome = ended.name();
+        tool_ended(&mut span, &ended);
+        drop(span);
         self.metrics.tool_called(&tool.name, effect.as_str(), outcome, began.elapsed().as_secs_f64());
         let took_milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         if matches!(ended, CallEnd::Outcome(ToolOutcome::Unknown { .. })) {

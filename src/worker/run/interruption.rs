@@ -83,6 +83,31 @@ impl Interruption {
         Self::Transient { outline: reason.clone(), reason }
     }
 
+    /// In few words, for traces.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::OwnershipLost => "ownership_lost",
+            Self::Authorization { .. } => "authorization",
+            Self::Approval { .. } => "approval",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Transient { .. } => "transient",
+            Self::Credentials { .. } => "credentials",
+            Self::ReplyNotTaken(_) => "reply_not_taken",
+            Self::JournalUnavailable(_) => "journal_unavailable",
+            Self::JournalLost => "journal_lost",
+            Self::Unwitnessed(_) => "unwitnessed",
+            Self::Damaged(_) => "damaged",
+            Self::Illegal(_) => "illegal",
+            Self::Panicked(_) => "panic",
+        }
+    }
+
+    /// Whether something went wrong: waiting for people and giving a run back in good order is none of it.
+    pub(crate) fn is_failure(&self) -> bool {
+        !matches!(self, Self::Shutdown | Self::OwnershipLost | Self::Authorization { .. } | Self::Approval { .. })
+    }
+
     /// The interruption without anybody's words, which may repeat what a user wrote: for log lines.
     pub(crate) fn outline(&self) -> String {
         match self {

@@ -1,6 +1,7 @@
 //! Does what a run says comes next, journals what came of it, and asks again. Each step has a file of its own.
 
 pub(crate) mod ask_approval;
+pub(crate) mod attempt_trace;
 mod call_model;
 mod call_tools;
 pub(crate) mod check_accounts;
@@ -12,6 +13,7 @@ mod list_tools;
 mod outbound_call;
 mod progress;
 pub(crate) mod revocation;
+mod trace_content;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,7 @@ use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 use crate::reply::{ErrorDetail, Reply};
 use crate::retry::Policy;
 use crate::scalekit::Scalekit;
+use crate::trace::{Kind, Span, Tracer};
 
 /// Everything that a run needs from outside.
 pub(crate) struct Executor {
@@ -67,6 +70,7 @@ pub(crate) struct Executor {
     /// Interim replies.
     pub publisher: Arc<dyn Publisher>,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
     /// Tasks that nothing waits for but the process's end.
     pub tracker: TaskTracker,
     /// Bounds and waits.
@@ -99,6 +103,8 @@ pub(super) struct Attempt<'a> {
     /// Knows of calls that are more than reading before they leave.
     pub(super) witness: &'a Witness,
     pub(super) stop: &'a CancellationToken,
+    /// The attempt in its trace.
+    pub(super) span: &'a Span,
     offer: Option<Arc<Offer>>,
 }
 
@@ -110,8 +116,9 @@ impl Executor {
         message: &Message,
         witness: &Witness,
         stop: &CancellationToken,
+        span: &Span,
     ) -> Result<Box<Reply>, Interruption> {
-        let mut attempt = Attempt { executor: self, leased, message, witness, stop, offer: None };
+        let mut attempt = Attempt { executor: self, leased, message, witness, stop, span, offer: None };
         loop {
             let now = attempt.leased.clock().now();
             let step = attempt.leased.run().next(now);
@@ -183,7 +190,13 @@ impl Attempt<'_> {
         let job = self.run().job();
         let message = reply_message(reply, self.message, job);
         self.leased.lease().assure().await?;
+        let mut span = self.span.child(Kind::Producer, || "send".to_owned());
+        span.sends_reply(job.reply_to.as_deref());
         let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
+        if published.is_err() {
+            span.fail("not_published");
+        }
+        drop(span);
         let published = published.map_err(|error| match error {
             QueueError::NotTaken { .. } => Interruption::ReplyNotTaken(error.to_string()),
             error => Interruption::transient(error.to_string()),

@@ -37,7 +37,7 @@ impl Settler {
     /// Publishes the run's reply, and its dead letter where it was given up, seals its journal, acks; in that order.
     /// Wherever it is cut off, the next one begins here again.
     async fn deliver(&self, delivery: &InFlightDelivery, job: &Job, run: &mut LeasedRun, reply: &Reply) -> Exit {
-        if let Err(error) = self.send_reply(reply, delivery, job).await {
+        if let Err(error) = self.send_reply(reply, delivery, job, Some(run.run().attempts())).await {
             let age = Duration::from_millis(milliseconds_between(reply.time, self.clock.now()));
             return self.reply_waits(delivery, Some(run), reply_wait(age), &error).await;
         }

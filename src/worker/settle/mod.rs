@@ -31,6 +31,7 @@ use crate::job::Job;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::queue::{Holder, Publisher};
+use crate::trace::Tracer;
 
 pub(crate) struct Settler {
     pub(crate) journal: Arc<dyn Journal>,
@@ -40,6 +41,7 @@ pub(crate) struct Settler {
     pub(crate) digests: Arc<dyn DigestStore>,
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tracer: Tracer,
     pub(crate) rules: Arc<WorkerRules>,
     pub(crate) stop: CancellationToken,
     /// Runs under way whose deliveries were exchanged for held messages.
@@ -107,7 +109,7 @@ impl Settler {
             (Disposition::RepeatReply(reply), Some(job), _) => {
                 release(run.as_ref()).await;
                 info!("the job has its reply already; it is sent again");
-                match self.send_reply(&reply, delivery, job).await {
+                match self.send_reply(&reply, delivery, job, None).await {
                     Ok(()) => Exit::Ack,
                     Err(error) => self.reply_waits(delivery, None, REPLY_WAIT, &error).await,
                 }

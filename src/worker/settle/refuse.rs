@@ -12,17 +12,25 @@ use crate::reply::{Account, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::reply_message::answer;
 use crate::worker::message::wake_up::Reason;
+use crate::worker::run::attempt_trace::{send_span, trace_of};
 use crate::worker::run::leased_run::LeasedRun;
 
 impl Settler {
-    /// Sends a reply to the caller of `job`.
+    /// Sends a reply to the caller of `job`, after this attempt of its run, if it was one.
     pub(super) async fn send_reply(
         &self,
         reply: &Reply,
         delivery: &InFlightDelivery,
         job: &Job,
+        attempt: Option<u32>,
     ) -> Result<(), QueueError> {
-        self.publish_reply(reply, delivery, job.correlation_id.clone(), job.reply_to.clone()).await
+        let trace = trace_of(&self.tracer, delivery.message(), &job.id());
+        let mut span = send_span(&trace, attempt, job.reply_to.as_deref(), self.clock.now());
+        let sent = self.publish_reply(reply, delivery, job.correlation_id.clone(), job.reply_to.clone()).await;
+        if sent.is_err() {
+            span.fail("not_published");
+        }
+        sent
     }
 
     /// Sends `reply` to the queue `to`; cut where it is too large for a message, and always in the same way.
@@ -101,7 +109,7 @@ impl Settler {
         let account = Account { stop_reason: code.to_owned(), metadata: job.metadata.clone(), ..Account::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), mark, self.clock.now(), event);
-        self.send_reply(&reply, delivery, job).await?;
+        self.send_reply(&reply, delivery, job, None).await?;
         self.metrics.job_ended(code, 0);
         Ok(())
     }

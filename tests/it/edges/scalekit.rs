@@ -63,6 +63,9 @@ fn gmail() -> ConnectionName {
     ConnectionName::new("gmail").unwrap()
 }
 
+/// Where the call stands in its trace.
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 async fn execute(scalekit: &Scalekit) -> Result<ToolAnswer, Error> {
     let (identifier, connection) = (user(), gmail());
     let params = Map::from_iter([("query".to_owned(), json!("is:unread"))]);
@@ -72,6 +75,7 @@ async fn execute(scalekit: &Scalekit) -> Result<ToolAnswer, Error> {
         connection: &connection,
         params: &params,
         run_id: "job-1",
+        traceparent: Some(TRACEPARENT),
     };
     scalekit.execute(&request, async || Ok(())).await
 }
@@ -232,6 +236,7 @@ async fn what_runs_a_tool_is_sent_once_and_says_who_and_where() {
         json!({"tool_name": "gmail_fetch_mails", "connector": "gmail", "identifier": "user_123",
                "params": {"query": "is:unread"}, "agent_run_id": "job-1"})
     );
+    assert_eq!(requests[0].headers["traceparent"], TRACEPARENT);
 }
 
 #[tokio::test]

@@ -10,3 +10,4 @@ mod privileges;
 mod reconnection;
 mod replies;
 mod service;
+mod traces;

@@ -52,8 +52,14 @@ async fn an_account_is_linked_and_its_tools_are_listed_and_run() {
     assert!(scalekit.scoped_tools(&identifier, &github).await.unwrap().len() > 128);
 
     let params: Map<String, Value> = serde_json::from_str(r#"{"owner": "o", "repo": "r"}"#).unwrap();
-    let call =
-        |tool| ExecuteRequest { tool, identifier: &identifier, connection: &github, params: &params, run_id: "run-1" };
+    let call = |tool| ExecuteRequest {
+        tool,
+        identifier: &identifier,
+        connection: &github,
+        params: &params,
+        run_id: "run-1",
+        traceparent: None,
+    };
     let answer = scalekit.execute(&call("github_issues_list"), async || Ok(())).await.unwrap();
     assert_eq!(answer.data.as_array().unwrap().len(), 3);
     assert!(matches!(scalekit.execute(&call("github_nothing"), async || Ok(())).await, Err(Error::UnknownTool(_))));
@@ -98,6 +104,7 @@ async fn a_conversation_with_tools_comes_to_its_end_over_both_wire_forms() {
             connection: &gmail,
             params: &params,
             run_id: model,
+            traceparent: None,
         };
         let content = scalekit.execute(&request, async || Ok(())).await.unwrap().data.to_string();
         let call_id = call.id.clone();

@@ -6,6 +6,7 @@ mod broker_node;
 pub(crate) mod certificates;
 pub(crate) mod chat_model;
 pub(crate) mod cluster_load;
+pub(crate) mod collector;
 pub(crate) mod embedded_worker;
 pub(crate) mod fused_worker;
 pub(crate) mod http_peer;

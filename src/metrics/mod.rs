@@ -1,86 +1,49 @@
 //! What the process counts, for `GET /metrics`. Labels come from closed sets or from tool lists; never an identifier,
 //! a prompt or a job id.
 
+mod exposition;
+mod labels;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use self::exposition::Form;
+use self::labels::{
+    ApprovalLabels, CacheResult, DigestName, Fire, InferenceLabels, Kind, ModelCallLabels, OutcomeLabel, QueueName,
+    ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName,
+};
 use crate::decision::{Door, Verdict};
+use crate::reply::ErrorCode;
 
 /// Upper bounds in seconds: jobs and model calls take from milliseconds to minutes.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: String,
-}
+/// Tools that metrics tell apart: those of some dozen providers. What is called beyond is `other`, as users' connections may
+/// bring tools without end.
+const TOOLS_TOLD_APART: usize = 300;
+const OTHER: &str = "other";
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CacheResult {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    r#type: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ToolCallLabels {
-    tool: String,
-    effect: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ApprovalLabels {
-    decision: &'static str,
-    door: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelCallLabels {
-    model: String,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenLabels {
-    model: String,
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Fire {
-    digest: String,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DigestName {
-    digest: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ServiceName {
-    service: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueueName {
-    queue: String,
+/// What an operating system says of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProcessFigures {
+    /// Processor time of all threads.
+    pub cpu_seconds: f64,
+    /// Memory that is in use.
+    pub resident_bytes: u64,
+    /// Files and sockets that are open.
+    pub open_fds: u64,
+    /// As many as there may be.
+    pub max_fds: u64,
 }
 
 /// All metrics of one process (or of one embedded worker: nothing is global).
@@ -114,6 +77,18 @@ pub struct Metrics {
     spans: Family<OutcomeLabel, Counter>,
     up: Family<ServiceName, Gauge>,
     credentials: Family<ServiceName, Gauge>,
+    queue_messages: Family<QueueName, Gauge>,
+    queue_consumers: Family<QueueName, Gauge>,
+    inference_duration: Family<InferenceLabels, Histogram>,
+    inference_input: Family<InferenceLabels, Counter>,
+    inference_output: Family<InferenceLabels, Counter>,
+    execute_tool_duration: Family<ToolName, Histogram>,
+    cpu_seconds: Counter<f64, AtomicU64>,
+    resident_bytes: Gauge,
+    open_fds: Gauge,
+    max_fds: Gauge,
+    /// The tools that are told apart.
+    tools: Mutex<HashSet<String>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -128,9 +103,61 @@ impl Default for Metrics {
             registry.register(name, help, metric.clone());
             metric
         }
-        let mut registry = Registry::with_prefix("agentkit");
-        let all = &mut registry;
-        Self {
+        let seconds = || Histogram::new(SECONDS);
+        let mut registry = Registry::default();
+        let foreign = &mut registry;
+        let inference_duration = add(
+            foreign,
+            "gen_ai_client_inference_duration_seconds",
+            "Duration of model calls, repeats included",
+            Family::<InferenceLabels, Histogram>::new_with_constructor(seconds),
+        );
+        let inference_input = add(
+            foreign,
+            "gen_ai_client_inference_usage_input_tokens",
+            "Input tokens of answered model calls, cached ones included",
+            Family::default(),
+        );
+        let inference_output = add(
+            foreign,
+            "gen_ai_client_inference_usage_output_tokens",
+            "Output tokens of answered model calls",
+            Family::default(),
+        );
+        let execute_tool_duration = add(
+            foreign,
+            "gen_ai_execute_tool_duration_seconds",
+            "Duration of tool calls, repeats included",
+            Family::<ToolName, Histogram>::new_with_constructor(seconds),
+        );
+        let cpu_seconds = add(foreign, "process_cpu_seconds", "Processor time of the process", Counter::default());
+        let resident_bytes = add(foreign, "process_resident_memory_bytes", "Memory in use", Gauge::default());
+        let open_fds = add(foreign, "process_open_fds", "Files and sockets that are open", Gauge::default());
+        let max_fds = add(foreign, "process_max_fds", "As many as there may be", Gauge::default());
+        let all = registry.sub_registry_with_prefix("agentkit");
+        all.register("build", "The program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        let metrics = Self {
+            inference_duration,
+            inference_input,
+            inference_output,
+            execute_tool_duration,
+            cpu_seconds,
+            resident_bytes,
+            open_fds,
+            max_fds,
+            tools: Mutex::default(),
+            queue_messages: add(
+                all,
+                "queue_messages",
+                "Messages of the queue that are ready for delivery",
+                Family::default(),
+            ),
+            queue_consumers: add(
+                all,
+                "queue_consumers",
+                "Consumers of the queue, those of all processes together",
+                Family::default(),
+            ),
             jobs: add(all, "jobs", "Jobs that ended, by outcome", Family::default()),
             clock_ahead: add(
                 all,
@@ -182,7 +209,7 @@ impl Default for Metrics {
             tool_cache: add(all, "tool_cache", "Look-ups of tool lists, by where they were found", Family::default()),
             model_calls: add(all, "model_calls", "Model calls, by model and outcome", Family::default()),
             model_retries: add(all, "model_retries", "Repeated model calls, by reason", Family::default()),
-            model_tokens: add(all, "model_tokens", "TokenLabels, by model and kind", Family::default()),
+            model_tokens: add(all, "model_tokens", "Tokens, by model and kind", Family::default()),
             parked_jobs: add(
                 all,
                 "parked_jobs",
@@ -230,17 +257,102 @@ impl Default for Metrics {
             ),
             journals_lost: add(all, "journals_lost", "Runs whose journal the store lost", Counter::default()),
             registry,
-        }
+        };
+        metrics.begin();
+        metrics
     }
 }
 
 impl Metrics {
-    /// The Prometheus text format (OpenMetrics).
+    /// Every series that somebody may want to be woken by is there from the beginning: the first of what is counted would be no
+    /// increase otherwise.
+    fn begin(&self) {
+        for outcome in ErrorCode::ALL.map(ErrorCode::as_str).into_iter().chain(["completed", "authorization_required"])
+        {
+            drop(self.jobs.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }));
+        }
+        for outcome in ["exported", "failed", "dropped"] {
+            self.spans(outcome, 0);
+        }
+        for reason in
+            ["invalid_job", "producer_not_allowed", "poison", "delivery_limit", "damaged_journal", "unfounded"]
+        {
+            drop(self.dead_letters.get_or_create(&ReasonLabel { reason: reason.to_owned() }));
+        }
+        for (effect, outcome) in
+            [("read", "failed"), ("idempotent", "failed"), ("write", "failed"), ("write", "unknown")]
+        {
+            drop(self.tool_calls.get_or_create(&ToolCallLabels { tool: OTHER.to_owned(), effect, outcome }));
+        }
+        for outcome in ["credentials", "quota_exhausted", "rate_limited", "rejected", "timed_out", "unavailable"] {
+            drop(self.model_calls.get_or_create(&ModelCallLabels { model: OTHER.to_owned(), outcome }));
+        }
+        for result in ["process", "redis", "scalekit"] {
+            drop(self.tool_cache.get_or_create(&CacheResult { result }));
+        }
+        for decision in [Verdict::Approve, Verdict::Deny, Verdict::Edit, Verdict::Expired] {
+            for door in [Door::Amqp, Door::Http, Door::Link, Door::Cli, Door::Expiry] {
+                if (decision == Verdict::Expired) == (door == Door::Expiry) {
+                    let (decision, door) = (decision.as_str(), door.as_str());
+                    drop(self.approvals.get_or_create(&ApprovalLabels { decision, door }));
+                }
+            }
+        }
+    }
+
+    /// All metrics, as OpenMetrics has them.
     pub fn render(&self) -> String {
+        self.render_as(Form::OpenMetrics)
+    }
+
+    /// All metrics in this form.
+    pub fn render_as(&self, form: Form) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
+        form.of_open_metrics(text)
+    }
+
+    /// What the operating system says of the process just now.
+    pub fn process_stands(&self, figures: ProcessFigures) {
+        let whole = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.cpu_seconds.inc_by((figures.cpu_seconds - self.cpu_seconds.get()).max(0.0));
+        self.resident_bytes.set(whole(figures.resident_bytes));
+        self.open_fds.set(whole(figures.open_fds));
+        self.max_fds.set(whole(figures.max_fds));
+    }
+
+    /// A queue holds so many messages and has so many consumers.
+    pub fn queue_stands(&self, queue: &str, messages: u32, consumers: u32) {
+        let label = QueueName { queue: queue.to_owned() };
+        self.queue_messages.get_or_create(&label).set(messages.into());
+        self.queue_consumers.get_or_create(&label).set(consumers.into());
+    }
+
+    /// The name by which a tool is counted.
+    fn tool_label(&self, tool: &str) -> String {
+        let mut tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        if tools.contains(tool) {
+            return tool.to_owned();
+        }
+        if tools.len() >= TOOLS_TOLD_APART {
+            return OTHER.to_owned();
+        }
+        tools.insert(tool.to_owned());
+        tool.to_owned()
+    }
+
+    /// A model call took so long, its repeats included, at this provider.
+    pub fn inferred(&self, provider: &'static str, model: &str, seconds: f64, tokens: Option<(u64, u64)>) {
+        let labels = InferenceLabels {
+            gen_ai_operation_name: "chat",
+            gen_ai_provider_name: provider,
+            gen_ai_request_model: model.to_owned(),
+        };
+        self.inference_duration.get_or_create(&labels).observe(seconds);
+        let (input, output) = tokens.unwrap_or_default();
+        self.inference_input.get_or_create(&labels).inc_by(input);
+        self.inference_output.get_or_create(&labels).inc_by(output);
     }
 
     /// A run takes a place; it is free again when the guard is dropped.
@@ -263,7 +375,9 @@ impl Metrics {
 
     /// A tool call has its outcome: `done`, `failed`, `unknown`, `not_run`.
     pub fn tool_called(&self, tool: &str, effect: &'static str, outcome: &'static str, seconds: f64) {
-        self.tool_calls.get_or_create(&ToolCallLabels { tool: tool.to_owned(), effect, outcome }).inc();
+        let tool = self.tool_label(tool);
+        self.execute_tool_duration.get_or_create(&ToolName { gen_ai_tool_name: tool.clone() }).observe(seconds);
+        self.tool_calls.get_or_create(&ToolCallLabels { tool, effect, outcome }).inc();
         self.tool_call_duration.observe(seconds);
     }
 
@@ -292,7 +406,7 @@ impl Metrics {
         self.model_retries.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
-    /// TokenLabels of an answered model call.
+    /// Tokens of an answered model call.
     pub fn tokens_used(&self, model: &str, input: u64, output: u64, cached: u64) {
         for (kind, count) in [("input", input), ("output", output), ("cached", cached)] {
             self.model_tokens.get_or_create(&TokenLabels { model: model.to_owned(), kind }).inc_by(count);
