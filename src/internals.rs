@@ -14,6 +14,7 @@ pub mod cache {
     pub use crate::cache::*;
 }
 pub mod cli {
+    pub use crate::cli::openapi::openapi;
     pub use crate::cli::{Arguments, USAGE, run};
 }
 pub mod clock {

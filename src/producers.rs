@@ -133,8 +133,12 @@ impl Producers {
 
     /// Whether replies of what `user` sends may go to `queue`.
     pub fn may_be_answered_at(&self, user: Option<&str>, queue: &str) -> bool {
-        let producer = user.and_then(|user| self.of_user(user));
-        !self.is_on || producer.map_or(queue.starts_with(BROKERS_OWN), |(_, own)| own.may_be_answered_at(queue))
+        self.may_answer(user.and_then(|user| self.of_user(user)).map(|(_, producer)| producer), queue)
+    }
+
+    /// Whether replies of what `producer` sends, or nobody who is one, may go to `queue`.
+    pub fn may_answer(&self, producer: Option<&Producer>, queue: &str) -> bool {
+        !self.is_on || producer.map_or(queue.starts_with(BROKERS_OWN), |own| own.may_be_answered_at(queue))
     }
 
     /// Names of all tokens that are producers.
@@ -147,17 +151,18 @@ impl Producers {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// The producer that the holder of a token is.
-    pub fn of_token(&self, token: &str) -> Option<&str> {
-        let mut all = self.by_name.iter();
-        let found = all.find(|(_, producer)| producer.tokens.iter().any(|own| own == token));
-        found.map(|(name, _)| name.as_str())
-    }
-
     /// The producer that a user of the broker is.
     pub fn of_user(&self, user: &str) -> Option<(&str, &Producer)> {
-        let mut all = self.by_name.iter();
-        let found = all.find(|(_, producer)| producer.amqp_users.iter().any(|own| own == user));
+        self.find(|producer| &producer.amqp_users, user)
+    }
+
+    /// The producer that the holder of a token is.
+    pub fn of_token(&self, token: &str) -> Option<(&str, &Producer)> {
+        self.find(|producer| &producer.tokens, token)
+    }
+
+    fn find(&self, names: fn(&Producer) -> &Vec<String>, name: &str) -> Option<(&str, &Producer)> {
+        let found = self.by_name.iter().find(|(_, producer)| names(producer).iter().any(|own| own == name));
         found.map(|(name, producer)| (name.as_str(), producer))
     }
 }

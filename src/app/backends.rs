@@ -49,8 +49,8 @@ pub struct Backends {
     pub publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub holder: Arc<dyn Holder>,
-    /// What the broker gave up, where there is a broker.
-    pub dead_letters: Option<Arc<dyn DeadLetterQueue>>,
+    /// What was given up.
+    pub dead_letters: Arc<dyn DeadLetterQueue>,
     /// How far runs are.
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
@@ -122,7 +122,7 @@ impl Backends {
             urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
             decisions: decisions.map(|decisions| Box::new(decisions) as Box<dyn Consumer>),
             publisher: queue.publisher(),
-            dead_letters: Some(Arc::new(queue.dead_letter_queue())),
+            dead_letters: Arc::new(queue.dead_letter_queue()),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
             journal: Arc::new(RedisJournal::new(redis.clone())),
@@ -148,7 +148,7 @@ impl Backends {
             decisions: Some(Box::new(queue.decision_consumer())),
             publisher: queue.publisher(),
             holder: Arc::new(queue.clone()),
-            dead_letters: None,
+            dead_letters: Arc::new(queue.clone()),
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::Router;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -33,14 +34,18 @@ use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::telemetry::otlp::{self, Export};
 use crate::webhook::Secrets;
+use crate::worker::control::dead_letters::{DeadLetterDesk, LetterReader};
 use crate::worker::control::decider::Decider;
 use crate::worker::control::decisions::Decisions;
 use crate::worker::control::fan_out::FanOut;
+use crate::worker::control::job_door::JobDoor;
+use crate::worker::control::operator::Operator;
 use crate::worker::control::runs::Runs;
 use crate::worker::control::webhooks::Webhooks;
 use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
+use crate::worker::resources::admission::Admission;
 use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::credentials::{CredentialWatch, Credentials};
 use crate::worker::resources::magic_links::MagicLinks;
@@ -134,7 +139,7 @@ impl App {
         let executor = Executor {
             credentials: credentials.clone(),
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
-            magic_links: MagicLinks::new(scalekit.clone(), cache, clock.clone()),
+            magic_links: Arc::new(MagicLinks::new(scalekit.clone(), cache, clock.clone())),
             scalekit,
             accounts,
             llm,
@@ -162,6 +167,8 @@ impl App {
             digests: Arc::default(),
         };
         let tool_catalog = executor.tool_catalog.clone();
+        let defaults =
+            Defaults { approval: config.approval.clone(), answer: config.answer.clone(), ..config.job.clone() };
         let runs = Runs {
             journal: journal.clone(),
             publisher: publisher.clone(),
@@ -170,6 +177,29 @@ impl App {
             lifetimes: rules.lifetimes,
             header_key: rules.header_key.clone(),
             name: format!("{}-decisions", rules.name),
+        };
+        let by_http = Runs { name: format!("{}-http", rules.name), ..runs.clone() };
+        let desk = DeadLetterDesk {
+            operator: Operator::new(by_http.clone()),
+            letters: dead_letters.clone(),
+            reader: LetterReader {
+                senders: rules.senders.clone(),
+                header_key: rules.header_key.clone(),
+                max_job_bytes: rules.max_job_bytes,
+            },
+            one_at_a_time: tokio::sync::Mutex::default(),
+        };
+        let jobs = JobDoor {
+            operator: Operator::new(by_http),
+            admission: Admission {
+                senders: rules.senders.clone(),
+                publisher: publisher.clone(),
+                llm: executor.llm.clone(),
+            },
+            defaults: defaults.clone(),
+            magic_links: executor.magic_links.clone(),
+            max_job_bytes: rules.max_job_bytes,
+            tracker: shutdown.tracker(),
         };
         let decider = Arc::new(Decider { runs, metrics: metrics.clone() });
         let decisions = Arc::new(Decisions {
@@ -189,11 +219,7 @@ impl App {
             dead_letters,
             clock,
             rules,
-            defaults: Defaults {
-                approval: config.approval.clone(),
-                answer: config.answer.clone(),
-                ..config.job.clone()
-            },
+            defaults,
             stop: shutdown.soft(),
             tracker: shutdown.tracker(),
         });
@@ -222,6 +248,10 @@ impl App {
             links: approval_links,
             tokens: Arc::new(tokens),
             producers: Arc::new(config.producers.all.clone()),
+            jobs: Arc::new(jobs),
+            dead_letters: Arc::new(desk),
+            streams: Arc::new(Semaphore::new(config.http.max_streams)),
+            stop: shutdown.soft(),
         };
         Ok(Self {
             worker: Arc::new(worker),
@@ -265,15 +295,17 @@ impl App {
 
     /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
     pub async fn serve_http(&self) -> anyhow::Result<SocketAddr> {
-        const OPERATION: &str = "/livez, /readyz, /metrics, /v1/approvals";
+        const OPERATION: &str = "/livez, /readyz, /metrics, /v1";
         const PUBLIC: &str = "/webhooks/scalekit, /approvals";
         let config = &self.config.http;
-        let Some(public) = &config.public_bind else {
-            let routes = http_server::operation().merge(http_server::public());
-            return self.serve("bind", &config.bind, &format!("{OPERATION}, {PUBLIC}"), routes).await;
+        let within = Duration::from_secs(config.timeout_seconds);
+        let (operation, public) =
+            (http_server::operation(within, self.config.worker.max_job_bytes), http_server::public(within));
+        let Some(public_bind) = &config.public_bind else {
+            return self.serve("bind", &config.bind, &format!("{OPERATION}, {PUBLIC}"), operation.merge(public)).await;
         };
-        self.serve("public_bind", public, PUBLIC, http_server::public()).await?;
-        self.serve("bind", &config.bind, OPERATION, http_server::operation()).await
+        self.serve("public_bind", public_bind, PUBLIC, public).await?;
+        self.serve("bind", &config.bind, OPERATION, operation).await
     }
 
     async fn serve(&self, key: &str, bind: &str, paths: &str, routes: Router<Endpoints>) -> anyhow::Result<SocketAddr> {

@@ -3,20 +3,18 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::jobs::{broker, journal, operator};
-use super::letters::{Letter, believed, parse, take_all, take_named};
+use super::letters::{Letter, reader, take_all, take_named};
 use super::output::plain;
 use super::timeline::{Timeline, outcome};
 use super::which_run::Whose;
 use super::{CommandError, Context};
-use crate::queue::{Destination, Publisher};
-use crate::worker::control::operator::{Operator, Reopen};
+use crate::worker::control::dead_letters::{NotReplayed, Replayed};
 use crate::worker::control::runs::RunError;
-use crate::worker::message::fresh::{as_sent, fresh};
 
 /// Arguments of `dead`.
 #[derive(Debug, Args)]
@@ -119,11 +117,11 @@ async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, 
     let (_, mut letters) = take_all(context, |_| false).await?;
     let journal = journal(context)?;
     for letter in &mut letters {
-        letter.fill_in(context, &*journal).await;
+        letter.facts.fill_in(&*journal, context.clock.now()).await;
     }
     if arguments.json {
         for letter in letters {
-            println!("{}", letter.to_json());
+            println!("{}", serde_json::to_string(&letter.facts).expect("facts are JSON types only"));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -131,19 +129,19 @@ async fn list(context: &Context, arguments: &ListArguments) -> Result<ExitCode, 
         println!("no dead letters");
         return Ok(ExitCode::SUCCESS);
     }
-    let producers = letters.iter().any(|letter| letter.producer().is_some());
+    let producers = letters.iter().any(|letter| letter.facts.producer.is_some());
     let producer = |name: &str| if producers { format!("{name:<32}  ") } else { String::new() };
     let owner = producer("PRODUCER");
     println!("{:<30}  {owner}{:<20}  {:<22}  {:>8}  {:>9}  LAST STEP", "ID", "WHEN", "REASON", "ATTEMPTS", "BYTES");
-    for letter in &letters {
+    for Letter { facts: letter, .. } in &letters {
         println!(
             "{:<30}  {}{:<20}  {:<22}  {:>8}  {:>9}  {}",
             plain(&letter.id),
-            producer(letter.producer().unwrap_or_default()),
+            producer(letter.producer.as_deref().unwrap_or_default()),
             letter.at.map_or_else(unknown, |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             plain(&letter.reason),
             plain(&letter.attempts.clone().unwrap_or_else(unknown)),
-            letter.size,
+            letter.bytes,
             plain(&letter.step.clone().unwrap_or_else(unknown)),
         );
     }
@@ -155,7 +153,7 @@ async fn show(context: &Context, arguments: &OneLetter) -> Result<ExitCode, Comm
     for letter in &letters {
         print_letter(letter);
     }
-    let Some(id) = letters.iter().find_map(|letter| letter.run.as_ref()) else { return Ok(ExitCode::SUCCESS) };
+    let Some(id) = letters.iter().find_map(|letter| letter.facts.run.as_ref()) else { return Ok(ExitCode::SUCCESS) };
     match journal(context)?.read(id).await.map(|lines| Timeline::read(&lines)) {
         Ok(Ok(Some(timeline))) => {
             println!();
@@ -169,9 +167,10 @@ async fn show(context: &Context, arguments: &OneLetter) -> Result<ExitCode, Comm
 }
 
 fn print_letter(letter: &Letter) {
-    let message = &letter.delivery.message;
+    let Letter { facts: letter, delivery } = letter;
+    let message = &delivery.message;
     println!("id:       {}", plain(&letter.id));
-    if let Some(producer) = letter.producer() {
+    if let Some(producer) = &letter.producer {
         println!("producer: {producer}");
     }
     println!("reason:   {}", plain(&letter.reason));
@@ -186,7 +185,7 @@ fn print_letter(letter: &Letter) {
     for (name, text) in &properties.headers {
         println!("  {}: {}", plain(name), plain(text));
     }
-    println!("body ({} bytes):", letter.size);
+    println!("body ({} bytes):", letter.bytes);
     let text = serde_json::from_slice::<Value>(&message.body)
         .and_then(|value| serde_json::to_string_pretty(&value))
         .unwrap_or_else(|_| String::from_utf8_lossy(&message.body).into_owned());
@@ -198,55 +197,38 @@ fn print_letter(letter: &Letter) {
 async fn replay(context: &Context, arguments: &ReplayArguments) -> Result<ExitCode, CommandError> {
     let broker = broker(context).await?;
     let operator = operator(context, &broker)?;
-    let publisher = broker.publisher();
+    let reader = reader(context);
     let (letters, _others) = match arguments.all {
-        true => take_all(context, |letter| arguments.whose.covers(letter.producer())).await?,
+        true => take_all(context, |letter| arguments.whose.covers(letter.producer.as_deref())).await?,
         false => take_named(context, &arguments.ids, &arguments.whose).await?,
     };
     let mut code = ExitCode::SUCCESS;
-    for letter in letters {
-        let id = plain(&letter.id);
-        match replay_one(context, &operator, &*publisher, letter).await {
-            Ok(words) => println!("{id}: {words}"),
-            Err(CommandError::Other(error)) => {
-                println!("{id}: left where it is: {error:#}");
+    for Letter { facts, delivery } in letters {
+        let id = plain(&facts.id);
+        match reader.replay(&operator, delivery).await {
+            Ok(replayed) => println!("{id}: {}", words(&replayed)),
+            Err(NotReplayed::Queue(error)) => return Err(error.into()),
+            Err(NotReplayed::Run(error @ (RunError::Unavailable(_) | RunError::Queue(_)))) => return Err(error.into()),
+            Err(error) => {
+                println!("{id}: left where it is: {error}");
                 code = ExitCode::FAILURE;
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(code)
 }
 
-/// First the journal, then the message, then the letter: whatever fails in between, the letter can be replayed again.
-async fn replay_one(
-    context: &Context,
-    operator: &Operator,
-    publisher: &dyn Publisher,
-    letter: Letter,
-) -> Result<String, CommandError> {
-    let taken = believed(context, letter.delivery.message.clone());
-    let mut message = fresh(&taken);
-    let words = match parse(context, &taken) {
-        Err(_) => "sent again, although it is no job for this version".to_owned(),
-        Ok(job) => match operator.reopen(&job.id()).await {
-            Ok(Reopen::Unknown) => "sent again; nothing is known of an earlier run".to_owned(),
-            Ok(Reopen::Unfinished) => "the run goes on".to_owned(),
-            Ok(Reopen::Reopened) => "the run goes on where it had stopped".to_owned(),
-            Ok(Reopen::Ended(run)) => {
-                message = as_sent(&message);
-                let outcome = run.reply().map(outcome).unwrap_or_default();
-                format!("not run again, as it ended {outcome}; the same reply is sent")
-            }
-            Err(RunError::BadJournal(error)) => {
-                return Err(CommandError::Other(anyhow!(error).context("send the job under a new id")));
-            }
-            Err(error) => return Err(error.into()),
-        },
-    };
-    publisher.publish(&Destination::Jobs, message).await?;
-    letter.delivery.ack().await.context("it is sent, but the letter could not be removed")?;
-    Ok(words)
+fn words(replayed: &Replayed) -> String {
+    match replayed {
+        Replayed::NotAJob => "sent again, although it is no job for this version".to_owned(),
+        Replayed::Anew => "sent again; nothing is known of an earlier run".to_owned(),
+        Replayed::GoesOn => "the run goes on".to_owned(),
+        Replayed::Reopened => "the run goes on where it had stopped".to_owned(),
+        Replayed::Ended(run) => {
+            let outcome = run.reply().map(outcome).unwrap_or_default();
+            format!("not run again, as it ended {outcome}; the same reply is sent")
+        }
+    }
 }
 
 async fn drop_letters(context: &Context, arguments: &DropArguments) -> Result<ExitCode, CommandError> {
@@ -257,7 +239,7 @@ async fn drop_letters(context: &Context, arguments: &DropArguments) -> Result<Ex
     }
     for letter in letters {
         letter.delivery.ack().await?;
-        println!("{}: dropped", plain(&letter.id));
+        println!("{}: dropped", plain(&letter.facts.id));
     }
     Ok(ExitCode::SUCCESS)
 }

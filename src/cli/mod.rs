@@ -12,6 +12,7 @@ mod end_of_life;
 pub(crate) mod enqueue;
 pub(crate) mod jobs;
 mod letters;
+pub(crate) mod openapi;
 mod output;
 mod report;
 pub mod run;

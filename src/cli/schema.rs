@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::CommandError;
 use super::config_schema::config_schema;
+use super::openapi::openapi;
 use crate::config::DEFAULTS;
 use crate::decision::DecisionBody;
 use crate::job::Job;
@@ -37,6 +38,8 @@ pub enum What {
     Config,
     /// AsyncAPI 3 document of queues and messages
     Asyncapi,
+    /// OpenAPI 3.1 document of what can be asked by HTTP
+    Openapi,
 }
 
 /// Carries out `schema`.
@@ -48,6 +51,7 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> Result<ExitCode, CommandErr
         What::Job => Job::schema(),
         What::Reply => Reply::schema(),
         What::Asyncapi => asyncapi(),
+        What::Openapi => openapi(),
         What::Config if arguments.toml => {
             print!("{DEFAULTS}");
             return Ok(ExitCode::SUCCESS);
@@ -121,9 +125,9 @@ fn asyncapi() -> Value {
     })
 }
 
-/// Adds a schema and its definitions. A reference in an AsyncAPI document starts at the document's root, so the
+/// Adds a schema and its definitions. A reference in such a document starts at the document's root, so the
 /// definitions move beside the schema.
-fn add_schema(schemas: &mut Map<String, Value>, name: &str, mut schema: Value) {
+pub(super) fn add_schema(schemas: &mut Map<String, Value>, name: &str, mut schema: Value) {
     if let Some(fields) = schema.as_object_mut() {
         fields.remove("$schema");
         if let Some(Value::Object(definitions)) = fields.remove("$defs") {

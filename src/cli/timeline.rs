@@ -53,11 +53,6 @@ impl Timeline {
         Ok(Some(Self { run, rows, state }))
     }
 
-    /// The run.
-    pub(super) fn run(&self) -> &Run {
-        &self.run
-    }
-
     /// Attempts and model turns; of a run that has ended its reply knows them, too, when the journal does not any more.
     fn counts(&self) -> (u32, u32) {
         match self.run.reply().map(|reply| &reply.event) {
@@ -260,7 +255,7 @@ mod tests {
         let timeline = timeline(FINISHED);
         let (shy, open) = (timeline.to_json(false).to_string(), timeline.to_json(true).to_string());
         assert_eq!(timeline.rows.len(), FINISHED.lines().count());
-        let prompt = serde_json::to_string(&timeline.run().job().prompt).unwrap();
+        let prompt = serde_json::to_string(&timeline.run.job().prompt).unwrap();
         let prompt = prompt.trim_matches('"');
         assert!(!shy.contains(prompt), "{shy}");
         assert!(open.contains(prompt), "{open}");

@@ -3,12 +3,13 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Form, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Endpoints;
+use super::answers::{not_now, permitted, said};
 use super::page::{answer_page, call_page};
 use super::tokens::Scope;
 use crate::agent::ruling::Objection;
@@ -105,17 +106,13 @@ pub(super) async fn decide(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let Some(token) = facts.tokens.holder(authorization) else {
-        let answer = said(StatusCode::UNAUTHORIZED, "unauthorized", "a bearer token of `[http.tokens]` is needed");
-        return ([(header::WWW_AUTHENTICATE, "Bearer")], answer).into_response();
+    let token = match permitted(&facts.tokens, &headers, Scope::Approvals) {
+        Ok(token) => token,
+        Err(answer) => return answer,
     };
-    if !token.allows(Scope::Approvals) {
-        return said(StatusCode::FORBIDDEN, "forbidden", "the token is not good for `approvals`");
-    }
     let unknown = || refused(&NotDecided::Refused(Objection::Unknown));
     let Some(job) = job_of(&id) else { return unknown() };
-    if facts.producers.of_token(&token.name).is_some_and(|own| job.producer() != Some(own)) {
+    if facts.producers.of_token(&token.name).is_some_and(|(own, _)| job.producer() != Some(own)) {
         return unknown();
     }
     match facts.decider.run(&job).await {
@@ -143,20 +140,10 @@ pub(super) async fn decide(
 }
 
 fn refused(error: &NotDecided) -> Response {
-    let code = match error {
-        NotDecided::Refused(refusal) => refusal.code(),
-        NotDecided::NotNow(_) => "not_now",
-    };
-    let mut answer = said(status(error), code, &error.to_string());
-    if matches!(error, NotDecided::NotNow(_)) {
-        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+    match error {
+        NotDecided::Refused(refusal) => said(status(error), refusal.code(), &error.to_string()),
+        NotDecided::NotNow(_) => not_now(&error.to_string()),
     }
-    answer
-}
-
-fn said(status: StatusCode, code: &str, message: &str) -> Response {
-    let body: Value = json!({"error": {"code": code, "message": message}});
-    (status, Json(body)).into_response()
 }
 
 fn status(error: &NotDecided) -> StatusCode {

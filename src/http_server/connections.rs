@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -45,7 +45,7 @@ const STRICT: [(HeaderName, HeaderValue); 4] = [
 /// Serves for ever.
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits) -> Infallible {
     let within = limits.within;
-    let router = router.layer(from_fn_with_state(within, in_time)).layer(from_fn(strictly));
+    let router = router.layer(from_fn(strictly));
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut full = false;
     loop {
@@ -91,7 +91,7 @@ async fn connection(stream: TcpStream, router: Router, within: Duration) {
 }
 
 /// The body is read within here, too.
-async fn in_time(State(within): State<Duration>, request: Request, next: Next) -> Response {
+pub(super) async fn in_time(State(within): State<Duration>, request: Request, next: Next) -> Response {
     let answered = tokio::time::timeout(within, next.run(request)).await;
     answered.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, [(header::CONNECTION, "close")]).into_response())
 }

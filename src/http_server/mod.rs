@@ -1,34 +1,45 @@
 //! What comes in over HTTP: operators and machines ask whether it is alive, whether it is ready, what it has counted;
-//! Scalekit tells what has changed.
+//! Scalekit tells what has changed; who holds a token sends jobs, looks at them and decides about their calls.
 
+mod answers;
 mod approvals;
 pub(crate) mod config;
 mod connections;
+mod dead;
+mod events;
+mod jobs;
 mod page;
 mod process;
 pub(crate) mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::approvals::{DECISION_BYTES, FORM_BYTES};
 pub(crate) use self::connections::ConnectionLimits;
+use self::connections::in_time;
 use self::tokens::Tokens;
 use crate::approval::link::Links;
 use crate::metrics::{Form, Metrics};
 use crate::parking::{Parking, WaitsFor};
 use crate::producers::Producers;
 use crate::webhook::Signed;
+use crate::worker::control::dead_letters::DeadLetterDesk;
 use crate::worker::control::decider::Decider;
+use crate::worker::control::job_door::JobDoor;
 use crate::worker::control::webhooks::{Refused, Webhooks};
 
 /// Largest webhook in bytes; Scalekit's account events have about one thousand.
@@ -55,10 +66,18 @@ pub(crate) struct Endpoints {
     pub decider: Arc<Decider>,
     /// Knows links for its own.
     pub links: Arc<Links>,
-    /// Who may decide without one.
+    /// Who may ask for what.
     pub tokens: Arc<Tokens>,
     /// Which of them are producers, who decide about their own jobs alone.
     pub producers: Arc<Producers>,
+    /// Takes jobs, and tells of them.
+    pub jobs: Arc<JobDoor>,
+    /// Shows what was given up, and lets it run again.
+    pub dead_letters: Arc<DeadLetterDesk>,
+    /// Places of those who wait for what happens to a job.
+    pub streams: Arc<Semaphore>,
+    /// Those who wait are answered when the worker stops.
+    pub stop: CancellationToken,
 }
 
 /// Listens on `bind`, so that the port is known before anything else starts.
@@ -68,21 +87,29 @@ pub(crate) async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAd
     Ok((listener, address))
 }
 
-/// What operators and machines ask.
-pub(crate) fn operation() -> Router<Endpoints> {
-    Router::new()
+/// What operators and machines ask, and who sends jobs; answered within this time, unless they want to wait.
+pub(crate) fn operation(within: Duration, max_job_bytes: usize) -> Router<Endpoints> {
+    let lasting =
+        Router::new().route("/v1/jobs/{id}", get(jobs::look)).route("/v1/jobs/{id}/events", get(events::events));
+    let router = Router::new()
         .route("/livez", get(|State(facts): State<Endpoints>| async move { answer((facts.alive)()) }))
         .route("/readyz", get(|State(facts): State<Endpoints>| async move { answer((facts.ready)()) }))
         .route("/metrics", get(metrics))
         .route("/v1/approvals/{id}", post(approvals::decide).layer(DefaultBodyLimit::max(DECISION_BYTES)))
+        .route("/v1/jobs", post(jobs::submit).layer(DefaultBodyLimit::max(max_job_bytes)))
+        .route("/v1/jobs/{id}", delete(jobs::cancel))
+        .route("/v1/dead", get(dead::list))
+        .route("/v1/dead/{id}/replay", post(dead::replay));
+    router.layer(from_fn_with_state(within, in_time)).merge(lasting)
 }
 
 /// What comes from outside: Scalekit's webhooks, and people by their links.
-pub(crate) fn public() -> Router<Endpoints> {
+pub(crate) fn public(within: Duration) -> Router<Endpoints> {
     let page = get(approvals::show).post(approvals::press).layer(DefaultBodyLimit::max(FORM_BYTES));
     Router::new()
         .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
         .route("/approvals/{id}", page)
+        .layer(from_fn_with_state(within, in_time))
 }
 
 /// Serves for ever: health must be told up to the end, which is the process's.

@@ -47,6 +47,19 @@ pub enum Scope {
     Operate,
 }
 
+impl Scope {
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::JobsWrite => "jobs:write",
+            Self::JobsRead => "jobs:read",
+            Self::Approvals => "approvals",
+            Self::Content => "content",
+            Self::Operate => "operate",
+        }
+    }
+}
+
 /// All tokens.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens(Vec<TokenHolder>);
@@ -93,6 +106,11 @@ impl TokenHolder {
     /// Whether it is good for this at all.
     pub(crate) fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
+    }
+
+    /// Whether it is good for jobs of every user.
+    pub(crate) fn covers_all(&self) -> bool {
+        self.identifiers.iter().any(|pattern| pattern == "*")
     }
 
     /// Whether it is good for jobs of this user.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION};
+use super::{
+    Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION,
+};
 use crate::clock::{SharedClock, after};
 use crate::job::JobId;
 
@@ -22,6 +24,8 @@ pub struct MemoryJournal {
     runs: Mutex<HashMap<JobId, Run>>,
     /// What remains of runs whose time is over, and until when.
     remains: Mutex<HashMap<JobId, (Vec<String>, Timestamp)>>,
+    /// Notes of jobs whose runs have not begun, and until when they are kept; as many as runs.
+    notes: Mutex<HashMap<JobId, (String, Timestamp)>>,
 }
 
 #[derive(Debug)]
@@ -37,11 +41,15 @@ struct Run {
 impl MemoryJournal {
     /// Journals for up to `most_runs` runs at a time.
     pub fn new(clock: SharedClock, most_runs: usize) -> Self {
-        Self { clock, most_runs, runs: Mutex::default(), remains: Mutex::default() }
+        Self { clock, most_runs, runs: Mutex::default(), remains: Mutex::default(), notes: Mutex::default() }
     }
 
     fn runs(&self) -> MutexGuard<'_, HashMap<JobId, Run>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notes(&self) -> MutexGuard<'_, HashMap<JobId, (String, Timestamp)>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The entries of `run`, or what remains of it where there are none.
@@ -130,6 +138,9 @@ impl Journal for MemoryJournal {
         };
         if behind.is_empty() {
             run.entries.extend_from_slice(append.entries);
+            if sequence == 0 {
+                self.notes().remove(job);
+            }
         } else if behind != append.entries {
             return Err(JournalError::OwnershipLost);
         }
@@ -156,6 +167,48 @@ impl Journal for MemoryJournal {
         let now = self.clock.now();
         let runs = self.runs();
         Ok(self.entries(job, runs.get(job).filter(|run| run.keep_until > now), now))
+    }
+
+    async fn length(&self, job: &JobId) -> Result<u64, JournalError> {
+        let now = self.clock.now();
+        let runs = self.runs();
+        Ok(runs.get(job).filter(|run| run.keep_until > now).map_or(0, |run| run.entries.len() as u64))
+    }
+
+    async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError> {
+        if self.length(job).await? > 0 {
+            return Ok(Announced::Begun);
+        }
+        let now = self.clock.now();
+        let mut notes = self.notes();
+        if notes.len() >= self.most_runs {
+            notes.retain(|_, (_, until)| *until > now);
+        }
+        let mut until = after(now, retain);
+        match notes.get(job).filter(|(_, until)| *until > now) {
+            Some((kept, _)) if kept != note => return Ok(Announced::Other(kept.clone())),
+            Some((_, present)) => until = until.max(*present),
+            None if notes.len() >= self.most_runs => {
+                return Err(JournalError::Unavailable(format!("{} jobs wait already", notes.len())));
+            }
+            None => {}
+        }
+        notes.insert(job.clone(), (note.to_owned(), until));
+        Ok(Announced::Kept)
+    }
+
+    async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError> {
+        let now = self.clock.now();
+        Ok(self.notes().get(job).filter(|(_, until)| *until > now).map(|(note, _)| note.clone()))
+    }
+
+    async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
+        let until = after(self.clock.now(), retain);
+        let mut notes = self.notes();
+        if notes.get(job).is_some_and(|(kept, kept_until)| kept == note && *kept_until <= until) {
+            notes.remove(job);
+        }
+        Ok(())
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {

@@ -81,6 +81,17 @@ pub struct Remains<'a> {
     pub retain: Duration,
 }
 
+/// The answer to [`Journal::announce`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// The note is kept, until the run begins.
+    Kept,
+    /// Another note is there, and stays.
+    Other(String),
+    /// The run has begun: its entries tell more.
+    Begun,
+}
+
 /// Why the journal did not do it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
@@ -115,6 +126,15 @@ pub trait Journal: Send + Sync {
     -> Result<(), JournalError>;
     /// All entries of a run, oldest first, or what remains of them, without claiming it; empty where there is none.
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError>;
+    /// How many entries a run has; 0 where its journal is gone, whatever remains of it.
+    async fn length(&self, job: &JobId) -> Result<u64, JournalError>;
+    /// Keeps `note` of a job whose run has not begun, for `retain` or longer, where it was kept for longer before. It is gone
+    /// with the first append.
+    async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError>;
+    /// The note of a job whose run has not begun, if there is one.
+    async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError>;
+    /// Forgets this very note, unless it is kept for longer than `retain` from now on.
+    async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError>;
     /// The store's own time, by which leases end; the same for all workers.
     async fn now(&self) -> Result<Timestamp, JournalError>;
     /// The runs that were stolen in the last half minute and under which token, so that their former owners need

@@ -1,7 +1,7 @@
 //! Journals in Redis: one hash per run, changed by scripts, so each operation is one atomic step on one key.
 //!
 //! The hash has the fields `epoch`, `owner`, `lease` (when it ends, in milliseconds of Redis's own clock), `length`,
-//! and the entries under `0`, `1`, …. One key holds everything, so no eviction or expiry can take half of a run, and the
+//! and the entries under `0`, `1`, …; before the first of these, `announced` may hold a note of the job. One key holds everything, so no eviction or expiry can take half of a run, and the
 //! scripts run on a cluster node too. What remains of a run is a second hash, with `length` and entries alone; no script
 //! touches both, as a cluster serves no two keys of a slot that moves while one of them is missing. Needs Redis 6 or later.
 //!
@@ -23,8 +23,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::scripts::{APPEND, BEGUN, CLAIM, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL};
-use super::{Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION};
+use super::scripts::{ANNOUNCE, APPEND, BEGUN, CLAIM, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW};
+use super::{
+    Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION,
+};
 use crate::job::JobId;
 use crate::key::Key;
 use crate::redis_client::{Durability, RedisClient, Unavailable};
@@ -45,6 +47,8 @@ pub struct RedisJournal {
     renew: Change,
     keep: Change,
     note_stolen: Script,
+    announce: Script,
+    withdraw: Script,
 }
 
 /// A script that changes a run.
@@ -79,6 +83,8 @@ impl RedisJournal {
             renew: Change::new(RENEW),
             keep: Change::of_any_run(KEEP),
             note_stolen: Script::new(NOTE_STOLEN),
+            announce: Script::new(ANNOUNCE),
+            withdraw: Script::new(WITHDRAW),
         }
     }
 
@@ -265,6 +271,35 @@ impl Journal for RedisJournal {
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         let entries = self.read_key(&self.key(job)).await?;
         self.or_remains(job, entries).await
+    }
+
+    async fn length(&self, job: &JobId) -> Result<u64, JournalError> {
+        let answer: Value = self.client.query(cmd("HGET").arg(self.key(job)).arg("length")).await?;
+        Ok(read_as::<Option<u64>>(answer)?.unwrap_or(0))
+    }
+
+    async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError> {
+        let arguments = |script: &mut ScriptInvocation<'_>| {
+            script.arg(note).arg(milliseconds(retain));
+        };
+        let answer: Value = self.run(&self.key(job), &self.announce, &arguments).await?;
+        Ok(match read_as::<(u8, String)>(answer)? {
+            (0, kept) if kept == note => Announced::Kept,
+            (0, kept) => Announced::Other(kept),
+            _ => Announced::Begun,
+        })
+    }
+
+    async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError> {
+        let answer: Value = self.client.query(cmd("HGET").arg(self.key(job)).arg("announced")).await?;
+        read_as(answer)
+    }
+
+    async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
+        let arguments = |script: &mut ScriptInvocation<'_>| {
+            script.arg(note).arg(milliseconds(retain));
+        };
+        Ok(self.run::<()>(&self.key(job), &self.withdraw, &arguments).await?)
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {

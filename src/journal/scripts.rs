@@ -67,6 +67,7 @@ else
         redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[4 + index])
     end
     redis.call('HSET', KEYS[1], 'length', string.format('%.0f', sequence + count))
+    if sequence == 0 then redis.call('HDEL', KEYS[1], 'announced') end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -97,6 +98,26 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return 'done'
+";
+
+/// Arguments: note, least retention in milliseconds. Answers whether the run has begun, else the note that is kept.
+pub(super) const ANNOUNCE: &str = r"
+local length, kept = unpack(redis.call('HMGET', KEYS[1], 'length', 'announced'))
+if length then return {1, ''} end
+if kept and kept ~= ARGV[1] then return {0, kept} end
+redis.call('HSET', KEYS[1], 'announced', ARGV[1])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return {0, ARGV[1]}
+";
+
+/// Arguments: note, most retention in milliseconds.
+pub(super) const WITHDRAW: &str = r"
+if redis.call('HGET', KEYS[1], 'announced') == ARGV[1] and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2]) then
+    redis.call('HDEL', KEYS[1], 'announced')
 end
 return 'done'
 ";

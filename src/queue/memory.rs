@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::{Consumer, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle};
+use super::{
+    Consumer, DeadLetterQueue, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle, Wanted,
+};
 
 /// A bounded queue. Clones are handles on the same one.
 #[derive(Debug, Clone)]
@@ -33,15 +35,16 @@ struct State {
     arrivals: u64,
     inboxes: HashMap<String, mpsc::UnboundedSender<Message>>,
     replies: VecDeque<Message>,
-    dead: VecDeque<Message>,
+    dead: VecDeque<Ready>,
 }
 
-/// The two job queues, and the one of decisions.
+/// The two job queues, the one of decisions, and the dead letters.
 #[derive(Debug, Clone, Copy)]
 enum Lane {
     Normal,
     Urgent,
     Decisions,
+    Dead,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,7 @@ impl MemoryQueue {
 
     /// The dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<Message> {
-        self.shared.lock().dead.iter().cloned().collect()
+        self.shared.lock().dead.iter().map(|ready| ready.message.clone()).collect()
     }
 }
 
@@ -114,7 +117,7 @@ impl Shared {
     }
 
     /// Keeps `message` in `kept`, at the cost of the oldest one where it is full.
-    fn keep(&self, kept: &mut VecDeque<Message>, message: Message) {
+    fn keep<T>(&self, kept: &mut VecDeque<T>, message: T) {
         if kept.len() >= self.capacity {
             kept.pop_front();
         }
@@ -128,6 +131,7 @@ impl State {
             Lane::Normal => &mut self.ready,
             Lane::Urgent => &mut self.urgent,
             Lane::Decisions => &mut self.decisions,
+            Lane::Dead => &mut self.dead,
         }
     }
 
@@ -210,7 +214,7 @@ impl Settle for MemorySettle {
 
     async fn reject(&self) -> Result<(), QueueError> {
         if let Some(message) = self.take() {
-            self.shared.keep(&mut self.shared.lock().dead, message);
+            self.shared.keep(&mut self.shared.lock().dead, Ready { message, redelivered: true });
         }
         Ok(())
     }
@@ -230,6 +234,26 @@ impl Holder for MemoryQueue {
         let held =
             MemorySettle { shared: self.shared.clone(), held: Mutex::new(Some(message.clone())), lane: Lane::Normal };
         Ok(Delivery::new(message, false, Box::new(held)))
+    }
+}
+
+#[async_trait]
+impl DeadLetterQueue for MemoryQueue {
+    async fn count(&self) -> Result<u32, QueueError> {
+        Ok(u32::try_from(self.shared.lock().dead.len()).unwrap_or(u32::MAX))
+    }
+
+    async fn take(&self, wanted: Wanted<'_>) -> Result<Vec<Delivery>, QueueError> {
+        let mut state = self.shared.lock();
+        let (found, others) = state.dead.drain(..).partition(|letter| wanted(&letter.message));
+        state.dead = others;
+        let taken = |Ready { message, redelivered }: Ready| {
+            let held = Mutex::new(Some(message.clone()));
+            let settle = MemorySettle { shared: self.shared.clone(), held, lane: Lane::Dead };
+            Delivery::new(message, redelivered, Box::new(settle))
+        };
+        let found: VecDeque<Ready> = found;
+        Ok(found.into_iter().map(taken).collect())
     }
 }
 
@@ -258,7 +282,7 @@ impl Publisher for MemoryPublisher {
                 state.arrivals += 1;
                 state.waiting.insert((Instant::now() + *wait, state.arrivals), message);
             }
-            Destination::Dead => self.shared.keep(&mut state.dead, message),
+            Destination::Dead => self.shared.keep(&mut state.dead, Ready { message, redelivered: false }),
             Destination::Progress(name) => {
                 let told = state.inboxes.get(name).is_some_and(|inbox| inbox.send(message).is_ok());
                 let gone = || QueueError::Unavailable(format!("there is no inbox {name}"));

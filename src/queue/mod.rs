@@ -214,8 +214,11 @@ pub trait DeadLetterQueue: Send + Sync {
     async fn count(&self) -> Result<u32, QueueError>;
     /// The letters that are `wanted`. They and all others return to the queue, in their order, once all that were taken and not
     /// acked are dropped.
-    async fn take(&self, wanted: for<'m> fn(&'m Message) -> bool) -> Result<Vec<Delivery>, QueueError>;
+    async fn take(&self, wanted: Wanted<'_>) -> Result<Vec<Delivery>, QueueError>;
 }
+
+/// Which messages are wanted.
+pub type Wanted<'a> = &'a (dyn for<'m> Fn(&'m Message) -> bool + Send + Sync);
 
 /// One delivery of a job message. Dropped unsettled, a job is redelivered at once, a dead letter when its connection ends.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use self::intake::{Intake, Suspects};
+use self::resources::admission::Admission;
 use self::rules::{Defaults, WorkerRules};
 use self::run::Executor;
 use self::run::revocation::Revocations;
@@ -39,7 +40,7 @@ pub(crate) fn urgent_places(concurrency: usize) -> usize {
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
     intake: Intake,
-    dead_letters: Option<Arc<dyn DeadLetterQueue>>,
+    dead_letters: Arc<dyn DeadLetterQueue>,
     tracker: TaskTracker,
 }
 
@@ -53,8 +54,8 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub(crate) holder: Arc<dyn Holder>,
-    /// What the broker gave up, where there is a broker.
-    pub(crate) dead_letters: Option<Arc<dyn DeadLetterQueue>>,
+    /// What was given up, by the broker too.
+    pub(crate) dead_letters: Arc<dyn DeadLetterQueue>,
     pub(crate) clock: SharedClock,
     pub(crate) rules: WorkerRules,
     /// What jobs leave open.
@@ -70,6 +71,8 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { executor, journal, publisher, holder, dead_letters, clock, rules, defaults, stop, tracker } = parts;
         let (rules, metrics) = (Arc::new(rules), executor.metrics.clone());
+        let admission =
+            Admission { senders: rules.senders.clone(), publisher: publisher.clone(), llm: executor.llm.clone() };
         let settler = Settler {
             journal: journal.clone(),
             publisher,
@@ -84,8 +87,20 @@ impl Worker {
             exchanged: watch::Sender::new(0),
         };
         let (revocations, suspects, claims) = (Revocations::default(), Suspects::default(), AtomicU64::new(0));
-        let intake =
-            Intake { executor, settler, journal, clock, metrics, rules, defaults, revocations, suspects, stop, claims };
+        let intake = Intake {
+            executor,
+            settler,
+            journal,
+            clock,
+            metrics,
+            rules,
+            admission,
+            defaults,
+            revocations,
+            suspects,
+            stop,
+            claims,
+        };
         Self { intake, dead_letters, tracker }
     }
 
@@ -108,19 +123,12 @@ impl Worker {
             () = self.consume(&mut *consumer, rules.concurrency.max(1), Destination::Jobs) => {}
             () = consume_urgent => {}
             () = self.intake.revocations.watch(&*self.intake.journal) => {}
-            () = self.watch_dead_letters() => {}
+            () = self.intake.settler.watch_dead_letters(&*self.dead_letters) => {}
         }
         info!(worker = rules.name, "worker takes no more jobs");
         consumer.stop().await;
         if let Some(mut urgent) = urgent {
             urgent.stop().await;
-        }
-    }
-
-    async fn watch_dead_letters(&self) {
-        match &self.dead_letters {
-            Some(letters) => self.intake.settler.watch_dead_letters(&**letters).await,
-            None => std::future::pending().await,
         }
     }
 

@@ -9,6 +9,7 @@ mod cluster;
 mod digests;
 mod edges;
 mod hostile;
+mod http;
 mod journal;
 mod operating;
 mod parking;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::topology::QueueDefinition;
 use super::{AmqpPublisher, Config, DeadLetters};
-use crate::queue::{DeadLetterQueue, Delivery, Message, QueueError};
+use crate::queue::{DeadLetterQueue, Delivery, QueueError, Wanted};
 
 /// The dead-letter queue: counted over the publishing connection, looked through over one of its own each time.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl DeadLetterQueue for AmqpDeadLetterQueue {
         Ok(found.map_or(0, |found| found.message_count()))
     }
 
-    async fn take(&self, wanted: for<'m> fn(&'m Message) -> bool) -> Result<Vec<Delivery>, QueueError> {
+    async fn take(&self, wanted: Wanted<'_>) -> Result<Vec<Delivery>, QueueError> {
         let letters = DeadLetters::open(&self.config).await?;
         let (mut found, mut others) = (Vec::new(), Vec::new());
         while let Some(mut letter) = letters.take().await? {

@@ -4,7 +4,7 @@ use tracing::instrument;
 
 use super::runs::{RunError, Runs};
 use crate::agent::conclusion;
-use crate::agent::event::Event;
+use crate::agent::event::{Event, Started};
 use crate::agent::run::Run;
 use crate::agent::turn::Conclusion;
 use crate::job::JobId;
@@ -13,7 +13,7 @@ use crate::reply::{ErrorCode, ErrorDetail};
 
 /// Acts on runs.
 pub struct Operator {
-    runs: Runs,
+    pub(super) runs: Runs,
 }
 
 /// What came of [`Operator::cancel`].
@@ -60,8 +60,7 @@ impl Operator {
             leased.release().await;
             return Ok(Cancel::Ended(Box::new(leased.run().clone())));
         }
-        let error = ErrorDetail::new(ErrorCode::Cancelled, "an operator cancelled the job");
-        let reply = conclusion::reply(leased.run(), Conclusion::failed(error), self.runs.clock.now());
+        let reply = conclusion::reply(leased.run(), Conclusion::failed(cancelled()), self.runs.clock.now());
         leased.record(vec![Event::Finished(Box::new(reply))]).await?;
         leased.release().await;
         if leased.run().is_under_way() {
@@ -69,6 +68,16 @@ impl Operator {
         }
         self.runs.wake(leased.run()).await?;
         Ok(Cancel::Waiting)
+    }
+
+    /// The same to a run that no worker has begun yet: the job's message finds it ended, and brings the reply to the caller.
+    #[instrument(level = "error", name = "job", skip_all, fields(job.id = %started.job.id()))]
+    pub(crate) async fn cancel_before_the_first_attempt(&self, started: Started) -> Result<(), RunError> {
+        let mut leased = self.runs.begin(started).await?;
+        let ended = leased.conclude(Vec::new(), Conclusion::failed(cancelled())).await;
+        leased.release().await;
+        ended?;
+        Ok(())
     }
 
     /// Publishes a wake-up now, unless the run has ended. Returns the run as it was.
@@ -102,4 +111,8 @@ impl Operator {
         result?;
         Ok(Reopen::Reopened)
     }
+}
+
+fn cancelled() -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::Cancelled, "an operator cancelled the job")
 }

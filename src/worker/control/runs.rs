@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::agent::event::Started;
 use crate::agent::run::{BadJournal, Run};
 use crate::clock::SharedClock;
 use crate::job::{Job, JobId};
@@ -24,6 +25,7 @@ use crate::worker::run::leased_run::LeasedRun;
 const LEASE: Duration = Duration::from_secs(5);
 
 /// What runs are reached by. The lease in `lifetimes` does not matter.
+#[derive(Clone)]
 pub struct Runs {
     /// How far they are.
     pub journal: Arc<dyn Journal>,
@@ -103,6 +105,19 @@ impl Runs {
                 Err(error)
             }
         }
+    }
+
+    /// Begins a run that no worker has begun, without an attempt; busy where one has, or does just now.
+    pub(super) async fn begin(&self, started: Started) -> Result<LeasedRun, RunError> {
+        let (id, asked) = (started.job.id(), Instant::now());
+        let claim = self.journal.claim(&id, &self.name, LEASE, ClaimMode::IfFree).await?;
+        let Claim::Granted { token, entries } = claim else { return Err(RunError::Busy) };
+        let lease = Lease::new(self.journal.clone(), id, self.name.clone(), token, LEASE, asked);
+        if !entries.is_empty() {
+            lease.release().await;
+            return Err(RunError::Busy);
+        }
+        Ok(LeasedRun::start(lease, self.clock.clone(), self.lifetimes, started, Vec::new()).await?)
     }
 
     /// Publishes a wake-up, by the message that the run waits with where that is known: it says where replies go and whose

@@ -28,6 +28,7 @@ use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::wake_up::Reason;
 use super::message::witness::witness;
+use super::resources::admission::Admission;
 use super::rules::{Defaults, WorkerRules};
 use super::run::Executor;
 use super::run::attempt_trace::AttemptTrace;
@@ -60,6 +61,7 @@ pub(crate) struct Intake {
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rules: Arc<WorkerRules>,
+    pub(crate) admission: Admission,
     pub(crate) defaults: Defaults,
     pub(crate) revocations: Revocations,
     pub(crate) suspects: Suspects,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::wake_up::{Reason, WakeUp};
 use crate::agent::event::GivenUp;
-use crate::queue::Message;
+use crate::queue::{Delivery, Message, QueueError};
 
 /// Header of a dead letter: why it was given up.
 pub(crate) const DEAD_REASON: &str = "x-agentkit-dead-reason";
@@ -52,6 +52,11 @@ impl DeadLetterReason {
             Self::Unfounded => "unfounded",
         }
     }
+}
+
+/// The letter is sent again, or thrown away.
+pub(crate) async fn removed(letter: Delivery) -> Result<(), QueueError> {
+    letter.ack().await
 }
 
 /// Whether the broker made this letter because the job queue's delivery limit was reached. Not where it did so again with one

@@ -4,7 +4,7 @@ use super::fresh::was_handed_on;
 use super::signature::HeaderKey;
 use super::version::without_our_headers;
 use super::wake_up::WakeUp;
-use crate::producers::Producers;
+use crate::producers::{Producer, Producers};
 use crate::queue::{Message, PRODUCER, Properties};
 
 /// Header: the user of the broker who sent the job, where that is none of ours; empty where the broker vouches for nobody.
@@ -26,6 +26,8 @@ pub(crate) enum SentBy<'m> {
     Operator,
     /// This user of the broker, if the broker vouches for any.
     User(Option<&'m str>),
+    /// The holder of this token, by HTTP. The message that the worker makes of it is its own, and says whose job it brings.
+    Token(&'m str),
 }
 
 impl Senders {
@@ -66,6 +68,23 @@ impl Senders {
             return letter;
         }
         self.believed(letter, key)
+    }
+
+    /// The producer that sent something, by its name.
+    pub(crate) fn producer(&self, sent_by: &SentBy<'_>) -> Option<(&str, &Producer)> {
+        match *sent_by {
+            SentBy::Operator => None,
+            SentBy::User(user) => self.producers.of_user(user?),
+            SentBy::Token(token) => self.producers.of_token(token),
+        }
+    }
+
+    /// Whether replies to who sent something may go to `queue`.
+    pub(crate) fn may_be_answered_at(&self, sent_by: &SentBy<'_>, queue: &str) -> bool {
+        match sent_by {
+            SentBy::Operator => true,
+            _ => self.producers.may_answer(self.producer(sent_by).map(|(_, producer)| producer), queue),
+        }
     }
 
     /// Who sent a message that is [`Senders::believed`].

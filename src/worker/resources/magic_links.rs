@@ -75,6 +75,11 @@ impl MagicLinks {
         Ok(found.link)
     }
 
+    /// The same, where all workers know of one: none is made.
+    pub(crate) async fn known(&self, identifier: &Identifier, connection: &ConnectionName) -> Option<RememberedLink> {
+        self.remembered(&key(identifier, connection)).await.ok()?
+    }
+
     /// Forgets a link that the user has used: should the account be lost again, it would help nobody.
     pub(crate) async fn forget(&self, identifier: &Identifier, connection: &ConnectionName) {
         let key = key(identifier, connection);

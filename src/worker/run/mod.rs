@@ -60,7 +60,7 @@ pub(crate) struct Executor {
     /// Models that asked to be left alone.
     pub cooldowns: Cooldowns,
     /// Magic links that were handed out.
-    pub magic_links: MagicLinks,
+    pub magic_links: Arc<MagicLinks>,
     /// How the jobs of digests end, and which of them may ask their users.
     pub digests: Arc<dyn DigestStore>,
     /// Makes the links by which people approve.

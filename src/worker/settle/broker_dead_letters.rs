@@ -35,7 +35,7 @@ impl Settler {
     /// Sends each letter that the broker made through the door by which all messages come in: there its run's reply is
     /// delivered, or it is given up in good order.
     async fn answer_for_the_broker(&self, letters: &dyn DeadLetterQueue) -> Result<(), QueueError> {
-        for mut letter in letters.take(is_from_the_broker).await? {
+        for mut letter in letters.take(&is_from_the_broker).await? {
             letter.message = self.rules.senders.believed(std::mem::take(&mut letter.message), &self.rules.header_key);
             let letter = InFlightDelivery::new(letter, self.rules.hold_at_most, &self.rules.header_key);
             warn!(

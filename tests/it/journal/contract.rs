@@ -7,7 +7,9 @@ use std::time::Duration;
 use agentkit_worker::internals::clock::ManualClock;
 use agentkit_worker::internals::journal::memory::MemoryJournal;
 use agentkit_worker::internals::journal::redis::RedisJournal;
-use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains};
+use agentkit_worker::internals::journal::{
+    Announced, Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains,
+};
 use agentkit_worker::job::JobId;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
@@ -154,6 +156,32 @@ async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &J
     subject.journal.append(&job, last).await.unwrap();
     let (_, entries) = subject.claim(&job, "three", ClaimMode::IfFree).await;
     assert_eq!(entries, ["x"], "an append of no lease gives the run free, too");
+}
+
+async fn a_job_is_announced_until_its_run_begins(subject: &JournalUnderTest) {
+    let (job, journal, short) = (job("a"), &subject.journal, Duration::from_millis(150));
+    assert_eq!(journal.announced(&job).await.unwrap(), None);
+    assert_eq!(journal.announce(&job, "one", short).await.unwrap(), Announced::Kept);
+    assert_eq!(journal.announce(&job, "two", RETAIN).await.unwrap(), Announced::Other("one".into()));
+    journal.withdraw(&job, "two", RETAIN).await.unwrap();
+    assert_eq!(journal.announced(&job).await.unwrap().as_deref(), Some("one"));
+    let forgotten = async |journal: &dyn Journal| journal.announced(&job).await.unwrap().is_none().then_some(());
+    subject.later("what nobody keeps is forgotten", forgotten).await;
+    assert_eq!(journal.announce(&job, "two", short).await.unwrap(), Announced::Kept);
+    journal.withdraw(&job, "two", short).await.unwrap();
+    assert_eq!(journal.announced(&job).await.unwrap(), None);
+    assert_eq!(journal.announce(&job, "three", short).await.unwrap(), Announced::Kept);
+    assert_eq!(journal.announce(&job, "three", RETAIN).await.unwrap(), Announced::Kept);
+    journal.withdraw(&job, "three", short).await.unwrap();
+    assert_eq!(journal.announced(&job).await.unwrap().as_deref(), Some("three"), "kept for longer");
+    assert_eq!((subject.entries(&job).await, journal.length(&job).await.unwrap()), (Vec::new(), 0));
+    let (token, entries) = subject.claim(&job, "one", ClaimMode::IfFree).await;
+    assert_eq!(entries, Vec::<String>::new(), "a note is no entry");
+    assert_eq!(journal.announced(&job).await.unwrap().as_deref(), Some("three"), "a claim begins nothing");
+    subject.append(&job, token, 0, &["x", "y"]).await.unwrap();
+    assert_eq!((journal.announced(&job).await.unwrap(), journal.length(&job).await.unwrap()), (None, 2));
+    assert_eq!(journal.announce(&job, "three", RETAIN).await.unwrap(), Announced::Begun);
+    assert_eq!(journal.announced(&job).await.unwrap(), None);
 }
 
 async fn force_takes_a_held_run_away(subject: &JournalUnderTest) {
@@ -379,6 +407,7 @@ async fn all_of_it_holds_on_a_cluster() {
     a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(&JournalUnderTest::cluster().await).await;
     an_owner_whose_lease_ran_out_goes_on_where_nobody_took_the_run(&JournalUnderTest::cluster().await).await;
     a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&JournalUnderTest::cluster().await).await;
+    a_job_is_announced_until_its_run_begins(&JournalUnderTest::cluster().await).await;
     force_takes_a_held_run_away(&JournalUnderTest::cluster().await).await;
     who_was_taken_by_force_is_told_of_and_nobody_else(&JournalUnderTest::cluster().await).await;
     a_repeated_append_is_recognised_and_any_other_at_its_place_refused(&JournalUnderTest::cluster().await).await;
@@ -420,6 +449,11 @@ mod memory {
     #[tokio::test]
     async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once() {
         super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&JournalUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn a_job_is_announced_until_its_run_begins() {
+        super::a_job_is_announced_until_its_run_begins(&JournalUnderTest::memory()).await;
     }
 
     #[tokio::test]
@@ -510,6 +544,11 @@ mod redis {
     #[tokio::test]
     async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once() {
         super::a_renewed_run_stays_held_and_a_released_one_is_free_at_once(&JournalUnderTest::redis().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_job_is_announced_until_its_run_begins() {
+        super::a_job_is_announced_until_its_run_begins(&JournalUnderTest::redis().await).await;
     }
 
     #[tokio::test]

@@ -114,11 +114,23 @@ async fn the_schemas_take_our_samples_and_refuse_others() {
     sample["type"] = "agentkit.job.eaten".into();
     assert!(!reply.problems(&sample).is_empty());
 
-    let document: Value = serde_json::from_str(&print("asyncapi").await).unwrap();
-    assert_eq!(document["asyncapi"], "3.0.0");
-    for (pointer, name) in references(&document, "") {
-        let target = name.strip_prefix('#').and_then(|place| document.pointer(place));
-        assert!(target.is_some(), "{pointer} refers to {name}, which is not there");
+    let parse = async |what| serde_json::from_str::<Value>(&print(what).await).unwrap();
+    let (document, openapi) = (parse("asyncapi").await, parse("openapi").await);
+    assert_eq!((&document["asyncapi"], &openapi["openapi"]), (&json!("3.0.0"), &json!("3.1.0")));
+    for document in [&document, &openapi] {
+        for (pointer, name) in references(document, "") {
+            let target = name.strip_prefix('#').and_then(|place| document.pointer(place));
+            assert!(target.is_some(), "{pointer} refers to {name}, which is not there");
+        }
+    }
+    let paths = openapi["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, all)| all.as_object().unwrap().values().map(move |one| (path, one)));
+    for (path, operation) in operations {
+        let named = operation["parameters"].as_array().unwrap().iter().filter(|parameter| parameter["in"] == "path");
+        assert_eq!(named.count(), path.matches('{').count(), "{path}");
+        for (status, answer) in operation["responses"].as_object().unwrap() {
+            assert!(answer["description"].as_str().is_some_and(|words| !words.is_empty()), "{path} {status}");
+        }
     }
     for name in ["job", "reply"] {
         let payload = document.pointer(&format!("/components/messages/{name}/payload/$ref")).unwrap();

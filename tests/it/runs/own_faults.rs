@@ -9,7 +9,7 @@ use std::time::Duration;
 use agentkit_worker::internals::app::Backends;
 use agentkit_worker::internals::clock::{SharedClock, SystemClock};
 use agentkit_worker::internals::journal::memory::MemoryJournal;
-use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::journal::{Announced, Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
 use agentkit_worker::internals::queue::{Consumer, Delivery, Destination, Message, Publisher};
 use agentkit_worker::job::JobId;
@@ -67,6 +67,22 @@ impl Journal for PanickingJournal {
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.inner.read(job).await
+    }
+
+    async fn length(&self, job: &JobId) -> Result<u64, JournalError> {
+        self.inner.length(job).await
+    }
+
+    async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError> {
+        self.inner.announce(job, note, retain).await
+    }
+
+    async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError> {
+        self.inner.announced(job).await
+    }
+
+    async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
+        self.inner.withdraw(job, note, retain).await
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {

@@ -11,7 +11,7 @@ use agentkit_worker::Config;
 use agentkit_worker::Shutdown;
 use agentkit_worker::internals::app::Backends;
 use agentkit_worker::internals::clock::SystemClock;
-use agentkit_worker::internals::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
+use agentkit_worker::internals::journal::{Announced, Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::internals::queue::{
     Consumer, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle,
 };
@@ -130,6 +130,22 @@ impl Journal for FusedJournal {
 
     async fn read(&self, job: &JobId) -> Result<Vec<String>, JournalError> {
         self.0.read(job).await
+    }
+
+    async fn length(&self, job: &JobId) -> Result<u64, JournalError> {
+        self.0.length(job).await
+    }
+
+    async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError> {
+        self.0.announce(job, note, retain).await
+    }
+
+    async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError> {
+        self.0.announced(job).await
+    }
+
+    async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
+        self.0.withdraw(job, note, retain).await
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {
