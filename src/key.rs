@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 /// Everything but letters, digits, `-`, `_`, `.` and `~` is encoded (RFC 3986's unreserved set), `%` and `:` too.
@@ -43,6 +43,11 @@ pub fn encode(part: &str) -> String {
     utf8_percent_encode(part, PART).to_string()
 }
 
+/// What [`encode`] made a part of a key of; `None` where it is not text.
+pub fn decode(part: &str) -> Option<String> {
+    Some(percent_decode_str(part).decode_utf8().ok()?.into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -58,6 +63,9 @@ mod tests {
             for other in names {
                 assert!(keys.insert(Key::new(&[one, other])), "{one:?} {other:?}");
             }
+        }
+        for name in names {
+            assert_eq!(decode(&encode(name)).as_deref(), Some(name));
         }
         for key in keys {
             assert_eq!(key.as_str().matches(':').count(), 1);

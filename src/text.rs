@@ -39,6 +39,11 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if text.contains(is_hidden) { text.replace(is_hidden, "").into() } else { text.into() }
 }
 
+/// `text` without anything that a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}
+
 /// `value` with all its text made so, names included.
 pub(crate) fn visible_value(value: Value) -> Value {
     match value {

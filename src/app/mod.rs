@@ -23,6 +23,8 @@ use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
 use crate::fleet_clock::FleetClock;
 use crate::http;
+use crate::http_server::pages::PageFacts;
+use crate::http_server::pages::doctor::Examine;
 use crate::http_server::tokens::Tokens;
 use crate::http_server::{self, Check, Endpoints};
 use crate::llm::{Llm, Profiles};
@@ -178,6 +180,7 @@ impl App {
             header_key: rules.header_key.clone(),
             name: format!("{}-decisions", rules.name),
         };
+        let by_pages = Runs { name: format!("{}-pages", rules.name), ..runs.clone() };
         let by_http = Runs { name: format!("{}-http", rules.name), ..runs.clone() };
         let desk = DeadLetterDesk {
             operator: Operator::new(by_http.clone()),
@@ -202,6 +205,15 @@ impl App {
             tracker: shutdown.tracker(),
         };
         let decider = Arc::new(Decider { runs, metrics: metrics.clone() });
+        let pages = PageFacts {
+            process: rules.name.clone(),
+            journal: journal.clone(),
+            operator: Arc::new(Operator::new(by_pages)),
+            scheduler: None,
+            examine: None,
+            clock: clock.clone(),
+            tracker: shutdown.tracker(),
+        };
         let decisions = Arc::new(Decisions {
             decider: decider.clone(),
             publisher: publisher.clone(),
@@ -252,6 +264,7 @@ impl App {
             dead_letters: Arc::new(desk),
             streams: Arc::new(Semaphore::new(config.http.max_streams)),
             stop: shutdown.soft(),
+            pages,
         };
         Ok(Self {
             worker: Arc::new(worker),
@@ -284,8 +297,16 @@ impl App {
     }
 
     /// Has [`App::run`] fire these as well.
-    pub fn with_digests(self, digests: Arc<Digests>) -> Self {
-        Self { digests: Some(digests), ..self }
+    pub fn with_digests(mut self, digests: Arc<Digests>) -> Self {
+        self.facts.pages.scheduler = Some(Scheduler { digests: digests.clone(), ..self.scheduler.clone() });
+        self.digests = Some(digests);
+        self
+    }
+
+    /// Has the page *Doctor* look by this.
+    pub(crate) fn with_doctor(mut self, examine: Examine) -> Self {
+        self.facts.pages.examine = Some(examine);
+        self
     }
 
     /// A scheduler on this worker's queue and store, with a clock of its own.
@@ -295,7 +316,7 @@ impl App {
 
     /// Starts the HTTP server; the address is the bound one. It goes on until the process ends.
     pub async fn serve_http(&self) -> anyhow::Result<SocketAddr> {
-        const OPERATION: &str = "/livez, /readyz, /metrics, /v1";
+        const OPERATION: &str = "/livez, /readyz, /metrics, /v1, /";
         const PUBLIC: &str = "/webhooks/scalekit, /approvals";
         let config = &self.config.http;
         let within = Duration::from_secs(config.timeout_seconds);

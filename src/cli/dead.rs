@@ -157,7 +157,7 @@ async fn show(context: &Context, arguments: &OneLetter) -> Result<ExitCode, Comm
     match journal(context)?.read(id).await.map(|lines| Timeline::read(&lines)) {
         Ok(Ok(Some(timeline))) => {
             println!();
-            timeline.print(false);
+            timeline.lines(false).iter().for_each(|line| println!("{line}"));
         }
         Ok(Ok(None)) => println!("\nno journal of this id is kept"),
         Ok(Err(error)) => println!("\n{}", plain(&error.to_string())),

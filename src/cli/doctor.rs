@@ -12,6 +12,7 @@ use super::doctor_transport::transport;
 use super::report::Report;
 use super::{CommandError, Context};
 use crate::app;
+use crate::http_server::pages::doctor::{Examine, Severity};
 use crate::job::ConnectionName;
 use crate::llm::Llm;
 use crate::member_watch::management;
@@ -38,7 +39,28 @@ const CONSUMER_TIMEOUT_ADVICE: &str = "compare it, in milliseconds, on each node
 
 /// Carries out `doctor`.
 pub(crate) async fn doctor(context: Context, arguments: DoctorArguments) -> Result<ExitCode, CommandError> {
-    let mut report = Report::default();
+    let mut report = Report { prints: true, ..Report::default() };
+    examine(&context, arguments.connections, &mut report).await;
+    let [broken, warnings, notes, good] =
+        [Severity::Broken, Severity::Warning, Severity::Note, Severity::Good].map(|severity| report.count(severity));
+    println!("\n{good} ok, {notes} note(s), {warnings} warning(s), {broken} broken");
+    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The same for the page *Doctor* of a worker that has this context.
+pub(super) fn examined(context: Context) -> Examine {
+    let context = Arc::new(context);
+    Arc::new(move || {
+        let context = context.clone();
+        Box::pin(async move {
+            let mut report = Report::default();
+            examine(&context, Vec::new(), &mut report).await;
+            report.findings
+        })
+    })
+}
+
+async fn examine(context: &Context, mut connections: Vec<String>, report: &mut Report) {
     let problems = context.config.service_problems();
     for problem in &problems {
         report.bad("configuration", problem, "set it in the environment, in .env or in the file given with --config");
@@ -46,23 +68,19 @@ pub(crate) async fn doctor(context: Context, arguments: DoctorArguments) -> Resu
     if problems.is_empty() {
         report.good("configuration", "complete");
     }
-    transport(&context, &mut report);
-    broker(&context, &mut report).await;
-    redis(&context, &mut report).await;
-    let mut connections = arguments.connections;
+    transport(context, report);
+    broker(context, report).await;
+    redis(context, report).await;
     if connections.is_empty() {
         connections.extend(context.sources.variable("CONNECTION_NAME").map(str::to_owned));
     }
     match app::edges(&context.config, &context.clock, &Arc::new(Metrics::default()), None) {
         Ok((scalekit, llm)) => {
-            check_scalekit(&scalekit, connections, &mut report).await;
-            model(&context, &llm, &mut report).await;
+            check_scalekit(&scalekit, connections, report).await;
+            model(context, &llm, report).await;
         }
         Err(error) => report.bad("Scalekit and model", &format!("{error:#}"), "correct the configuration first"),
     }
-    let Report { good, notes, warnings, broken } = &report;
-    println!("\n{good} ok, {notes} note(s), {warnings} warning(s), {broken} broken");
-    Ok(if report.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn broker(context: &Context, report: &mut Report) {

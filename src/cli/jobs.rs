@@ -177,7 +177,7 @@ async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, 
     if arguments.json {
         println!("{}", timeline.to_json(arguments.content));
     } else {
-        timeline.print(arguments.content);
+        timeline.lines(arguments.content).iter().for_each(|line| println!("{line}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,6 @@ mod report;
 pub mod run;
 pub(crate) mod sandbox;
 pub(crate) mod schema;
-mod timeline;
 pub(crate) mod tools;
 mod which_run;
 pub(crate) mod worker;
@@ -35,6 +34,7 @@ use crate::config::{BadConfig, Config, Sources};
 use crate::queue::QueueError;
 use crate::schedule::BadDigests;
 use crate::telemetry::{self, LogFormat};
+use crate::worker::control::timeline;
 
 /// Exit code for bad usage or configuration (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use crate::reply::{
     Account, ApprovalRequired, AuthorizationRequired, EffectState, Progress, Reply, ReplyEvent, Status,
 };
+pub(super) use crate::text::plain;
 
 /// Where and how things are shown.
 #[derive(Debug, Clone, Copy)]
@@ -154,11 +155,6 @@ impl Screen {
     fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
-}
-
-/// Text from elsewhere without anything that a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use super::{CommandError, Context};
+use super::{CommandError, Context, doctor};
 use crate::app::{App, Backends};
 use crate::config::{Config, Sources};
 use crate::job::OfferedEffects;
@@ -32,14 +32,15 @@ pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| CommandError::Other(error.into()))?;
     let tools = Arc::new(OnceLock::new());
-    let reloaded = Reloaded { digests: digests.clone(), tools: tools.clone(), sources: context.sources };
+    let reloaded = Reloaded { digests: digests.clone(), tools: tools.clone(), sources: context.sources.clone() };
     reload_on_signal(&shutdown, reloaded).map_err(|error| CommandError::Other(error.into()))?;
     let stop = shutdown.soft();
     let backends = tokio::select! {
         backends = Backends::service(&context.config) => backends.map_err(refused)?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    let mut app = App::build(context.config, backends, context.clock, shutdown)?;
+    let app = App::build(context.config.clone(), backends, context.clock.clone(), shutdown)?;
+    let mut app = app.with_doctor(doctor::examined(context));
     let _ = tools.set(app.tool_catalog());
     if let Some(digests) = digests {
         app = app.with_digests(digests);

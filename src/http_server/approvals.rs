@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Endpoints;
 use super::answers::{not_now, permitted, said};
-use super::page::{answer_page, call_page};
+use super::link_page::{answer_page, call_page};
 use super::tokens::Scope;
 use crate::agent::ruling::Objection;
 use crate::agent::run::Run;
@@ -146,7 +146,8 @@ fn refused(error: &NotDecided) -> Response {
     }
 }
 
-fn status(error: &NotDecided) -> StatusCode {
+/// The answer's status.
+pub(super) fn status(error: &NotDecided) -> StatusCode {
     let NotDecided::Refused(refusal) = error else { return StatusCode::SERVICE_UNAVAILABLE };
     match refusal {
         Objection::Unreadable(_) => StatusCode::BAD_REQUEST,

@@ -8,7 +8,8 @@ mod connections;
 mod dead;
 mod events;
 mod jobs;
-mod page;
+mod link_page;
+pub(crate) mod pages;
 mod process;
 pub(crate) mod tokens;
 
@@ -31,6 +32,7 @@ use tracing::debug;
 use self::approvals::{DECISION_BYTES, FORM_BYTES};
 pub(crate) use self::connections::ConnectionLimits;
 use self::connections::in_time;
+use self::pages::{PageFacts, frame};
 use self::tokens::Tokens;
 use crate::approval::link::Links;
 use crate::metrics::{Form, Metrics};
@@ -78,6 +80,8 @@ pub(crate) struct Endpoints {
     pub streams: Arc<Semaphore>,
     /// Those who wait are answered when the worker stops.
     pub stop: CancellationToken,
+    /// What the pages for people tell of.
+    pub pages: PageFacts,
 }
 
 /// Listens on `bind`, so that the port is known before anything else starts.
@@ -87,7 +91,8 @@ pub(crate) async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAd
     Ok((listener, address))
 }
 
-/// What operators and machines ask, and who sends jobs; answered within this time, unless they want to wait.
+/// What operators and machines ask, who sends jobs, and the pages for people; answered within this time, unless they want to
+/// wait.
 pub(crate) fn operation(within: Duration, max_job_bytes: usize) -> Router<Endpoints> {
     let lasting =
         Router::new().route("/v1/jobs/{id}", get(jobs::look)).route("/v1/jobs/{id}/events", get(events::events));
@@ -99,7 +104,8 @@ pub(crate) fn operation(within: Duration, max_job_bytes: usize) -> Router<Endpoi
         .route("/v1/jobs", post(jobs::submit).layer(DefaultBodyLimit::max(max_job_bytes)))
         .route("/v1/jobs/{id}", delete(jobs::cancel))
         .route("/v1/dead", get(dead::list))
-        .route("/v1/dead/{id}/replay", post(dead::replay));
+        .route("/v1/dead/{id}/replay", post(dead::replay))
+        .merge(pages::pages());
     router.layer(from_fn_with_state(within, in_time)).merge(lasting)
 }
 
@@ -109,6 +115,8 @@ pub(crate) fn public(within: Duration) -> Router<Endpoints> {
     Router::new()
         .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
         .route("/approvals/{id}", page)
+        .route("/approvals/page.css", get(frame::look))
+        .route("/approvals/page.svg", get(frame::mark))
         .layer(from_fn_with_state(within, in_time))
 }
 

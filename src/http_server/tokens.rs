@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, Mac as _};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use sha2::Sha256;
 
 use crate::job::Identifier;
 use crate::key::digest;
@@ -94,6 +98,16 @@ impl Tokens {
         tokens.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether nobody has one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whoever holds the token of this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&TokenHolder> {
+        self.0.iter().find(|known| known.name == name)
+    }
+
     /// Whoever sends this `Authorization`. Digests are compared: how long that takes says nothing of the token.
     pub(crate) fn holder(&self, authorization: &str) -> Option<&TokenHolder> {
         let (scheme, token) = authorization.split_once(' ')?;
@@ -103,6 +117,21 @@ impl Tokens {
 }
 
 impl TokenHolder {
+    /// Signs words, so that they are known again: the key is the token's, and good as long as that.
+    pub(crate) fn seal(&self, words: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.mac(words).finalize().into_bytes())
+    }
+
+    /// Whether it has signed these words so. How long that takes says nothing.
+    pub(crate) fn has_sealed(&self, words: &str, seal: &str) -> bool {
+        URL_SAFE_NO_PAD.decode(seal).is_ok_and(|tag| self.mac(words).verify_slice(&tag).is_ok())
+    }
+
+    fn mac(&self, words: &str) -> Hmac<Sha256> {
+        let mac = Hmac::<Sha256>::new_from_slice(self.digest.as_bytes()).expect("a key may have any length");
+        mac.chain_update(words)
+    }
+
     /// Whether it is good for this at all.
     pub(crate) fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)

@@ -70,6 +70,15 @@ impl Parking for MemoryParking {
         Ok(runs.get(identifier).and_then(|of_user| of_user.get(job)).map(|(parked, _)| parked.clone()))
     }
 
+    async fn first(&self, waits_for: WaitsFor, most: usize) -> Result<Vec<(Identifier, JobId)>, ParkingError> {
+        let runs = self.runs();
+        let all = runs.iter().flat_map(|(identifier, of_user)| of_user.values().map(move |run| (identifier, run)));
+        let mut waiting: Vec<_> = all.filter(|(_, (parked, _))| parked.waits_for == waits_for).collect();
+        waiting.sort_by_key(|(_, (_, until))| *until);
+        let named = waiting.into_iter().map(|(identifier, (parked, _))| (identifier.clone(), parked.job.clone()));
+        Ok(named.take(most).collect())
+    }
+
     async fn count(&self, waits_for: WaitsFor) -> Result<u64, ParkingError> {
         let runs = self.runs();
         let all = runs.values().flat_map(BTreeMap::values);

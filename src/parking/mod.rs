@@ -85,6 +85,8 @@ pub trait Parking: Send + Sync {
     async fn page(&self, identifier: &Identifier, from: Option<&PageCursor>) -> Result<ParkedPage, ParkingError>;
     /// The run of this job, where it waits for `identifier`.
     async fn find(&self, identifier: &Identifier, job: &JobId) -> Result<Option<Parked>, ParkingError>;
+    /// Up to `most` of the runs that wait for this, of all users: those whose wait ends first come first.
+    async fn first(&self, waits_for: WaitsFor, most: usize) -> Result<Vec<(Identifier, JobId)>, ParkingError>;
     /// How many runs wait for this, of all users.
     async fn count(&self, waits_for: WaitsFor) -> Result<u64, ParkingError>;
 }

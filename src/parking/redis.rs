@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
 use crate::job::{Identifier, JobId};
-use crate::key::Key;
+use crate::key::{Key, decode};
 use crate::redis_client::{RedisClient, Unavailable};
 
 /// Arguments: job id, run, milliseconds to keep. The hash lasts as long as the longest wait in it.
@@ -94,6 +94,12 @@ impl Parking for RedisParking {
         Ok(run.and_then(|run| serde_json::from_str(&run).ok()))
     }
 
+    async fn first(&self, waits_for: WaitsFor, most: usize) -> Result<Vec<(Identifier, JobId)>, ParkingError> {
+        let Some(last) = most.checked_sub(1) else { return Ok(Vec::new()) };
+        let names: Vec<String> = self.client.query(cmd("ZRANGE").arg(self.all(waits_for)).arg(0).arg(last)).await?;
+        Ok(names.iter().filter_map(|name| named(name)).collect())
+    }
+
     async fn count(&self, waits_for: WaitsFor) -> Result<u64, ParkingError> {
         Ok(self.client.run(&self.count.key(self.all(waits_for))).await?)
     }
@@ -107,6 +113,11 @@ const LONGEST: u64 = 1000 * 3600 * 24 * 365 * 100;
 
 fn name(identifier: &Identifier, job: &JobId) -> String {
     Key::new(&[identifier.as_str(), job.key()]).to_string()
+}
+
+fn named(name: &str) -> Option<(Identifier, JobId)> {
+    let (identifier, job) = name.split_once(':')?;
+    Some((Identifier::new(decode(identifier)?)?, JobId::from_key(&decode(job)?)?))
 }
 
 impl From<Unavailable> for ParkingError {

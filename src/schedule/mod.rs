@@ -122,6 +122,11 @@ impl Digests {
         self.present().iter().map(|planned| planned.digest.name.clone()).collect()
     }
 
+    /// They, as they are defined, in order.
+    pub fn definitions(&self) -> Vec<Digest> {
+        self.present().iter().map(|planned| planned.digest.clone()).collect()
+    }
+
     fn present(&self) -> Vec<Arc<Planned>> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

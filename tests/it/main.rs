@@ -12,6 +12,7 @@ mod hostile;
 mod http;
 mod journal;
 mod operating;
+mod pages;
 mod parking;
 mod queue;
 mod redis;

@@ -10,4 +10,5 @@ pub(crate) mod job_door;
 pub(crate) mod operator;
 pub(crate) mod runs;
 pub(crate) mod standing;
+pub(crate) mod timeline;
 pub(crate) mod webhooks;

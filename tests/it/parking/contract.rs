@@ -98,6 +98,14 @@ async fn runs_are_counted_by_what_they_wait_for_and_found_by_their_jobs(subject:
     assert_eq!(parking.find(&ann, &run("j").job).await.unwrap(), Some(run("j")));
     assert_eq!(parking.find(&ann, &asked.job).await.unwrap(), Some(asked.clone()));
     assert_eq!(parking.find(&bob, &asked.job).await.unwrap(), None, "it is another user's");
+    let hostile = "b:ob %3A\n{x}";
+    let soon = Parked { job: JobId::new("k:%2F/é").unwrap(), ..asked.clone() };
+    parking.park(&user(hostile), &soon, LONG / 2).await.unwrap();
+    let first = async |most| parking.first(WaitsFor::Approval, most).await.unwrap();
+    let (late, early) = ((ann.clone(), asked.job.clone()), (user(hostile), soon.job.clone()));
+    assert_eq!(first(5).await, [early.clone(), late], "of all users, the first that ends comes first");
+    assert_eq!((first(1).await, first(0).await), (vec![early], vec![]));
+    parking.unpark(&user(hostile), &soon.job, WaitsFor::Approval).await.unwrap();
     parking.unpark(&ann, &asked.job, WaitsFor::Approval).await.unwrap();
     assert_eq!((counts().await, parking.find(&ann, &asked.job).await.unwrap()), ((1, 0), None));
     parking.unpark(&ann, &run("j").job, WaitsFor::Authorization).await.unwrap();

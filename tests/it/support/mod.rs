@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 pub(crate) mod broker_cluster;
 mod broker_node;
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod chat_model;
 pub(crate) mod cluster_load;

@@ -5,27 +5,30 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::output::plain;
 use crate::agent::event::{Entry, Event, Pause, Plan, ToolOutcome};
 use crate::agent::message::ModelReply;
 use crate::agent::run::{BadJournal, Run};
 use crate::job::ConnectionName;
 use crate::reply::{Reply, ReplyEvent};
+use crate::text::plain;
 
 /// A run and its journal.
-pub(super) struct Timeline {
+pub(crate) struct Timeline {
     run: Run,
     rows: Vec<Row>,
     state: State,
 }
 
 /// One thing that happened.
-struct Row {
-    at: Timestamp,
-    event: &'static str,
-    detail: String,
+pub(crate) struct Row {
+    pub(crate) at: Timestamp,
+    /// The event's name.
+    pub(crate) event: &'static str,
+    pub(crate) detail: String,
     /// Prompts, arguments, results: shown on demand only.
-    content: Vec<String>,
+    pub(crate) content: Vec<String>,
+    /// Whether something went wrong.
+    pub(crate) is_trouble: bool,
 }
 
 /// How a run stands, for programs and for people.
@@ -37,7 +40,7 @@ struct State {
 
 impl Timeline {
     /// The timeline that the lines of a journal tell, `None` where there are none.
-    pub(super) fn read(lines: &[String]) -> Result<Option<Self>, BadJournal> {
+    pub(crate) fn read(lines: &[String]) -> Result<Option<Self>, BadJournal> {
         let Some(run) = Run::replay(lines)? else { return Ok(None) };
         let mut tools = HashMap::new();
         let mut rows = Vec::new();
@@ -53,8 +56,23 @@ impl Timeline {
         Ok(Some(Self { run, rows, state }))
     }
 
+    /// The run.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// What happened, in order.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// How it stands, for programs and in words.
+    pub(crate) fn state(&self) -> (&'static str, &str) {
+        (self.state.name, &self.state.words)
+    }
+
     /// Attempts and model turns; of a run that has ended its reply knows them, too, when the journal does not any more.
-    fn counts(&self) -> (u32, u32) {
+    pub(crate) fn counts(&self) -> (u32, u32) {
         match self.run.reply().map(|reply| &reply.event) {
             Some(ReplyEvent::Completed(completed)) => (completed.account.attempts, completed.account.steps),
             Some(ReplyEvent::Failed(failed)) => (failed.account.attempts, failed.account.steps),
@@ -62,29 +80,31 @@ impl Timeline {
         }
     }
 
-    /// For people.
-    pub(super) fn print(&self, content: bool) {
+    /// For people: lines without anything that a terminal would obey.
+    pub(crate) fn lines(&self, content: bool) -> Vec<String> {
         let job = self.run.job();
         let producer = job.id().producer().map(|name| format!(", a job of {name}")).unwrap_or_default();
-        println!("run {} of {}{producer}", plain(job.id().as_str()), plain(job.identifier.as_str()));
-        println!("state: {}", plain(&self.state.words));
         let (attempts, steps) = self.counts();
-        println!("{attempts} attempt(s), {steps} model turn(s)");
-        if self.run.job().prompt.is_empty() {
-            println!("its time is over: only its beginning and its end are kept");
+        let mut lines = vec![
+            format!("run {} of {}{producer}", plain(job.id().as_str()), plain(job.identifier.as_str())),
+            format!("state: {}", plain(&self.state.words)),
+            format!("{attempts} attempt(s), {steps} model turn(s)"),
+        ];
+        if job.prompt.is_empty() {
+            lines.push("its time is over: only its beginning and its end are kept".to_owned());
         }
-        println!();
+        lines.push(String::new());
         for row in &self.rows {
             let at = row.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
-            println!("{at}  {:<23} {}", row.event, plain(&row.detail));
-            for line in row.content.iter().filter(|_| content).flat_map(|text| text.lines()) {
-                println!("{:26}{}", "", plain(line));
-            }
+            lines.push(format!("{at}  {:<23} {}", row.event, plain(&row.detail)));
+            let content = row.content.iter().filter(|_| content).flat_map(|text| text.lines());
+            lines.extend(content.map(|line| format!("{:26}{}", "", plain(line))));
         }
+        lines
     }
 
     /// For programs.
-    pub(super) fn to_json(&self, content: bool) -> Value {
+    pub(crate) fn to_json(&self, content: bool) -> Value {
         let job = self.run.job();
         let rows = self.rows.iter().map(|row| {
             let mut value = json!({"at": row.at, "event": row.event, "detail": row.detail});
@@ -140,7 +160,7 @@ impl State {
 }
 
 /// A reply's outcome in a word or two, `failed/cancelled` for one.
-pub(super) fn outcome(reply: &Reply) -> String {
+pub(crate) fn outcome(reply: &Reply) -> String {
     match &reply.event {
         ReplyEvent::Completed(completed) => match serde_json::to_value(completed.status) {
             Ok(Value::String(status)) => status,
@@ -218,7 +238,16 @@ impl Row {
                 String::new()
             }
         };
-        Self { at: entry.at, event: entry.event.name(), detail, content }
+        Self { at: entry.at, event: entry.event.name(), detail, content, is_trouble: is_trouble(&entry.event) }
+    }
+}
+
+fn is_trouble(event: &Event) -> bool {
+    match event {
+        Event::ToolFinished { outcome, .. } => !matches!(outcome, ToolOutcome::Done { .. }),
+        Event::Finished(reply) => matches!(reply.event, ReplyEvent::Failed(_)),
+        Event::Retried { .. } | Event::EndLost { .. } | Event::JournalLost | Event::GivenUp(_) => true,
+        _ => false,
     }
 }
 
@@ -242,8 +271,8 @@ fn answered(reply: &ModelReply, plans: &[Plan]) -> String {
 mod tests {
     use super::*;
 
-    const FINISHED: &str = include_str!("../../tests/data/journal/v1-finished.ndjson");
-    const CUT: &str = include_str!("../../tests/data/journal/v1-cut.ndjson");
+    const FINISHED: &str = include_str!("../../../tests/data/journal/v1-finished.ndjson");
+    const CUT: &str = include_str!("../../../tests/data/journal/v1-cut.ndjson");
 
     fn timeline(journal: &str) -> Timeline {
         let lines: Vec<String> = journal.lines().map(str::to_owned).collect();

@@ -1,0 +1,160 @@
+//! How the work stands at this moment.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::figures::{Figures, count};
+use super::frame::{Place, Shown, nothing, page};
+use super::letters::Letters;
+use super::{looked_at, viewer};
+use crate::http_server::Endpoints;
+use crate::parking::WaitsFor;
+
+/// A figure of the whole fleet, or why it is not known.
+struct Tile {
+    name: &'static str,
+    value: Result<u64, String>,
+    address: Option<&'static str>,
+    /// Whether more than none is something to look at.
+    is_trouble: bool,
+}
+
+/// What the page shows.
+struct NowView {
+    process: String,
+    /// Whether the worker does its work and may be given more; else why not.
+    verdict: Result<(), String>,
+    tiles: Vec<Tile>,
+    figures: Figures,
+}
+
+pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> Response {
+    let viewer = match viewer(&facts, &headers) {
+        Ok(viewer) => viewer,
+        Err(answer) => return answer,
+    };
+    let mut tiles = Vec::new();
+    for waits_for in WaitsFor::ALL {
+        let value = facts.parking.count(waits_for).await.map_err(|error| error.to_string());
+        let (name, address) = match waits_for {
+            WaitsFor::Authorization => ("wait for their users", None),
+            WaitsFor::Approval => ("wait for approval", Some(Place::Inbox.address())),
+        };
+        tiles.push(Tile { name, value, address, is_trouble: false });
+    }
+    let letters = match Letters::of(&facts, &viewer, false).await {
+        Letters::Counted(count) => Some(Ok(u64::from(count))),
+        Letters::Unknown(why) => Some(Err(why)),
+        Letters::NoBroker | Letters::Listed(_) => None,
+    };
+    let address = Some(Place::Inbox.address());
+    tiles.extend(letters.map(|value| Tile { name: "dead letters", value, address, is_trouble: true }));
+    let view = NowView {
+        process: facts.pages.process.clone(),
+        verdict: (facts.alive)().and_then(|()| (facts.ready)()),
+        tiles,
+        figures: Figures::new(facts.metrics.render()),
+    };
+    looked_at(&facts, &headers, &viewer, page(&viewer, Place::Now, "Now", true, &now_parts(&view)))
+}
+
+fn now_parts(view: &NowView) -> Markup {
+    html! {
+        section data-part="verdict" aria-label="Verdict" {
+            @match &view.verdict {
+                Ok(()) => p.verdict.good role="status" { "Work is taken and everything that it needs can be reached." },
+                Err(why) => p.verdict.bad role="status" { "Work is not taken: " (Shown(why)) "." },
+            }
+        }
+        section data-part="tiles" aria-labelledby="fleet" {
+            h2 #fleet { "All workers" }
+            dl.tiles { @for tile in &view.tiles { (tile_of(tile)) } }
+        }
+        section data-part="process" aria-labelledby="process" {
+            h2 #process { "This worker, since it started" }
+            p.hint { (Shown(&view.process)) }
+            (process_part(&view.figures))
+        }
+    }
+}
+
+fn tile_of(tile: &Tile) -> Markup {
+    let alarming = tile.is_trouble && tile.value.as_ref().is_ok_and(|value| *value > 0);
+    html! {
+        div.tile.trouble[alarming] {
+            dd {
+                @match &tile.value {
+                    Ok(value) => (value),
+                    Err(why) => span.unknown title=(why) { "not known" },
+                }
+            }
+            dt { @match tile.address { Some(address) => a href=(address) { (tile.name) }, None => (tile.name) } }
+        }
+    }
+}
+
+fn process_part(figures: &Figures) -> Markup {
+    let outcomes = figures.by("agentkit_jobs_total", "outcome");
+    let calls = figures.by("agentkit_tool_calls_total", "outcome");
+    let models = figures.by("agentkit_model_calls_total", "model");
+    let tokens = figures.by("agentkit_model_tokens_total", "kind");
+    let all: f64 = outcomes.values().sum();
+    html! {
+        dl.tiles {
+            div.tile { dd { (count(figures.sum("agentkit_jobs_in_flight"))) } dt { "runs in flight" } }
+            div.tile { dd { (count(all)) } dt { "runs ended" } }
+            div.tile { dd { (count(calls.values().sum())) } dt { "tool calls" } }
+            div.tile { dd { (count(models.values().sum())) } dt { "model calls" } }
+            div.tile { dd { (count(tokens.get("input").copied().unwrap_or_default())) } dt { "tokens in" } }
+            div.tile { dd { (count(tokens.get("output").copied().unwrap_or_default())) } dt { "tokens out" } }
+        }
+        @if all == 0.0 { (nothing("No run has ended in this process yet.")) }
+        @else {
+            table.rows.narrow {
+                thead { tr { th scope="col" { "Ended" } th.number scope="col" { "Runs" } th.number scope="col" { "Share" } } }
+                tbody { @for (outcome, runs) in &outcomes {
+                    tr {
+                        td data-label="Ended" { (Shown(outcome)) }
+                        td.number data-label="Runs" { (count(*runs)) }
+                        td.number data-label="Share" { (format!("{:.1} %", runs / all * 100.0)) }
+                    }
+                } }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn view(verdict: Result<(), String>, metrics: &Metrics) -> String {
+        let trouble = Tile { name: "dead letters", value: Ok(2), address: Some("inbox"), is_trouble: true };
+        let away = Tile { name: "wait", value: Err("\"><script>".to_owned()), address: None, is_trouble: true };
+        let figures = Figures::new(metrics.render());
+        let view = NowView { process: "worker-1-<b>".to_owned(), verdict, tiles: vec![trouble, away], figures };
+        now_parts(&view).into_string()
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_so_and_reasons_are_text() {
+        let text = view(Err("Redis is <full>".to_owned()), &Metrics::default());
+        assert!(text.contains("Work is not taken: Redis is &lt;full&gt;."), "{text}");
+        assert!(text.contains("not known") && text.contains("No run has ended"), "{text}");
+        assert!(!text.contains("<script>") && !text.contains("<b>"), "{text}");
+    }
+
+    #[test]
+    fn runs_are_told_by_how_they_ended() {
+        let metrics = Metrics::default();
+        for outcome in ["completed", "completed", "completed", "token_limit"] {
+            metrics.job_ended(outcome, 1);
+        }
+        let text = view(Ok(()), &metrics);
+        assert!(text.contains("75.0 %") && text.contains("token_limit"), "{text}");
+        assert!(text.contains("Work is taken"), "{text}");
+    }
+}

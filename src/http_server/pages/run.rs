@@ -1,0 +1,256 @@
+//! One run: how it stands, what waits for a person in it, its effects, and what happened when.
+
+use axum::extract::{Form, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use jiff::Timestamp;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::calls::WaitingCall;
+use super::frame::{Place, Shown, form_token, page, sentence, span, time};
+use super::session::Viewer;
+use super::{Pressed, actor, looked_at, reader, sees};
+use crate::http_server::Endpoints;
+use crate::http_server::tokens::Scope;
+use crate::job::JobId;
+use crate::key::encode;
+use crate::reply::{Account, EffectEntry, EffectState, ReplyEvent, TotalUsage};
+use crate::worker::control::operator::Cancel;
+use crate::worker::control::runs::RunError;
+use crate::worker::control::timeline::{Row, Timeline};
+
+#[derive(Deserialize)]
+pub(super) struct RunQueryText {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    said: String,
+}
+
+pub(super) async fn show(
+    State(facts): State<Endpoints>,
+    headers: HeaderMap,
+    Query(query): Query<RunQueryText>,
+) -> Response {
+    let viewer = match reader(&facts, &headers, Place::Jobs, Scope::JobsRead) {
+        Ok(viewer) => viewer,
+        Err(answer) => return answer,
+    };
+    let (id, timeline) = match timeline(&facts, &viewer, &query.id).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let content = html! {
+        @if let Some(said) = said(&query.said) { p.said role="status" { (said) } }
+        (run_part(&viewer, &timeline, facts.pages.clock.now()))
+    };
+    looked_at(&facts, &headers, &viewer, page(&viewer, Place::Jobs, id.as_str(), true, &content))
+}
+
+/// The run of this id, where whoever looks may see it; for all others it is as if there were none.
+async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(JobId, Timeline), Response> {
+    let answer = |status, words: &str| sentence(viewer, Place::Jobs, status, words);
+    let Some(id) = JobId::from_key(id) else {
+        return Err(answer(StatusCode::BAD_REQUEST, "An id has 1 to 200 bytes."));
+    };
+    let lines = facts.pages.journal.read(&id).await;
+    let lines = lines.map_err(|error| answer(StatusCode::SERVICE_UNAVAILABLE, &format!("Not now: {error}.")))?;
+    let unknown = || answer(StatusCode::NOT_FOUND, &format!("{}.", RunError::Unknown(id.clone())));
+    match Timeline::read(&lines) {
+        Ok(Some(timeline)) if sees(facts, viewer, &id, &timeline.run().job().identifier) => Ok((id, timeline)),
+        Ok(_) => Err(unknown()),
+        Err(error) if super::is_unlimited(facts, viewer) => Err(answer(StatusCode::CONFLICT, &format!("{error}."))),
+        Err(_) => Err(unknown()),
+    }
+}
+
+fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup {
+    let run = timeline.run();
+    let (state, words) = timeline.state();
+    let (attempts, steps) = timeline.counts();
+    let account = run.reply().and_then(|reply| match &reply.event {
+        ReplyEvent::Completed(completed) => Some(&completed.account),
+        ReplyEvent::Failed(failed) => Some(&failed.account),
+        _ => None,
+    });
+    let content = viewer.holder.allows(Scope::Content);
+    html! {
+        section data-part="run" aria-label="How it stands" {
+            p.state class=(state) { (Shown(words)) }
+            dl.facts {
+                div { dt { "For" } dd { (Shown(&run.job().identifier)) } }
+                @if let Some(producer) = run.job().id().producer() { div { dt { "Job of" } dd { (Shown(producer)) } } }
+                div { dt { "Model" } dd { (Shown(&run.settings().model)) } }
+                div { dt { "Attempts" } dd { (attempts) } }
+                div { dt { "Model turns" } dd { (steps) } }
+                @if let Some(account) = account { (account_facts(account)) }
+                @else if run.is_under_way() { div { dt { "It is at" } dd { (Shown(run.doing(now))) } } }
+            }
+            @if run.reply().is_none() && viewer.holder.allows(Scope::Operate) { (buttons(viewer, &timeline.run().job().id())) }
+            @if let Some(ReplyEvent::Failed(failed)) = run.reply().map(|reply| &reply.event) {
+                div.card {
+                    h3 { "Why it failed: " code { (failed.error.code.as_str()) } }
+                    @if content { p { (Shown(&failed.error.message)) } }
+                    @if !failed.error.hint.is_empty() { p.hint { "What to do: " (Shown(&failed.error.hint)) } }
+                }
+            }
+            @let calls = WaitingCall::of(run);
+            @if !calls.is_empty() {
+                h2 { "Waits for approval" }
+                div.cards { @for call in &calls { (call.card(viewer, now)) } }
+            }
+            @if let Some(account) = account { (effects(&account.effects)) }
+        }
+        section data-part="timeline" aria-labelledby="timeline" {
+            h2 #timeline { "Timeline" }
+            @if run.job().prompt.is_empty() { p.hint { "Its time is over: only its beginning and its end are kept." } }
+            @if !content { p.hint { "Prompts, arguments and results are hidden: your token lacks the scope " code { "content" } "." } }
+            (rows(timeline.rows(), content))
+        }
+    }
+}
+
+fn account_facts(account: &Account) -> Markup {
+    let TotalUsage { input_tokens, output_tokens, cached_tokens, model_calls, unknown, .. } = &account.usage;
+    let seconds = account.timing.working_milliseconds / 1000;
+    html! {
+        div { dt { "Tool calls" } dd { (account.tool_calls) } }
+        div { dt { "Model calls" } dd { (model_calls) } }
+        div { dt { "Tokens" } dd {
+            (input_tokens) " in (" (cached_tokens) " cached), " (output_tokens) " out"
+            @if *unknown { ", and some that are not known" }
+        } }
+        div { dt { "Worked" } dd { (seconds) " s" } }
+        @for retry in &account.retries {
+            div { dt { "Tried again" } dd { (retry.count) " × " (Shown(&retry.call)) ": " (Shown(&retry.reason)) } }
+        }
+        @for notice in &account.notices { div { dt { "Notice" } dd { (Shown(&notice.message)) } } }
+    }
+}
+
+fn buttons(viewer: &Viewer<'_>, id: &JobId) -> Markup {
+    html! {
+        div.buttons {
+            form method="post" action=(format!("wake?id={}", encode(id.key()))) { (form_token(viewer)) button { "Wake now" } }
+            form method="post" action=(format!("cancel?id={}", encode(id.key()))) { (form_token(viewer)) button.danger { "Cancel the run" } }
+        }
+    }
+}
+
+/// What was done to the world; what is not known comes first.
+fn effects(effects: &[EffectEntry]) -> Markup {
+    let mut sorted: Vec<&EffectEntry> = effects.iter().collect();
+    sorted.sort_by_key(|effect| effect.state != EffectState::Unknown);
+    html! {
+        h2 { "Effects" }
+        @if sorted.is_empty() { (super::frame::nothing("The run changed nothing that it knows of.")) }
+        @else {
+            table.rows {
+                thead { tr { th scope="col" { "State" } th scope="col" { "Tool" } th scope="col" { "Connection" } th scope="col" { "Execution" } } }
+                tbody { @for effect in sorted {
+                    tr {
+                        td data-label="State" { span.tag class=[(effect.state == EffectState::Unknown).then_some("warn")] { (state_word(effect)) } }
+                        td data-label="Tool" { (Shown(&effect.tool)) }
+                        td data-label="Connection" { (Shown(&effect.connection)) }
+                        td data-label="Execution" { (Shown(effect.execution_id.as_deref().unwrap_or("not known"))) }
+                    }
+                } }
+            }
+        }
+    }
+}
+
+/// As replies say it.
+fn state_word(effect: &EffectEntry) -> String {
+    let value = serde_json::to_value(effect.state).unwrap_or_default();
+    value.as_str().unwrap_or("unknown").to_owned()
+}
+
+fn rows(rows: &[Row], content: bool) -> Markup {
+    html! {
+        ol.timeline {
+            @for (index, row) in rows.iter().enumerate() {
+                li class=[row.is_trouble.then_some("trouble")] {
+                    div.when {
+                        (time(row.at))
+                        @if let Some(before) = index.checked_sub(1).and_then(|index| rows.get(index)) {
+                            @if row.at.as_second() > before.at.as_second() { span.hint { "after " (span(before.at, row.at)) } }
+                        }
+                    }
+                    div {
+                        strong { (row.event.replace('_', " ")) } " " (Shown(&row.detail))
+                        @if content && !row.content.is_empty() {
+                            details { summary { "Content" } pre tabindex="0" { (Shown(row.content.join("\n"))) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Ends the run.
+pub(super) async fn cancel(
+    State(facts): State<Endpoints>,
+    headers: HeaderMap,
+    Query(query): Query<RunQueryText>,
+    Form(form): Form<Pressed>,
+) -> Response {
+    let (viewer, id) = match acted_on(&facts, &headers, &query, &form).await {
+        Ok(acted_on) => acted_on,
+        Err(answer) => return answer,
+    };
+    match facts.pages.operator.cancel(&id).await {
+        Ok(Cancel::UnderWay | Cancel::Waiting) => back(&id, "cancelled"),
+        Ok(Cancel::Ended(_)) => back(&id, "ended"),
+        Err(error) => not_done(&viewer, &error),
+    }
+}
+
+/// Wakes the run.
+pub(super) async fn wake(
+    State(facts): State<Endpoints>,
+    headers: HeaderMap,
+    Query(query): Query<RunQueryText>,
+    Form(form): Form<Pressed>,
+) -> Response {
+    let (viewer, id) = match acted_on(&facts, &headers, &query, &form).await {
+        Ok(acted_on) => acted_on,
+        Err(answer) => return answer,
+    };
+    match facts.pages.operator.resume(&id).await {
+        Ok(run) if run.is_delivered() => back(&id, "ended"),
+        Ok(_) => back(&id, "woken"),
+        Err(error) => not_done(&viewer, &error),
+    }
+}
+
+async fn acted_on<'t>(
+    facts: &'t Endpoints,
+    headers: &HeaderMap,
+    query: &RunQueryText,
+    form: &Pressed,
+) -> Result<(Viewer<'t>, JobId), Response> {
+    let viewer = actor(facts, headers, &form.form_token, Place::Jobs, Scope::Operate)?;
+    let (id, _) = timeline(facts, &viewer, &query.id).await?;
+    Ok((viewer, id))
+}
+
+fn back(id: &JobId, said: &str) -> Response {
+    Redirect::to(&format!("job?id={}&said={said}", encode(id.key()))).into_response()
+}
+
+fn not_done(viewer: &Viewer<'_>, error: &RunError) -> Response {
+    let status = if matches!(error, RunError::Busy) { StatusCode::CONFLICT } else { StatusCode::SERVICE_UNAVAILABLE };
+    sentence(viewer, Place::Jobs, status, &format!("It was not done: {error}."))
+}
+
+fn said(what: &str) -> Option<&'static str> {
+    match what {
+        "cancelled" => Some("Cancelled; the caller is told."),
+        "woken" => Some("Woken: it looks at once whether it can go on."),
+        "ended" => Some("Nothing was done: the run has ended."),
+        _ => None,
+    }
+}
