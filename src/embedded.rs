@@ -1,5 +1,6 @@
 //! The worker inside another program: the very same worker, with queue, cache and journal in memory.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -84,14 +85,33 @@ impl Embedded {
     pub fn start(config: Config, clock: SharedClock) -> anyhow::Result<Self> {
         // The program around it is the only producer.
         let config = Config { producers: ProducersConfig::default(), ..config };
-        let queue = MemoryQueue::new(CAPACITY);
-        let shutdown = Shutdown::new();
+        let (queue, shutdown) = (MemoryQueue::new(CAPACITY), Shutdown::new());
         let max_job_bytes = config.worker.max_job_bytes;
         let app = App::build(config, Backends::memory(&queue, &clock), clock.clone(), shutdown.clone())?;
+        Ok(Self::running(app, queue, clock, shutdown, max_job_bytes))
+    }
+
+    /// The same, which fires these digests, and has the HTTP port of `config.http` with its pages, at the address that is
+    /// returned, until the process ends.
+    pub async fn start_with_http(
+        config: Config,
+        digests: Vec<Digest>,
+        clock: SharedClock,
+    ) -> anyhow::Result<(Self, SocketAddr)> {
+        let config = Config { producers: ProducersConfig::default(), ..config };
+        let (queue, shutdown) = (MemoryQueue::new(CAPACITY), Shutdown::new());
+        let max_job_bytes = config.worker.max_job_bytes;
+        let app = App::build(config, Backends::memory(&queue, &clock), clock.clone(), shutdown.clone())?;
+        let app = app.with_digests(Arc::new(Digests::new(digests)));
+        let address = app.serve_http().await?;
+        Ok((Self::running(app, queue, clock, shutdown, max_job_bytes), address))
+    }
+
+    fn running(app: App, queue: MemoryQueue, clock: SharedClock, shutdown: Shutdown, max_job_bytes: usize) -> Self {
         let (metrics, tool_catalog) = (app.metrics(), app.tool_catalog());
         let scheduler = app.scheduler(Arc::default(), clock.clone());
         let running = tokio::spawn(app.run());
-        Ok(Self {
+        Self {
             queue,
             clock,
             max_job_bytes,
@@ -101,7 +121,7 @@ impl Embedded {
             metrics,
             tool_catalog,
             scheduler,
-        })
+        }
     }
 
     /// Hands a job over and returns its replies as they come. A `reply_to` of the job is not used: the replies come here.

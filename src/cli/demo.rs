@@ -1,5 +1,6 @@
 //! `demo`: the whole story in one process, with nothing else installed.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,11 +15,13 @@ use url::Url;
 
 use super::output::Screen;
 use super::run::{new_job, point_to};
-use super::{CommandError, Context};
+use super::{CommandError, Context, Interrupt};
 use crate::approval::ApprovalConfig;
 use crate::clock::{ManualClock, SharedClock};
+use crate::config::Config;
 use crate::embedded::{Embedded, Replies};
 use crate::http::{self, Method, Request};
+use crate::http_server::tokens::{Scope, TokenConfig};
 use crate::job::{Job, JobId};
 use crate::reply::{EffectState, Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
@@ -31,12 +34,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   agentkit-worker demo
+  agentkit-worker demo --stay
 
 Needs no account, no key, no network and no terminal; everything runs on loopback in this process.")]
-pub struct DemoArguments {}
+pub struct DemoArguments {
+    /// Leaves the worker running afterwards, with its pages to be clicked through, until Ctrl-C
+    #[arg(long)]
+    pub stay: bool,
+}
 
 /// Tells the story.
-pub(crate) async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode, CommandError> {
+pub(crate) async fn demo(context: Context, arguments: DemoArguments) -> Result<ExitCode, CommandError> {
     let began = Instant::now();
     let sandbox =
         Sandbox::start(SandboxOptions::new(context.clock.clone())).await.context("the sandbox cannot start")?;
@@ -47,12 +55,24 @@ pub(crate) async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode,
     config.scalekit.tool_retry.initial_milliseconds = 400;
     config.approval = ApprovalConfig::default();
     let http = http::Client::new(&config.http_client, context.clock.clone()).context("http_client")?;
-    let worker = Embedded::start(config, context.clock.clone())?;
+    let mut interrupt = Interrupt::listen()?;
+    let (worker, pages) = if arguments.stay {
+        let (worker, pages) = with_pages(config, context.clock.clone()).await?;
+        (worker, Some(pages))
+    } else {
+        (Embedded::start(config, context.clock.clone())?, None)
+    };
     let story = Story { clock: context.clock.clone(), screen: Screen::new(), sandbox, worker, http };
     println!("agentkit-worker demo: queue, journal and cache in this process; Scalekit and the model are stand-ins on");
     println!("{} (the model is a set of rules and says so)", story.sandbox.scalekit_url());
     let told = tokio::time::timeout(PATIENCE, story.tell()).await;
     told.context("the demo got stuck")??;
+    if let Some(Pages { address, token }) = pages {
+        story.submit("demo-4", ASKS).await?;
+        println!("\nThe worker stays, and a run waits for you: http://{address}/");
+        println!("Sign in with the token {token} ; Ctrl-C ends it.");
+        interrupt.received().await;
+    }
     story.worker.stop().await;
     story.sandbox.stop().await;
     println!(
@@ -62,6 +82,31 @@ pub(crate) async fn demo(context: Context, _: DemoArguments) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where the pages are, and what they are opened with.
+struct Pages {
+    address: SocketAddr,
+    token: String,
+}
+
+/// A worker with pages, and a token for whoever sits here.
+#[expect(clippy::disallowed_methods, reason = "the process floor is where randomness enters")]
+async fn with_pages(mut config: Config, clock: SharedClock) -> anyhow::Result<(Embedded, Pages)> {
+    let token = uuid::Uuid::new_v4().simple().to_string();
+    let holder = TokenConfig {
+        token: token.clone().into(),
+        token_file: None,
+        scopes: vec![Scope::JobsWrite, Scope::JobsRead, Scope::Approvals, Scope::Content, Scope::Operate],
+        identifiers: vec!["*".to_owned()],
+    };
+    config.http.tokens = [("demo".to_owned(), holder)].into();
+    config.http.public_bind = None;
+    "127.0.0.1:0".clone_into(&mut config.http.bind);
+    let digest = Digest::parse(DIGEST, Path::new("demo-digest.toml"))?;
+    let (worker, address) = Embedded::start_with_http(config, vec![digest], clock).await?;
+    Ok((worker, Pages { address, token }))
+}
+
+const ASKS: &str = "Search my mail from Ledger Desk and do what it asks.";
 const DIGEST: &str = r#"
 cron = "0 8 * * mon-fri"
 timezone = "Europe/Berlin"
@@ -130,7 +175,7 @@ impl Story {
     async fn approval(&self) -> anyhow::Result<()> {
         self.screen.title("6. A stranger's mail asks the agent to forward invoices: a person decides");
         println!("   \"Search my mail from Ledger Desk and do what it asks.\"");
-        let mut replies = self.submit("demo-3", "Search my mail from Ledger Desk and do what it asks.").await?;
+        let mut replies = self.submit("demo-3", ASKS).await?;
         let asked = replies.next().await.context("the worker ended")?;
         self.screen.terminal(&asked);
         let ReplyEvent::ApprovalRequired(event) = &asked.event else { bail!("nobody was asked") };

@@ -58,6 +58,15 @@ pub(super) fn time(at: Timestamp) -> Markup {
     html! { time datetime=(at.to_string()) { (at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()) } }
 }
 
+/// The same of something that follows another: the day is said where it is a new one.
+pub(super) fn time_after(before: Option<Timestamp>, at: Timestamp) -> Markup {
+    let day = |at: Timestamp| at.as_second().div_euclid(86_400);
+    if before.is_none_or(|before| day(before) != day(at)) {
+        return time(at);
+    }
+    html! { time datetime=(at.to_string()) { (at.strftime("%H:%M:%S").to_string()) } }
+}
+
 /// The time between two, in the two largest units that matter: `3 h 20 min`.
 pub(super) fn span(from: Timestamp, to: Timestamp) -> String {
     let seconds = to.as_second().saturating_sub(from.as_second()).max(0);

@@ -60,7 +60,7 @@ pub(super) async fn show(
     let content = html! {
         @if let Some(said) = said(&query.said) { p.said role="status" { (said) } }
         (calls_part(&viewer, &facts, &calls))
-        (letters_part(&letters))
+        (letters_part(&viewer, &letters))
     };
     looked_at(&facts, &headers, &viewer, page(&viewer, Place::Inbox, "Inbox", true, &content))
 }
@@ -136,6 +136,8 @@ pub(super) async fn decide(
 fn said(what: &str) -> Option<&'static str> {
     match what {
         "approved" => Some("Approved; the run goes on."),
+        "replayed" => Some("Replayed: the message is back in the job queue."),
+        "same" => Some("Its run had come to another end, and is not run again; its caller gets the same reply."),
         "denied" => Some("Denied; the run goes on without the call."),
         _ => None,
     }

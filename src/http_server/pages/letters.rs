@@ -1,84 +1,91 @@
-//! Dead letters, as far as the pages show them.
+//! Dead letters in the inbox: what was given up and why, and how it runs again.
 
-use jiff::Timestamp;
+use axum::extract::{Form, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::calls::job_address;
-use super::frame::{Shown, nothing, time};
-use super::is_unlimited;
+use super::frame::{Place, Shown, form_token, nothing, sentence, time};
 use super::session::Viewer;
+use super::{Pressed, actor, is_unlimited, sees};
 use crate::http_server::Endpoints;
-use crate::job::{Identifier, Job};
-use crate::queue::Message;
-use crate::worker::message::dead_letter::{DEAD_AT, DEAD_DETAIL, DEAD_REASON, DEAD_STEP};
+use crate::http_server::tokens::Scope;
+use crate::job::Identifier;
+use crate::key::encode;
+use crate::worker::control::dead_letters::{LetterFacts, NotReplayed, Replayed};
 
-/// To look at letters they are taken from the queue for a moment, bodies included: more than so many are not.
+/// To look at letters they are taken from the queue for a moment: more than so many are not.
 const MOST: u32 = 200;
 
 /// The dead letters.
 pub(super) enum Letters {
-    /// There is no broker.
-    NoBroker,
     /// They cannot be told, and why.
     Unknown(String),
     /// So many.
     Counted(u32),
-    /// All of them.
-    Listed(Vec<ShownLetter>),
+    /// Those that whoever looks may see.
+    Listed(Vec<LetterFacts>),
 }
 
-/// A dead letter.
-pub(super) struct ShownLetter {
-    id: Option<String>,
-    identifier: Option<Identifier>,
-    at: Option<Timestamp>,
-    reason: String,
-    detail: Option<String>,
-    step: Option<String>,
+#[derive(Deserialize)]
+pub(super) struct LetterQuery {
+    #[serde(default)]
+    id: String,
 }
 
 impl Letters {
     /// Counted, or looked through where that is wanted.
     pub(super) async fn of(facts: &Endpoints, viewer: &Viewer<'_>, looked_through: bool) -> Self {
-        let Some(queue) = &facts.pages.dead_letters else { return Self::NoBroker };
-        let count = match queue.count().await {
+        let count = match facts.dead_letters.count().await {
             Ok(count) => count,
             Err(error) => return Self::Unknown(error.to_string()),
         };
-        // Whose letter it is only its own bytes tell.
-        if !looked_through || count > MOST || !is_unlimited(facts, viewer) {
+        if !looked_through || count > MOST {
             return Self::Counted(count);
         }
-        match queue.take(|_| true).await {
-            Ok(letters) => Self::Listed(letters.iter().map(|letter| ShownLetter::of(&letter.message)).collect()),
-            Err(error) => Self::Unknown(error.to_string()),
-        }
+        let listed = facts.dead_letters.list(|letter| may_see(facts, viewer, letter)).await;
+        listed.map_or_else(|error| Self::Unknown(error.to_string()), Self::Listed)
     }
 }
 
-impl ShownLetter {
-    fn of(message: &Message) -> Self {
-        let header = |name: &str| message.properties.headers.get(name).filter(|text| !text.is_empty()).cloned();
-        let job = Job::from_slice(&message.body, &message.envelope(), usize::MAX).ok();
-        let by_broker = header("x-first-death-reason").map(|reason| format!("broker: {reason}"));
-        Self {
-            id: job.as_ref().map(|job| job.id().to_string()).or_else(|| message.properties.message_id.clone()),
-            identifier: job.map(|job| job.identifier),
-            at: header(DEAD_AT).and_then(|at| at.parse().ok()).or(message.properties.timestamp),
-            reason: header(DEAD_REASON).or(by_broker).unwrap_or_else(|| "put there by somebody else".to_owned()),
-            detail: header(DEAD_DETAIL),
-            step: header(DEAD_STEP),
-        }
+/// What is no job is nobody's in particular.
+fn may_see(facts: &Endpoints, viewer: &Viewer<'_>, letter: &LetterFacts) -> bool {
+    match (&letter.run, &letter.identifier) {
+        (Some(run), Some(identifier)) => sees(facts, viewer, run, identifier),
+        _ => is_unlimited(facts, viewer),
     }
+}
+
+/// Lets one run again, and back to the inbox.
+pub(super) async fn replay(
+    State(facts): State<Endpoints>,
+    headers: HeaderMap,
+    Query(query): Query<LetterQuery>,
+    Form(form): Form<Pressed>,
+) -> Response {
+    let viewer = match actor(&facts, &headers, &form.form_token, Place::Inbox, Scope::Operate) {
+        Ok(viewer) => viewer,
+        Err(answer) => return answer,
+    };
+    let refused = |status, words: &str| sentence(&viewer, Place::Inbox, status, words);
+    let said = match facts.dead_letters.replay(&query.id, |letter| may_see(&facts, &viewer, letter)).await {
+        Ok(Some(Replayed::Ended(_))) => "same",
+        Ok(Some(_)) => "replayed",
+        Ok(None) => return refused(StatusCode::NOT_FOUND, "No dead letter has this id."),
+        Err(error @ NotReplayed::Damaged(_)) => return refused(StatusCode::CONFLICT, &format!("Not replayed: {error}.")),
+        Err(error) => return refused(StatusCode::SERVICE_UNAVAILABLE, &format!("Not replayed: {error}.")),
+    };
+    Redirect::to(&format!("inbox?said={said}")).into_response()
 }
 
 /// The dead letters in the inbox.
-pub(super) fn letters_part(letters: &Letters) -> Markup {
+pub(super) fn letters_part(viewer: &Viewer<'_>, letters: &Letters) -> Markup {
     html! {
         section data-part=[(!matches!(letters, Letters::Listed(_))).then_some("letters")] aria-labelledby="letters" {
             h2 #letters { "Dead letters" }
             @match letters {
-                Letters::NoBroker => (nothing("This worker has no broker, and so no queue of dead letters.")),
                 Letters::Unknown(why) => p.trouble { "They cannot be told now: " (Shown(why)) },
                 Letters::Counted(0) => (nothing("No message was given up.")),
                 Letters::Counted(count) => {
@@ -87,34 +94,46 @@ pub(super) fn letters_part(letters: &Letters) -> Markup {
                         @else { "More than " (MOST) " are listed by " code { "agentkit-worker dead list" } " only." }
                     }
                 },
-                Letters::Listed(letters) if letters.is_empty() => (nothing("No message was given up.")),
-                Letters::Listed(letters) => (table(letters)),
+                Letters::Listed(letters) if letters.is_empty() => (nothing("None that your token is good for.")),
+                Letters::Listed(letters) => (table(viewer, letters)),
             }
         }
     }
 }
 
-fn table(letters: &[ShownLetter]) -> Markup {
+fn table(viewer: &Viewer<'_>, letters: &[LetterFacts]) -> Markup {
+    let acts = viewer.holder.allows(Scope::Operate);
     html! {
-        p.hint { "To let one run again: " code { "agentkit-worker dead replay ID" } "; to throw it away: " code { "dead drop ID" } "." }
+        p.hint { "One that is replayed goes on where its run had stopped; " code { "agentkit-worker dead drop ID" } " throws it away." }
         table.rows {
-            thead { tr { th scope="col" { "Job" } th scope="col" { "For" } th scope="col" { "Given up" } th scope="col" { "Why" } th scope="col" { "It was at" } } }
-            tbody {
-                @for letter in letters {
-                    tr {
-                        td data-label="Job" {
-                            @match &letter.id { Some(id) => a href=(job_address(id)) { (Shown(id)) }, None => "no job" }
-                        }
-                        td data-label="For" { (or_unknown(letter.identifier.as_ref().map(Identifier::as_str))) }
-                        td data-label="Given up" { @match letter.at { Some(at) => (time(at)), None => "not known" } }
-                        td data-label="Why" {
+            thead { tr {
+                th scope="col" { "Job" } th scope="col" { "User" } th scope="col" { "Given up" } th scope="col" { "Why" }
+                th scope="col" { "It was at" } @if acts { th scope="col" { "Act" } }
+            } }
+            tbody { @for letter in letters {
+                tr {
+                    td data-label="Job" {
+                        @match &letter.run { Some(run) => a href=(job_address(run.key())) { (Shown(run)) }, None => (Shown(&letter.id)) }
+                    }
+                    td data-label="User" { (or_unknown(letter.identifier.as_ref().map(Identifier::as_str))) }
+                    td data-label="Given up" { @match letter.at { Some(at) => (time(at)), None => "not known" } }
+                    td data-label="Why" {
+                        div {
                             (Shown(&letter.reason))
-                            @if let Some(detail) = &letter.detail { br; span.hint { (Shown(detail)) } }
+                            @if viewer.holder.allows(Scope::Content) && let Some(detail) = &letter.detail { br; span.hint { (Shown(detail)) } }
                         }
-                        td data-label="It was at" { (or_unknown(letter.step.as_deref())) }
+                    }
+                    td data-label="It was at" { (or_unknown(letter.step.as_deref())) }
+                    @if acts {
+                        td data-label="Act" {
+                            form method="post" action=(format!("replay?id={}", encode(&letter.id))) {
+                                (form_token(viewer))
+                                button aria-label=(format!("Replay {}", letter.id)) { "Replay" }
+                            }
+                        }
                     }
                 }
-            }
+            } }
         }
     }
 }

@@ -33,7 +33,6 @@ use super::tokens::Scope;
 use crate::clock::SharedClock;
 use crate::job::{Identifier, JobId};
 use crate::journal::Journal;
-use crate::queue::DeadLetterQueue;
 use crate::schedule::Scheduler;
 use crate::worker::control::operator::Operator;
 
@@ -46,8 +45,6 @@ pub(crate) struct PageFacts {
     /// This process.
     pub process: String,
     pub journal: Arc<dyn Journal>,
-    /// Where there is a broker.
-    pub dead_letters: Option<Arc<dyn DeadLetterQueue>>,
     /// Acts on runs.
     pub operator: Arc<Operator>,
     /// Where this process fires digests.
@@ -77,6 +74,7 @@ pub(super) fn pages() -> Router<Endpoints> {
         .route("/", get(now::show))
         .route("/inbox", get(inbox::show))
         .route("/decide", post(inbox::decide))
+        .route("/replay", post(letters::replay))
         .route("/jobs", get(jobs::show))
         .route("/job", get(run::show))
         .route("/cancel", post(run::cancel))

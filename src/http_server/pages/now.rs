@@ -45,12 +45,12 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         tiles.push(Tile { name, value, address, is_trouble: false });
     }
     let letters = match Letters::of(&facts, &viewer, false).await {
-        Letters::Counted(count) => Some(Ok(u64::from(count))),
-        Letters::Unknown(why) => Some(Err(why)),
-        Letters::NoBroker | Letters::Listed(_) => None,
+        Letters::Counted(count) => Ok(u64::from(count)),
+        Letters::Unknown(why) => Err(why),
+        Letters::Listed(letters) => Ok(letters.len() as u64),
     };
     let address = Some(Place::Inbox.address());
-    tiles.extend(letters.map(|value| Tile { name: "dead letters", value, address, is_trouble: true }));
+    tiles.push(Tile { name: "dead letters", value: letters, address, is_trouble: true });
     let view = NowView {
         process: facts.pages.process.clone(),
         verdict: (facts.alive)().and_then(|()| (facts.ready)()),

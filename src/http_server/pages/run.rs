@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calls::WaitingCall;
-use super::frame::{Place, Shown, form_token, page, sentence, span, time};
+use super::frame::{Place, Shown, form_token, page, sentence, span, time_after};
 use super::session::Viewer;
 use super::{Pressed, actor, looked_at, reader, sees};
 use crate::http_server::Endpoints;
@@ -173,9 +173,10 @@ fn rows(rows: &[Row], content: bool) -> Markup {
             @for (index, row) in rows.iter().enumerate() {
                 li class=[row.is_trouble.then_some("trouble")] {
                     div.when {
-                        (time(row.at))
-                        @if let Some(before) = index.checked_sub(1).and_then(|index| rows.get(index)) {
-                            @if row.at.as_second() > before.at.as_second() { span.hint { "after " (span(before.at, row.at)) } }
+                        @let before = index.checked_sub(1).and_then(|index| rows.get(index)).map(|before| before.at);
+                        (time_after(before, row.at))
+                        @if let Some(before) = before.filter(|before| row.at.as_second() > before.as_second()) {
+                            span.hint { "after " (span(before, row.at)) }
                         }
                     }
                     div {
@@ -252,5 +253,50 @@ fn said(what: &str) -> Option<&'static str> {
         "woken" => Some("Woken: it looks at once whether it can go on."),
         "ended" => Some("Nothing was done: the run has ended."),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderMap, header};
+
+    use super::*;
+    use crate::http_server::tokens::Tokens;
+
+    const FINISHED: &str = include_str!("../../../tests/data/journal/v1-finished.ndjson");
+
+    /// What whoever has these scopes sees of a run.
+    fn seen(journal: &str, scopes: &str) -> String {
+        let tokens = format!("[ann]\ntoken = \"0123456789abcdef\"\nscopes = [{scopes}]\nidentifiers = [\"*\"]");
+        let tokens = Tokens::new(&toml::from_str(&tokens).unwrap()).unwrap();
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, "Bearer 0123456789abcdef".parse().unwrap())]);
+        let viewer = Viewer::of(&tokens, &headers, Timestamp::UNIX_EPOCH).unwrap();
+        let lines: Vec<String> = journal.lines().map(str::to_owned).collect();
+        run_part(&viewer, &Timeline::read(&lines).unwrap().unwrap(), Timestamp::UNIX_EPOCH).into_string()
+    }
+
+    #[test]
+    fn every_entry_is_on_the_timeline_and_content_is_for_whoever_may_see_it() {
+        let (shy, open) = (seen(FINISHED, "\"jobs:read\""), seen(FINISHED, "\"jobs:read\", \"content\""));
+        assert_eq!(shy.matches("<li").count(), FINISHED.lines().count());
+        assert!(open.contains("prompt: ") && !shy.contains("prompt: ") && shy.contains("hidden"), "{shy}");
+        let (unknown, done) = (shy.find(">unknown<").unwrap(), shy.find(">done<").unwrap());
+        assert!(unknown < done, "what is in doubt comes first: {shy}");
+    }
+
+    #[test]
+    fn whoever_may_not_act_has_no_buttons_and_a_run_that_has_ended_has_none() {
+        let under_way: String = FINISHED.lines().take(3).map(|line| format!("{line}\n")).collect();
+        assert!(!seen(&under_way, "\"jobs:read\"").contains("<button"));
+        assert!(seen(&under_way, "\"jobs:read\", \"operate\"").contains("Cancel the run"));
+        assert!(!seen(FINISHED, "\"jobs:read\", \"operate\"").contains("<button"));
+    }
+
+    #[test]
+    fn hostile_names_are_text() {
+        let hostile = FINISHED.replace("user_123", "<script>x</script>").replace("gmail_send_message", "<img src=x>");
+        let text = seen(&hostile, "\"content\", \"operate\", \"approvals\"");
+        assert!(text.contains("&lt;script&gt;x&lt;/script&gt;") && text.contains("&lt;img src=x&gt;"), "{text}");
+        assert!(!text.contains("<script") && !text.contains("<img"), "{text}");
     }
 }

@@ -75,7 +75,8 @@ pub(super) fn end(headers: &HeaderMap) -> String {
 /// no browser of today.
 pub(super) fn is_own(headers: &HeaderMap) -> bool {
     const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-    if text(headers, &SITE).is_some_and(|site| site != "same-origin") {
+    let is_foreign = text(headers, &SITE).is_some_and(|site| site != "same-origin");
+    if is_foreign || headers.get_all(header::ORIGIN).iter().count() != 1 {
         return false;
     }
     let (Some(origin), Some(host)) = (text(headers, &header::ORIGIN), text(headers, &header::HOST)) else {

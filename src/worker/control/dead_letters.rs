@@ -191,6 +191,11 @@ pub(crate) struct DeadLetterDesk {
 }
 
 impl DeadLetterDesk {
+    /// How many are in nobody's hands.
+    pub(crate) async fn count(&self) -> Result<u32, QueueError> {
+        self.letters.count().await
+    }
+
     /// All letters that `may_see` lets, oldest first.
     pub(crate) async fn list(
         &self,

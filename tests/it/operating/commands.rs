@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::broker::Broker;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
-use crate::support::sandbox_peer::SandboxPeer;
+use crate::support::sandbox_peer::{SandboxPeer, plain_client};
 use crate::support::{eventually, soon};
 
 const COMMANDS: [&str; 9] = ["demo", "run", "worker", "enqueue", "digests", "tools", "doctor", "sandbox", "schema"];
@@ -49,6 +49,31 @@ async fn the_demo_tells_its_story_without_a_terminal_in_half_a_minute() {
         ],
     );
     assert!(!demo.stdout.contains('\x1b'), "no colour without a terminal");
+}
+
+#[tokio::test]
+async fn the_demo_stays_with_its_pages_and_a_run_that_waits_until_it_is_interrupted() {
+    let program = Program::new();
+    let demo = program.start(&["demo", "--stay"]);
+    let line = demo.line("The worker stays").await;
+    let url = line.split_whitespace().last().unwrap().to_owned();
+    let line = demo.line("Sign in with the token ").await;
+    let token = line.split_whitespace().nth(5).unwrap().to_owned();
+    let get = async |path: &str| {
+        let answer = plain_client().get(format!("{url}{path}")).bearer_auth(&token).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let inbox = eventually("the run waits", || async {
+        Some(get("inbox").await).filter(|page| page.contains("archive@ledger-archive.example"))
+    })
+    .await;
+    contains_all(&inbox, &["demo-4", "Approve", "No message was given up"]);
+    contains_all(&get("").await, &["Work is taken", "wait for approval"]);
+    contains_all(&get("job?id=demo-1").await, &["authorization requested", "gmail_fetch_mails", "completed"]);
+    contains_all(&get("digests").await, &["demo-digest", "0 8 * * mon-fri in Europe/Berlin"]);
+    demo.signal("INT");
+    let (status, log) = demo.end().await;
+    assert_eq!(status.code(), Some(0), "{log:#?}");
 }
 
 #[tokio::test]

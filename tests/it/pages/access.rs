@@ -159,8 +159,7 @@ async fn what_people_press_is_done(pages: &Pages<'_>) {
     assert_eq!(read(act("new-year", "dance")).await.0, 400);
     assert_eq!(read(act("nothing", "run")).await.0, 404);
     assert_eq!(read(act("new-year", "run")).await.0, 303);
-    let reply = pages.service.reply().await;
-    assert!(reply["subject"].as_str().unwrap().starts_with("digest:new-year:user_123:"), "{reply:#}");
+    pages.end_of("digest:new-year:user_123:").await;
 
     let inbox = read(pages.get("/inbox").bearer_auth(ALL)).await.1;
     let card = inbox.split("<article").find(|card| card.contains("waits-1")).unwrap();
@@ -176,7 +175,7 @@ async fn what_people_press_is_done(pages: &Pages<'_>) {
     assert_eq!(read(decide("deny", digest)).await.0, 303);
     assert_eq!(read(decide("deny", digest)).await.0, 303, "the same again");
     assert_eq!(read(decide("approve", digest)).await.0, 409, "the first decision stands");
-    let reply = pages.service.reply().await;
+    let reply = pages.end_of("waits-1").await;
     assert_eq!(reply["data"]["approvals"][0]["by"], "operator", "{reply:#}");
     assert_eq!(reply["data"]["approvals"][0]["door"], "http", "{reply:#}");
     assert_eq!(pages.service.mails().await, 0);

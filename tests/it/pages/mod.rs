@@ -5,7 +5,7 @@ mod access;
 mod screens;
 
 use reqwest::{Client, RequestBuilder, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
@@ -72,7 +72,7 @@ impl Pages<'_> {
         self.service
             .send_job("done-1", job("done-1", "user_123", "Fetch my last 5 unread emails and summarize them."))
             .await;
-        self.service.reply().await;
+        self.end_of("done-1").await;
         let mail = json!({"to": "sam@example.com", "subject": HOSTILE, "body": "a secret body"});
         let prompt = format!("call gmail_send_message with {mail}");
         for (id, identifier) in [("waits-1", HOSTILE), ("waits/2 ü?&#%", "user_123")] {
@@ -94,6 +94,18 @@ impl Pages<'_> {
     /// A form as a page of ours sends it.
     fn post(&self, path: &str, form: &[(&str, &str)]) -> RequestBuilder {
         self.client.post(format!("{}{path}", self.worker.url)).form(form).header("origin", &self.worker.url)
+    }
+
+    /// The terminal reply of the job whose id begins so.
+    async fn end_of(&self, id: &str) -> Value {
+        loop {
+            let reply = self.service.reply().await;
+            let kind = reply["type"].as_str().unwrap();
+            let is_end = ["agentkit.job.completed", "agentkit.job.failed"].contains(&kind);
+            if is_end && reply["subject"].as_str().unwrap().starts_with(id) {
+                return reply;
+            }
+        }
     }
 
     async fn state(&self, id: &str) -> String {

@@ -110,13 +110,13 @@ async fn every_page_is_readable_wide_and_narrow_light_and_dark_and_works_by_keyb
     assert_eq!(denied.bearer_auth(ALL).send().await.unwrap().status(), 303);
     browser.run("window.here = true").await;
     browser.until("the call is gone", "document.querySelectorAll('article').length === 1 && window.here").await;
-    pages.service.reply().await;
+    pages.end_of("waits-1").await;
 
     // The other one is approved by a press of the button.
     browser.run("document.querySelector('button[value=approve]').focus()").await;
     browser.follow("document.querySelector('button[value=approve]').click()").await;
     assert_eq!(browser.run("document.querySelector('.said').textContent").await, "Approved; the run goes on.");
-    let reply = pages.service.reply().await;
+    let reply = pages.end_of("waits/2").await;
     assert_eq!(reply["data"]["effects"][0]["state"], "done", "{reply:#}");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 
