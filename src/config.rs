@@ -1,12 +1,15 @@
 //! The configuration: layered, checked whole before anything connects, each part owned by the component that it is for.
 
-use std::collections::BTreeMap;
+mod origin;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use self::origin::{OWN, nearest, with_suggestion};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::http_server::config::HttpConfig;
@@ -110,26 +113,32 @@ pub struct Sources {
     pub local: Option<PathBuf>,
     /// The environment, `.env` included, which the process's own variables override.
     pub environment: BTreeMap<String, String>,
+    /// The variables that `.env` alone sets.
+    pub dotenv: BTreeSet<String>,
 }
 
 impl Sources {
     #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
     /// The process's own: its environment, `.env` and `config/local.toml` of the working directory.
     pub fn of_process(file: Option<PathBuf>) -> Result<Self, BadConfig> {
-        let mut environment = BTreeMap::new();
+        let (mut environment, mut dotenv) = (BTreeMap::new(), BTreeSet::new());
         if Path::new(".env").exists() {
             let lines = dotenvy::from_path_iter(".env").map_err(|error| BadConfig(vec![format!(".env: {error}")]))?;
             for line in lines {
                 // The error would repeat the line, and the line may be a secret.
                 let (name, value) =
                     line.map_err(|_| BadConfig(vec![".env: a line is not of the form NAME=value".into()]))?;
+                dotenv.insert(name.clone());
                 environment.insert(name, value);
             }
         }
-        environment.extend(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        );
-        Ok(Self { file, local: Some(PathBuf::from("config/local.toml")), environment })
+        let own = std::env::vars_os();
+        for (name, value) in own.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        {
+            dotenv.remove(&name);
+            environment.insert(name, value);
+        }
+        Ok(Self { file, local: Some(PathBuf::from("config/local.toml")), environment, dotenv })
     }
 
     /// A variable, unless it is empty.
@@ -145,12 +154,10 @@ impl Config {
         let layers = layers(sources)?;
         let mut problems = Vec::new();
         if let Ok(table) = layers.cache.clone().into_table() {
-            let known = |name: &String| SECTIONS.contains(&name.as_str());
-            problems.extend(
-                table.keys().filter(|name| !known(name)).map(|name| format!("{name}: there is no such section")),
-            );
+            let unknown = table.keys().filter(|name| !SECTIONS.contains(&name.as_str()));
+            problems.extend(unknown.map(|name| sources.with_origin(no_section(name))));
         }
-        let mut config = Self::from_sections(&layers, &mut problems);
+        let mut config = Self::from_sections(&layers, sources, &mut problems);
         if let Some(config) = &mut config {
             problems.extend(config.read_producers(sources).err().into_iter().flatten());
         }
@@ -174,7 +181,8 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn from_sections(layers: &::config::Config, problems: &mut Vec<String>) -> Option<Self> {
+    fn from_sections(layers: &::config::Config, sources: &Sources, problems: &mut Vec<String>) -> Option<Self> {
+        let layers = &Layers { table: layers, sources };
         let worker = section(layers, "worker", problems);
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
@@ -272,7 +280,7 @@ fn layers(sources: &Sources) -> Result<::config::Config, BadConfig> {
             builder = builder.set_override(key, value.clone()).map_err(|error| BadConfig(vec![error.to_string()]))?;
         }
     }
-    let own = environment.into_iter().filter(|(name, _)| name.starts_with("AGENTKIT_WORKER__")).collect();
+    let own = environment.into_iter().filter(|(name, _)| name.starts_with(OWN)).collect();
     let own = Environment::with_prefix("AGENTKIT_WORKER")
         .prefix_separator("__")
         .separator("__")
@@ -304,7 +312,7 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     for (name, path) in environment {
         // Certificates stay in their files.
         let Some(base) = name.strip_suffix("_FILE").filter(|_| !name.contains("__TLS__")) else { continue };
-        let ours = base.starts_with("AGENTKIT_WORKER__") || WELL_KNOWN.iter().any(|(known, _)| *known == base);
+        let ours = base.starts_with(OWN) || WELL_KNOWN.iter().any(|(known, _)| *known == base);
         if !ours || environment.contains_key(base) {
             continue;
         }
@@ -317,19 +325,39 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     if problems.is_empty() { Ok(all) } else { Err(BadConfig(problems)) }
 }
 
+fn no_section(name: &str) -> String {
+    let meant = nearest(name, SECTIONS).map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
+    format!("{name}: there is no such section{meant}; there are {}", SECTIONS.join(", "))
+}
+
+/// What was read, and from where.
+struct Layers<'a> {
+    table: &'a ::config::Config,
+    sources: &'a Sources,
+}
+
 /// Reads one section. Taken out of the table by hand: `Config::get` would name the section in an error, not the key.
-fn section<T: DeserializeOwned>(layers: &::config::Config, name: &str, problems: &mut Vec<String>) -> Option<T> {
-    let value = layers.cache.clone().into_table().ok()?.remove(name)?;
+fn section<T: DeserializeOwned>(layers: &Layers<'_>, name: &str, problems: &mut Vec<String>) -> Option<T> {
+    let value = layers.table.cache.clone().into_table().ok()?.remove(name)?;
+    let told = |error: &::config::ConfigError, key: &str| {
+        let text = with_suggestion(&format!("{name}{}", without_values(error)));
+        // An unknown key is complained about in the name of what it stands in.
+        match text.starts_with(key) {
+            true => layers.sources.with_origin(text),
+            false => layers.sources.origin(key).map_or_else(|| text.clone(), |origin| format!("{text} (in {origin})")),
+        }
+    };
     let error = match T::deserialize(value.clone()) {
         Ok(section) => return Some(section),
-        Err(error) => format!("{name}{}", without_values(&error)),
+        Err(error) => told(&error, name),
     };
     // That is the first problem only: each key is tried alone, over the defaults.
     let tried = |(key, value): (String, ::config::Value)| {
         let defaults = ::config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build();
         let mut table = defaults.and_then(|defaults| defaults.get_table(name)).ok()?;
+        let path = format!("{name}.{key}");
         table.insert(key, value);
-        T::deserialize(::config::Value::from(table)).err().map(|error| format!("{name}{}", without_values(&error)))
+        T::deserialize(::config::Value::from(table)).err().map(|error| told(&error, &path))
     };
     let mut found: Vec<String> = value.into_table().ok()?.into_iter().filter_map(tried).collect();
     found.sort();
@@ -342,10 +370,7 @@ fn without_values(error: &::config::ConfigError) -> String {
     use ::config::ConfigError;
     let place = |key: &Option<String>| key.as_ref().map(|key| format!(".{key}")).unwrap_or_default();
     match error {
-        ConfigError::Type { key, expected, origin, .. } => {
-            let origin = origin.as_deref().map(|origin| format!(" (in {origin})")).unwrap_or_default();
-            format!("{}: must be {expected}{origin}", place(key))
-        }
+        ConfigError::Type { key, expected, .. } => format!("{}: must be {expected}", place(key)),
         ConfigError::At { error, key, .. } => format!("{}{}", place(key), without_values(error)),
         other => format!(": {other}"),
     }

@@ -69,7 +69,7 @@ fn meanings(text: &str) -> Vec<(Vec<String>, String)> {
             found.push((path, comment.to_owned()));
         } else if let Some((_, meaning)) = found.last_mut().filter(|_| !in_text && !comment.is_empty()) {
             // The comment goes on, or stands behind the end of a long value.
-            *meaning = format!("{meaning} {comment}").trim().to_owned();
+            format!("{meaning} {comment}").trim().clone_into(meaning);
         }
         in_text ^= line.matches("\"\"\"").count() % 2 == 1;
     }

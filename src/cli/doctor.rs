@@ -62,8 +62,11 @@ pub(super) fn examined(context: Context) -> Examine {
 
 async fn examine(context: &Context, mut connections: Vec<String>, report: &mut Report) {
     let problems = context.config.service_problems();
-    for problem in &problems {
-        report.bad("configuration", problem, "set it in the environment, in .env or in the file given with --config");
+    for warning in context.sources.warnings() {
+        report.warn("environment", &warning, "correct its name, or unset it");
+    }
+    for problem in problems.iter().map(|problem| context.sources.with_origin(problem.clone())) {
+        report.bad("configuration", &problem, "set it in the environment, in .env or in the file given with --config");
     }
     if problems.is_empty() {
         report.good("configuration", "complete");

@@ -57,7 +57,7 @@ pub struct EnqueueArguments {
 pub(crate) async fn enqueue(context: Context, arguments: EnqueueArguments) -> Result<ExitCode, CommandError> {
     let job = job(&context, &arguments)?;
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    Context::demand(named.collect())?;
+    context.demand(named.collect())?;
     let client = Client::connect(context.config.amqp.clone(), context.clock.clone()).await?;
     if !arguments.wait {
         let job = client.enqueue(&job).await.map_err(failed)?;

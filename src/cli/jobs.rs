@@ -132,14 +132,14 @@ pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandErro
 
 fn redis(context: &Context) -> Result<RedisClient, CommandError> {
     let named = context.config.redis.problems().into_iter().map(|problem| format!("redis.{problem}"));
-    Context::demand(named.collect())?;
+    context.demand(named.collect())?;
     RedisClient::new(&context.config.redis).map_err(|error| CommandError::Usage(format!("redis: {error}")))
 }
 
 /// The broker that the workers use; makes sure of the queues.
 pub(super) async fn broker(context: &Context) -> Result<AmqpQueue, CommandError> {
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    Context::demand(named.collect())?;
+    context.demand(named.collect())?;
     Ok(AmqpQueue::connect(context.config.amqp.clone()).await?)
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn take_all(
     wanted: impl Fn(&LetterFacts) -> bool,
 ) -> Result<(Vec<Letter>, Vec<Letter>), CommandError> {
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
-    Context::demand(named.collect())?;
+    context.demand(named.collect())?;
     let queue = DeadLetters::open(&context.config.amqp).await?;
     let (reader, mut found, mut others) = (reader(context), Vec::new(), Vec::new());
     while let Some(delivery) = queue.take().await? {

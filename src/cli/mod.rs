@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::warn;
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{BadConfig, Config, Sources};
@@ -158,11 +159,11 @@ pub struct Context {
 
 impl Context {
     /// Fails with all of `problems` at once, if there are any.
-    pub fn demand(problems: Vec<String>) -> Result<(), CommandError> {
+    pub fn demand(&self, problems: Vec<String>) -> Result<(), CommandError> {
         if problems.is_empty() {
             return Ok(());
         }
-        let problems = BadConfig(problems);
+        let problems = BadConfig(problems.into_iter().map(|problem| self.sources.with_origin(problem)).collect());
         Err(CommandError::Usage(format!("{problems}\n{WHERE_TO_SET}")))
     }
 }
@@ -216,6 +217,9 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         "error".clone_into(&mut config.log.filter);
     }
     telemetry::start(&config.log, sources.variable("NO_COLOR").is_some()).map_err(CommandError::Usage)?;
+    for warning in sources.warnings() {
+        warn!("{warning}");
+    }
     let context = Context { sources, config, clock: Arc::new(SystemClock) };
     match arguments.command {
         Command::Demo(arguments) => demo::demo(context, arguments).await,

@@ -64,7 +64,7 @@ pub async fn run(context: Context, arguments: RunArguments) -> Result<ExitCode, 
     config.authorization.poll_seconds = 2;
     config.authorization.poll_seconds_at_most = 5;
     let sandbox = if arguments.sandbox { Some(start_sandbox(&context, &mut config).await?) } else { None };
-    Context::demand(config.run_problems())?;
+    context.demand(config.run_problems())?;
     let model = job.model.as_ref().unwrap_or(&config.model.model);
     let today = context.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
     if let Some(warning) = Profiles::built_in().shutdown_warning(model, today).filter(|_| sandbox.is_none()) {

@@ -33,7 +33,7 @@ pub struct ToolsArguments {
 /// Carries out `tools`.
 pub(crate) async fn tools(context: Context, arguments: ToolsArguments) -> Result<ExitCode, CommandError> {
     let named = context.config.scalekit.problems().into_iter().map(|problem| format!("scalekit.{problem}"));
-    Context::demand(named.collect())?;
+    context.demand(named.collect())?;
     let Some(identifier) = Identifier::new(arguments.identifier) else {
         return Err(CommandError::Usage("IDENTIFIER: 1 to 100 characters".into()));
     };

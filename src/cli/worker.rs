@@ -24,7 +24,7 @@ Needs RabbitMQ (AMQP_URL), Redis (REDIS_URL), Scalekit and a model; `agentkit-wo
 
 /// Consumes jobs until SIGTERM or SIGINT.
 pub(crate) async fn worker(context: Context) -> Result<ExitCode, CommandError> {
-    Context::demand(context.config.service_problems())?;
+    context.demand(context.config.service_problems())?;
     let digests = match context.config.digests.enabled {
         true => Some(Arc::new(Digests::of_directory(context.config.digests.dir.clone())?)),
         false => None,

@@ -69,6 +69,7 @@ pub(super) struct QueueName {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[expect(clippy::struct_field_names, reason = "they are the labels' own")]
 pub(super) struct InferenceLabels {
     pub(super) gen_ai_operation_name: &'static str,
     pub(super) gen_ai_provider_name: &'static str,

@@ -18,7 +18,7 @@ const CALLER: &str = "00f067aa0ba902b7";
 const UNWANTED: &str = "00-5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// The spans of one trace.
@@ -107,7 +107,7 @@ async fn a_run_that_was_parked_and_then_lost_its_worker_is_one_story() {
     let all: Vec<Span> = first.spans().into_iter().chain(second.spans()).collect();
     assert!(all.iter().all(|span| hex(&span.trace_id) == TRACE), "a caller who wants no trace has none: {all:#?}");
     structure(&service, &Story(all));
-    let said = |spans: Vec<Span>| spans.iter().map(|span| format!("{:?}", of(span))).collect::<String>();
+    let said = |spans: Vec<Span>| format!("{:?}", spans.iter().map(of).collect::<Vec<_>>());
     let (without, with) = (said(first.spans()), said(second.spans()));
     for word in ["walrus", "heron"] {
         assert!(!without.contains(word), "{word} is said though nobody asked for it");
