@@ -235,6 +235,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_decision_is_about_the_run_that_its_approval_names_and_no_other_of_the_same_id() {
+        let nobodys = JobId::new("order-1").unwrap();
+        let billing = nobodys.of_producer(&crate::job::ProducerName::new("billing").unwrap());
+        let decided = |job: &str, approval: &str| {
+            let body = json!({"job": job, "approval": approval, "arguments_digest": "d", "decision": "deny"});
+            DecisionBody::read(body.to_string().as_bytes()).unwrap().complete()
+        };
+        for run in [&nobodys, &billing] {
+            let approval = approval_id(run, "c1");
+            assert_eq!(job_of(&approval).as_ref(), Some(run));
+            assert_eq!(decided("order-1", &approval).unwrap().job, *run);
+            assert_eq!(decided("order-2", &approval).unwrap().job.as_str(), "order-2", "which has no such approval");
+            assert!(decided("billing\0order-1", &approval).is_err());
+        }
+        assert_ne!(approval_id(&nobodys, "c1"), approval_id(&billing, "c1"));
+    }
+
+    #[test]
     fn an_approvals_id_names_its_job_and_its_call() {
         for name in ["order-4711", "ü/?%.\n", "ap_.", &"x".repeat(200)] {
             let job = JobId::new(name).unwrap();

@@ -30,7 +30,7 @@ use crate::http_server::{self, Check, Endpoints};
 use crate::llm::{Llm, Profiles};
 use crate::member_watch::MemberWatch;
 use crate::metrics::Metrics;
-use crate::queue::Consumer;
+use crate::queue::{Consumer, Publisher};
 use crate::scalekit::{OnCredentials, Scalekit};
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
@@ -44,6 +44,7 @@ use crate::worker::control::job_door::JobDoor;
 use crate::worker::control::operator::Operator;
 use crate::worker::control::runs::Runs;
 use crate::worker::control::webhooks::Webhooks;
+use crate::worker::message::scheduled::ScheduledJobs;
 use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
@@ -161,7 +162,7 @@ impl App {
         let rules = worker_rules(&config, process);
         let scheduler = Scheduler {
             store: digests,
-            publisher: publisher.clone(),
+            publisher: scheduled_jobs(publisher.clone(), &config),
             clock: clock.clone(),
             metrics: metrics.clone(),
             rules: scheduler_rules(&config, rules.name.clone()),
@@ -435,6 +436,11 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         senders: senders(config),
         header_key: HeaderKey::of(&config.scalekit.client_secret),
     }
+}
+
+/// What a scheduler publishes through.
+pub(crate) fn scheduled_jobs(publisher: Arc<dyn Publisher>, config: &Config) -> Arc<dyn Publisher> {
+    Arc::new(ScheduledJobs { publisher, key: HeaderKey::of(&config.scalekit.client_secret) })
 }
 
 /// What a scheduler of the name `owner` is told.

@@ -168,7 +168,7 @@ async fn run(context: &Context, digest: Digest, recipient: Option<&str>) -> Resu
     let mark = format!("now:{}:{}", context.clock.now().as_second(), crate::key::digest(&owner, 4));
     let scheduler = Scheduler {
         store: Arc::new(store(context)?),
-        publisher: queue.publisher(),
+        publisher: app::scheduled_jobs(queue.publisher(), &context.config),
         clock: context.clock.clone(),
         metrics: Arc::new(Metrics::default()),
         rules: app::scheduler_rules(&context.config, owner),

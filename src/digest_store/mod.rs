@@ -66,6 +66,13 @@ impl Fired {
         JobId::new(text).expect("a digest's name has 64 characters at most, so its id fits")
     }
 
+    /// Whether `id` has the form of [`Fired::job_id`].
+    pub fn is_id(id: &JobId) -> bool {
+        let parts = id.as_str().strip_prefix("digest:").and_then(|rest| rest.split_once(':'));
+        let local = parts.and_then(|(_, rest)| rest.split_once(':')).map(|(_, local)| local);
+        local.is_some_and(|local| local.parse::<DateTime>().is_ok_and(|time| time.to_string() == local))
+    }
+
     /// What stands in the job's metadata.
     pub fn to_metadata(&self) -> Value {
         serde_json::to_value(self).expect("names and times are JSON")
@@ -253,6 +260,19 @@ mod tests {
     #[test]
     fn the_id_is_made_from_digest_recipient_and_local_time() {
         assert_eq!(fired("user_123").job_id().as_str(), "digest:morning:user_123:2026-03-08T03:00:00");
+        for name in ["user_123", "a:b", &"é".repeat(100)] {
+            assert!(Fired::is_id(&fired(name).job_id()), "{name}");
+        }
+        for other in [
+            "digest:morning:user_123:now:1:ab",
+            "digest:morning:2026-03-08T03:00:00",
+            "digest:a:b:tomorrow",
+            "digest:a:b:2026-03-08",
+            "digest",
+            "x",
+        ] {
+            assert!(!Fired::is_id(&JobId::new(other).unwrap()), "{other}");
+        }
         assert_eq!(fired("a:b").job_id().as_str(), "digest:morning:a%3Ab:2026-03-08T03:00:00");
     }
 

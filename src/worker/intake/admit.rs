@@ -4,7 +4,6 @@ use super::Intake;
 use crate::job::{InvalidJob, Job};
 use crate::queue::Message;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
-use crate::worker::message::wake_up::Trust;
 use crate::worker::resources::admission::Unwelcome;
 use crate::worker::settle::disposition::Undeliverable;
 
@@ -13,7 +12,7 @@ impl Intake {
     pub(super) fn refused(&self, delivery: &InFlightDelivery, job: &Job) -> Option<Undeliverable> {
         let message = delivery.message();
         // What is under way was taken when it came.
-        if delivery.wake_up().is_some_and(|wake_up| wake_up.trust == Trust::Ours && wake_up.generation > 0) {
+        if delivery.is_under_way() {
             return None;
         }
         match self.admission.examine(&self.rules.senders.of(message), job) {
@@ -34,7 +33,8 @@ impl Intake {
     }
 }
 
-fn invalid(job: &Job, problems: Vec<String>) -> InvalidJob {
+/// `job` is none that is taken.
+pub(super) fn invalid(job: &Job, problems: Vec<String>) -> InvalidJob {
     let (reply_to, correlation_id) = (job.reply_to.clone(), job.correlation_id.clone());
     InvalidJob { problems, id: Some(job.id()), reply_to, correlation_id }
 }

@@ -7,6 +7,7 @@ mod decide;
 mod look;
 mod look_at_approvals;
 mod lost_journal;
+mod occurrence;
 mod read;
 mod suspects;
 mod whose;

@@ -29,7 +29,10 @@ impl Intake {
                 correlation_id: job.correlation_id,
             }),
             Ok(job) => match self.refused(delivery, &job) {
-                None => return self.owned(job, delivery).await,
+                None => match self.forged_occurrence(delivery, &job).await {
+                    None => return self.owned(job, delivery).await,
+                    Some(disposition) => return Err(Box::new(disposition)),
+                },
                 Some(undeliverable) => return Err(Box::new(Disposition::DeadLetter(undeliverable))),
             },
             Err(invalid) => invalid,

@@ -7,7 +7,6 @@ use crate::agent::run::Run;
 use crate::job::Job;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::sender::SentBy;
-use crate::worker::message::wake_up::Trust;
 use crate::worker::settle::disposition::{Deferral, Disposition, JOURNAL_WAIT};
 
 impl Intake {
@@ -15,9 +14,7 @@ impl Intake {
     /// knew whose it was, and it is not run twice.
     pub(super) async fn owned(&self, job: Job, delivery: &mut InFlightDelivery) -> Result<Job, Box<Disposition>> {
         // What is under way says itself whose it is.
-        let is_under_way =
-            delivery.wake_up().is_some_and(|wake_up| wake_up.trust == Trust::Ours && wake_up.generation > 0);
-        if job.id().producer().is_none() || is_under_way {
+        if job.id().producer().is_none() || delivery.is_under_way() {
             return Ok(job);
         }
         let nobodys = job.id().of_nobody();

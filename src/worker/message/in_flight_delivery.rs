@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::fresh::{deliveries, forget_deliveries, was_redelivered};
 use super::signature::HeaderKey;
-use super::wake_up::WakeUp;
+use super::wake_up::{Trust, WakeUp};
 use crate::queue::{Delivery, Message, PRODUCER, QueueError};
 
 /// A message in this worker's hands. It leaves them once, by [`InFlightDelivery::ack`] or [`InFlightDelivery::requeue`];
@@ -51,6 +51,11 @@ impl InFlightDelivery {
     /// What its headers say; `None` for a job as its caller sent it.
     pub(crate) fn wake_up(&self) -> Option<&WakeUp> {
         self.wake_up.as_ref()
+    }
+
+    /// Whether a worker has begun its run, as one says of it.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.wake_up.as_ref().is_some_and(|wake_up| wake_up.trust == Trust::Ours && wake_up.generation > 0)
     }
 
     /// What is known of its run since it came, instead of what its headers say; `None` where they say nothing.

@@ -6,6 +6,7 @@ pub(crate) mod founded;
 pub(crate) mod fresh;
 pub(crate) mod in_flight_delivery;
 pub(crate) mod reply_message;
+pub(crate) mod scheduled;
 pub(crate) mod sender;
 pub(crate) mod signature;
 pub(crate) mod version;

@@ -1,6 +1,7 @@
 //! Who sent a message, where the operator says who may: the broker vouches for the user of each.
 
 use super::fresh::was_handed_on;
+use super::scheduled::is_scheduled;
 use super::signature::HeaderKey;
 use super::version::without_our_headers;
 use super::wake_up::WakeUp;
@@ -44,9 +45,9 @@ impl Senders {
         let user = message.properties.user_id.clone().unwrap_or_default();
         if self.is_own(&message) {
             let headers = &message.properties.headers;
-            // What a worker has looked at before says whose it is, or is nobody's.
+            // What a worker has looked at before says whose it is, or is nobody's, as a scheduler's is.
             let is_known = [SENDER, PRODUCER].iter().any(|header| headers.contains_key(*header));
-            if is_known || was_handed_on(&message) || WakeUp::of(&message).is_some() {
+            if is_known || was_handed_on(&message) || WakeUp::of(&message).is_some() || key.has_signed(&message) {
                 return message;
             }
         } else if key.has_signed(&message) {
@@ -93,6 +94,7 @@ impl Senders {
         match (headers.get(SENDER), user_id) {
             _ if !self.producers.is_on() => SentBy::Operator,
             (Some(user), _) => SentBy::User(Some(user.as_str()).filter(|user| !user.is_empty())),
+            (None, _) if is_scheduled(message) => SentBy::Operator,
             // A producer may be the worker's own user, where the operator says so.
             (None, Some(user)) if self.producers.of_user(user).is_some() => SentBy::User(Some(user)),
             (None, _) => SentBy::Operator,

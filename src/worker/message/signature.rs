@@ -23,6 +23,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
 use super::fresh::{DELIVERIES, HANDED_ON};
+use super::scheduled::SCHEDULED;
 use super::sender::SENDER;
 use super::wake_up;
 use crate::queue::{Message, PRODUCER};
@@ -65,13 +66,14 @@ impl HeaderKey {
         headers.extend(signature.map(|tag| (SIGNATURE.to_owned(), format!("{KIND}{}", STANDARD.encode(tag)))));
     }
 
-    /// Marks a message that says anything which nobody signed, and takes from it what is said of its deliveries.
+    /// Marks a message that says anything which nobody signed, and takes from it what is said of its deliveries, and that it
+    /// is a scheduler's.
     pub(crate) fn examine(&self, message: &mut Message) {
         if told(message).next().is_none() || self.has_signed(message) {
             return;
         }
         let headers = &mut message.properties.headers;
-        headers.retain(|name, _| !OF_DELIVERIES.contains(&name.as_str()));
+        headers.retain(|name, _| !OF_DELIVERIES.contains(&name.as_str()) && name != SCHEDULED);
         headers.insert(UNPROVEN.to_owned(), "1".to_owned());
     }
 
@@ -114,7 +116,9 @@ pub(super) fn keep_signature(message: &Message, copy: &mut Message) {
 
 /// The signed headers of `message`, always in the same order.
 fn told(message: &Message) -> impl Iterator<Item = (&String, &String)> {
-    let is_signed = |name: &str| name == UNPROVEN || OF_DELIVERIES.contains(&name) || wake_up::HEADERS.contains(&name);
+    let is_signed = |name: &str| {
+        [UNPROVEN, SCHEDULED].contains(&name) || OF_DELIVERIES.contains(&name) || wake_up::HEADERS.contains(&name)
+    };
     message.properties.headers.iter().filter(move |(name, _)| is_signed(name))
 }
 

@@ -2,6 +2,7 @@
 
 mod ends;
 mod firing;
+mod forged;
 mod loss;
 mod service;
 mod simulation;
