@@ -74,7 +74,9 @@ pub(super) async fn replay(
         Ok(Some(Replayed::Ended(_))) => "same",
         Ok(Some(_)) => "replayed",
         Ok(None) => return refused(StatusCode::NOT_FOUND, "No dead letter has this id."),
-        Err(error @ NotReplayed::Damaged(_)) => return refused(StatusCode::CONFLICT, &format!("Not replayed: {error}.")),
+        Err(error @ NotReplayed::Damaged(_)) => {
+            return refused(StatusCode::CONFLICT, &format!("Not replayed: {error}."));
+        }
         Err(error) => return refused(StatusCode::SERVICE_UNAVAILABLE, &format!("Not replayed: {error}.")),
     };
     Redirect::to(&format!("inbox?said={said}")).into_response()

@@ -142,7 +142,7 @@ fn is_unlimited(facts: &Endpoints, viewer: &Viewer<'_>) -> bool {
 /// Whether whoever looks may know of this run: of its user's, and a producer of its own alone.
 fn sees(facts: &Endpoints, viewer: &Viewer<'_>, run: &JobId, identifier: &Identifier) -> bool {
     let own = facts.producers.of_token(&viewer.holder.name);
-    viewer.holder.covers(identifier) && own.is_none_or(|own| run.producer() == Some(own))
+    viewer.holder.covers(identifier) && own.is_none_or(|(own, _)| run.producer() == Some(own))
 }
 
 /// A page that somebody looks at, with which their session goes on.

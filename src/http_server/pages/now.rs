@@ -15,10 +15,10 @@ use crate::parking::WaitsFor;
 /// A figure of the whole fleet, or why it is not known.
 struct Tile {
     name: &'static str,
-    value: Result<u64, String>,
+    value: Result<String, String>,
     address: Option<&'static str>,
-    /// Whether more than none is something to look at.
-    is_trouble: bool,
+    /// Whether somebody should look at it.
+    alarms: bool,
 }
 
 /// What the page shows.
@@ -35,29 +35,43 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    let mut tiles = Vec::new();
+    let figures = Figures::new(facts.metrics.render());
+    let mut tiles = queue_tiles(&figures);
     for waits_for in WaitsFor::ALL {
-        let value = facts.parking.count(waits_for).await.map_err(|error| error.to_string());
+        let value = facts.parking.count(waits_for).await;
+        let value = value.map(|count| count.to_string()).map_err(|error| error.to_string());
         let (name, address) = match waits_for {
             WaitsFor::Authorization => ("wait for their users", None),
             WaitsFor::Approval => ("wait for approval", Some(Place::Inbox.address())),
         };
-        tiles.push(Tile { name, value, address, is_trouble: false });
+        tiles.push(Tile { name, value, address, alarms: false });
     }
     let letters = match Letters::of(&facts, &viewer, false).await {
-        Letters::Counted(count) => Ok(u64::from(count)),
         Letters::Unknown(why) => Err(why),
-        Letters::Listed(letters) => Ok(letters.len() as u64),
+        Letters::Counted(count) => Ok(count.to_string()),
+        Letters::Listed(letters) => Ok(letters.len().to_string()),
     };
+    let alarms = letters.as_ref().is_ok_and(|count| count != "0");
     let address = Some(Place::Inbox.address());
-    tiles.push(Tile { name: "dead letters", value: letters, address, is_trouble: true });
+    tiles.push(Tile { name: "dead letters", value: letters, address, alarms });
     let view = NowView {
         process: facts.pages.process.clone(),
         verdict: (facts.alive)().and_then(|()| (facts.ready)()),
         tiles,
-        figures: Figures::new(facts.metrics.render()),
+        figures,
     };
     looked_at(&facts, &headers, &viewer, page(&viewer, Place::Now, "Now", true, &now_parts(&view)))
+}
+
+/// What is counted of the job queue now and then, where there is a broker.
+fn queue_tiles(figures: &Figures) -> Vec<Tile> {
+    let told = [("workers", "agentkit_queue_consumers"), ("jobs in the queue", "agentkit_queue_messages")];
+    let tiles = told.into_iter().filter_map(|(name, metric)| {
+        let queues = figures.by(metric, "queue");
+        let (_, value) = queues.into_iter().find(|(queue, _)| queue.ends_with(".jobs"))?;
+        Some(Tile { name, value: Ok(count(value)), address: None, alarms: name == "workers" && value == 0.0 })
+    });
+    tiles.collect()
 }
 
 fn now_parts(view: &NowView) -> Markup {
@@ -81,9 +95,8 @@ fn now_parts(view: &NowView) -> Markup {
 }
 
 fn tile_of(tile: &Tile) -> Markup {
-    let alarming = tile.is_trouble && tile.value.as_ref().is_ok_and(|value| *value > 0);
     html! {
-        div.tile.trouble[alarming] {
+        div.tile.trouble[tile.alarms] {
             dd {
                 @match &tile.value {
                     Ok(value) => (value),
@@ -132,8 +145,8 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn view(verdict: Result<(), String>, metrics: &Metrics) -> String {
-        let trouble = Tile { name: "dead letters", value: Ok(2), address: Some("inbox"), is_trouble: true };
-        let away = Tile { name: "wait", value: Err("\"><script>".to_owned()), address: None, is_trouble: true };
+        let trouble = Tile { name: "dead letters", value: Ok("2".to_owned()), address: Some("inbox"), alarms: true };
+        let away = Tile { name: "wait", value: Err("\"><script>".to_owned()), address: None, alarms: false };
         let figures = Figures::new(metrics.render());
         let view = NowView { process: "worker-1-<b>".to_owned(), verdict, tiles: vec![trouble, away], figures };
         now_parts(&view).into_string()
@@ -153,6 +166,9 @@ mod tests {
         for outcome in ["completed", "completed", "completed", "token_limit"] {
             metrics.job_ended(outcome, 1);
         }
+        metrics.queue_stands("agentkit.jobs", 1234, 2);
+        let found: Vec<_> = queue_tiles(&Figures::new(metrics.render())).into_iter().map(|tile| tile.value).collect();
+        assert_eq!(found, [Ok("2".to_owned()), Ok("1\u{202f}234".to_owned())]);
         let text = view(Ok(()), &metrics);
         assert!(text.contains("75.0 %") && text.contains("token_limit"), "{text}");
         assert!(text.contains("Work is taken"), "{text}");

@@ -4,8 +4,14 @@ use super::{ALL, FOREIGNER, HOSTILE, Pages, READER, header, part, read};
 use crate::support::eventually;
 
 const PAGES: [&str; 6] = ["/", "/inbox", "/jobs", "/job?id=done-1", "/digests", "/doctor"];
-const ACTIONS: [&str; 5] =
-    ["/decide?approval=x", "/cancel?id=waits-1", "/wake?id=waits-1", "/digest?name=new-year", "/doctor"];
+const ACTIONS: [&str; 6] = [
+    "/decide?approval=x",
+    "/cancel?id=waits-1",
+    "/wake?id=waits-1",
+    "/digest?name=new-year",
+    "/doctor",
+    "/replay?id=no%20job",
+];
 
 #[tokio::test]
 async fn nobody_sees_or_does_anything_without_a_token_and_everybody_what_theirs_is_good_for() {
@@ -188,6 +194,12 @@ async fn what_people_press_is_done(pages: &Pages<'_>) {
         pages.state("waits/2 ü?&#%").await.contains("failed/cancelled").then_some(())
     })
     .await;
+    assert_eq!(read(pages.post("/replay?id=nothing", &[]).bearer_auth(ALL)).await.0, 404);
+    assert_eq!(read(pages.post("/replay?id=no%20job", &[]).bearer_auth(FOREIGNER)).await.0, 404);
+    assert_eq!(read(pages.post("/replay?id=no%20job", &[]).bearer_auth(ALL)).await.0, 303);
+    let given_up = "agentkit_dead_letters_total{reason=\"invalid_job\"}";
+    eventually("it is given up again", || async { (pages.worker.metric(given_up).await == Some(2.0)).then_some(()) })
+        .await;
     let (_, doctor) = read(pages.post("/doctor", &[]).bearer_auth(ALL)).await;
     assert!(doctor.contains("RabbitMQ") && doctor.contains("Redis") && doctor.contains(" ok."), "{doctor}");
     assert!(!doctor.contains("guest:guest") && !doctor.contains(HOSTILE), "{doctor}");
