@@ -13,6 +13,7 @@ use self::origin::{OWN, nearest, with_suggestion};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::http_server::config::HttpConfig;
+use crate::journal::JournalConfig;
 use crate::producers::ProducersConfig;
 use crate::telemetry::LogConfig;
 use crate::telemetry::otlp::TelemetryConfig;
@@ -24,7 +25,7 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "worker",
     "job",
     "authorization",
@@ -35,6 +36,7 @@ const SECTIONS: [&str; 16] = [
     "digests",
     "amqp",
     "redis",
+    "journal",
     "scalekit",
     "model",
     "http_client",
@@ -73,6 +75,7 @@ pub struct Config {
     pub digests: DigestsConfig,
     pub amqp: queue::amqp::Config,
     pub redis: redis_client::Config,
+    pub journal: JournalConfig,
     pub scalekit: scalekit::Config,
     pub model: llm::Config,
     pub http_client: http::Config,
@@ -193,6 +196,7 @@ impl Config {
         let digests = section(layers, "digests", problems);
         let amqp = section(layers, "amqp", problems);
         let redis = section(layers, "redis", problems);
+        let journal = section(layers, "journal", problems);
         let scalekit = section(layers, "scalekit", problems);
         let model = section(layers, "model", problems);
         let http_client = section(layers, "http_client", problems);
@@ -210,6 +214,7 @@ impl Config {
             digests: digests?,
             amqp: amqp?,
             redis: redis?,
+            journal: journal?,
             scalekit: scalekit?,
             model: model?,
             http_client: http_client?,
@@ -236,6 +241,7 @@ impl Config {
         problems.extend(named("approval", self.approval.problems()));
         problems.extend(named("answer", self.answer.problems()));
         problems.extend(named("telemetry", self.telemetry.problems()));
+        problems.extend(named("journal", self.journal.encryption().err().into_iter().collect()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),

@@ -23,6 +23,9 @@ pub mod clock {
 pub mod digest_store {
     pub use crate::digest_store::*;
 }
+pub mod encryption {
+    pub use crate::encryption::*;
+}
 pub mod http {
     pub use crate::http::*;
 }

@@ -12,6 +12,7 @@ mod config;
 pub mod decision;
 mod digest_store;
 mod embedded;
+mod encryption;
 mod fleet_clock;
 mod http;
 mod http_server;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,7 @@ pub struct Backends {
 impl Backends {
     /// RabbitMQ and Redis. The broker must answer; Redis may come later.
     pub async fn service(config: &Config) -> anyhow::Result<Self> {
+        let encryption = config.journal.encryption().map_err(|problem| anyhow!("journal.{problem}"))?;
         warn_of_plain(&service_peers(config));
         let queue = AmqpQueue::connect(config.amqp.clone()).await.context("RabbitMQ cannot be used")?;
         let redis = RedisClient::new(&config.redis).context("Redis cannot be used")?;
@@ -125,10 +126,10 @@ impl Backends {
             dead_letters: Arc::new(queue.dead_letter_queue()),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
-            journal: Arc::new(RedisJournal::new(redis.clone())),
+            journal: Arc::new(RedisJournal::new(redis.clone()).encrypted(encryption.clone())),
             cache: Arc::new(RedisCache::new(redis.clone())),
             digests: Arc::new(RedisDigestStore::new(redis.clone())),
-            parking: Arc::new(RedisParking::new(redis)),
+            parking: Arc::new(RedisParking::new(redis).encrypted(encryption)),
             alive,
             queues: Some(queue.publisher()),
             services: vec![("broker", broker), ("redis", store)],

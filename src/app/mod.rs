@@ -21,6 +21,7 @@ pub(crate) use self::peers::{run_peers, service_peers};
 use crate::approval::link::Links;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
+use crate::encryption::Encryption;
 use crate::fleet_clock::FleetClock;
 use crate::http;
 use crate::http_server::pages::PageFacts;
@@ -132,6 +133,7 @@ impl App {
             header_key: HeaderKey::of(&config.scalekit.client_secret),
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
+        let encryption = config.journal.encryption().map_err(|problem| anyhow::anyhow!("journal.{problem}"))?;
         let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
         let credential_watch = CredentialWatch {
             credentials: credentials.clone(),
@@ -142,7 +144,7 @@ impl App {
         let executor = Executor {
             credentials: credentials.clone(),
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
-            magic_links: Arc::new(MagicLinks::new(scalekit.clone(), cache, clock.clone())),
+            magic_links: Arc::new(MagicLinks::new(scalekit.clone(), cache, clock.clone(), encryption.clone())),
             scalekit,
             accounts,
             llm,
@@ -159,7 +161,7 @@ impl App {
         };
         let member_watch = MemberWatch::new(&config, &clock, &metrics, queues)?;
         let fleet_clock = FleetClock::new(reference, journal.clone(), metrics.clone());
-        let rules = worker_rules(&config, process);
+        let rules = worker_rules(&config, process, encryption);
         let scheduler = Scheduler {
             store: digests,
             publisher: scheduled_jobs(publisher.clone(), &config),
@@ -190,6 +192,7 @@ impl App {
                 senders: rules.senders.clone(),
                 header_key: rules.header_key.clone(),
                 max_job_bytes: rules.max_job_bytes,
+                encryption: rules.encryption.clone(),
             },
             one_at_a_time: tokio::sync::Mutex::default(),
         };
@@ -421,7 +424,7 @@ pub(crate) fn senders(config: &Config) -> Senders {
     Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
 }
 
-fn worker_rules(config: &Config, name: String) -> WorkerRules {
+fn worker_rules(config: &Config, name: String, encryption: Encryption) -> WorkerRules {
     let worker = &config.worker;
     WorkerRules {
         name,
@@ -435,6 +438,7 @@ fn worker_rules(config: &Config, name: String) -> WorkerRules {
         after_loss: worker.after_journal_loss,
         senders: senders(config),
         header_key: HeaderKey::of(&config.scalekit.client_secret),
+        encryption,
     }
 }
 

@@ -1,16 +1,13 @@
 //! Links by which people decide: an id that anybody may know, and a token that only the worker can make.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use sha2::Sha256;
 
 use super::ApprovalConfig;
-
-/// Bytes of a key.
-const KEY_BYTES: usize = 32;
+use crate::encryption::{KEY_BYTES, decoded};
 
 /// What a link is bound to: for any other run, call, arguments or end of the wait it is worth nothing.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +31,7 @@ impl Links {
     /// # Errors
     /// In words that do not repeat the keys.
     pub(crate) fn new(config: &ApprovalConfig) -> Result<Self, String> {
-        let all = config.link_key.expose_secret().split(',').map(str::trim).filter(|key| !key.is_empty());
-        let keys = all.map(|key| STANDARD.decode(key).ok()?.try_into().ok()).collect::<Option<Vec<_>>>();
-        let keys = keys
-            .ok_or_else(|| format!("link_key: must be {KEY_BYTES} bytes in base64; several are separated by commas"))?;
+        let keys = decoded(&config.link_key).map_err(|problem| format!("link_key: {problem}"))?;
         let base = config.public_url.trim_end_matches('/').to_owned();
         if !base.is_empty() && url::Url::parse(&base).ok().is_none_or(|url| !["http", "https"].contains(&url.scheme()))
         {

@@ -153,7 +153,9 @@ async fn show(context: &Context, arguments: &OneLetter) -> Result<ExitCode, Comm
     for letter in &letters {
         print_letter(letter);
     }
-    let Some(id) = letters.iter().find_map(|letter| letter.facts.run.as_ref()) else { return Ok(ExitCode::SUCCESS) };
+    let readable = letters.iter().all(|letter| letter.facts.locked.is_none());
+    let code = if readable { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let Some(id) = letters.iter().find_map(|letter| letter.facts.run.as_ref()) else { return Ok(code) };
     match journal(context)?.read(id).await.map(|lines| Timeline::read(&lines)) {
         Ok(Ok(Some(timeline))) => {
             println!();
@@ -163,7 +165,7 @@ async fn show(context: &Context, arguments: &OneLetter) -> Result<ExitCode, Comm
         Ok(Err(error)) => println!("\n{}", plain(&error.to_string())),
         Err(error) => println!("\nthe run's timeline cannot be shown: {error}"),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn print_letter(letter: &Letter) {
@@ -185,6 +187,9 @@ fn print_letter(letter: &Letter) {
     for (name, text) in &properties.headers {
         println!("  {}: {}", plain(name), plain(text));
     }
+    if let Some(locked) = &letter.locked {
+        return println!("body ({} bytes): {locked}", letter.bytes);
+    }
     println!("body ({} bytes):", letter.bytes);
     let text = serde_json::from_slice::<Value>(&message.body)
         .and_then(|value| serde_json::to_string_pretty(&value))
@@ -197,7 +202,7 @@ fn print_letter(letter: &Letter) {
 async fn replay(context: &Context, arguments: &ReplayArguments) -> Result<ExitCode, CommandError> {
     let broker = broker(context).await?;
     let operator = operator(context, &broker)?;
-    let reader = reader(context);
+    let reader = reader(context)?;
     let (letters, _others) = match arguments.all {
         true => take_all(context, |letter| arguments.whose.covers(letter.producer.as_deref())).await?,
         false => take_named(context, &arguments.ids, &arguments.whose).await?,

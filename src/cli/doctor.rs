@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use secrecy::ExposeSecret;
 
-use super::doctor_redis::redis;
+use super::doctor_redis::{encryption, redis};
 use super::doctor_transport::transport;
 use super::report::Report;
 use super::{CommandError, Context};
@@ -74,6 +74,7 @@ async fn examine(context: &Context, mut connections: Vec<String>, report: &mut R
     transport(context, report);
     broker(context, report).await;
     redis(context, report).await;
+    encryption(context, report);
     if connections.is_empty() {
         connections.extend(context.sources.variable("CONNECTION_NAME").map(str::to_owned));
     }

@@ -64,6 +64,20 @@ fn sentinels(answers: &[(String, Result<String, Unavailable>)], report: &mut Rep
     }
 }
 
+/// Whether what is kept of runs is encrypted, and with which keys.
+pub(super) fn encryption(context: &Context, report: &mut Report) {
+    let what = "encryption of what is kept";
+    // What is wrong with the keys is told with the rest of the configuration.
+    let Ok(encryption) = context.config.journal.encryption() else { return };
+    let known: Vec<String> = encryption.known_keys().map(|key| key.to_string()).collect();
+    let found = match encryption.key() {
+        None if known.is_empty() => "off".to_owned(),
+        None => format!("off; what is encrypted with {} is read", known.join(" or ")),
+        Some(key) => format!("with {key}; what is encrypted with {} is read", known.join(" or ")),
+    };
+    report.good(what, &found);
+}
+
 /// Workers put their clocks right by Redis'; a machine that needs it has something to be looked after.
 async fn clock(context: &Context, report: &mut Report) {
     let Ok(client) = RedisClient::new(&context.config.redis) else { return };

@@ -12,6 +12,7 @@ use super::{CommandError, Context};
 use crate::agent::run::Run;
 use crate::app;
 use crate::decision::Ruling;
+use crate::encryption::Encryption;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Journal, JournalError};
 use crate::parking::redis::RedisParking;
@@ -110,7 +111,10 @@ impl From<RunError> for CommandError {
 
 impl From<JournalError> for CommandError {
     fn from(error: JournalError) -> Self {
-        Self::Unavailable(format!("Redis: {error}; is REDIS_URL right, and Redis running?"))
+        match error {
+            JournalError::Decrypt(_) => Self::Other(error.into()),
+            error => Self::Unavailable(format!("Redis: {error}; is REDIS_URL right, and Redis running?")),
+        }
     }
 }
 
@@ -127,7 +131,12 @@ pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<E
 
 /// The journals that the workers write.
 pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandError> {
-    Ok(Arc::new(RedisJournal::new(redis(context)?)))
+    Ok(Arc::new(RedisJournal::new(redis(context)?).encrypted(encryption(context)?)))
+}
+
+/// What is kept may be encrypted.
+pub(super) fn encryption(context: &Context) -> Result<Encryption, CommandError> {
+    context.config.journal.encryption().map_err(|problem| CommandError::Usage(format!("journal.{problem}")))
 }
 
 fn redis(context: &Context) -> Result<RedisClient, CommandError> {
@@ -149,11 +158,11 @@ pub(super) fn operator(context: &Context, broker: &AmqpQueue) -> Result<Operator
 }
 
 fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
-    let redis = redis(context)?;
+    let (redis, encryption) = (redis(context)?, encryption(context)?);
     Ok(Runs {
-        journal: Arc::new(RedisJournal::new(redis.clone())),
+        journal: Arc::new(RedisJournal::new(redis.clone()).encrypted(encryption.clone())),
         publisher: broker.publisher(),
-        parking: Arc::new(RedisParking::new(redis)),
+        parking: Arc::new(RedisParking::new(redis).encrypted(encryption)),
         clock: context.clock.clone(),
         lifetimes: app::lifetimes(&context.config),
         header_key: HeaderKey::of(&context.config.scalekit.client_secret),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 
+use super::jobs::encryption;
 use super::output::plain;
 use super::which_run::{Whose, ambiguous};
 use super::{CommandError, Context};
@@ -20,12 +21,13 @@ pub(super) struct Letter {
 }
 
 /// Reads letters as the workers do.
-pub(super) fn reader(context: &Context) -> LetterReader {
-    LetterReader {
+pub(super) fn reader(context: &Context) -> Result<LetterReader, CommandError> {
+    Ok(LetterReader {
         senders: app::senders(&context.config),
         header_key: HeaderKey::of(&context.config.scalekit.client_secret),
         max_job_bytes: context.config.worker.max_job_bytes,
-    }
+        encryption: encryption(context)?,
+    })
 }
 
 /// The letters that are `wanted`, and the others without their bodies. Each is held until the last was taken, as one that
@@ -37,9 +39,12 @@ pub(super) async fn take_all(
     let named = context.config.amqp.problems().into_iter().map(|problem| format!("amqp.{problem}"));
     context.demand(named.collect())?;
     let queue = DeadLetters::open(&context.config.amqp).await?;
-    let (reader, mut found, mut others) = (reader(context), Vec::new(), Vec::new());
-    while let Some(delivery) = queue.take().await? {
+    let (reader, mut found, mut others) = (reader(context)?, Vec::new(), Vec::new());
+    while let Some(mut delivery) = queue.take().await? {
         let facts = reader.facts(&delivery.message);
+        if let Ok(opened) = reader.opened(&delivery.message) {
+            delivery.message = opened;
+        }
         let mut letter = Letter { facts, delivery };
         if wanted(&letter.facts) {
             found.push(letter);

@@ -51,6 +51,7 @@ fn may_see(facts: &Endpoints, token: &TokenHolder, letter: &LetterFacts) -> bool
 
 fn refused(error: &NotReplayed) -> Response {
     match error {
+        NotReplayed::Locked(_) => said(StatusCode::CONFLICT, "locked", &error.to_string()),
         NotReplayed::Damaged(_) => said(StatusCode::CONFLICT, "damaged", &error.to_string()),
         error => not_now(&error.to_string()),
     }

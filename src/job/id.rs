@@ -32,6 +32,11 @@ impl JobId {
         Self(format!("\0{name}"))
     }
 
+    /// Whether it is one of the worker's own records.
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with('\0')
+    }
+
     /// The same id as that of a job of `producer`, whoever's it is here.
     pub fn of_producer(&self, producer: &ProducerName) -> Self {
         Self(format!("{producer}\0{}", self.as_str()))

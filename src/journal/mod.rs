@@ -3,6 +3,8 @@
 //! Two implementations, [`mod@redis`] and [`memory`], pass one contract test suite. Entries are opaque lines of JSON here; their
 //! meaning is `agent::event`'s.
 
+mod config;
+mod encrypted;
 pub mod memory;
 pub mod redis;
 mod scripts;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+pub use self::config::JournalConfig;
+use crate::encryption::DecryptError;
 use crate::job::JobId;
 
 /// How long a run that was taken is kept beyond its lease where no append asked for longer. An hour, so that a worker
@@ -106,6 +110,9 @@ pub enum JournalError {
     /// same append is safe: it is then recognised).
     #[error("journal unavailable: {0}")]
     Unavailable(String),
+    /// The journal is there, and what stands in it cannot be decrypted. Nothing was changed, and nobody has the run for that.
+    #[error("the journal of the run cannot be read: {0}")]
+    Decrypt(#[from] DecryptError),
 }
 
 /// The journals of all runs.

@@ -8,6 +8,9 @@
 //! A Redis that has reached its `maxmemory` takes no new runs, and what belongs to one that has begun all the same, from
 //! Redis 7 on. An earlier one takes nothing then.
 //!
+//! Where a key is configured, entries are encrypted before they are appended, each bound to its run and its place there; no
+//! script looks into them.
+//!
 //! Entries are read in pages of [`PAGE_BYTES`], each under a timeout of its own, so that a run of megabytes is read over
 //! any link that carries one page in time.
 //!
@@ -23,10 +26,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tracing::warn;
 
+use super::encrypted::{Contents, Kind};
 use super::scripts::{ANNOUNCE, APPEND, BEGUN, CLAIM, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW};
 use super::{
     Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION,
 };
+use crate::encryption::Encryption;
 use crate::job::JobId;
 use crate::key::Key;
 use crate::redis_client::{Durability, RedisClient, Unavailable};
@@ -41,6 +46,7 @@ const READS: u32 = 5;
 #[derive(Debug)]
 pub struct RedisJournal {
     client: RedisClient,
+    contents: Contents,
     read: Script,
     claim: Change,
     append: Change,
@@ -77,6 +83,7 @@ impl RedisJournal {
     pub fn new(client: RedisClient) -> Self {
         Self {
             client,
+            contents: Contents::default(),
             read: Script::new(&[PAGE, READ].concat()),
             claim: Change::new(&[PAGE, CLAIM].concat()),
             append: Change::new(APPEND),
@@ -86,6 +93,11 @@ impl RedisJournal {
             announce: Script::new(ANNOUNCE),
             withdraw: Script::new(WITHDRAW),
         }
+    }
+
+    /// Entries are encrypted by `encryption`; those that were appended without are read all the same.
+    pub fn encrypted(self, encryption: Encryption) -> Self {
+        Self { contents: Contents(encryption), ..self }
     }
 
     fn key(&self, job: &JobId) -> String {
@@ -142,7 +154,7 @@ impl RedisJournal {
 
     /// All entries, of which `page` holds the first. What comes after somebody claimed the run, or its time was over, need
     /// not belong to what came before: [`JournalError::OwnershipLost`], [`JournalError::Lost`].
-    async fn entries(&self, key: &str, page: Page) -> Result<Vec<String>, JournalError> {
+    async fn entries(&self, key: &str, page: Page) -> Result<Vec<Vec<u8>>, JournalError> {
         let (first_epoch, first_length, mut index, mut offset, mut entries) = page;
         let length: u64 = match &first_length {
             None => 0,
@@ -165,13 +177,12 @@ impl RedisJournal {
             }
             entries.extend(parts);
         }
-        let text = |entry| String::from_utf8(entry).map_err(|_| unreadable("an entry that is not text"));
-        entries.into_iter().map(text).collect()
+        Ok(entries)
     }
 }
 
 impl RedisJournal {
-    async fn read_key(&self, key: &str) -> Result<Vec<String>, JournalError> {
+    async fn read_key(&self, key: &str) -> Result<Vec<Vec<u8>>, JournalError> {
         for _ in 0..READS {
             let first = self.page(key, 0, 0).await?;
             match self.entries(key, first).await {
@@ -183,8 +194,12 @@ impl RedisJournal {
     }
 
     /// `entries` of the run, or what remains of it where there are none.
-    async fn or_remains(&self, job: &JobId, entries: Vec<String>) -> Result<Vec<String>, JournalError> {
-        if entries.is_empty() { self.read_key(&self.sealed_key(job)).await } else { Ok(entries) }
+    async fn or_remains(&self, job: &JobId, entries: Vec<Vec<u8>>) -> Result<Vec<String>, JournalError> {
+        if !entries.is_empty() {
+            return self.contents.decrypt(job, Kind::Entry, entries);
+        }
+        let remains = self.read_key(&self.sealed_key(job)).await?;
+        self.contents.decrypt(job, Kind::Remains, remains)
     }
 }
 
@@ -208,7 +223,12 @@ impl Journal for RedisJournal {
                     self.note_stolen(job, token).await;
                 }
                 let entries = self.entries(&key, read_as(page)?).await?;
-                Ok(Claim::Granted { token, entries: self.or_remains(job, entries).await? })
+                let entries = self.or_remains(job, entries).await;
+                if let Err(JournalError::Decrypt(_)) = entries {
+                    // Whoever has the key need not wait for this lease.
+                    self.renew(job, token, Duration::ZERO).await?;
+                }
+                Ok(Claim::Granted { token, entries: entries? })
             }
             Ok((_, owner, remaining)) => {
                 Ok(Claim::Held { owner: read_as(owner)?, remaining: Duration::from_millis(read_as(remaining)?) })
@@ -220,15 +240,23 @@ impl Journal for RedisJournal {
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
         // Before the end that they are of: nobody looks at them while the run has entries.
         if let Some(Remains { entries, retain }) = append.remains {
+            let entries = self.contents.encrypt(job, Kind::Remains, 0, entries);
             let keep = |script: &mut ScriptInvocation<'_>| {
-                script.arg(milliseconds(retain)).arg(entries);
+                script.arg(milliseconds(retain));
+                for entry in &entries {
+                    script.arg(&**entry);
+                }
             };
             self.change::<String>(&self.sealed_key(job), &self.keep, keep).await?;
         }
         let key = self.key(job);
+        let entries = self.contents.encrypt(job, Kind::Entry, append.sequence, append.entries);
         let change = self.change::<String>(&key, &self.append, |script| {
             script.arg(append.token.0).arg(milliseconds(append.lease));
-            script.arg(milliseconds(append.retain.max(append.lease))).arg(append.sequence).arg(append.entries);
+            script.arg(milliseconds(append.retain.max(append.lease))).arg(append.sequence);
+            for entry in &entries {
+                script.arg(&**entry);
+            }
         });
         verdict(&change.await?)
     }
@@ -279,25 +307,29 @@ impl Journal for RedisJournal {
     }
 
     async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError> {
+        let encrypted = self.contents.encrypt_one(job, Kind::Note, 0, note);
         let arguments = |script: &mut ScriptInvocation<'_>| {
-            script.arg(note).arg(milliseconds(retain));
+            script.arg(&*encrypted).arg(milliseconds(retain));
         };
         let answer: Value = self.run(&self.key(job), &self.announce, &arguments).await?;
-        Ok(match read_as::<(u8, String)>(answer)? {
-            (0, kept) if kept == note => Announced::Kept,
-            (0, kept) => Announced::Other(kept),
-            _ => Announced::Begun,
-        })
+        let (begun, kept) = read_as::<(u8, Vec<u8>)>(answer)?;
+        if begun > 0 {
+            return Ok(Announced::Begun);
+        }
+        let kept = self.contents.decrypt_one(job, Kind::Note, 0, kept)?;
+        Ok(if kept == note { Announced::Kept } else { Announced::Other(kept) })
     }
 
     async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError> {
         let answer: Value = self.client.query(cmd("HGET").arg(self.key(job)).arg("announced")).await?;
-        read_as(answer)
+        let kept: Option<Vec<u8>> = read_as(answer)?;
+        kept.map(|kept| self.contents.decrypt_one(job, Kind::Note, 0, kept)).transpose()
     }
 
     async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
+        let note = self.contents.encrypt_one(job, Kind::Note, 0, note);
         let arguments = |script: &mut ScriptInvocation<'_>| {
-            script.arg(note).arg(milliseconds(retain));
+            script.arg(&*note).arg(milliseconds(retain));
         };
         Ok(self.run::<()>(&self.key(job), &self.withdraw, &arguments).await?)
     }

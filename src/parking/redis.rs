@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use ::redis::{Script, cmd};
 use async_trait::async_trait;
+use tracing::warn;
 
 use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
+use crate::encryption::{Encryption, Place};
 use crate::job::{Identifier, JobId};
 use crate::key::{Key, decode};
 use crate::redis_client::{RedisClient, Unavailable};
@@ -39,6 +41,7 @@ return redis.call('ZCARD', KEYS[1])
 #[derive(Debug)]
 pub struct RedisParking {
     client: RedisClient,
+    encryption: Encryption,
     park: Script,
     count_one: Script,
     count: Script,
@@ -47,7 +50,20 @@ pub struct RedisParking {
 impl RedisParking {
     /// An index kept through `client`.
     pub fn new(client: RedisClient) -> Self {
-        Self { client, park: Script::new(PARK), count_one: Script::new(COUNT_ONE), count: Script::new(COUNT) }
+        let (park, count_one, count) = (Script::new(PARK), Script::new(COUNT_ONE), Script::new(COUNT));
+        Self { client, encryption: Encryption::default(), park, count_one, count }
+    }
+
+    /// Entries are encrypted by `encryption`; those that were noted without are read all the same.
+    pub fn encrypted(self, encryption: Encryption) -> Self {
+        Self { encryption, ..self }
+    }
+
+    /// What cannot be read is another version's or another key's, and wakes by the clock.
+    fn read(&self, identifier: &Identifier, job: &str, run: Vec<u8>) -> Option<Parked> {
+        let run = self.encryption.decrypt(|| place(identifier, job), run);
+        let run = run.inspect_err(|error| warn!(job.id = job, %error, "a parked run wakes by the clock alone")).ok()?;
+        serde_json::from_slice(&run).ok()
     }
 
     fn of_user(&self, identifier: &Identifier) -> String {
@@ -66,10 +82,11 @@ impl RedisParking {
 #[async_trait]
 impl Parking for RedisParking {
     async fn park(&self, identifier: &Identifier, parked: &Parked, keep: Duration) -> Result<(), ParkingError> {
-        let run = serde_json::to_string(parked).expect("a parked run is text");
+        let run = serde_json::to_vec(parked).expect("a parked run is text");
+        let run = self.encryption.encrypt(&place(identifier, parked.job.key()), &run);
         let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST);
         let mut script = self.park.key(self.of_user(identifier));
-        self.client.run::<()>(script.arg(parked.job.key()).arg(run).arg(keep)).await?;
+        self.client.run::<()>(script.arg(parked.job.key()).arg(&*run).arg(keep)).await?;
         let mut script = self.count_one.key(self.all(parked.waits_for));
         Ok(self.client.run(script.arg(name(identifier, &parked.job)).arg(keep)).await?)
     }
@@ -83,15 +100,14 @@ impl Parking for RedisParking {
         let from = from.map_or(FIRST, |cursor| &cursor.0);
         let mut scan = cmd("HSCAN");
         scan.arg(self.of_user(identifier)).arg(from).arg("COUNT").arg(PAGE);
-        let (next, runs): (String, HashMap<String, String>) = self.client.query(&scan).await?;
-        // What cannot be read is another version's, and wakes by the clock.
-        let runs = runs.values().filter_map(|run| serde_json::from_str(run).ok()).collect();
+        let (next, runs): (String, HashMap<String, Vec<u8>>) = self.client.query(&scan).await?;
+        let runs = runs.into_iter().filter_map(|(job, run)| self.read(identifier, &job, run)).collect();
         Ok(ParkedPage { runs, next: (next != FIRST).then_some(PageCursor(next)) })
     }
 
     async fn find(&self, identifier: &Identifier, job: &JobId) -> Result<Option<Parked>, ParkingError> {
-        let run: Option<String> = self.client.query(cmd("HGET").arg(self.of_user(identifier)).arg(job.key())).await?;
-        Ok(run.and_then(|run| serde_json::from_str(&run).ok()))
+        let run: Option<Vec<u8>> = self.client.query(cmd("HGET").arg(self.of_user(identifier)).arg(job.key())).await?;
+        Ok(run.and_then(|run| self.read(identifier, job.key(), run)))
     }
 
     async fn first(&self, waits_for: WaitsFor, most: usize) -> Result<Vec<(Identifier, JobId)>, ParkingError> {
@@ -110,6 +126,10 @@ const FIRST: &str = "0";
 
 /// A century: Redis refuses an expiry that overflows its clock.
 const LONGEST: u64 = 1000 * 3600 * 24 * 365 * 100;
+
+fn place(identifier: &Identifier, job: &str) -> Place {
+    Place::new("parked", &[identifier.as_str(), job])
+}
 
 fn name(identifier: &Identifier, job: &JobId) -> String {
     Key::new(&[identifier.as_str(), job.key()]).to_string()

@@ -9,6 +9,7 @@ use crate::agent::approval::ApprovalRules;
 use crate::agent::event::{COMMON_VERSION, Settings, Started};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
+use crate::encryption::Encryption;
 use crate::job::Job;
 use crate::retry::Policy;
 use crate::worker::message::sender::Senders;
@@ -143,6 +144,8 @@ pub(crate) struct WorkerRules {
     pub senders: Senders,
     /// Signs what messages say of runs.
     pub header_key: HeaderKey,
+    /// Of dead letters.
+    pub encryption: Encryption,
 }
 
 /// What becomes of a run whose journal the store lost.

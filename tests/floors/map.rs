@@ -7,6 +7,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
         &[
             "approval",
             "decision",
+            "encryption",
             "job",
             "reply",
             "retry",
@@ -80,7 +81,7 @@ const BESIDE: [(&str, &str); 12] = [
 ];
 
 /// Crates that only these modules (and what lies in them) may name.
-const KEPT: [(&str, &[&str]); 11] = [
+const KEPT: [(&str, &[&str]); 12] = [
     ("lapin", &["queue::amqp"]),
     ("async_rs", &["queue::amqp"]),
     ("tokio_rustls", &["queue::amqp"]),
@@ -92,6 +93,7 @@ const KEPT: [(&str, &[&str]); 11] = [
     ("opentelemetry", &["trace", "telemetry"]),
     ("opentelemetry_sdk", &["trace", "telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),
+    ("aws_lc_rs", &["encryption"]),
 ];
 
 /// Names that more than one public type has, and why. The list only shrinks: a name that is of one type again leaves it.

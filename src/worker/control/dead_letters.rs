@@ -10,10 +10,13 @@ use serde_json::Value;
 use super::operator::{Operator, Reopen};
 use super::runs::RunError;
 use crate::agent::run::{BadJournal, Run};
+use crate::encryption::{DecryptError, Encryption};
 use crate::job::{Identifier, InvalidJob, Job, JobId};
 use crate::journal::Journal;
 use crate::queue::{DeadLetterQueue, Delivery, Destination, Message, QueueError};
-use crate::worker::message::dead_letter::{DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, removed};
+use crate::worker::message::dead_letter::{
+    DEAD_AT, DEAD_ATTEMPTS, DEAD_DETAIL, DEAD_REASON, DEAD_STEP, decrypted, letter_id, removed,
+};
 use crate::worker::message::fresh::{as_sent, fresh};
 use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
@@ -34,6 +37,9 @@ pub(crate) struct LetterFacts {
     pub(crate) step: Option<String>,
     /// What went wrong.
     pub(crate) detail: Option<String>,
+    /// Why neither that nor the body can be read, where they are encrypted with another key than ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) locked: Option<String>,
     /// Size of the body.
     pub(crate) bytes: usize,
     /// The producer whose job it brings, if any.
@@ -53,11 +59,29 @@ pub(crate) struct LetterReader {
     pub(crate) header_key: HeaderKey,
     /// Jobs have at most so many.
     pub(crate) max_job_bytes: usize,
+    /// Of their content.
+    pub(crate) encryption: Encryption,
 }
 
 impl LetterReader {
     /// What the letter itself says.
     pub(crate) fn facts(&self, letter: &Message) -> LetterFacts {
+        let bytes = letter.body.len();
+        match self.opened(letter) {
+            Ok(opened) => LetterFacts { bytes, ..self.facts_of_opened(&opened) },
+            Err(error) => {
+                let (id, locked) = (letter_id(letter), Some(error.to_string()));
+                LetterFacts { id, locked, bytes, run: None, detail: None, ..self.facts_of_opened(letter) }
+            }
+        }
+    }
+
+    /// The letter as it was before it was encrypted, if it was.
+    pub(crate) fn opened(&self, letter: &Message) -> Result<Message, DecryptError> {
+        decrypted(letter.clone(), &self.encryption)
+    }
+
+    fn facts_of_opened(&self, letter: &Message) -> LetterFacts {
         let header = |name: &str| letter.properties.headers.get(name).filter(|text| !text.is_empty()).cloned();
         let by_broker = ByBroker::of(letter);
         let job = self.job(&self.taken(letter));
@@ -74,6 +98,7 @@ impl LetterReader {
             attempts: header(DEAD_ATTEMPTS),
             step: header(DEAD_STEP),
             detail: header(DEAD_DETAIL),
+            locked: None,
             bytes: letter.body.len(),
             producer: run.as_ref().and_then(JobId::producer).map(str::to_owned),
             run,
@@ -92,7 +117,7 @@ impl LetterReader {
 
     /// First the journal, then the message, then the letter: whatever fails in between, the letter can be replayed again.
     pub(crate) async fn replay(&self, operator: &Operator, letter: Delivery) -> Result<Replayed, NotReplayed> {
-        let taken = self.taken(&letter.message);
+        let taken = self.taken(&self.opened(&letter.message)?);
         let mut message = fresh(&taken);
         let replayed = match self.job(&taken) {
             Err(_) => Replayed::NotAJob,
@@ -105,6 +130,7 @@ impl LetterReader {
                     Replayed::Ended(run)
                 }
                 Err(RunError::BadJournal(error)) => return Err(NotReplayed::Damaged(error)),
+                Err(RunError::Decrypt(error)) => return Err(NotReplayed::Locked(error)),
                 Err(error) => return Err(NotReplayed::Run(error)),
             },
         };
@@ -170,6 +196,9 @@ pub(crate) enum NotReplayed {
     /// Nobody can go on with its run.
     #[error("send the job under a new id: {0}")]
     Damaged(BadJournal),
+    /// It, or the journal of its run, cannot be decrypted.
+    #[error("{0}")]
+    Locked(#[from] DecryptError),
     /// Its run cannot be opened again now.
     #[error("{0}")]
     Run(RunError),

@@ -9,6 +9,7 @@ use tracing::warn;
 use crate::agent::event::Started;
 use crate::agent::run::{BadJournal, Run};
 use crate::clock::SharedClock;
+use crate::encryption::DecryptError;
 use crate::job::{Job, JobId};
 use crate::journal::{Claim, ClaimMode, Journal, JournalError};
 use crate::parking::{Parking, WaitsFor};
@@ -61,6 +62,9 @@ pub enum RunError {
     /// The journal cannot be reached.
     #[error("journal unavailable: {0}")]
     Unavailable(String),
+    /// The journal cannot be decrypted.
+    #[error("the journal of the run cannot be read: {0}")]
+    Decrypt(#[from] DecryptError),
     /// The broker did not confirm the wake-up. What was journalled stays; the run's own wake-up still comes.
     #[error("the wake-up was not confirmed: {0}")]
     Queue(#[from] QueueError),
@@ -71,6 +75,7 @@ impl From<JournalError> for RunError {
         match error {
             JournalError::Unavailable(reason) => Self::Unavailable(reason),
             JournalError::OwnershipLost | JournalError::Lost => Self::Busy,
+            JournalError::Decrypt(error) => Self::Decrypt(error),
         }
     }
 }

@@ -24,9 +24,13 @@ impl Intake {
         Run::replay(&lines).ok()?
     }
 
-    /// Claims the run of `job`, or waits for the journal until it can, and says as whom and when it asked; `None` when the
-    /// worker stops first, or the delivery has been held for as long as it should be.
-    pub(super) async fn claim(&self, job: &JobId, delivery: &InFlightDelivery) -> Option<(String, Instant, Claim)> {
+    /// Claims the run of `job`, or waits for the journal until it can, and says as whom and when it asked. Fails when the
+    /// worker stops first, or the delivery has been held for as long as it should be; at once where waiting changes nothing.
+    pub(super) async fn claim(
+        &self,
+        job: &JobId,
+        delivery: &InFlightDelivery,
+    ) -> Result<(String, Instant, Claim), JournalError> {
         // Each attempt is an owner of its own: a redelivery to the very process that still works on the run must find it
         // taken, too.
         let owner = format!("{}/{}", self.rules.name, self.claims.fetch_add(1, Ordering::Relaxed));
@@ -49,7 +53,11 @@ impl Intake {
             let claim = self.journal.claim(job, &owner, self.rules.lifetimes.lease, ClaimMode::IfFree).await?;
             Ok((asked, claim))
         };
-        let (asked, claim) = retry_until(end, PATIENT, |_| RetryDecision::Again, notice, claim).await.ok()?;
-        Some((owner, asked, claim))
+        let decide = |error: &JournalError| match error {
+            JournalError::Decrypt(_) => RetryDecision::Stop,
+            _ => RetryDecision::Again,
+        };
+        let (asked, claim) = retry_until(end, PATIENT, decide, notice, claim).await?;
+        Ok((owner, asked, claim))
     }
 }

@@ -68,6 +68,8 @@ pub(super) enum Found<'a> {
     },
     /// Ours, and a newer worker's.
     NewerJournal,
+    /// Encrypted with a key that only other workers have.
+    Locked,
     /// Ours, and its journal says what cannot be.
     Damaged(&'a str),
     /// Ours, and the message, which nobody signed, says that more was done than the journal tells.
@@ -112,7 +114,9 @@ pub(super) fn decide(situation: Situation<'_>, found: Found<'_>) -> Next {
             let wait = if seen_before { remaining.clamp(HELD_FIRST, HELD_WAIT) } else { HELD_FIRST };
             settle(Disposition::Defer(Deferral::saying(wait, saw_alive(situation, run))))
         }
-        Found::NewerJournal => settle(Disposition::Defer(Deferral::saying(HELD_WAIT, saw_alive(situation, None)))),
+        Found::NewerJournal | Found::Locked => {
+            settle(Disposition::Defer(Deferral::saying(HELD_WAIT, saw_alive(situation, None))))
+        }
         Found::Unfounded { run } => {
             settle(Disposition::DeadLetter(Undeliverable::Unfounded { beside_a_run: run.is_some() }))
         }
@@ -394,6 +398,7 @@ mod tests {
             (Some(seen.clone()), alive(0, None), saying(HELD_FIRST, &seen)),
             (Some(wake_up(Reason::Webhook, 1)), live, deferred(WEBHOOK_BUSY)),
             (None, Found::NewerJournal, saying(HELD_WAIT, &seen_unsaid)),
+            (None, Found::Locked, saying(HELD_WAIT, &seen_unsaid)),
         ];
         for (wake_up, found, expected) in table {
             assert_eq!(decided(wake_up.as_ref(), found), expected, "{wake_up:?} {found:?}");

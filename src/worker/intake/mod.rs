@@ -47,7 +47,7 @@ use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
 use crate::job::Job;
-use crate::journal::{Claim, Journal};
+use crate::journal::{Claim, Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
 
@@ -143,17 +143,25 @@ impl Intake {
             return self.settler.settle(delivery, Some(job), disposition).await;
         }
         match self.claim(&job.id(), &delivery).await {
-            Some((owner, asked, Claim::Granted { token, entries })) => {
+            Ok((owner, asked, Claim::Granted { token, entries })) => {
                 let length = self.rules.lifetimes.lease;
                 let lease = Lease::new(self.journal.clone(), job.id(), owner, token, length, asked);
                 self.go_on_while_ours(lease, &entries, job, delivery, alone).await;
             }
-            Some((_, _, Claim::Held { owner, remaining })) => {
+            Ok((_, _, Claim::Held { owner, remaining })) => {
                 info!(owner, "the run is alive elsewhere");
                 let run = self.run_elsewhere(&job.id()).await;
                 self.go_without(job, delivery, Found::LiveOwner { remaining, run: run.as_ref() }).await;
             }
-            None => self.go_without(job, delivery, Found::Unreachable).await,
+            Err(JournalError::Decrypt(error)) if error.may_pass() => {
+                error!(%error, "the run waits: its journal cannot be read here; nothing of it is lost");
+                self.go_without(job, delivery, Found::Locked).await;
+            }
+            Err(JournalError::Decrypt(error)) => {
+                error!(%error, "the journal of the run cannot be read");
+                self.go_without(job, delivery, Found::Damaged(&error.to_string())).await;
+            }
+            Err(_) => self.go_without(job, delivery, Found::Unreachable).await,
         }
     }
 

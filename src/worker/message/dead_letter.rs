@@ -1,10 +1,15 @@
 //! Dead letters: messages that are given up, each with its reason, for a person to look at.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::wake_up::{Reason, WakeUp};
 use crate::agent::event::GivenUp;
+use crate::encryption::{DecryptError, Encryption, Place, key_of};
+use crate::job::Job;
+use crate::key::digest;
 use crate::queue::{Delivery, Message, QueueError};
 
 /// Header of a dead letter: why it was given up.
@@ -17,6 +22,11 @@ pub(crate) const DEAD_STEP: &str = "x-agentkit-dead-step";
 pub(crate) const DEAD_DETAIL: &str = "x-agentkit-dead-detail";
 /// Header of a dead letter: when it was given up (RFC 3339).
 pub(crate) const DEAD_AT: &str = "x-agentkit-dead-at";
+
+/// Header of a dead letter that is encrypted: the id of its key.
+pub(crate) const DEAD_KEY: &str = "x-agentkit-dead-key";
+/// Header of a dead letter that is encrypted: its id, as it is read from the body of others.
+const DEAD_ID: &str = "x-agentkit-dead-id";
 
 /// Header of the broker's: how often, where and why it dead-lettered the message.
 const DEATHS: &str = "x-death";
@@ -82,6 +92,62 @@ pub(crate) fn dead_letter(mut letter: Message, why: &GivenUp, attempts: u32, now
     letter
 }
 
+/// What a letter is called: the job's id where the body is a job, else what else names the message.
+pub(crate) fn letter_id(letter: &Message) -> String {
+    if let Some(id) = letter.properties.headers.get(DEAD_ID).filter(|_| is_encrypted(letter)) {
+        return id.clone();
+    }
+    let id = match Job::from_slice(&letter.body, &letter.envelope(), usize::MAX) {
+        Ok(job) => Some(job.id()),
+        Err(invalid) => invalid.id,
+    };
+    let named = letter.properties.message_id.clone().filter(|id| !id.is_empty());
+    id.map(|id| id.to_string()).or(named).unwrap_or_else(|| digest(&letter.body, 8))
+}
+
+/// `letter` with its body and its detail encrypted, where there is a key to encrypt with. What `dead list` shows besides stays
+/// as it is.
+pub(crate) fn encrypted(mut letter: Message, encryption: &Encryption) -> Message {
+    let Some(key) = encryption.key() else { return letter };
+    let id = letter_id(&letter);
+    letter.body = encryption.encrypt(&place("dead", &id), &letter.body).into_owned().into();
+    let headers = &mut letter.properties.headers;
+    if let Some(detail) = headers.get_mut(DEAD_DETAIL) {
+        *detail = STANDARD.encode(encryption.encrypt(&place("dead-detail", &id), detail.as_bytes()));
+    }
+    headers.extend([(DEAD_KEY.to_owned(), key.to_string()), (DEAD_ID.to_owned(), id)]);
+    letter
+}
+
+/// `letter` as it was before it was encrypted, if it was.
+///
+/// # Errors
+/// Without the key, or where it was changed since.
+pub(crate) fn decrypted(mut letter: Message, encryption: &Encryption) -> Result<Message, DecryptError> {
+    if !is_encrypted(&letter) {
+        return Ok(letter);
+    }
+    let id = letter_id(&letter);
+    letter.body = encryption.decrypt(|| place("dead", &id), letter.body.into())?.into();
+    let headers = &mut letter.properties.headers;
+    if let Some(detail) = headers.get_mut(DEAD_DETAIL) {
+        let bytes = STANDARD.decode(&*detail).map_err(|_| DecryptError::Cut)?;
+        let bytes = encryption.decrypt(|| place("dead-detail", &id), bytes)?;
+        *detail = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    headers.retain(|name, _| ![DEAD_KEY, DEAD_ID].contains(&name.as_str()));
+    Ok(letter)
+}
+
+/// Not by a header alone, which anybody may write.
+fn is_encrypted(letter: &Message) -> bool {
+    letter.properties.headers.contains_key(DEAD_KEY) && !matches!(key_of(&letter.body), Ok(None))
+}
+
+fn place(kind: &str, id: &str) -> Place {
+    Place::new(kind, &[id])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +169,38 @@ mod tests {
             assert!(!letter(&[("x-death", deaths)]), "{deaths}");
         }
         assert!(!letter(&[]));
+    }
+
+    #[test]
+    fn a_letter_is_what_it_was_once_it_is_decrypted_and_its_id_and_reason_are_read_without_the_key() {
+        let key = |byte: u8| Encryption::new(&STANDARD.encode([byte; 32]).into()).unwrap();
+        let why = GivenUp { reason: "poison".into(), detail: "said: secret".into(), step: "called x".into() };
+        for (body, id) in [
+            (r#"{"id": "a", "identifier": "u", "connections": ["gmail"], "prompt": "secret"}"#, "a"),
+            ("secret", "named"),
+        ] {
+            let mut message = Message { body: body.into(), ..Message::default() };
+            message.properties.message_id = Some("named".into());
+            let letter = dead_letter(message, &why, 3, Timestamp::UNIX_EPOCH);
+            assert_eq!(encrypted(letter.clone(), &Encryption::default()), letter);
+            let kept = encrypted(letter.clone(), &key(1));
+            assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+            assert_eq!((letter_id(&letter).as_str(), letter_id(&kept).as_str()), (id, id));
+            assert_eq!(kept.properties.headers[DEAD_REASON], "poison");
+            assert_eq!(kept.properties.headers[DEAD_KEY], key(1).key().unwrap().to_string());
+            assert_eq!(decrypted(kept.clone(), &key(1)).unwrap(), letter);
+            assert_eq!(decrypted(kept.clone(), &key(2)), Err(DecryptError::UnknownKey(key(1).key().unwrap())));
+            let mut elsewhere = kept;
+            elsewhere.properties.headers.insert(DEAD_ID.into(), "other".into());
+            assert_eq!(decrypted(elsewhere, &key(1)), Err(DecryptError::Forged(key(1).key().unwrap())));
+        }
+    }
+
+    #[test]
+    fn a_letter_that_only_says_that_it_is_encrypted_is_read_as_it_is() {
+        let mut letter = Message { body: "{}".into(), ..Message::default() };
+        letter.properties.headers.extend([DEAD_KEY, DEAD_ID].map(|name| (name.to_owned(), "x".to_owned())));
+        assert_eq!(decrypted(letter.clone(), &Encryption::default()).unwrap(), letter);
+        assert_ne!(letter_id(&letter), "x");
     }
 }

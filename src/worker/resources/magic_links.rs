@@ -11,6 +11,7 @@ use super::single_flight::SingleFlight;
 use crate::cache::{Cache, CacheError};
 use crate::clock::after;
 use crate::clock::{SharedClock, milliseconds_between};
+use crate::encryption::{Encryption, Place};
 use crate::job::{ConnectionName, Identifier};
 use crate::key::Key;
 use crate::scalekit::{self, Scalekit};
@@ -38,6 +39,7 @@ pub(crate) struct MagicLinks {
     scalekit: Arc<Scalekit>,
     cache: Arc<dyn Cache>,
     clock: SharedClock,
+    encryption: Encryption,
     recent: moka::future::Cache<Key, Found>,
 }
 
@@ -49,10 +51,15 @@ struct Found {
 }
 
 impl MagicLinks {
-    /// No links yet.
-    pub(crate) fn new(scalekit: Arc<Scalekit>, cache: Arc<dyn Cache>, clock: SharedClock) -> Self {
+    /// No links yet. In the cache they are encrypted by `encryption`.
+    pub(crate) fn new(
+        scalekit: Arc<Scalekit>,
+        cache: Arc<dyn Cache>,
+        clock: SharedClock,
+        encryption: Encryption,
+    ) -> Self {
         let recent = moka::future::Cache::builder().max_capacity(IN_MEMORY).time_to_live(DEFAULT).build();
-        Self { scalekit, cache, clock, recent }
+        Self { scalekit, cache, clock, encryption, recent }
     }
 
     /// The link that this user was given last for this connection, while it works; else a new one. However many ask at
@@ -125,9 +132,12 @@ impl MagicLinks {
         Ok(RememberedLink { url: fresh.expose().to_owned(), expires_at: fresh.expires_at, good_until })
     }
 
+    /// One that cannot be decrypted is none.
     async fn remembered(&self, key: &Key) -> Result<Option<RememberedLink>, CacheError> {
-        let value = self.cache.get(key).await?;
-        let link = value.and_then(|value| serde_json::from_slice(&value).ok());
+        let Some(value) = self.cache.get(key).await? else { return Ok(None) };
+        let link = self.encryption.decrypt(|| place(key), value.into());
+        let link = link.inspect_err(|error| warn!(%error, "a magic link is made anew"));
+        let link = link.ok().and_then(|link| serde_json::from_slice(&link).ok());
         Ok(link.filter(|link| self.is_good(link)))
     }
 
@@ -138,6 +148,7 @@ impl MagicLinks {
             return false;
         }
         let value = serde_json::to_vec(link).expect("a link is text");
+        let value = self.encryption.encrypt(&place(key), &value).into_owned();
         let put = self.cache.put(key, value.into(), ttl).await;
         if let Err(error) = &put {
             warn!(%error, "a magic link could not be remembered; another job of the user may get another one");
@@ -148,6 +159,11 @@ impl MagicLinks {
     fn is_good(&self, link: &RememberedLink) -> bool {
         self.clock.now() < link.good_until
     }
+}
+
+/// The key names the user and the connection.
+fn place(key: &Key) -> Place {
+    Place::new("link", &[&key.to_string()])
 }
 
 fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {

@@ -124,6 +124,7 @@ impl From<JournalError> for Interruption {
             JournalError::OwnershipLost => Self::OwnershipLost,
             JournalError::Lost => Self::JournalLost,
             JournalError::Unavailable(reason) => Self::JournalUnavailable(reason),
+            JournalError::Decrypt(error) => Self::JournalUnavailable(error.to_string()),
         }
     }
 }

@@ -152,7 +152,7 @@ impl LeasedRun {
         let remains = remains.as_deref().map(|entries| Remains { entries, retain: sealed });
         let decide = |error: &JournalError| match error {
             JournalError::Unavailable(_) => RetryDecision::Again,
-            JournalError::OwnershipLost | JournalError::Lost => RetryDecision::Stop,
+            JournalError::OwnershipLost | JournalError::Lost | JournalError::Decrypt(_) => RetryDecision::Stop,
         };
         let notice = |error: &JournalError, attempt, _| warn!(%error, attempt, "an append to the journal is repeated");
         let sequence = self.run.sequence() - self.noted as u64;

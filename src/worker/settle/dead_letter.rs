@@ -8,7 +8,7 @@ use crate::agent::event::GivenUp;
 use crate::job::{InvalidJob, Job};
 use crate::queue::{Destination, Message, QueueError};
 use crate::reply::{Account, ErrorCode, ErrorDetail, Failed, Reply, ReplyEvent};
-use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter};
+use crate::worker::message::dead_letter::{DeadLetterReason, dead_letter, encrypted};
 use crate::worker::message::fresh::fresh;
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, WakeUp};
@@ -153,8 +153,11 @@ impl Settler {
         attempts: u32,
     ) -> Result<(), QueueError> {
         error!(message.id = letter.properties.message_id, reason = why.reason, "message given up");
-        let letter = dead_letter(letter, why, attempts, self.clock.now());
-        match self.publish(delivery, &Destination::Dead, letter).await {
+        let mut letter = dead_letter(letter, why, attempts, self.clock.now());
+        // Before it is encrypted: replayed, it is what was signed.
+        self.rules.header_key.sign(&mut letter);
+        let letter = encrypted(letter, &self.rules.encryption);
+        match self.publish_as_it_is(delivery, &Destination::Dead, letter).await {
             Ok(_) => {}
             Err(error @ QueueError::TooLarge { .. }) => {
                 warn!(%error, "the dead letter is left to the broker");

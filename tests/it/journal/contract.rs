@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::encryption::Encryption;
 use agentkit_worker::internals::journal::memory::MemoryJournal;
 use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::journal::{
@@ -19,6 +20,7 @@ use crate::support::shortly;
 
 const LEASE: Duration = Duration::from_secs(30);
 const RETAIN: Duration = Duration::from_hours(1);
+const KEY: &str = "bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmU=";
 
 /// A journal under test, and how its time passes.
 struct JournalUnderTest {
@@ -34,15 +36,18 @@ impl JournalUnderTest {
     }
 
     async fn redis() -> Self {
-        Self::on(AnyRedis::start().await)
+        Self::on(AnyRedis::start().await, "")
     }
+
+    /// Encrypted as well, which must make no difference.
 
     async fn cluster() -> Self {
-        Self::on(AnyRedis::cluster().await)
+        Self::on(AnyRedis::cluster().await, KEY)
     }
 
-    fn on(redis: AnyRedis) -> Self {
-        Self { journal: Arc::new(RedisJournal::new(redis.client())), clock: None, _redis: Some(redis) }
+    fn on(redis: AnyRedis, key: &str) -> Self {
+        let journal = RedisJournal::new(redis.client()).encrypted(Encryption::new(&key.into()).unwrap());
+        Self { journal: Arc::new(journal), clock: None, _redis: Some(redis) }
     }
 
     /// Asks until the answer is there; a manual clock moves on by 10 ms each time, as the real one does.

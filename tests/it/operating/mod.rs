@@ -2,6 +2,7 @@
 
 mod commands;
 mod cost;
+mod encryption;
 mod examples;
 mod health;
 mod interventions;

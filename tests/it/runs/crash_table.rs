@@ -77,16 +77,18 @@ impl CrashCase {
         config.worker.lease_seconds = 1;
         config.worker.concurrency = 4;
         let inbox = ReplyInbox::open(&config.amqp).await.unwrap();
-        // Who only watches has patience with a busy machine.
-        let patient = redis_client::Config {
-            connection_timeout_milliseconds: 10_000,
-            response_timeout_milliseconds: 10_000,
-            ..config.redis.clone()
-        };
-        let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient).unwrap()));
+        let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient(&config.redis)).unwrap()));
         let reply_to = inbox.name().to_owned();
         let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
         Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject, says: None }
+    }
+
+    /// With a key for what is kept of the run.
+    fn encrypt(&mut self) {
+        self.config.journal.encryption_key = "bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmU=".into();
+        let client = RedisClient::new(&patient(&self.config.redis)).unwrap();
+        let encryption = self.config.journal.encryption().unwrap();
+        self.journal = Arc::new(RedisJournal::new(client).encrypted(encryption));
     }
 
     async fn send(&self, prompt: &str) {
@@ -188,6 +190,15 @@ impl CrashCase {
     }
 }
 
+/// Who only watches has patience with a busy machine.
+fn patient(config: &redis_client::Config) -> redis_client::Config {
+    redis_client::Config {
+        connection_timeout_milliseconds: 10_000,
+        response_timeout_milliseconds: 10_000,
+        ..config.clone()
+    }
+}
+
 /// A run with an authorization, a retried read and a write.
 async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
     let case = CrashCase::new(redis, Some(Duration::from_millis(300))).await;
@@ -199,9 +210,10 @@ async fn mail(redis: &Redis, cut: Cut) -> Aftermath {
     case.end(&fuse, replies).await
 }
 
-/// A run whose write waits for a person, who says this.
+/// A run whose write waits for a person, who says this. What is kept of it is encrypted.
 async fn waiting(redis: &Redis, cut: Cut, says: &'static str) -> Aftermath {
     let mut case = CrashCase::new(redis, None).await;
+    case.encrypt();
     case.says = Some(says);
     case.config.approval.writes = Writes::All;
     // The copy that stands for the wait is to be gone soon after the end.
