@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use self::origin::{OWN, nearest, with_suggestion};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
+use crate::audit::AuditConfig;
 use crate::http_server::config::HttpConfig;
 use crate::journal::JournalConfig;
 use crate::producers::ProducersConfig;
@@ -25,7 +26,7 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 18] = [
     "worker",
     "job",
     "authorization",
@@ -37,6 +38,7 @@ const SECTIONS: [&str; 17] = [
     "amqp",
     "redis",
     "journal",
+    "audit",
     "scalekit",
     "model",
     "http_client",
@@ -76,6 +78,7 @@ pub struct Config {
     pub amqp: queue::amqp::Config,
     pub redis: redis_client::Config,
     pub journal: JournalConfig,
+    pub audit: AuditConfig,
     pub scalekit: scalekit::Config,
     pub model: llm::Config,
     pub http_client: http::Config,
@@ -197,6 +200,7 @@ impl Config {
         let amqp = section(layers, "amqp", problems);
         let redis = section(layers, "redis", problems);
         let journal = section(layers, "journal", problems);
+        let audit = section(layers, "audit", problems);
         let scalekit = section(layers, "scalekit", problems);
         let model = section(layers, "model", problems);
         let http_client = section(layers, "http_client", problems);
@@ -215,6 +219,7 @@ impl Config {
             amqp: amqp?,
             redis: redis?,
             journal: journal?,
+            audit: audit?,
             scalekit: scalekit?,
             model: model?,
             http_client: http_client?,
@@ -241,6 +246,7 @@ impl Config {
         problems.extend(named("approval", self.approval.problems()));
         problems.extend(named("answer", self.answer.problems()));
         problems.extend(named("telemetry", self.telemetry.problems()));
+        problems.extend(named("audit", self.audit.problems()));
         problems.extend(named("journal", self.journal.encryption().err().into_iter().collect()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
@@ -318,6 +324,10 @@ fn with_files(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String,
     for (name, path) in environment {
         // Certificates stay in their files.
         let Some(base) = name.strip_suffix("_FILE").filter(|_| !name.contains("__TLS__")) else { continue };
+        if base.ends_with('_') {
+            // A key of the name `file`, as in AGENTKIT_WORKER__AUDIT__FILE.
+            continue;
+        }
         let ours = base.starts_with(OWN) || WELL_KNOWN.iter().any(|(known, _)| *known == base);
         if !ours || environment.contains_key(base) {
             continue;
@@ -469,6 +479,8 @@ mod tests {
                 .contains("OPENAI_API_KEY_FILE")
         );
         assert!(!format!("{config:?}").contains("s3cret"));
+        let config = load(&[("AGENTKIT_WORKER__AUDIT__FILE", "audit.jsonl")]).unwrap();
+        assert_eq!(config.audit.file, Path::new("audit.jsonl"), "a path, not what is in the file");
     }
 
     #[test]

@@ -7,6 +7,9 @@ pub mod agent {
 pub mod approval {
     pub use crate::approval::*;
 }
+pub mod audit {
+    pub use crate::audit::*;
+}
 pub mod app {
     pub use crate::app::{App, Backends, lifetimes};
 }

@@ -3,6 +3,7 @@
 mod agent;
 mod app;
 pub mod approval;
+mod audit;
 mod broker_management;
 mod cache;
 mod cli;

@@ -19,6 +19,7 @@ pub(crate) use self::backends::process_name;
 use self::peers::warn_of_plain;
 pub(crate) use self::peers::{run_peers, service_peers};
 use crate::approval::link::Links;
+use crate::audit::Audit;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
 use crate::encryption::Encryption;
@@ -35,6 +36,7 @@ use crate::queue::{Consumer, Publisher};
 use crate::scalekit::{OnCredentials, Scalekit};
 use crate::schedule::{self, Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
+use crate::telemetry;
 use crate::telemetry::otlp::{self, Export};
 use crate::webhook::Secrets;
 use crate::worker::control::dead_letters::{DeadLetterDesk, LetterReader};
@@ -134,6 +136,8 @@ impl App {
         };
         let webhooks = Webhooks::new(secrets, clock.clone(), cache.clone(), fan_out, shutdown.tracker());
         let encryption = config.journal.encryption().map_err(|problem| anyhow::anyhow!("journal.{problem}"))?;
+        let audit = Audit::open(&config.audit, clock.clone(), telemetry::name_of(&config.log));
+        let audit = audit.map_err(|problem| anyhow::anyhow!("audit.{problem}"))?;
         let approval_links = Arc::new(Links::new(&config.approval).map_err(|why| anyhow::anyhow!("approval.{why}"))?);
         let credential_watch = CredentialWatch {
             credentials: credentials.clone(),
@@ -161,7 +165,7 @@ impl App {
         };
         let member_watch = MemberWatch::new(&config, &clock, &metrics, queues)?;
         let fleet_clock = FleetClock::new(reference, journal.clone(), metrics.clone());
-        let rules = worker_rules(&config, process, encryption);
+        let rules = WorkerRules { encryption, audit: audit.clone(), ..worker_rules(&config, process) };
         let scheduler = Scheduler {
             store: digests,
             publisher: scheduled_jobs(publisher.clone(), &config),
@@ -181,6 +185,7 @@ impl App {
             clock: clock.clone(),
             lifetimes: rules.lifetimes,
             header_key: rules.header_key.clone(),
+            audit,
             name: format!("{}-decisions", rules.name),
         };
         let by_pages = Runs { name: format!("{}-pages", rules.name), ..runs.clone() };
@@ -424,7 +429,7 @@ pub(crate) fn senders(config: &Config) -> Senders {
     Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
 }
 
-fn worker_rules(config: &Config, name: String, encryption: Encryption) -> WorkerRules {
+fn worker_rules(config: &Config, name: String) -> WorkerRules {
     let worker = &config.worker;
     WorkerRules {
         name,
@@ -438,7 +443,8 @@ fn worker_rules(config: &Config, name: String, encryption: Encryption) -> Worker
         after_loss: worker.after_journal_loss,
         senders: senders(config),
         header_key: HeaderKey::of(&config.scalekit.client_secret),
-        encryption,
+        encryption: Encryption::default(),
+        audit: Audit::default(),
     }
 }
 

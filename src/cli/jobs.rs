@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::anyhow;
 use clap::{Args, Subcommand};
 
 use super::decide::{self, Said};
@@ -11,6 +12,7 @@ use super::which_run::WhichRun;
 use super::{CommandError, Context};
 use crate::agent::run::Run;
 use crate::app;
+use crate::audit::Audit;
 use crate::decision::Ruling;
 use crate::encryption::Encryption;
 use crate::journal::redis::RedisJournal;
@@ -18,6 +20,7 @@ use crate::journal::{Journal, JournalError};
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::redis_client::RedisClient;
+use crate::telemetry;
 use crate::worker::control::operator::{Cancel, Operator};
 use crate::worker::control::runs::{RunError, Runs};
 use crate::worker::message::signature::HeaderKey;
@@ -159,6 +162,7 @@ pub(super) fn operator(context: &Context, broker: &AmqpQueue) -> Result<Operator
 
 fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
     let (redis, encryption) = (redis(context)?, encryption(context)?);
+    let audit = Audit::open(&context.config.audit, context.clock.clone(), telemetry::name_of(&context.config.log));
     Ok(Runs {
         journal: Arc::new(RedisJournal::new(redis.clone()).encrypted(encryption.clone())),
         publisher: broker.publisher(),
@@ -166,6 +170,7 @@ fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
         clock: context.clock.clone(),
         lifetimes: app::lifetimes(&context.config),
         header_key: HeaderKey::of(&context.config.scalekit.client_secret),
+        audit: audit.map_err(|problem| CommandError::Other(anyhow!("audit.{problem}")))?,
         name: app::process_name(),
     })
 }

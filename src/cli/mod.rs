@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod audit;
 mod config_schema;
 pub(crate) mod dead;
 mod decide;
@@ -98,6 +99,8 @@ pub enum Command {
     Enqueue(enqueue::EnqueueArguments),
     /// A run's timeline; cancel it, wake it
     Jobs(jobs::JobsArguments),
+    /// Whether the audit record is as it was written
+    Audit(audit::AuditArguments),
     /// Messages that were given up: look at them, let them run again, throw them away
     Dead(dead::DeadArguments),
     /// Scheduled jobs: what they are, when they come, and how they stand
@@ -227,6 +230,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Worker => worker::worker(context).await,
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,
         Command::Jobs(arguments) => jobs::jobs(context, arguments).await,
+        Command::Audit(arguments) => audit::audit(&context, &arguments),
         Command::Dead(arguments) => dead::dead(context, arguments).await,
         Command::Digests(arguments) => digests::digests(context, arguments).await,
         Command::Tools(arguments) => tools::tools(context, arguments).await,

@@ -42,10 +42,8 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
-        let mut id = [0; KeyId::BYTES];
-        id.copy_from_slice(&Sha256::digest(bytes)[..KeyId::BYTES]);
         let key = UnboundKey::new(&AES_256_GCM_SIV, bytes).expect("32 bytes are a key of AES-256");
-        Self { id: KeyId(id), key: LessSafeKey::new(key) }
+        Self { id: id_of(bytes), key: LessSafeKey::new(key) }
     }
 
     pub(super) fn id(&self) -> KeyId {
@@ -70,6 +68,13 @@ impl Key {
         kept.drain(..header);
         Some(kept)
     }
+}
+
+/// The id of a key, whatever it is for.
+pub(crate) fn id_of(key: &[u8; KEY_BYTES]) -> KeyId {
+    let mut id = [0; KeyId::BYTES];
+    id.copy_from_slice(&Sha256::digest(key)[..KeyId::BYTES]);
+    KeyId(id)
 }
 
 /// All keys of `text`, each 32 bytes in base64, separated by commas.

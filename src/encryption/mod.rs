@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use self::keys::Key;
 pub use self::keys::KeyId;
-pub(crate) use self::keys::{KEY_BYTES, decoded};
+pub(crate) use self::keys::{KEY_BYTES, decoded, id_of};
 
 /// The first byte of what is encrypted as described here. It and those up to 0xBF begin no UTF-8; those are left to later forms.
 const FORM: u8 = 0x81;

@@ -117,7 +117,7 @@ impl Visit for Named<'_> {
 }
 
 /// `user_` and the beginning of an HMAC-SHA256, in hexadecimal.
-fn pseudonym(identifier: &str, key: &SecretString) -> String {
+pub(super) fn pseudonym(identifier: &str, key: &SecretString) -> String {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes()).expect("HMAC takes a key of any length");
     mac.update(identifier.as_bytes());

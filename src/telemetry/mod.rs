@@ -5,13 +5,15 @@ mod filter;
 pub(crate) mod otlp;
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use self::fields::Fields;
+use self::fields::{Fields, pseudonym};
+use crate::audit::NameOf;
 
 /// What is logged, and how; see `config/default.toml`.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
@@ -47,6 +49,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// How users are named in the audit record: as in the log, and where that leaves them out by their pseudonyms.
+pub(crate) fn name_of(config: &LogConfig) -> NameOf {
+    let (how, key) = (config.identifiers, config.pseudonym_key.clone());
+    Arc::new(move |identifier| match how {
+        Identifiers::Plain => identifier.to_owned(),
+        Identifiers::Debug | Identifiers::Pseudonym => pseudonym(identifier, &key),
+    })
 }
 
 /// Starts logging to standard error. Colour only on a terminal, and not where the user wants none (`NO_COLOR`,

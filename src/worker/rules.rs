@@ -9,6 +9,7 @@ use crate::agent::approval::ApprovalRules;
 use crate::agent::event::{COMMON_VERSION, Settings, Started};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
+use crate::audit::Audit;
 use crate::encryption::Encryption;
 use crate::job::Job;
 use crate::retry::Policy;
@@ -146,6 +147,8 @@ pub(crate) struct WorkerRules {
     pub header_key: HeaderKey,
     /// Of dead letters.
     pub encryption: Encryption,
+    /// Of what runs change.
+    pub audit: Audit,
 }
 
 /// What becomes of a run whose journal the store lost.

@@ -27,6 +27,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
         "edges",
         &[
             "queue",
+            "audit",
             "broker_management",
             "cache",
             "journal",

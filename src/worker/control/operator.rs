@@ -7,6 +7,7 @@ use crate::agent::conclusion;
 use crate::agent::event::{Event, Started};
 use crate::agent::run::Run;
 use crate::agent::turn::Conclusion;
+use crate::audit::AuditEvent;
 use crate::job::JobId;
 use crate::journal::ClaimMode;
 use crate::reply::{ErrorCode, ErrorDetail};
@@ -60,6 +61,10 @@ impl Operator {
             leased.release().await;
             return Ok(Cancel::Ended(Box::new(leased.run().clone())));
         }
+        if let Err(error) = self.runs.record(leased.run(), AuditEvent::Cancelled).await {
+            leased.release().await;
+            return Err(error.into());
+        }
         let reply = conclusion::reply(leased.run(), Conclusion::failed(cancelled()), self.runs.clock.now());
         leased.record(vec![Event::Finished(Box::new(reply))]).await?;
         leased.release().await;
@@ -74,7 +79,10 @@ impl Operator {
     #[instrument(level = "error", name = "job", skip_all, fields(job.id = %started.job.id()))]
     pub(crate) async fn cancel_before_the_first_attempt(&self, started: Started) -> Result<(), RunError> {
         let mut leased = self.runs.begin(started).await?;
-        let ended = leased.conclude(Vec::new(), Conclusion::failed(cancelled())).await;
+        let ended = match self.runs.record(leased.run(), AuditEvent::Cancelled).await {
+            Ok(()) => leased.conclude(Vec::new(), Conclusion::failed(cancelled())).await.map_err(RunError::from),
+            Err(error) => Err(error.into()),
+        };
         leased.release().await;
         ended?;
         Ok(())
@@ -85,6 +93,7 @@ impl Operator {
     pub async fn resume(&self, id: &JobId) -> Result<Run, RunError> {
         let run = self.runs.read(id).await?;
         if !run.is_delivered() {
+            self.runs.record(&run, AuditEvent::Resumed).await?;
             self.runs.wake(&run).await?;
         }
         Ok(run)
@@ -100,13 +109,18 @@ impl Operator {
             Err(error) => return Err(error),
         };
         if !run.is_delivered() {
+            self.runs.record(&run, AuditEvent::Replayed).await?;
             return Ok(Reopen::Unfinished);
         }
         if !run.may_be_reopened() {
             return Ok(Reopen::Ended(Box::new(run)));
         }
         let mut leased = self.runs.claim(id, ClaimMode::IfFree).await?;
-        let result = leased.record(vec![Event::Reopened]).await;
+        let recorded = self.runs.record(leased.run(), AuditEvent::Replayed).await;
+        let result = match recorded {
+            Ok(()) => leased.record(vec![Event::Reopened]).await.map_err(RunError::from),
+            Err(error) => Err(error.into()),
+        };
         leased.release().await;
         result?;
         Ok(Reopen::Reopened)

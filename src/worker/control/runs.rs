@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::agent::event::Started;
 use crate::agent::run::{BadJournal, Run};
+use crate::audit::{Audit, AuditEvent, AuditRecord, Unrecorded, Unwritten};
 use crate::clock::SharedClock;
 use crate::encryption::DecryptError;
 use crate::job::{Job, JobId};
@@ -40,6 +41,8 @@ pub struct Runs {
     pub lifetimes: Lifetimes,
     /// Signs what wake-ups say.
     pub header_key: HeaderKey,
+    /// Of what is done to them.
+    pub audit: Audit,
     /// As the owner of a lease.
     pub name: String,
 }
@@ -65,6 +68,9 @@ pub enum RunError {
     /// The journal cannot be decrypted.
     #[error("the journal of the run cannot be read: {0}")]
     Decrypt(#[from] DecryptError),
+    /// The audit record did not take its line.
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
     /// The broker did not confirm the wake-up. What was journalled stays; the run's own wake-up still comes.
     #[error("the wake-up was not confirmed: {0}")]
     Queue(#[from] QueueError),
@@ -84,6 +90,7 @@ impl From<Interruption> for RunError {
     fn from(error: Interruption) -> Self {
         match error {
             Interruption::JournalUnavailable(reason) => Self::Unavailable(reason),
+            Interruption::Unrecorded(reason) => Self::Unrecorded(Unrecorded(reason)),
             _ => Self::Busy,
         }
     }
@@ -95,6 +102,12 @@ impl Runs {
         replay(id, &self.journal.read(id).await?)
     }
 
+    /// Writes down what is about to be done to the run.
+    pub(super) async fn record(&self, run: &Run, event: AuditEvent) -> Result<(), Unrecorded> {
+        let line = AuditRecord { by: Some(self.name.clone()), ..AuditRecord::new(self.clock.now(), event, run.job()) };
+        self.audit.record(vec![line], Unwritten::Drop).await
+    }
+
     /// The run in our hands.
     pub(super) async fn claim(&self, id: &JobId, mode: ClaimMode) -> Result<LeasedRun, RunError> {
         let asked = Instant::now();
@@ -104,7 +117,7 @@ impl Runs {
         };
         let lease = Lease::new(self.journal.clone(), id.clone(), self.name.clone(), token, LEASE, asked);
         match replay(id, &lines) {
-            Ok(run) => Ok(LeasedRun::new(lease, self.clock.clone(), self.lifetimes, run)),
+            Ok(run) => Ok(LeasedRun::new(lease, self.clock.clone(), self.lifetimes, self.audit.clone(), run)),
             Err(error) => {
                 lease.release().await;
                 Err(error)
@@ -122,7 +135,7 @@ impl Runs {
             lease.release().await;
             return Err(RunError::Busy);
         }
-        Ok(LeasedRun::start(lease, self.clock.clone(), self.lifetimes, started, Vec::new()).await?)
+        Ok(LeasedRun::start(lease, self.clock.clone(), self.lifetimes, self.audit.clone(), started, Vec::new()).await?)
     }
 
     /// Publishes a wake-up, by the message that the run waits with where that is known: it says where replies go and whose

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::Intake;
+use super::decide::Found;
 use crate::agent::run::Run;
 use crate::job::JobId;
 use crate::journal::{Claim, ClaimMode, JournalError};
@@ -16,6 +17,26 @@ use crate::worker::message::in_flight_delivery::InFlightDelivery;
 /// worker to a halt instead of sending every message round and round.
 const PATIENT: Policy =
     Policy { attempts: u32::MAX, initial_milliseconds: 500, max_milliseconds: 5000, max_retry_after_milliseconds: 0 };
+
+/// Why a run could not be claimed.
+pub(super) enum Unclaimed {
+    /// The journal is away.
+    Unreachable,
+    /// Only others can read it.
+    Locked,
+    /// Nobody can.
+    Damaged(String),
+}
+
+impl Unclaimed {
+    pub(super) fn found(&self) -> Found<'_> {
+        match self {
+            Self::Unreachable => Found::Unreachable,
+            Self::Locked => Found::Locked,
+            Self::Damaged(problem) => Found::Damaged(problem),
+        }
+    }
+}
 
 impl Intake {
     /// The run that another worker has, as its journal tells it just now.
@@ -30,7 +51,7 @@ impl Intake {
         &self,
         job: &JobId,
         delivery: &InFlightDelivery,
-    ) -> Result<(String, Instant, Claim), JournalError> {
+    ) -> Result<(String, Instant, Claim), Unclaimed> {
         // Each attempt is an owner of its own: a redelivery to the very process that still works on the run must find it
         // taken, too.
         let owner = format!("{}/{}", self.rules.name, self.claims.fetch_add(1, Ordering::Relaxed));
@@ -57,7 +78,17 @@ impl Intake {
             JournalError::Decrypt(_) => RetryDecision::Stop,
             _ => RetryDecision::Again,
         };
-        let (asked, claim) = retry_until(end, PATIENT, decide, notice, claim).await?;
-        Ok((owner, asked, claim))
+        match retry_until(end, PATIENT, decide, notice, claim).await {
+            Ok((asked, claim)) => Ok((owner, asked, claim)),
+            Err(JournalError::Decrypt(error)) if error.may_pass() => {
+                error!(%error, "the run waits: its journal cannot be read here; nothing of it is lost");
+                Err(Unclaimed::Locked)
+            }
+            Err(JournalError::Decrypt(error)) => {
+                error!(%error, "the journal of the run cannot be read");
+                Err(Unclaimed::Damaged(error.to_string()))
+            }
+            Err(_) => Err(Unclaimed::Unreachable),
+        }
     }
 }

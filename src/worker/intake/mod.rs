@@ -47,7 +47,7 @@ use crate::agent::turn::Conclusion;
 use crate::clock::{SharedClock, milliseconds_between};
 use crate::digest_store::Fired;
 use crate::job::Job;
-use crate::journal::{Claim, Journal, JournalError};
+use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
 
@@ -153,15 +153,7 @@ impl Intake {
                 let run = self.run_elsewhere(&job.id()).await;
                 self.go_without(job, delivery, Found::LiveOwner { remaining, run: run.as_ref() }).await;
             }
-            Err(JournalError::Decrypt(error)) if error.may_pass() => {
-                error!(%error, "the run waits: its journal cannot be read here; nothing of it is lost");
-                self.go_without(job, delivery, Found::Locked).await;
-            }
-            Err(JournalError::Decrypt(error)) => {
-                error!(%error, "the journal of the run cannot be read");
-                self.go_without(job, delivery, Found::Damaged(&error.to_string())).await;
-            }
-            Err(_) => self.go_without(job, delivery, Found::Unreachable).await,
+            Err(why) => self.go_without(job, delivery, why.found()).await,
         }
     }
 
@@ -240,8 +232,7 @@ impl Intake {
             (Err(_), problem) => Found::Damaged(problem.as_deref().unwrap_or_default()),
         };
         let next = decide(self.situation(job, &digest, &delivery, alone.is_some()), found);
-        let (clock, lifetimes) = (self.clock.clone(), self.rules.lifetimes);
-        let run = replayed.ok().flatten().map(|run| LeasedRun::new(lease.clone(), clock.clone(), lifetimes, run));
+        let run = replayed.ok().flatten().map(|run| self.leased(lease.clone(), run));
         match (next, run) {
             (Next::Begin { loss, end }, _) => self.begin(lease, job, delivery, loss, end, alone).await,
             (Next::Resume { first, end }, Some(run)) => self.resume(run, job, delivery, first, end, alone).await,
@@ -255,6 +246,10 @@ impl Intake {
                 self.settler.settle(delivery, Some(job), disposition).await;
             }
         }
+    }
+
+    fn leased(&self, lease: Arc<Lease>, run: Run) -> LeasedRun {
+        LeasedRun::new(lease, self.clock.clone(), self.rules.lifetimes, self.rules.audit.clone(), run)
     }
 
     /// A run without a journal: a new one, or one whose journal the store lost.
@@ -276,7 +271,8 @@ impl Intake {
         }
         // Nothing is decided between the two: in one step, unless the run ends before its first attempt.
         let first = if end.is_none() { vec![self.attempt_started(false)] } else { Vec::new() };
-        match LeasedRun::start(lease.clone(), self.clock.clone(), self.rules.lifetimes, started, first).await {
+        let (clock, lifetimes, audit) = (self.clock.clone(), self.rules.lifetimes, self.rules.audit.clone());
+        match LeasedRun::start(lease.clone(), clock, lifetimes, audit, started, first).await {
             Ok(run) if end.is_none() => {
                 // Only the message was suspect: from now on its run's journal tells.
                 drop(alone);

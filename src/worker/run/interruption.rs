@@ -66,6 +66,10 @@ pub enum Interruption {
     /// The broker did not become the witness of a call that is more than reading, so the call was not made.
     #[error("the call waits for the broker: {0}")]
     Unwitnessed(String),
+    /// The audit record did not take the line of a call that is more than reading, so the call was not made; costs the job
+    /// nothing.
+    #[error("the call waits: {0}")]
+    Unrecorded(String),
     /// The journal says what cannot be.
     #[error("the journal of the run is damaged: {0}")]
     Damaged(String),
@@ -97,6 +101,7 @@ impl Interruption {
             Self::JournalUnavailable(_) => "journal_unavailable",
             Self::JournalLost => "journal_lost",
             Self::Unwitnessed(_) => "unwitnessed",
+            Self::Unrecorded(_) => "unrecorded",
             Self::Damaged(_) => "damaged",
             Self::Illegal(_) => "illegal",
             Self::Panicked(_) => "panic",

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tracing::{debug, warn};
 
+use super::audited::{audited, unwritten};
 use super::interruption::Interruption;
 use super::lease::Lease;
 use crate::agent::conclusion;
 use crate::agent::event::{Entry, Event, Started};
 use crate::agent::run::Run;
 use crate::agent::turn::Conclusion;
+use crate::audit::{Audit, AuditRecord, Unwritten};
 use crate::clock::SharedClock;
 use crate::journal::{JournalError, Remains};
 use crate::reply::Reply;
@@ -33,12 +35,16 @@ pub(crate) struct LeasedRun {
     lines: Vec<String>,
     /// How many entries are noted: they happened to the run, and are not in the journal yet.
     noted: usize,
+    audit: Audit,
+    /// What of the noted entries goes into the audit record.
+    unrecorded: Vec<AuditRecord>,
 }
 
 impl LeasedRun {
     /// A run as it stands in the journal.
-    pub(crate) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, run: Run) -> Self {
-        Self { lease, clock, lifetimes, run: Box::new(run), lines: Vec::new(), noted: 0 }
+    pub(crate) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, audit: Audit, run: Run) -> Self {
+        let (lines, unrecorded) = (Vec::new(), Vec::new());
+        Self { lease, clock, lifetimes, run: Box::new(run), lines, noted: 0, audit, unrecorded }
     }
 
     /// A run that has no journal yet: it and what is `first` are journalled in one step, before anything else happens.
@@ -46,11 +52,12 @@ impl LeasedRun {
         lease: Arc<Lease>,
         clock: SharedClock,
         lifetimes: Lifetimes,
+        audit: Audit,
         started: Started,
         first: Vec<Event>,
     ) -> Result<Self, Interruption> {
         let at = clock.now();
-        let mut leased = Self::new(lease, clock, lifetimes, Run::start(started.clone(), at));
+        let mut leased = Self::new(lease, clock, lifetimes, audit, Run::start(started.clone(), at));
         leased.lines.push(line(&Entry::new(at, Event::Started(Box::new(started)))));
         leased.noted = 1;
         leased.record(first).await?;
@@ -76,6 +83,7 @@ impl LeasedRun {
     /// applies them. What may not follow never reaches the journal.
     pub(crate) async fn record(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
         let entries = self.proven(events)?;
+        self.record_for_audit(&entries).await?;
         let end = entries.iter().find(|entry| entry.event == Event::Delivered).map(|end| end.at);
         self.append(end).await?;
         self.lines.clear();
@@ -87,8 +95,25 @@ impl LeasedRun {
     /// happens twice where the worker dies in between, nothing is more than reading.
     pub(crate) fn note(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
         let entries = self.proven(events)?;
+        let records = self.audited(&entries);
+        self.unrecorded.extend(records);
         self.noted = self.lines.len();
         self.apply(entries)
+    }
+
+    /// Before the journal has them: no entry is without its line, and no call leaves without one. What has happened is not
+    /// held up by a record that cannot be written.
+    async fn record_for_audit(&mut self, entries: &[Entry]) -> Result<(), Interruption> {
+        let records: Vec<_> = std::mem::take(&mut self.unrecorded).into_iter().chain(self.audited(entries)).collect();
+        let unwritten = unwritten(&records);
+        match self.audit.record(records, unwritten).await {
+            Err(error) if unwritten == Unwritten::Drop => Err(Interruption::Unrecorded(error.to_string())),
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    fn audited(&self, entries: &[Entry]) -> Vec<AuditRecord> {
+        if self.audit.is_on() { audited(&self.run, self.run.sequence(), entries) } else { Vec::new() }
     }
 
     /// The entries, in lines behind those that are noted.

@@ -2,6 +2,7 @@
 
 pub(crate) mod ask_approval;
 pub(crate) mod attempt_trace;
+mod audited;
 mod call_model;
 mod call_tools;
 pub(crate) mod check_accounts;

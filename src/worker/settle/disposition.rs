@@ -16,7 +16,7 @@ use crate::worker::run::interruption::Interruption;
 
 /// Whoever was told to come later waits at least so long: the shortest wait tier.
 const LEAST_RATE_LIMIT_WAIT: Duration = Duration::from_secs(1);
-/// A journal that is down is looked for again after this time.
+/// A journal that is down, or an audit record that cannot be written, is looked for again after this time.
 pub(crate) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
 /// A run that another worker has, or that only a newer one can read, is looked at again after this time at the latest.
 pub(crate) const HELD_WAIT: Duration = Duration::from_secs(30);
@@ -215,6 +215,7 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
         Interruption::Approval { wait } => next(Pause::Approval, *wait),
         Interruption::ReplyNotTaken(_) => next(Pause::ContinueAsNew, REPLY_WAIT),
         Interruption::Credentials { .. } => next(Pause::ContinueAsNew, CREDENTIALS_WAIT),
+        Interruption::Unrecorded(_) => next(Pause::ContinueAsNew, JOURNAL_WAIT),
         Interruption::RateLimited { wait: asked, reason, .. } => {
             let (failures, policy) = budgets.rate_limited;
             let asked = (*asked).min(Duration::from_millis(policy.max_retry_after_milliseconds));
@@ -307,6 +308,8 @@ mod tests {
             };
             assert_eq!((wait, pause), (REPLY_WAIT, Pause::ContinueAsNew));
         }
+        let unrecorded = after(&Interruption::Unrecorded("full".into()), 1000);
+        assert!(matches!(unrecorded, Disposition::Defer(Deferral::NextWakeUp { wait: JOURNAL_WAIT, .. })));
         let waits = [0, 299, 600, 86_400].map(|age| reply_wait(Duration::from_secs(age)).as_secs());
         assert_eq!(waits, [30, 30, 60, 600]);
     }

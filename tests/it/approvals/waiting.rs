@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentkit_worker::internals::app::lifetimes;
 use agentkit_worker::internals::approval::Writes;
+use agentkit_worker::internals::audit::Audit;
 use agentkit_worker::internals::clock::{Clock, SystemClock};
 use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::parking::redis::RedisParking;
@@ -59,6 +60,7 @@ async fn operator(config: &Config) -> Operator {
         clock: Arc::new(SystemClock),
         lifetimes: lifetimes(config),
         header_key: HeaderKey::of(&config.scalekit.client_secret),
+        audit: Audit::default(),
         name: "operator".into(),
     })
 }

@@ -40,7 +40,6 @@ impl JournalUnderTest {
     }
 
     /// Encrypted as well, which must make no difference.
-
     async fn cluster() -> Self {
         Self::on(AnyRedis::cluster().await, KEY)
     }

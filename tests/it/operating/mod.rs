@@ -1,5 +1,6 @@
 //! Operating the service: commands, processes, signals, services that go away, and what the pages say of all that.
 
+mod audit;
 mod commands;
 mod cost;
 mod encryption;

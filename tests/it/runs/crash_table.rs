@@ -8,6 +8,7 @@ use agentkit_worker::Client;
 use agentkit_worker::Config;
 use agentkit_worker::internals::app::lifetimes;
 use agentkit_worker::internals::approval::Writes;
+use agentkit_worker::internals::audit::Audit;
 use agentkit_worker::internals::clock::SystemClock;
 use agentkit_worker::internals::journal::redis::RedisJournal;
 use agentkit_worker::internals::journal::{Claim, ClaimMode, Journal};
@@ -300,6 +301,7 @@ async fn operator(case: &CrashCase, fuse: &Arc<Fuse>) -> Operator {
         clock: Arc::new(SystemClock),
         lifetimes: lifetimes(&case.config),
         header_key: HeaderKey::of(&case.config.scalekit.client_secret),
+        audit: Audit::default(),
         name: "operator".into(),
     })
 }
