@@ -4,6 +4,7 @@ mod address;
 pub mod approval;
 pub mod approvals;
 mod asked;
+mod attempts;
 mod awaited;
 pub mod conclusion;
 pub mod effect;

@@ -5,11 +5,12 @@
 
 use jiff::Timestamp;
 
+pub use super::attempts::AttemptBefore;
 pub use super::awaited::Awaited;
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
-pub use super::state::{AttemptBefore, LedgerEntry, OpenCall, Run};
 use super::state::{CallState, Conclusion};
+pub use super::state::{LedgerEntry, OpenCall, Run};
 pub use super::transition::BadJournal;
 use super::turn;
 use crate::clock::milliseconds_between;

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::approvals::Approvals;
+use super::attempts::AttemptBefore;
 use super::awaited::Awaited;
 use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
@@ -75,17 +76,6 @@ pub struct LedgerEntry {
     pub execution_id: Option<String>,
     /// Whether its outcome is still awaited.
     pub(super) open: bool,
-}
-
-/// The attempt before the present one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AttemptBefore {
-    /// When it began.
-    pub began: Timestamp,
-    /// When it ended; without a pause that is when its last entry was written.
-    pub ended: Timestamp,
-    /// Why it ended; `None` where its worker was never heard of again.
-    pub pause: Option<Pause>,
 }
 
 /// Deaths of workers that had several suspects under way count for each of these up to so many.
@@ -193,16 +183,6 @@ impl Run {
     /// What all model calls of the run took so far.
     pub fn usage(&self) -> TotalUsage {
         self.usage
-    }
-
-    /// When the present attempt began.
-    pub fn attempt_began(&self) -> Timestamp {
-        self.attempt_began
-    }
-
-    /// The attempt before the present one, where there was one.
-    pub fn attempt_before(&self) -> Option<AttemptBefore> {
-        self.attempt_before
     }
 
     /// The job as it was published; its id names the journal.

@@ -2,12 +2,13 @@
 
 mod backends;
 mod peers;
+mod rules;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axum::Router;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -18,23 +19,23 @@ pub use self::backends::Backends;
 pub(crate) use self::backends::process_name;
 use self::peers::warn_of_plain;
 pub(crate) use self::peers::{run_peers, service_peers};
+pub use self::rules::lifetimes;
+pub(crate) use self::rules::{edges, scheduled_jobs, scheduler_rules, senders};
+use self::rules::{executor_rules, worker_rules};
 use crate::approval::link::Links;
 use crate::audit::Audit;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
 use crate::encryption::Encryption;
 use crate::fleet_clock::FleetClock;
-use crate::http;
 use crate::http_server::pages::PageFacts;
 use crate::http_server::pages::doctor::Examine;
 use crate::http_server::tokens::Tokens;
 use crate::http_server::{self, Check, Endpoints};
-use crate::llm::{Llm, Profiles};
 use crate::member_watch::MemberWatch;
 use crate::metrics::Metrics;
-use crate::queue::{Consumer, Publisher};
-use crate::scalekit::{OnCredentials, Scalekit};
-use crate::schedule::{self, Digests, Scheduler};
+use crate::queue::Consumer;
+use crate::schedule::{Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
 use crate::telemetry;
 use crate::telemetry::otlp::{self, Export};
@@ -47,8 +48,6 @@ use crate::worker::control::job_door::JobDoor;
 use crate::worker::control::operator::Operator;
 use crate::worker::control::runs::Runs;
 use crate::worker::control::webhooks::Webhooks;
-use crate::worker::message::scheduled::ScheduledJobs;
-use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::admission::Admission;
@@ -58,8 +57,8 @@ use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::tool_catalog::ToolCatalog;
-use crate::worker::rules::{Defaults, Lifetimes, WorkerRules};
-use crate::worker::run::{Executor, RunRules};
+use crate::worker::rules::Defaults;
+use crate::worker::run::Executor;
 use crate::worker::{Parts, Worker};
 
 /// A worker with all its parts, not yet running.
@@ -371,93 +370,5 @@ impl App {
         let ended = self.shutdown.wait(self.config.worker.grace()).await;
         self.export.finish().await;
         ended
-    }
-}
-
-/// Scalekit and the model, as configured.
-pub(crate) fn edges(
-    config: &Config,
-    clock: &SharedClock,
-    metrics: &Arc<Metrics>,
-    on_credentials: Option<OnCredentials>,
-) -> anyhow::Result<(Arc<Scalekit>, Arc<Llm>)> {
-    let client =
-        |tls, keys| http::Client::with_tls(&config.http_client, tls, keys, clock.clone()).context("http_client");
-    let http = client(&config.scalekit.tls, "scalekit.tls")?;
-    let scalekit = match Scalekit::new(config.scalekit.clone(), http, clock.clone()) {
-        Ok(scalekit) => scalekit,
-        Err(problems) => bail!("scalekit: {}", problems.join("; ")),
-    };
-    let counted = metrics.clone();
-    let scalekit = scalekit.on_retry(Arc::new(move |_, reason| counted.tool_retried(reason)));
-    let scalekit = match on_credentials {
-        Some(hook) => scalekit.on_credentials(hook),
-        None => scalekit,
-    };
-    let http = client(&config.model.tls, "model.tls")?;
-    let llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
-    Ok((Arc::new(scalekit), Arc::new(llm)))
-}
-
-fn executor_rules(config: &Config) -> RunRules {
-    let authorization = config.authorization;
-    RunRules {
-        model_retry: config.model.retry,
-        tool_retry: config.scalekit.tool_retry,
-        drain: Duration::from_secs(config.worker.drain_tool_seconds),
-        poll: (
-            Duration::from_secs(authorization.poll_seconds),
-            Duration::from_secs(authorization.poll_seconds_at_most),
-        ),
-        relink_disconnected: authorization.relink_disconnected,
-        settle_by_logs: config.tools.settle_by_logs,
-    }
-}
-
-/// How long journals and leases last.
-pub fn lifetimes(config: &Config) -> Lifetimes {
-    Lifetimes {
-        lease: Duration::from_secs(config.worker.lease_seconds),
-        unfinished: Duration::from_secs(config.worker.keep_unfinished_seconds),
-        delivered: Duration::from_secs(config.worker.keep_delivered_seconds),
-        sealed: Duration::from_secs(config.worker.keep_sealed_seconds),
-    }
-}
-
-/// Who may send what.
-pub(crate) fn senders(config: &Config) -> Senders {
-    Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
-}
-
-fn worker_rules(config: &Config, name: String) -> WorkerRules {
-    let worker = &config.worker;
-    WorkerRules {
-        name,
-        concurrency: worker.concurrency,
-        max_job_bytes: worker.max_job_bytes,
-        lifetimes: lifetimes(config),
-        transient: worker.transient,
-        rate_limited: worker.rate_limited,
-        crash_limit: worker.strikes,
-        hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
-        after_loss: worker.after_journal_loss,
-        senders: senders(config),
-        header_key: HeaderKey::of(&config.scalekit.client_secret),
-        encryption: Encryption::default(),
-        audit: Audit::default(),
-    }
-}
-
-/// What a scheduler publishes through.
-pub(crate) fn scheduled_jobs(publisher: Arc<dyn Publisher>, config: &Config) -> Arc<dyn Publisher> {
-    Arc::new(ScheduledJobs { publisher, key: HeaderKey::of(&config.scalekit.client_secret) })
-}
-
-/// What a scheduler of the name `owner` is told.
-pub(crate) fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules {
-    schedule::Rules {
-        owner,
-        lease: Duration::from_secs(config.digests.lease_seconds),
-        authorization_wait: Duration::from_secs(config.job.authorization_wait_seconds),
     }
 }

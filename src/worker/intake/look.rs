@@ -11,6 +11,7 @@ use crate::agent::run::{BadJournal, Run, Step};
 use crate::clock::milliseconds_between;
 use crate::job::Job;
 use crate::scalekit::AccountStatus;
+use crate::worker::message::in_flight_delivery::InFlightDelivery;
 use crate::worker::message::wake_up::{Reason, Trust, WakeUp};
 use crate::worker::resources::accounts::Accepted;
 use crate::worker::run::check_accounts::next_look;
@@ -38,6 +39,19 @@ enum Look {
 }
 
 impl Intake {
+    /// What becomes of a message that needs no claim, if anything.
+    pub(super) async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
+        let wake_up = delivery.wake_up()?;
+        if self.is_orphaned(job, wake_up).await {
+            return Some(Disposition::Defer(self.wait_for_owner(wake_up)));
+        }
+        match wake_up.reason {
+            Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
+            Reason::Approval => self.look_at_approvals(job, wake_up).await,
+            _ => None,
+        }
+    }
+
     /// Looks at a run that waits for its user: a day of polling costs reads only. `None` where it is to be claimed.
     pub(super) async fn look(&self, job: &Job, wake_up: &WakeUp) -> Option<Disposition> {
         let by_webhook = wake_up.reason == Reason::Webhook;

@@ -27,7 +27,6 @@ pub(crate) use self::suspects::Suspects;
 use self::suspects::{Alone, is_poison, is_suspect, unread};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
-use super::message::wake_up::Reason;
 use super::message::witness::witness;
 use super::resources::admission::Admission;
 use super::rules::{Defaults, WorkerRules};
@@ -168,19 +167,6 @@ impl Intake {
         }
         info!(redelivered = delivery.was_redelivered(), derived_id = job.has_derived_id(), "job received");
         debug!(user = %job.identifier, "whose job it is");
-    }
-
-    /// What becomes of a message that needs no claim, if anything.
-    async fn before_the_claim(&self, job: &Job, delivery: &InFlightDelivery) -> Option<Disposition> {
-        let wake_up = delivery.wake_up()?;
-        if self.is_orphaned(job, wake_up).await {
-            return Some(Disposition::Defer(self.wait_for_owner(wake_up)));
-        }
-        match wake_up.reason {
-            Reason::Authorization | Reason::Webhook => self.look(job, wake_up).await,
-            Reason::Approval => self.look_at_approvals(job, wake_up).await,
-            _ => None,
-        }
     }
 
     /// The run is not ours.

@@ -1,0 +1,108 @@
+//! The configuration in the terms of those it is for, and the clients of Scalekit and the model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::http;
+use crate::llm::{Llm, Profiles};
+use crate::metrics::Metrics;
+use crate::queue::Publisher;
+use crate::scalekit::{OnCredentials, Scalekit};
+use crate::schedule;
+use crate::worker::message::scheduled::ScheduledJobs;
+use crate::worker::message::sender::Senders;
+use crate::worker::message::signature::HeaderKey;
+use crate::worker::rules::{Lifetimes, WorkerRules};
+use crate::worker::run::RunRules;
+
+/// Scalekit and the model, as configured.
+pub(crate) fn edges(
+    config: &Config,
+    clock: &SharedClock,
+    metrics: &Arc<Metrics>,
+    on_credentials: Option<OnCredentials>,
+) -> anyhow::Result<(Arc<Scalekit>, Arc<Llm>)> {
+    let client =
+        |tls, keys| http::Client::with_tls(&config.http_client, tls, keys, clock.clone()).context("http_client");
+    let http = client(&config.scalekit.tls, "scalekit.tls")?;
+    let scalekit = match Scalekit::new(config.scalekit.clone(), http, clock.clone()) {
+        Ok(scalekit) => scalekit,
+        Err(problems) => bail!("scalekit: {}", problems.join("; ")),
+    };
+    let counted = metrics.clone();
+    let scalekit = scalekit.on_retry(Arc::new(move |_, reason| counted.tool_retried(reason)));
+    let scalekit = match on_credentials {
+        Some(hook) => scalekit.on_credentials(hook),
+        None => scalekit,
+    };
+    let http = client(&config.model.tls, "model.tls")?;
+    let llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
+    Ok((Arc::new(scalekit), Arc::new(llm)))
+}
+
+pub(super) fn executor_rules(config: &Config) -> RunRules {
+    let authorization = config.authorization;
+    RunRules {
+        model_retry: config.model.retry,
+        tool_retry: config.scalekit.tool_retry,
+        drain: Duration::from_secs(config.worker.drain_tool_seconds),
+        poll: (
+            Duration::from_secs(authorization.poll_seconds),
+            Duration::from_secs(authorization.poll_seconds_at_most),
+        ),
+        relink_disconnected: authorization.relink_disconnected,
+        settle_by_logs: config.tools.settle_by_logs,
+    }
+}
+
+/// How long journals and leases last.
+pub fn lifetimes(config: &Config) -> Lifetimes {
+    Lifetimes {
+        lease: Duration::from_secs(config.worker.lease_seconds),
+        unfinished: Duration::from_secs(config.worker.keep_unfinished_seconds),
+        delivered: Duration::from_secs(config.worker.keep_delivered_seconds),
+        sealed: Duration::from_secs(config.worker.keep_sealed_seconds),
+    }
+}
+
+/// Who may send what.
+pub(crate) fn senders(config: &Config) -> Senders {
+    Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
+}
+
+pub(super) fn worker_rules(config: &Config, name: String) -> WorkerRules {
+    let worker = &config.worker;
+    WorkerRules {
+        name,
+        concurrency: worker.concurrency,
+        max_job_bytes: worker.max_job_bytes,
+        lifetimes: lifetimes(config),
+        transient: worker.transient,
+        rate_limited: worker.rate_limited,
+        crash_limit: worker.strikes,
+        hold_at_most: Duration::from_secs(worker.hold_delivery_seconds),
+        after_loss: worker.after_journal_loss,
+        senders: senders(config),
+        header_key: HeaderKey::of(&config.scalekit.client_secret),
+        encryption: Encryption::default(),
+        audit: Audit::default(),
+    }
+}
+
+/// What a scheduler publishes through.
+pub(crate) fn scheduled_jobs(publisher: Arc<dyn Publisher>, config: &Config) -> Arc<dyn Publisher> {
+    Arc::new(ScheduledJobs { publisher, key: HeaderKey::of(&config.scalekit.client_secret) })
+}
+
+/// What a scheduler of the name `owner` is told.
+pub(crate) fn scheduler_rules(config: &Config, owner: String) -> schedule::Rules {
+    schedule::Rules {
+        owner,
+        lease: Duration::from_secs(config.digests.lease_seconds),
+        authorization_wait: Duration::from_secs(config.job.authorization_wait_seconds),
+    }
+}
