@@ -15,6 +15,8 @@ mod digest_store;
 mod embedded;
 mod encryption;
 mod fleet_clock;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod http_server;
 #[doc(hidden)]

@@ -304,7 +304,11 @@ fn unreadable(index: u64, line: &str, error: &serde_json::Error) -> BadJournal {
         Some(found) if found > u64::from(SCHEMA_VERSION) => {
             BadJournal::Newer { found: u32::try_from(found).unwrap_or(u32::MAX) }
         }
-        _ => BadJournal::Unreadable { index, problem: error.to_string() },
+        _ => {
+            // The library's words repeat what stands there: at any length, and it is the user's.
+            let what = if error.is_data() { "no event that this version knows" } else { "no JSON" };
+            BadJournal::Unreadable { index, problem: format!("{what} (column {})", error.column()) }
+        }
     }
 }
 
@@ -751,6 +755,21 @@ mod tests {
             (r#"{"event": {"started": {"schema": 99999999999}}}"#, u32::MAX),
         ] {
             assert_eq!(Run::replay(&[line.to_owned()]), Err(BadJournal::Newer { found }));
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_damaged_line_repeats_nothing_of_it() {
+        let mut script = Script::ready(|_| {});
+        script.model(says("fine"));
+        let words = "what the user wrote ".repeat(10_000);
+        let line = script.journal.last().unwrap().replace(r#""calls":[]"#, &format!(r#""calls":["{words}"]"#));
+        let lines = [line, format!(r#"{{"at":"1970-01-01T00:00:00Z","event":"{words}"}}"#)];
+        for line in lines.iter().filter(|line| line.contains(&words)) {
+            let mut journal = script.journal.clone();
+            *journal.last_mut().unwrap() = line.clone();
+            let said = Run::replay(&journal).unwrap_err().to_string();
+            assert!(!said.contains("what the user wrote") && said.len() < 200, "{} bytes", said.len());
         }
     }
 

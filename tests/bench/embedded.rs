@@ -29,7 +29,8 @@ pub(crate) async fn measure(measured: &mut Measured, arguments: &Arguments) {
 }
 
 async fn of(measured: &mut Measured, jobs: u64, tools: usize) {
-    let stand_in = StandIn::start(Upstream { tools, model: Duration::ZERO, tool: Duration::ZERO }).await;
+    let stand_in =
+        StandIn::start(Upstream { tools, model: Duration::ZERO, tool: Duration::ZERO, hostile: false }).await;
     let (mut processor, mut peak, mut rate, mut requests) = (Row::new(), Row::new(), Row::new(), Row::new());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("floor.json");

@@ -11,7 +11,8 @@ use crate::stand_in::Upstream;
 use crate::support::process_usage::ProcessUsage;
 use crate::{Arguments, Measured};
 
-const UPSTREAM: Upstream = Upstream { tools: 12, model: Duration::from_secs(2), tool: Duration::from_millis(200) };
+const UPSTREAM: Upstream =
+    Upstream { tools: 12, model: Duration::from_secs(2), tool: Duration::from_millis(200), hostile: false };
 const USERS: u64 = 500;
 
 pub(crate) async fn measure(measured: &mut Measured, arguments: &Arguments) {

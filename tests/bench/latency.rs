@@ -9,7 +9,7 @@ use crate::scene::{Scene, Who};
 use crate::stand_in::Upstream;
 use crate::{Arguments, Measured};
 
-const UPSTREAM: Upstream = Upstream { tools: 12, model: Duration::ZERO, tool: Duration::ZERO };
+const UPSTREAM: Upstream = Upstream { tools: 12, model: Duration::ZERO, tool: Duration::ZERO, hostile: false };
 const USERS: u64 = 500;
 
 pub(crate) async fn measure(measured: &mut Measured, arguments: &Arguments) {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark stops at what it does not expect, as a test does")]
 
+mod attacks;
 mod comparison;
 mod embedded;
 mod floor;
@@ -49,8 +50,8 @@ impl Measured {
     }
 }
 
-const PARTS: [&str; 9] =
-    ["overhead", "cold", "in-flight", "latency", "embedded", "jobs", "parked", "recipients", "workers"];
+const PARTS: [&str; 10] =
+    ["overhead", "cold", "in-flight", "latency", "embedded", "jobs", "parked", "recipients", "workers", "attacks"];
 
 /// What is measured.
 #[derive(Debug, Parser)]
@@ -115,6 +116,7 @@ async fn measure(arguments: &Arguments) {
             "jobs" => jobs::measure(measured).await,
             "parked" => parked::measure(measured).await,
             "recipients" => recipients::measure(measured).await,
+            "attacks" => attacks::measure(measured).await,
             _ => workers::measure(measured).await,
         }
     }

@@ -29,7 +29,7 @@ pub(crate) async fn measure_cold(measured: &mut Measured, arguments: &Arguments)
 }
 
 async fn of(measured: &mut Measured, jobs: u64, tools: usize, users: Option<u64>, which: &str) {
-    let upstream = Upstream { tools, model: Duration::ZERO, tool: Duration::ZERO };
+    let upstream = Upstream { tools, model: Duration::ZERO, tool: Duration::ZERO, hostile: false };
     let mut scene = Scene::start(upstream, users, AT_ONCE).await;
     let mut costs: Vec<(Who, Vec<Cost>)> = Vec::new();
     for who in Who::all() {

@@ -29,7 +29,16 @@ pub(crate) struct Upstream {
     /// How long the model and a tool take.
     pub(crate) model: Duration,
     pub(crate) tool: Duration,
+    /// Whether it answers hostile prompts as they want it to.
+    pub(crate) hostile: bool,
 }
+
+/// Prompts: an answer nested 50 levels deep, one of 400 strings, and eight calls that are answered with 16 MiB each.
+pub(crate) const DEEP: &str = "a deep answer";
+pub(crate) const BACKTRACKING: &str = "an answer of strings";
+pub(crate) const LARGE: &str = "large answers";
+/// Bytes of such an answer.
+const LARGE_BYTES: usize = 16 << 20;
 
 /// What it was asked since it was told to count anew.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -56,7 +65,14 @@ impl StandIn {
     pub(crate) async fn start(upstream: Upstream) -> Self {
         let milliseconds = |duration: Duration| duration.as_millis().to_string();
         let (model, tool) = (milliseconds(upstream.model), milliseconds(upstream.tool));
-        let role = Role::of_this_program(&["stand-in", &upstream.tools.to_string(), &model, &tool]).await;
+        let role = Role::of_this_program(&[
+            "stand-in",
+            &upstream.tools.to_string(),
+            &model,
+            &tool,
+            &upstream.hostile.to_string(),
+        ])
+        .await;
         let url = format!("http://127.0.0.1:{}", role.ready());
         Self { role, url, client: crate::support::sandbox_peer::plain_client() }
     }
@@ -104,6 +120,46 @@ struct Server {
     result: Vec<u8>,
     calls: Vec<u8>,
     says: Vec<u8>,
+    model: Vec<u8>,
+    hostile: Option<Hostile>,
+}
+
+/// Answers to hostile prompts.
+struct Hostile {
+    deep: Vec<u8>,
+    strings: Vec<u8>,
+    calls: Vec<u8>,
+    result: Vec<u8>,
+}
+
+impl Hostile {
+    fn new() -> Self {
+        let says = |content: &Value| {
+            answer(&completion("stop", &json!({"role": "assistant", "content": content.to_string()})))
+        };
+        let call = |at: usize| json!({"id": format!("large_{at}"), "type": "function", "function": {"name": TOOL, "arguments": format!("{{\"max_results\":{at}}}")}});
+        let calls: Vec<Value> = (0..8).map(call).collect();
+        Self {
+            deep: says(&(0..50).fold(json!(1), |value, _| json!([value]))),
+            strings: says(&vec![format!("{}b", "a".repeat(60)); 400].into()),
+            calls: answer(&completion(
+                "tool_calls",
+                &json!({"role": "assistant", "content": null, "tool_calls": calls}),
+            )),
+            result: answer(&json!({"data": {"text": "x".repeat(LARGE_BYTES)}, "execution_id": "320000000002"})),
+        }
+    }
+
+    fn answer(&self, path: &str, body: &[u8]) -> Option<&Vec<u8>> {
+        let says = |words: &str| body.windows(words.len()).any(|window| window == words.as_bytes());
+        match path {
+            "/api/v1/execute_tool" if says("\"mallory\"") => Some(&self.result),
+            "/v1/chat/completions" if says(DEEP) => Some(&self.deep),
+            "/v1/chat/completions" if says(BACKTRACKING) => Some(&self.strings),
+            "/v1/chat/completions" if says(LARGE) && !has_result(body) => Some(&self.calls),
+            _ => None,
+        }
+    }
 }
 
 /// Plays the part: prints the port, answers until the benchmark is gone.
@@ -113,6 +169,7 @@ pub(crate) async fn play(arguments: &[String]) {
         tools: usize::try_from(number(0)).unwrap(),
         model: Duration::from_millis(number(1)),
         tool: Duration::from_millis(number(2)),
+        hostile: arguments[3] == "true",
     };
     let server = Arc::new(Server::new(upstream));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -137,6 +194,8 @@ impl Server {
             json!({"id": "call_1", "type": "function", "function": {"name": TOOL, "arguments": "{\"max_results\":5}"}});
         Self {
             upstream,
+            hostile: upstream.hostile.then(Hostile::new),
+            model: answer(&json!({"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"})),
             state: Mutex::default(),
             token: answer(&json!({"access_token": "benchmark", "token_type": "Bearer", "expires_in": 86_399})),
             account: answer(&account),
@@ -181,6 +240,9 @@ impl Server {
     }
 
     fn answer(&self, path: &str, body: &[u8]) -> (&Vec<u8>, Duration) {
+        if let Some(answer) = self.hostile.as_ref().and_then(|hostile| hostile.answer(path, body)) {
+            return (answer, Duration::ZERO);
+        }
         match path {
             "/oauth/token" => (&self.token, Duration::ZERO),
             "/api/v1/connected_accounts/details" => (&self.account, Duration::ZERO),
@@ -188,6 +250,7 @@ impl Server {
             "/api/v1/execute_tool" => (&self.result, self.upstream.tool),
             "/v1/chat/completions" if has_result(body) => (&self.says, self.upstream.model),
             "/v1/chat/completions" => (&self.calls, self.upstream.model),
+            path if path.starts_with("/v1/models/") => (&self.model, Duration::ZERO),
             other => panic!("nobody asks for {other}"),
         }
     }

@@ -10,7 +10,7 @@ const REFRESH_FAILED: &str = "connected_account.token_refresh_failed";
 
 /// An account that may have changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Change {
+pub(crate) struct Change {
     pub(super) identifier: Identifier,
     /// Not every event names it.
     pub(super) connection: Option<ConnectionName>,
@@ -19,7 +19,7 @@ pub(super) struct Change {
 impl Change {
     /// Reads a `connected_account.…` event (Scalekit's envelope: `type`, `data {identifier, connection_name?, …}`) that may
     /// be good news.
-    pub(super) fn read(body: &[u8]) -> Option<Self> {
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let event: Value = serde_json::from_slice(body).ok()?;
         let kind = event.get("type")?.as_str()?;
         if !kind.starts_with("connected_account.") || kind == REFRESH_FAILED {

@@ -1,6 +1,6 @@
 //! What reaches runs from outside: webhooks, operators, decisions, jobs by HTTP.
 
-mod change;
+pub(crate) mod change;
 pub(crate) mod dead_letters;
 pub(crate) mod decider;
 pub(crate) mod decisions;

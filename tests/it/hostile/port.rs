@@ -46,6 +46,31 @@ async fn connections_that_say_half_of_something_or_nothing_are_closed() {
     assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
     let refused = rest(body).await;
     assert!(refused.starts_with("HTTP/1.1 408 "), "{refused}");
+    let far = format!("/v1/approvals/{}", "x".repeat(60_000));
+    for target in [
+        "/approvals/%00",
+        "/approvals/..%2f..%2fetc%2fpasswd?t=x",
+        "/approvals/ap_%F0%28?t=%zz",
+        "/approvals/ap_AA.x?t=&t=%",
+        "/approvals/ap_YmlsbGluZwBh.x?t=x",
+        "/v1/approvals/%2e%2e",
+        "//livez",
+        "/livez/",
+        "/livez%00",
+        "*",
+        "livez",
+        "/\u{7f}é",
+        "",
+        &far,
+    ] {
+        for method in ["GET", "POST", "DELETE"] {
+            let request =
+                format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            let answer = rest(said(&worker, &request).await).await;
+            let is_refusal = answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.0 4");
+            assert!(is_refusal, "{method} {target:.100}: {answer}");
+        }
+    }
     let long = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(100_000));
     let refused = rest(said(&worker, &long).await).await;
     assert!(!refused.starts_with("HTTP/1.1 200 "), "{refused}");
