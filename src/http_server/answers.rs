@@ -10,6 +10,7 @@ use super::tokens::{Scope, TokenHolder, Tokens};
 /// Seconds after which whoever met a service that is away may ask again.
 const AGAIN_AFTER: &str = "5";
 
+#[expect(clippy::result_large_err, reason = "the error is the answer")]
 /// Whoever asks, where they hold a token that is good for `scope`; else the answer.
 pub(super) fn permitted<'t>(
     tokens: &'t Tokens,

@@ -176,6 +176,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
+#[expect(clippy::result_large_err, reason = "the error is the answer")]
 /// As it stands there, or in the quotes of a structured field.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Response> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };

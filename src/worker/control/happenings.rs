@@ -43,7 +43,9 @@ impl JournalFollower {
             self.sequence += 1;
             let Ok(Entry { event, .. }) = serde_json::from_str(line) else { continue };
             if event == Event::Reopened {
-                happenings.iter_mut().for_each(|happening| happening.is_last = false);
+                for happening in &mut happenings {
+                    happening.is_last = false;
+                }
             }
             let is_last = matches!(event, Event::Finished(_));
             if let Some((kind, data)) = self.told(event) {
