@@ -19,6 +19,7 @@ use crate::producers::ProducersConfig;
 use crate::telemetry::LogConfig;
 use crate::telemetry::otlp::TelemetryConfig;
 use crate::worker::config::WorkerConfig;
+use crate::worker::resources::poster::ReplyUrlConfig;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::Defaults;
 use crate::{http, llm, queue, redis_client, scalekit};
@@ -26,7 +27,7 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "worker",
     "job",
     "authorization",
@@ -43,6 +44,7 @@ const SECTIONS: [&str; 18] = [
     "model",
     "http_client",
     "http",
+    "reply_url",
     "log",
     "telemetry",
 ];
@@ -83,6 +85,7 @@ pub struct Config {
     pub model: llm::Config,
     pub http_client: http::Config,
     pub http: HttpConfig,
+    pub reply_url: ReplyUrlConfig,
     pub log: LogConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -205,6 +208,7 @@ impl Config {
         let model = section(layers, "model", problems);
         let http_client = section(layers, "http_client", problems);
         let http = section(layers, "http", problems);
+        let reply_url = section(layers, "reply_url", problems);
         let log = section(layers, "log", problems);
         let telemetry = section(layers, "telemetry", problems);
         Some(Self {
@@ -224,6 +228,7 @@ impl Config {
             model: model?,
             http_client: http_client?,
             http: http?,
+            reply_url: reply_url?,
             log: log?,
             telemetry: telemetry?,
         })
@@ -248,6 +253,7 @@ impl Config {
         problems.extend(named("telemetry", self.telemetry.problems()));
         problems.extend(named("audit", self.audit.problems()));
         problems.extend(named("journal", self.journal.encryption().err().into_iter().collect()));
+        problems.extend(named("reply_url", self.reply_url.problems()));
         let positive: [(&str, u64); 4] = [
             ("job.parallel_reads", self.job.parallel_reads as u64),
             ("authorization.poll_seconds", self.authorization.poll_seconds),

@@ -124,6 +124,11 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub reply_to: Option<String>,
+    /// Where replies are POSTed instead, signed (Standard Webhooks): an https address. Those that cannot be delivered there go
+    /// to `reply_to`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub reply_url: Option<String>,
     /// Echoed in every reply; the message property of that name counts where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
@@ -311,7 +316,7 @@ impl Job {
     /// A digest of what shall be done: equal for two messages that ask for the same. Where the answer goes does not
     /// count, so a caller may ask again with a new reply queue.
     pub fn digest(&self) -> String {
-        let work = Self { id: None, reply_to: None, correlation_id: None, ..self.clone() };
+        let work = Self { id: None, reply_to: None, reply_url: None, correlation_id: None, ..self.clone() };
         let bytes = serde_json::to_vec(&work).expect("a job is made of JSON types only");
         digest(bytes, 16)
     }

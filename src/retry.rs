@@ -77,6 +77,15 @@ impl Backoff {
         Self { policy, made: 1, inner }
     }
 
+    /// The same where so many attempts were made.
+    pub fn after(policy: Policy, made: u32) -> Self {
+        let mut backoff = Self::new(policy);
+        for _ in 1..made.min(policy.attempts) {
+            let _ = backoff.inner.next_backoff();
+        }
+        Self { made: made.max(1), ..backoff }
+    }
+
     /// Attempts made so far.
     pub fn made(&self) -> u32 {
         self.made

@@ -64,6 +64,13 @@ impl Secrets {
         self.0.is_empty()
     }
 
+    /// What each key signs this with, as the header `webhook-signature` has it; `timestamp` is Unix seconds.
+    pub(crate) fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
+        let signed = Signed { id, timestamp, signature: "", body };
+        let tags = self.0.iter().map(|key| format!("v1,{}", STANDARD.encode(tag(key, &signed).into_bytes())));
+        tags.collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether one of the keys signed exactly this, about `now`.
     pub(crate) fn verify(&self, signed: &Signed<'_>, now: Timestamp) -> Result<(), Forged> {
         let Ok(timestamp) = signed.timestamp.parse::<i64>() else { return Err(Forged::Incomplete) };

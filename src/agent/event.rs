@@ -372,15 +372,15 @@ impl Event {
 
     /// The oldest version that knows the event, and all that is said in it.
     fn needs(&self) -> u32 {
-        let speaks_of_approval = match self {
-            Self::Started(started) => !started.job.approval.is_unsaid(),
+        let speaks_of_news = match self {
+            Self::Started(started) => !started.job.approval.is_unsaid() || started.job.reply_url.is_some(),
             Self::Finished(reply) => reply.speaks_of_approval(),
             Self::AttemptEnded { cause, .. } => *cause == Pause::Approval,
             Self::ApprovalAsked { .. } | Self::ApprovalDecided(_) => true,
             _ => false,
         };
         match self {
-            _ if speaks_of_approval => SCHEMA_VERSION,
+            _ if speaks_of_news => SCHEMA_VERSION,
             Self::EndLost { .. } => LOSS_VERSION,
             _ => COMMON_VERSION,
         }

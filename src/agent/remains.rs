@@ -40,6 +40,7 @@ impl Run {
             approval: Approval::default(),
             metadata: Value::Null,
             reply_to: None,
+            reply_url: None,
             correlation_id: None,
             ..self.job().clone()
         }

@@ -56,6 +56,7 @@ use crate::worker::resources::credentials::{CredentialWatch, Credentials};
 use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
+use crate::worker::resources::poster::Poster;
 use crate::worker::resources::tool_catalog::ToolCatalog;
 use crate::worker::rules::Defaults;
 use crate::worker::run::Executor;
@@ -144,7 +145,11 @@ impl App {
             llm: llm.clone(),
             at_start: looks_first,
         };
+        let poster = Poster::new(&config.reply_url, &config.http_client, clock.clone())
+            .map_err(|problem| anyhow::anyhow!("reply_url.{problem}"))?;
         let executor = Executor {
+            header_key: HeaderKey::of(&config.scalekit.client_secret),
+            poster: Arc::new(poster),
             credentials: credentials.clone(),
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
             magic_links: Arc::new(MagicLinks::new(scalekit.clone(), cache, clock.clone(), encryption.clone())),
@@ -206,6 +211,7 @@ impl App {
                 senders: rules.senders.clone(),
                 publisher: publisher.clone(),
                 llm: executor.llm.clone(),
+                poster: executor.poster.clone(),
             },
             defaults: defaults.clone(),
             magic_links: executor.magic_links.clone(),

@@ -149,6 +149,7 @@ pub fn new_job(prompt: &str, identifier: String, connections: Vec<String>) -> Re
         progress: false,
         metadata: Value::Null,
         reply_to: None,
+        reply_url: None,
         correlation_id: None,
     })
 }

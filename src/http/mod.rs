@@ -7,6 +7,7 @@
 //! hyper 1.12 `proto/h1/dispatch.rs` and hyper-util 0.1.21 `client/legacy/client.rs`).
 
 mod body;
+mod public;
 mod redaction;
 mod retry_after;
 mod room;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
+use self::public::PublicResolver;
+pub use self::public::{addresses_of, is_public};
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
 use self::retry_after::retry_after;
@@ -190,6 +193,12 @@ impl Request {
         self.header("content-type", "application/json")
     }
 
+    /// Sets a body of this media type.
+    pub fn body(mut self, media_type: &'static str, body: impl Into<Body>) -> Self {
+        self.body = Some(body.into());
+        self.header("content-type", media_type)
+    }
+
     /// Sets a form of names and values as the body.
     pub fn form(mut self, fields: &[(&str, &str)]) -> Self {
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
@@ -214,6 +223,19 @@ impl Client {
     /// addresses, and refuses `https` ones with words that say what to install.
     pub fn new(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
         Self::with_tls(config, &TlsConfig::default(), "tls", clock)
+    }
+
+    /// The same, and names lead to public addresses alone, whatever the name server says at that moment; past any proxy. An
+    /// address in place of a name is the caller's to look at.
+    pub fn public_only(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
+        let config = Config { proxy: None, ..config.clone() };
+        let client = Self::new(&config, clock)?;
+        let guarded = builder(&config, None).dns_resolver(PublicResolver).build();
+        let inner = match client.no_tls {
+            None => guarded.map_err(|error| HttpError::Invalid(words(&error)))?,
+            Some(_) => client.inner,
+        };
+        Ok(Self { inner, ..client })
     }
 
     /// The same with certificates of one's own, which the section `tls_keys` of the configuration names.

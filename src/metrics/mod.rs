@@ -62,6 +62,7 @@ pub struct Metrics {
     replies: Family<Kind, Counter>,
     replies_fell_back: Counter,
     replies_deferred: Counter,
+    reply_posts: Family<OutcomeLabel, Counter>,
     digest_fires: Family<Fire, Counter>,
     digest_last_fire: Family<DigestName, Gauge>,
     digest_last_success: Family<DigestName, Gauge>,
@@ -262,6 +263,11 @@ impl Metrics {
     /// A reply queue took nothing: the reply is sent again later.
     pub fn reply_deferred(&self) {
         self.replies_deferred.inc();
+    }
+
+    /// A reply was POSTed, or went to a queue as it could not be.
+    pub fn reply_posted(&self, outcome: &str) {
+        self.reply_posts.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).inc();
     }
 
     /// The store lost a run's journal.

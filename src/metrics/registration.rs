@@ -153,6 +153,12 @@ impl Default for Metrics {
                 "Tries to send a reply to a queue that took nothing; each is made again later",
                 Counter::default(),
             ),
+            reply_posts: add(
+                all,
+                "reply_posts",
+                "Replies at the addresses that jobs name, by what became of each attempt: delivered, gone, failed, fell_back",
+                Family::default(),
+            ),
             digest_fires: add(
                 all,
                 "digest_fires",

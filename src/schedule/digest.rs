@@ -299,6 +299,7 @@ impl Digest {
             progress: false,
             metadata: Value::Object(metadata),
             reply_to: self.reply_to.clone(),
+            reply_url: None,
             correlation_id: None,
         })
     }

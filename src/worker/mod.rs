@@ -71,13 +71,18 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { executor, journal, publisher, holder, dead_letters, clock, rules, defaults, stop, tracker } = parts;
         let (rules, metrics) = (Arc::new(rules), executor.metrics.clone());
-        let admission =
-            Admission { senders: rules.senders.clone(), publisher: publisher.clone(), llm: executor.llm.clone() };
+        let admission = Admission {
+            senders: rules.senders.clone(),
+            publisher: publisher.clone(),
+            llm: executor.llm.clone(),
+            poster: executor.poster.clone(),
+        };
         let settler = Settler {
             journal: journal.clone(),
             publisher,
             holder,
             parked: executor.parked.clone(),
+            poster: executor.poster.clone(),
             digests: executor.digests.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),

@@ -27,6 +27,7 @@ pub(crate) use self::suspects::Suspects;
 use self::suspects::{Alone, is_poison, is_suspect, unread};
 use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
+use super::message::posting::Posting;
 use super::message::witness::witness;
 use super::resources::admission::Admission;
 use super::rules::{Defaults, WorkerRules};
@@ -74,6 +75,9 @@ impl Intake {
     /// Deals with one delivery from beginning to end; when it returns, the delivery is settled.
     pub(crate) async fn handle(&self, delivery: Delivery) {
         let mut delivery = self.in_flight(delivery);
+        if let Some(posting) = Posting::of(delivery.message(), &self.rules.header_key) {
+            return self.settler.post(delivery, posting).await;
+        }
         let now = self.clock.now();
         if let Some(remaining) = delivery.wake_up().and_then(|wake_up| wake_up.remaining(now)) {
             let deferral = Deferral::NotDue { remaining };

@@ -5,6 +5,7 @@ pub(crate) mod decision_message;
 pub(crate) mod founded;
 pub(crate) mod fresh;
 pub(crate) mod in_flight_delivery;
+pub(crate) mod posting;
 pub(crate) mod reply_message;
 pub(crate) mod scheduled;
 pub(crate) mod sender;

@@ -77,6 +77,26 @@ impl HeaderKey {
         headers.insert(UNPROVEN.to_owned(), "1".to_owned());
     }
 
+    /// Signs `parts` for one purpose alone.
+    pub(super) fn tag(&self, purpose: &str, parts: &[&str], body: &[u8]) -> String {
+        format!("{KIND}{}", STANDARD.encode(self.over(purpose, parts, body).finalize().into_bytes()))
+    }
+
+    /// Whether `tag` is the one of these parts.
+    pub(super) fn is_tag(&self, tag: &str, purpose: &str, parts: &[&str], body: &[u8]) -> bool {
+        let tag = tag.strip_prefix(KIND).and_then(|encoded| STANDARD.decode(encoded).ok());
+        tag.is_some_and(|tag| self.over(purpose, parts, body).verify_slice(&tag).is_ok())
+    }
+
+    fn over(&self, purpose: &str, parts: &[&str], body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        for part in [purpose.as_bytes()].into_iter().chain(parts.iter().map(|part| part.as_bytes())).chain([body]) {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac
+    }
+
     /// Whether the message says anything of its run, and holders of the key have signed that.
     pub(crate) fn has_signed(&self, message: &Message) -> bool {
         if told(message).next().is_none() {

@@ -8,6 +8,7 @@ use crate::job::{Envelope, InvalidJob, Job};
 use crate::llm::Llm;
 use crate::queue::Publisher;
 use crate::worker::message::sender::{Senders, SentBy};
+use crate::worker::resources::poster::Poster;
 
 /// A larger body is read on a thread of its own: its schema alone may take some ten milliseconds to compile.
 const READ_AT_ONCE: usize = 16 << 10;
@@ -19,6 +20,8 @@ pub(crate) struct Admission {
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Knows the models that jobs may name.
     pub(crate) llm: Arc<Llm>,
+    /// Knows where replies may be POSTed.
+    pub(crate) poster: Arc<Poster>,
 }
 
 /// Why a job is not taken, each as `field: problem`.
@@ -66,7 +69,9 @@ impl Admission {
             reserved.map(|queue| format!("reply_to: `{queue}` is a queue of the worker's own, which takes no replies"));
         let model = job.model.as_ref().filter(|model| !self.llm.allows(model));
         let model = model.map(|model| format!("model: `{model}` is none that the operator allows (`model.allow`)"));
-        reserved.into_iter().chain(model).collect()
+        let address = job.reply_url.as_ref().and_then(|url| self.poster.objection(url));
+        let address = address.map(|objection| format!("reply_url: {objection}"));
+        reserved.into_iter().chain(model).chain(address).collect()
     }
 }
 

@@ -8,5 +8,6 @@ pub(crate) mod credentials;
 pub(crate) mod magic_links;
 pub(crate) mod offers;
 pub(crate) mod parked_index;
+pub(crate) mod poster;
 pub(crate) mod single_flight;
 pub(crate) mod tool_catalog;

@@ -24,7 +24,9 @@ use tokio_util::task::TaskTracker;
 
 use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
+use super::message::posting::addressed;
 use super::message::reply_message::reply_message;
+use super::message::signature::HeaderKey;
 use super::message::witness::Witness;
 use super::resources::accounts::SharedAccounts;
 use super::resources::cooldown::Cooldowns;
@@ -32,6 +34,7 @@ use super::resources::credentials::{Credentials, Service};
 use super::resources::magic_links::MagicLinks;
 use super::resources::offers::{Offer, Offers};
 use super::resources::parked_index::ParkedIndex;
+use super::resources::poster::Poster;
 use super::resources::tool_catalog::ToolCatalog;
 use crate::agent::conclusion;
 use crate::agent::event::Event;
@@ -41,7 +44,7 @@ use crate::approval::link::Links;
 use crate::digest_store::DigestStore;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
-use crate::queue::{Destination, Message, Published, Publisher, QueueError};
+use crate::queue::{Message, Published, Publisher, QueueError};
 use crate::reply::{ErrorDetail, Reply};
 use crate::retry::Policy;
 use crate::scalekit::Scalekit;
@@ -54,6 +57,10 @@ pub(crate) struct Executor {
     /// Whether the users' accounts can be used.
     pub accounts: Arc<SharedAccounts>,
     pub llm: Arc<Llm>,
+    /// Signs replies on their way to addresses.
+    pub header_key: HeaderKey,
+    /// Brings them there.
+    pub poster: Arc<Poster>,
     pub tool_catalog: Arc<ToolCatalog>,
     pub offers: Offers,
     /// Whether the worker's own credentials are taken.
@@ -193,7 +200,8 @@ impl Attempt<'_> {
         self.leased.lease().assure().await?;
         let mut span = self.span.child(Kind::Producer, || "send".to_owned());
         span.sends_reply(job.reply_to.as_deref());
-        let published = self.executor.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await;
+        let (to, message) = addressed(message, job, &self.executor.header_key);
+        let published = self.executor.publisher.publish(&to, message).await;
         if published.is_err() {
             span.fail("not_published");
         }

@@ -7,6 +7,7 @@ pub(crate) mod disposition;
 mod ended;
 mod finish;
 mod hold_delivery;
+mod post;
 mod publish;
 mod refuse;
 
@@ -21,6 +22,7 @@ use self::disposition::{Disposition, JOURNAL_WAIT, REPLY_WAIT, Stale};
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::wake_up::Reason;
 use super::resources::parked_index::ParkedIndex;
+use super::resources::poster::Poster;
 use super::rules::WorkerRules;
 use super::run::interruption::Interruption;
 use super::run::leased_run::LeasedRun;
@@ -42,6 +44,7 @@ pub(crate) struct Settler {
     pub(crate) clock: SharedClock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tracer: Tracer,
+    pub(crate) poster: Arc<Poster>,
     pub(crate) rules: Arc<WorkerRules>,
     pub(crate) stop: CancellationToken,
     /// Runs under way whose deliveries were exchanged for held messages.

@@ -7,9 +7,10 @@ use tracing::{debug, warn};
 use super::disposition::Deferral;
 use super::{Exit, Settler, release};
 use crate::job::Job;
-use crate::queue::{Destination, Published, QueueError};
+use crate::queue::{Destination, Message, Published, QueueError};
 use crate::reply::{Account, ErrorDetail, Failed, Reply, ReplyEvent};
 use crate::worker::message::in_flight_delivery::InFlightDelivery;
+use crate::worker::message::posting::addressed;
 use crate::worker::message::reply_message::answer;
 use crate::worker::message::wake_up::Reason;
 use crate::worker::run::attempt_trace::{send_span, trace_of};
@@ -26,7 +27,8 @@ impl Settler {
     ) -> Result<(), QueueError> {
         let trace = trace_of(&self.tracer, delivery.message(), &job.id());
         let mut span = send_span(&trace, attempt, job.reply_to.as_deref(), self.clock.now());
-        let sent = self.publish_reply(reply, delivery, job.correlation_id.clone(), job.reply_to.clone()).await;
+        let address = |message| addressed(message, job, &self.rules.header_key);
+        let sent = self.publish_answer(reply, delivery, job.correlation_id.clone(), address).await;
         if sent.is_err() {
             span.fail("not_published");
         }
@@ -41,9 +43,19 @@ impl Settler {
         correlation_id: Option<String>,
         to: Option<String>,
     ) -> Result<(), QueueError> {
-        let to = Destination::Reply(to);
+        self.publish_answer(reply, delivery, correlation_id, |message| (Destination::Reply(to.clone()), message)).await
+    }
+
+    /// Sends `reply` as a message to wherever `address` says.
+    async fn publish_answer(
+        &self,
+        reply: &Reply,
+        delivery: &InFlightDelivery,
+        correlation_id: Option<String>,
+        address: impl Fn(Message) -> (Destination, Message),
+    ) -> Result<(), QueueError> {
         let publish = async |reply: &Reply| {
-            let message = answer(reply, delivery.message(), correlation_id.clone());
+            let (to, message) = address(answer(reply, delivery.message(), correlation_id.clone()));
             self.publish(delivery, &to, message).await
         };
         let published = match publish(reply).await {

@@ -38,6 +38,8 @@ pub(super) const NOTHING: &str = "a token that is good for nothing";
 /// A job that is larger is refused.
 pub(super) const MOST: usize = 20_000;
 
+/// What replies are signed with, while one secret takes the place of the other.
+pub(super) const SECRETS: &str = "whsec_bmV3IHNlY3JldCBvZiB0ZXN0cw==,whsec_b2xkIHNlY3JldCBvZiB0ZXN0cw==";
 /// So many follow jobs at the same time.
 pub(super) const STREAMS: usize = 3;
 
@@ -46,6 +48,9 @@ pub(super) struct Door {
     pub(super) sandbox: Sandbox,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) publisher: Arc<dyn Publisher>,
+    queue: Option<MemoryQueue>,
+    /// The name of the queue for replies without a place of their own, where there is a broker.
+    replies: String,
     /// Before the broker, where there is one.
     pub(super) to_broker: Option<Proxy>,
     address: SocketAddr,
@@ -78,8 +83,10 @@ impl Door {
     pub(super) async fn in_memory(change: impl FnOnce(&mut Config)) -> Self {
         let (sandbox, mut config) = surroundings().await;
         change(&mut config);
-        let backends = Backends::memory(&MemoryQueue::new(1000), &(Arc::new(SystemClock) as _));
-        Self::of(sandbox, config, backends, None, None).await
+        let queue = MemoryQueue::new(1000);
+        let backends = Backends::memory(&queue, &(Arc::new(SystemClock) as _));
+        let door = Self::of(sandbox, config, backends, None, None).await;
+        Self { queue: Some(queue), ..door }
     }
 
     /// A broker behind a proxy, and a Redis.
@@ -105,12 +112,15 @@ impl Door {
         redis: Option<Redis>,
     ) -> Self {
         let (shutdown, journal, publisher) = (Shutdown::new(), backends.journal.clone(), backends.publisher.clone());
+        let replies = config.amqp.names().replies();
         let app = App::build(config, backends, Arc::new(SystemClock), shutdown.clone()).unwrap();
         let address = app.serve_http().await.unwrap();
         Self {
             sandbox,
             journal,
             publisher,
+            queue: None,
+            replies,
             to_broker,
             address,
             app: Some(app),
@@ -187,6 +197,20 @@ impl Door {
         self.seen.lock().unwrap().insert(format!("{method} {place} {status}"));
     }
 
+    /// Takes the replies that had no place of their own.
+    pub(super) async fn common_replies(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        match &self.queue {
+            Some(queue) => all.extend(queue.take_replies().into_iter().map(|message| message.body.to_vec())),
+            None => {
+                while let Some((body, _)) = Broker::shared().await.take(&self.replies).await {
+                    all.push(body);
+                }
+            }
+        }
+        all.iter().map(|body| serde_json::from_slice(body).unwrap()).collect()
+    }
+
     /// How a job stands at its end.
     pub(super) async fn end(&self, id: &str) -> Value {
         let ended = self.get(&format!("/v1/jobs/{id}?wait=60"), ALL).await.body;
@@ -201,6 +225,11 @@ async fn surroundings() -> (Sandbox, Config) {
     let sandbox = Sandbox::start(options).await.unwrap();
     let mut config = config_of(&sandbox);
     config.http.bind = "127.0.0.1:0".into();
+    config.reply_url.secret = SECRETS.into();
+    config.reply_url.allowed_hosts = vec!["127.0.0.1".to_owned()];
+    config.reply_url.retry.attempts = 3;
+    config.reply_url.retry.initial_milliseconds = 100;
+    config.reply_url.retry.max_milliseconds = 100;
     config.http.max_streams = STREAMS;
     config.worker.max_job_bytes = MOST;
     config.authorization.poll_seconds = 1;

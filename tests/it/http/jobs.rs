@@ -9,6 +9,10 @@ use super::events::{
     a_job_is_followed_to_its_reply_and_none_of_it_is_told_twice,
     places_are_bounded_and_free_when_whoever_follows_is_gone,
 };
+use super::reply_url::{
+    replies_are_posted_with_a_signature_and_again_where_nobody_took_them,
+    what_cannot_be_posted_goes_to_a_queue_and_no_forged_message_is_posted,
+};
 use crate::support::{eventually, shortly};
 
 #[tokio::test]
@@ -44,6 +48,8 @@ async fn everything(mut door: Door) -> std::collections::BTreeSet<String> {
     a_job_is_followed_to_its_reply_and_none_of_it_is_told_twice(&door).await;
     places_are_bounded_and_free_when_whoever_follows_is_gone(&door, STREAMS).await;
     dead_letters_are_seen_by_whose_they_are_and_run_again(&door).await;
+    replies_are_posted_with_a_signature_and_again_where_nobody_took_them(&door).await;
+    what_cannot_be_posted_goes_to_a_queue_and_no_forged_message_is_posted(&door).await;
     door.stop().await
 }
 

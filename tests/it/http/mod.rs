@@ -4,3 +4,4 @@ mod door;
 mod events;
 mod jobs;
 mod producers;
+mod reply_url;
