@@ -26,7 +26,6 @@ use crate::approval::link::Links;
 use crate::audit::Audit;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
-use crate::encryption::Encryption;
 use crate::fleet_clock::FleetClock;
 use crate::http_server::pages::PageFacts;
 use crate::http_server::pages::doctor::Examine;
@@ -169,7 +168,7 @@ impl App {
         };
         let member_watch = MemberWatch::new(&config, &clock, &metrics, queues)?;
         let fleet_clock = FleetClock::new(reference, journal.clone(), metrics.clone());
-        let rules = WorkerRules { encryption, audit: audit.clone(), ..worker_rules(&config, process) };
+        let rules = worker_rules(&config, process, encryption, audit.clone());
         let scheduler = Scheduler {
             store: digests,
             publisher: scheduled_jobs(publisher.clone(), &config),

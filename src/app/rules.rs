@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::audit::Audit;
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::encryption::Encryption;
 use crate::http;
 use crate::llm::{Llm, Profiles};
 use crate::metrics::Metrics;
@@ -74,7 +76,7 @@ pub(crate) fn senders(config: &Config) -> Senders {
     Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
 }
 
-pub(super) fn worker_rules(config: &Config, name: String) -> WorkerRules {
+pub(super) fn worker_rules(config: &Config, name: String, encryption: Encryption, audit: Audit) -> WorkerRules {
     let worker = &config.worker;
     WorkerRules {
         name,
@@ -88,8 +90,8 @@ pub(super) fn worker_rules(config: &Config, name: String) -> WorkerRules {
         after_loss: worker.after_journal_loss,
         senders: senders(config),
         header_key: HeaderKey::of(&config.scalekit.client_secret),
-        encryption: Encryption::default(),
-        audit: Audit::default(),
+        encryption,
+        audit,
     }
 }
 

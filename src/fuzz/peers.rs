@@ -105,6 +105,7 @@ fn answers_of_scalekit_are_read_or_refused() {
                 connection: &gmail,
                 params: &params,
                 run_id: "order-1",
+                traceparent: None,
             };
             let results = RUNTIME.block_on(async {
                 [
