@@ -65,6 +65,11 @@ impl Client {
         Ok(Self { config, publisher: queue.publisher(), clock })
     }
 
+    /// How many workers consume the job queue at this moment.
+    pub async fn workers(&self) -> Result<u32, QueueError> {
+        Ok(self.publisher.consumers_of(self.config.names().jobs()).await?.unwrap_or(0))
+    }
+
     /// Hands a job over; when this returns, the broker has it safely. Returns the job with its id.
     pub async fn enqueue(&self, job: &Job) -> Result<Job, ClientError> {
         let body = serde_json::to_vec(job).expect("a job is JSON types only");

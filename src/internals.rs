@@ -71,10 +71,14 @@ pub mod schedule {
 pub mod schema {
     pub use crate::schema::*;
 }
+pub mod standing {
+    pub use crate::standing::*;
+}
 pub mod transport {
     pub use crate::transport::*;
 }
 pub mod worker {
+    pub use crate::worker::control::finding::{Found, find, list};
     pub use crate::worker::control::operator::Operator;
     pub use crate::worker::control::runs::Runs;
     pub use crate::worker::message::signature::HeaderKey;

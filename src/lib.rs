@@ -39,6 +39,7 @@ mod scalekit;
 mod schedule;
 mod schema;
 mod shutdown;
+mod standing;
 mod telemetry;
 mod text;
 mod trace;

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 
-use super::effect::Effect;
 use super::state::{Conclusion, Run};
 use crate::reply::{
     Account, Completed, EffectEntry, EffectState, ErrorDetail, Failed, Notice, Reply, ReplyEvent, Status, Timing,
@@ -68,17 +67,7 @@ fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
 
 /// The ledger of everything that is more than reading.
 fn effects(run: &Run) -> Vec<EffectEntry> {
-    run.ledger
-        .iter()
-        .filter(|entry| entry.tool.effect != Effect::Read)
-        .map(|entry| EffectEntry {
-            tool: entry.tool.name.clone(),
-            connection: entry.tool.connection.as_str().to_owned(),
-            state: entry.state,
-            execution_id: entry.execution_id.clone(),
-            summary: entry.summary.clone(),
-        })
-        .collect()
+    run.ledger.iter().filter(|entry| entry.is_effect()).map(EffectEntry::from).collect()
 }
 
 fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {

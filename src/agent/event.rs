@@ -11,6 +11,8 @@ pub use super::asked::{AskedCall, Settled};
 use super::effect::{CallKey, Effect};
 use super::links::AnswerRules;
 use super::message::{Conformity, ModelReply};
+pub use super::outcome::ToolOutcome;
+pub use super::settlement::SettledEffect;
 use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
 
@@ -23,7 +25,10 @@ use crate::reply::Reply;
 /// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`], `answer` of [`Event::ModelReplied`] |
 /// | 3 | [`Event::EndLost`] |
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
-pub const SCHEMA_VERSION: u32 = 4;
+/// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`] |
+pub const SCHEMA_VERSION: u32 = 5;
+/// What a journal is written as that speaks of approval.
+const APPROVAL_VERSION: u32 = 4;
 /// What the end of a journal that was cut is written as.
 const LOSS_VERSION: u32 = 3;
 /// What all events but the newest are written as: an older worker goes on with a run that has none of these.
@@ -183,6 +188,13 @@ pub enum Event {
     /// An operator wants the run to go on where it had stopped: its end is taken back and its failures are forgiven. What
     /// was done or is in doubt stays so.
     Reopened,
+    /// A person said what became of an effect that was unknown when the run ended.
+    EffectSettled(Box<SettledEffect>),
+    /// The broker confirmed that the caller was told of it.
+    SettlementDelivered {
+        /// The model's id of the call.
+        call_id: String,
+    },
 }
 
 /// What a run starts with.
@@ -327,36 +339,6 @@ pub enum Plan {
     },
 }
 
-/// The one outcome of a tool call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ToolOutcome {
-    /// It ran, and this is the result as the model sees it.
-    Done {
-        /// The result, cut to size.
-        content: String,
-        /// Scalekit's id of the execution.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        execution_id: Option<String>,
-    },
-    /// It ran and failed, or was refused on the other side; nothing was done.
-    Failed {
-        /// What the model is told.
-        message: String,
-        /// Scalekit's id of the execution.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        execution_id: Option<String>,
-    },
-    /// It may have run. Only writes end so.
-    Unknown {
-        /// Why no answer is known, in a sentence that reads on in the reply.
-        message: String,
-        /// Scalekit's id of the execution.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        execution_id: Option<String>,
-    },
-}
-
 impl Event {
     /// Whether the run got further by this event: what failed before it is forgiven.
     pub fn is_progress(&self) -> bool {
@@ -372,15 +354,17 @@ impl Event {
 
     /// The oldest version that knows the event, and all that is said in it.
     fn needs(&self) -> u32 {
-        let speaks_of_news = match self {
-            Self::Started(started) => !started.job.approval.is_unsaid() || started.job.reply_url.is_some(),
+        let speaks_of_approval = match self {
+            Self::Started(started) => !started.job.approval.is_unsaid(),
             Self::Finished(reply) => reply.speaks_of_approval(),
             Self::AttemptEnded { cause, .. } => *cause == Pause::Approval,
             Self::ApprovalAsked { .. } | Self::ApprovalDecided(_) => true,
             _ => false,
         };
         match self {
-            _ if speaks_of_news => SCHEMA_VERSION,
+            Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SCHEMA_VERSION,
+            Self::Started(started) if started.job.reply_url.is_some() => SCHEMA_VERSION,
+            _ if speaks_of_approval => APPROVAL_VERSION,
             Self::EndLost { .. } => LOSS_VERSION,
             _ => COMMON_VERSION,
         }
@@ -410,6 +394,8 @@ impl Event {
             Self::Finished(_) => "finished",
             Self::Delivered => "delivered",
             Self::Reopened => "reopened",
+            Self::EffectSettled(_) => "effect_settled",
+            Self::SettlementDelivered { .. } => "settlement_delivered",
         }
     }
 }

@@ -14,6 +14,7 @@ mod held;
 mod link_scan;
 pub mod links;
 pub mod message;
+mod outcome;
 pub mod plan;
 mod remains;
 pub mod result;
@@ -22,6 +23,8 @@ pub mod run;
 #[cfg(test)]
 mod script;
 pub mod selection;
+pub mod settlement;
+pub mod standing;
 mod state;
 pub mod tool;
 mod transition;

@@ -9,6 +9,7 @@ pub use super::attempts::AttemptBefore;
 pub use super::awaited::Awaited;
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
+use super::standing::stand;
 use super::state::{CallState, Conclusion};
 pub use super::state::{LedgerEntry, OpenCall, Run};
 pub use super::transition::BadJournal;
@@ -146,6 +147,7 @@ impl Run {
         }
         let last_at = std::mem::replace(&mut self.last_at, at);
         self.sequence += 1;
+        self.standing = stand(self.standing, &event, at);
         if event.is_progress() {
             self.forgive();
         }
@@ -237,6 +239,8 @@ impl Run {
             Event::GivenUp(why) => self.given_up = Some(why),
             Event::Finished(reply) => self.finished = Some(reply),
             Event::Delivered => self.delivered = true,
+            Event::EffectSettled(said) => self.keep_settlement(*said, at),
+            Event::SettlementDelivered { call_id } => self.keep_told(&call_id),
             Event::Reopened => {
                 self.given_up = None;
                 self.finished = None;

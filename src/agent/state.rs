@@ -12,9 +12,12 @@ use super::awaited::Awaited;
 use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
+use super::settlement::KeptSettlement;
+use super::standing::StandingSince;
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job, OfferedEffects};
 use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
+use crate::standing::RunState;
 
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +81,13 @@ pub struct LedgerEntry {
     pub(super) open: bool,
 }
 
+impl LedgerEntry {
+    /// Whether it is more than reading.
+    pub(super) fn is_effect(&self) -> bool {
+        self.tool.effect != Effect::Read
+    }
+}
+
 /// Deaths of workers that had several suspects under way count for each of these up to so many.
 const SHARED_CRASHES: u32 = 2;
 
@@ -87,6 +97,7 @@ const SHARED_CRASHES: u32 = 2;
 pub struct Run {
     pub(super) started: Started,
     pub(super) started_at: Timestamp,
+    pub(super) standing: StandingSince,
     pub(super) accounts_ready: bool,
     pub(super) authorization: Option<Awaited>,
     pub(super) authorizations_requested: u32,
@@ -127,6 +138,7 @@ pub struct Run {
     pub(super) finished: Option<Box<Reply>>,
     pub(super) delivered: bool,
     pub(super) reopened: u32,
+    pub(super) settlements: Vec<KeptSettlement>,
 }
 
 impl Run {
@@ -138,6 +150,7 @@ impl Run {
             journal_lost: started.journal_lost,
             started,
             started_at: at,
+            standing: (RunState::Queued, at),
             accounts_ready: false,
             authorization: None,
             authorizations_requested: 0,
@@ -177,6 +190,7 @@ impl Run {
             finished: None,
             delivered: false,
             reopened: 0,
+            settlements: Vec::new(),
         }
     }
 
@@ -309,7 +323,7 @@ impl Run {
         let Plan::Run { tool, .. } = &self.open_call(call_id)?.plan else { return None };
         let others = || self.ledger.iter().filter(|entry| !(entry.open && entry.call_id == call_id));
         let nameless = others().any(|entry| {
-            let ran = !matches!(entry.state, EffectState::Failed | EffectState::Denied);
+            let ran = !matches!(entry.state, EffectState::Failed | EffectState::Denied | EffectState::NotDone);
             entry.tool.name == tool.name && entry.execution_id.is_none() && ran
         });
         (!nameless).then(|| others().filter_map(|entry| entry.execution_id.clone()).collect())

@@ -50,6 +50,8 @@ impl Run {
             Event::AttemptStarted { .. } | Event::AttemptEnded { .. } | Event::WakeUpPublished { .. } => true,
             Event::Delivered => self.finished.is_some(),
             Event::Reopened => self.delivered,
+            Event::EffectSettled(said) => self.may_settle(said).is_ok(),
+            Event::SettlementDelivered { call_id } => self.settlement(call_id).is_some_and(|kept| !kept.told),
             _ if self.finished.is_some() => false,
             Event::AccountsReady
             | Event::AuthorizationRequested { .. }

@@ -126,7 +126,9 @@ impl Backends {
             dead_letters: Arc::new(queue.dead_letter_queue()),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
-            journal: Arc::new(RedisJournal::new(redis.clone()).encrypted(encryption.clone())),
+            journal: Arc::new(
+                RedisJournal::with_index_of(redis.clone(), config.journal.index_runs).encrypted(encryption.clone()),
+            ),
             cache: Arc::new(RedisCache::new(redis.clone())),
             digests: Arc::new(RedisDigestStore::new(redis.clone())),
             parking: Arc::new(RedisParking::new(redis).encrypted(encryption)),

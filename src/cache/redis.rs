@@ -1,5 +1,6 @@
 //! The cache that all workers share: plain Redis keys with an expiry.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ::redis::cmd;
@@ -18,6 +19,20 @@ impl RedisCache {
     /// A cache kept through `client`.
     pub fn new(client: RedisClient) -> Self {
         Self(client)
+    }
+
+    /// Removes all values whose keys begin with these parts and have more; says how many there were.
+    pub async fn erase(&self, first: &[&str], for_real: bool) -> Result<u64, CacheError> {
+        let (mut scan, mut found) = (self.0.scan(&format!("{}:", Key::new(first))).await?, BTreeSet::new());
+        while let Some(keys) = scan.next().await? {
+            for key in keys {
+                if for_real {
+                    self.0.query::<()>(cmd("DEL").arg(&key)).await?;
+                }
+                found.insert(key);
+            }
+        }
+        Ok(found.len() as u64)
     }
 }
 

@@ -111,6 +111,8 @@ async fn broker(context: &Context, report: &mut Report) {
         ),
         CONSUMER_TIMEOUT_ADVICE,
     );
+    let at: Vec<&str> = facts.addresses.iter().map(|facts| facts.address.as_str()).collect();
+    let at = at.join(", ");
     for queue in facts.queues {
         let what = format!("queue {}", queue.name);
         match queue.state {
@@ -129,6 +131,13 @@ async fn broker(context: &Context, report: &mut Report) {
                     &what,
                     &format!("{messages} dead letters"),
                     "look at them with `agentkit-worker dead list`",
+                );
+            }
+            QueueState::Present { messages, consumers: 0, .. } if queue.name == context.config.amqp.names().jobs() => {
+                report.warn(
+                    &what,
+                    &format!("nobody consumes it at {at}: {messages} messages wait"),
+                    "start a worker: `agentkit-worker worker`",
                 );
             }
             QueueState::Present { messages, consumers, .. } => {

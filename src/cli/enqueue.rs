@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use tracing::debug;
 
-use super::output::Screen;
+use super::output::{Screen, plain};
 use super::run::new_job;
 use super::{CommandError, Context, INTERRUPTED, Interrupt};
 use crate::client::{Client, ClientError};
@@ -60,10 +61,12 @@ pub(crate) async fn enqueue(context: Context, arguments: EnqueueArguments) -> Re
     context.demand(named.collect())?;
     let client = Client::connect(context.config.amqp.clone(), context.clock.clone()).await?;
     if !arguments.wait {
-        let job = client.enqueue(&job).await.map_err(failed)?;
-        println!("{}", job.id());
+        let sent = client.enqueue(&job).await.inspect_err(|_| eprintln!("job {}", plain(job.id().as_str())));
+        println!("{}", sent.map_err(failed)?.id());
         return Ok(ExitCode::SUCCESS);
     }
+    eprintln!("job {}", plain(job.id().as_str()));
+    say_where_nobody_works(&context, &client).await;
     let screen = Screen::new();
     let seen = |reply: &crate::reply::Reply| match &reply.event {
         _ if arguments.json => println!("{}", serde_json::to_string(reply).expect("a reply is JSON types only")),
@@ -81,6 +84,20 @@ pub(crate) async fn enqueue(context: Context, arguments: EnqueueArguments) -> Re
         }
     };
     Ok(if matches!(reply.event, ReplyEvent::Completed(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The job is taken by the broker all the same, and waits.
+async fn say_where_nobody_works(context: &Context, client: &Client) {
+    let amqp = &context.config.amqp;
+    match client.workers().await {
+        Ok(0) => {
+            let at: Vec<String> = amqp.peers().into_iter().map(|peer| peer.address).collect();
+            let (queue, at) = (amqp.names().jobs(), at.join(", "));
+            eprintln!("nobody consumes {queue} at {at}: the job waits until an `agentkit-worker worker` runs there");
+        }
+        Ok(_) => {}
+        Err(error) => debug!(%error, "nobody knows how many workers there are"),
+    }
 }
 
 fn job(context: &Context, arguments: &EnqueueArguments) -> Result<Job, CommandError> {

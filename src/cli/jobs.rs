@@ -4,12 +4,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::anyhow;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
 use super::decide::{self, Said};
+use super::jobs_list::JobListArguments;
+use super::output::plain;
 use super::timeline::{Timeline, outcome};
 use super::which_run::WhichRun;
-use super::{CommandError, Context};
+use super::{CommandError, Context, export, jobs_list};
+use crate::agent::event::SettledEffect;
 use crate::agent::run::Run;
 use crate::app;
 use crate::audit::Audit;
@@ -20,9 +24,11 @@ use crate::journal::{Journal, JournalError};
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::AmqpQueue;
 use crate::redis_client::RedisClient;
+use crate::reply::Settlement;
 use crate::telemetry;
 use crate::worker::control::operator::{Cancel, Operator};
 use crate::worker::control::runs::{RunError, Runs};
+use crate::worker::control::settling::SettleOutcome;
 use crate::worker::message::signature::HeaderKey;
 
 /// Arguments of `jobs`.
@@ -36,6 +42,32 @@ pub struct JobsArguments {
 /// What can be done about a run.
 #[derive(Debug, Subcommand)]
 pub enum JobsAction {
+    /// Finds runs: by how they stand, whose they are, and when that changed last
+    #[command(after_help = "Examples:
+  agentkit-worker jobs list
+  agentkit-worker jobs list --state failed --since 2h
+  agentkit-worker jobs list --identifier user_123 --json
+
+The run that changed last comes first. Runs are known from the moment that a worker takes them until nothing is kept of
+them any more.")]
+    List(JobListArguments),
+    /// A run's journal as JSON, to keep or to hand on
+    #[command(after_help = "Examples:
+  agentkit-worker jobs export order-4711-summary > run.json
+  agentkit-worker jobs export order-4711-summary --content > run.json
+
+Prompts, arguments, results and answers are left out unless `--content` asks for them. Exit code 1 where no run of this id
+is known.")]
+    Export(ExportArguments),
+    /// Says what became of an effect that was `unknown` when its run ended
+    #[command(after_help = "Examples:
+  agentkit-worker jobs settle order-4711-summary --call call_7 --as done
+  agentkit-worker jobs settle order-4711-summary --call call_7 --as not_done --by ann
+
+The call is named by the reply (`effects[].call_id`) and by `jobs show --content`. It is journalled, and the caller gets
+`agentkit.job.effect_settled` in its reply queue. The same again changes nothing (exit code 0); something else than was said
+before, or of an effect that is known, is refused (exit code 1).")]
+    Settle(SettleArguments),
     /// What happened in a run, and how it stands
     #[command(after_help = "Examples:
   agentkit-worker jobs show order-4711-summary
@@ -106,7 +138,9 @@ pub struct ShowArguments {
 impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Unavailable(_) | RunError::Queue(_) => Self::Unavailable(error.to_string()),
+            RunError::Unavailable(_) | RunError::Queue(_) | RunError::NotTold(_) => {
+                Self::Unavailable(error.to_string())
+            }
             error => Self::Other(error.into()),
         }
     }
@@ -121,9 +155,40 @@ impl From<JournalError> for CommandError {
     }
 }
 
+/// What became of which effect.
+#[derive(Debug, Args)]
+pub struct SettleArguments {
+    /// Of which run
+    #[command(flatten)]
+    pub run: WhichRun,
+    /// The call, by the model's id of it
+    #[arg(long, value_name = "C")]
+    pub call: String,
+    /// Whether it was carried out
+    #[arg(long = "as", value_name = "done|not_done", value_parser = PossibleValuesParser::new(["done", "not_done"]))]
+    pub settlement: String,
+    /// Who says so [default: USER]
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+}
+
+/// Which run is exported, and how much of it.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Which run
+    #[command(flatten)]
+    pub run: WhichRun,
+    /// With prompts, arguments, results and answers
+    #[arg(long)]
+    pub content: bool,
+}
+
 /// Carries out `jobs`.
 pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<ExitCode, CommandError> {
     match arguments.action {
+        JobsAction::List(arguments) => jobs_list::list(&arguments, &*journal(&context)?, context.clock.now()).await,
+        JobsAction::Export(arguments) => export(&context, &arguments).await,
+        JobsAction::Settle(arguments) => settle(&context, &arguments).await,
         JobsAction::Show(arguments) => show(&context, &arguments).await,
         JobsAction::Cancel(run) => cancel(&context, &run).await,
         JobsAction::Resume(run) => resume(&context, &run).await,
@@ -134,7 +199,9 @@ pub(crate) async fn jobs(context: Context, arguments: JobsArguments) -> Result<E
 
 /// The journals that the workers write.
 pub(super) fn journal(context: &Context) -> Result<Arc<dyn Journal>, CommandError> {
-    Ok(Arc::new(RedisJournal::new(redis(context)?).encrypted(encryption(context)?)))
+    Ok(Arc::new(
+        RedisJournal::with_index_of(redis(context)?, context.config.journal.index_runs).encrypted(encryption(context)?),
+    ))
 }
 
 /// What is kept may be encrypted.
@@ -142,7 +209,7 @@ pub(super) fn encryption(context: &Context) -> Result<Encryption, CommandError> 
     context.config.journal.encryption().map_err(|problem| CommandError::Usage(format!("journal.{problem}")))
 }
 
-fn redis(context: &Context) -> Result<RedisClient, CommandError> {
+pub(super) fn redis(context: &Context) -> Result<RedisClient, CommandError> {
     let named = context.config.redis.problems().into_iter().map(|problem| format!("redis.{problem}"));
     context.demand(named.collect())?;
     RedisClient::new(&context.config.redis).map_err(|error| CommandError::Usage(format!("redis: {error}")))
@@ -164,7 +231,9 @@ fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
     let (redis, encryption) = (redis(context)?, encryption(context)?);
     let audit = Audit::open(&context.config.audit, context.clock.clone(), telemetry::name_of(&context.config.log));
     Ok(Runs {
-        journal: Arc::new(RedisJournal::new(redis.clone()).encrypted(encryption.clone())),
+        journal: Arc::new(
+            RedisJournal::with_index_of(redis.clone(), context.config.journal.index_runs).encrypted(encryption.clone()),
+        ),
         publisher: broker.publisher(),
         parking: Arc::new(RedisParking::new(redis).encrypted(encryption)),
         clock: context.clock.clone(),
@@ -180,6 +249,33 @@ async fn decide(context: &Context, arguments: DecideArguments, ruling: Ruling) -
     let job = run.find(context, &*journal(context)?).await?;
     let said = Said { job, call, reason, ruling };
     decide::decide(context, runs(context, &broker(context).await?)?, said).await
+}
+
+async fn settle(context: &Context, arguments: &SettleArguments) -> Result<ExitCode, CommandError> {
+    let id = arguments.run.find(context, &*journal(context)?).await?;
+    let settlement = if arguments.settlement == "done" { Settlement::Done } else { Settlement::NotDone };
+    let by = arguments.by.as_deref().or_else(|| context.sources.variable("USER")).unwrap_or("an operator").to_owned();
+    let said = SettledEffect { call_id: arguments.call.clone(), settlement, by };
+    let words = format!("{} is {}", plain(&said.call_id), settlement.as_str());
+    match operator(context, &broker(context).await?)?.settle(&id, &said).await? {
+        SettleOutcome::Settled => println!("{words}; the caller is told"),
+        SettleOutcome::Already => println!("{words}, as was said before"),
+        SettleOutcome::Refused(why) => {
+            eprintln!("nothing was settled: {}: {}", plain(&said.call_id), plain(&why.to_string()));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn export(context: &Context, arguments: &ExportArguments) -> Result<ExitCode, CommandError> {
+    let journal = journal(context)?;
+    let id = arguments.run.find(context, &*journal).await?;
+    let lines = journal.read(&id).await?;
+    let exported = export::exported(&lines, arguments.content).map_err(|error| CommandError::Other(error.into()))?;
+    let exported = exported.ok_or(RunError::Unknown(id))?;
+    println!("{exported}");
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn show(context: &Context, arguments: &ShowArguments) -> Result<ExitCode, CommandError> {

@@ -11,7 +11,10 @@ mod doctor_redis;
 mod doctor_transport;
 mod end_of_life;
 pub(crate) mod enqueue;
+pub(crate) mod erase;
+mod export;
 pub(crate) mod jobs;
+mod jobs_list;
 mod letters;
 pub(crate) mod openapi;
 mod output;
@@ -109,6 +112,8 @@ pub enum Command {
     Tools(tools::ToolsArguments),
     /// Checks configuration, broker, Redis, Scalekit and model, and says what to do
     Doctor(doctor::DoctorArguments),
+    /// Removes or seals what is kept of a user, and says what it could not reach
+    Erase(erase::EraseArguments),
     /// Serves the stand-in Scalekit and model, for other people's tests
     Sandbox(sandbox::SandboxArguments),
     /// Prints JSON Schemas of the messages
@@ -236,6 +241,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Tools(arguments) => tools::tools(context, arguments).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,
+        Command::Erase(arguments) => erase::erase(context, arguments).await,
         Command::Schema(arguments) => schema::schema(&arguments),
     }
 }

@@ -101,7 +101,7 @@ impl Screen {
             ReplyEvent::AuthorizationRequired(event) => self.authorization(event),
             ReplyEvent::ApprovalRequired(event) => self.approval(event),
             // Nobody who waits for a job gets one.
-            ReplyEvent::DecisionRefused(_) => {}
+            ReplyEvent::DecisionRefused(_) | ReplyEvent::EffectSettled(_) => {}
             ReplyEvent::Progress(progress) => self.progress(progress),
         }
     }
@@ -125,13 +125,9 @@ impl Screen {
 
     fn account(self, account: &Account) {
         for effect in &account.effects {
-            let state = match effect.state {
-                EffectState::Done => "done",
-                EffectState::Failed => "failed",
-                EffectState::Unknown => "unknown",
-                EffectState::Denied => "denied",
-            };
-            self.note(&format!("effect: {} ({}) {state}", effect.tool, effect.summary));
+            let call = effect.call_id.as_ref().filter(|_| effect.state == EffectState::Unknown);
+            let call = call.map(|call| format!(" (call {call})")).unwrap_or_default();
+            self.note(&format!("effect: {} ({}) {}{call}", effect.tool, effect.summary, effect.state.as_str()));
         }
         for retry in &account.retries {
             self.note(&format!("retried: {} {} time(s), {}", retry.call, retry.count, retry.reason));

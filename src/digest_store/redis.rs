@@ -11,6 +11,7 @@
 //! Times are seconds. Leases are measured by Redis's clock, and the age of marks by the clock that is behind, so a
 //! scheduler's clock that jumps breaks neither.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ::redis::{FromRedisValue, Script, ScriptInvocation, Value, cmd, from_redis_value};
@@ -66,6 +67,22 @@ impl RedisDigestStore {
             ended: Script::new(ENDED),
             may_ask: Script::new(MAY_ASK),
         }
+    }
+
+    /// Forgets what is remembered of a recipient, in all digests; says in how many that was.
+    pub async fn erase(&self, recipient: &str, for_real: bool) -> Result<u64, StoreError> {
+        let (mut scan, mut found) = (self.client.scan("digest:{").await?, BTreeSet::new());
+        while let Some(keys) = scan.next().await? {
+            for key in keys.into_iter().filter(|key| key.ends_with("}:recipients")) {
+                if self.client.query(cmd("HEXISTS").arg(&key).arg(recipient)).await? {
+                    if for_real {
+                        self.client.query::<()>(cmd("HDEL").arg(&key).arg(recipient)).await?;
+                    }
+                    found.insert(key);
+                }
+            }
+        }
+        Ok(found.len() as u64)
     }
 
     fn key(&self, digest: &str, part: &str) -> String {

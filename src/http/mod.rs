@@ -397,7 +397,7 @@ fn proxy(address: &SecretString) -> Result<reqwest::Proxy, HttpError> {
 
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or("(no host)");
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// What an error and its sources say, without reqwest's own first line, which holds the address.

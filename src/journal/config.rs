@@ -6,10 +6,11 @@ use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::index::DEFAULT_MOST_RUNS;
 use crate::encryption::Encryption;
 
-/// Encryption of what is kept: journals, parked runs, magic links, dead letters; see `config/default.toml`.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+/// Encryption and index of what is kept: journals, parked runs, magic links, dead letters; see `config/default.toml`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JournalConfig {
     /// 32 bytes in base64; several, separated by commas, while one is replaced. Empty: nothing is encrypted.
@@ -17,6 +18,15 @@ pub struct JournalConfig {
     pub encryption_key: SecretString,
     /// The same, in a file.
     pub encryption_key_file: Option<PathBuf>,
+    /// Runs of each state that can be listed, of all users and of each.
+    pub index_runs: u64,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        let (encryption_key, encryption_key_file) = (SecretString::default(), None);
+        Self { encryption_key, encryption_key_file, index_runs: DEFAULT_MOST_RUNS }
+    }
 }
 
 impl JournalConfig {

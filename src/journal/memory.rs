@@ -1,5 +1,6 @@
 //! Journals in this process's memory, for the embedded mode: gone with the process.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,11 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use super::index::{FoundRun, Indexed, RunCursor, RunPage, RunQuery};
 use super::{
     Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION,
 };
 use crate::clock::{SharedClock, after};
 use crate::job::JobId;
+use crate::standing::RunRow;
 
 /// The journals of one process.
 ///
@@ -22,8 +25,8 @@ pub struct MemoryJournal {
     clock: SharedClock,
     most_runs: usize,
     runs: Mutex<HashMap<JobId, Run>>,
-    /// What remains of runs whose time is over, and until when.
-    remains: Mutex<HashMap<JobId, (Vec<String>, Timestamp)>>,
+    /// What remains of runs whose time is over.
+    remains: Mutex<HashMap<JobId, Kept>>,
     /// Notes of jobs whose runs have not begun, and until when they are kept; as many as runs.
     notes: Mutex<HashMap<JobId, (String, Timestamp)>>,
 }
@@ -36,6 +39,14 @@ struct Run {
     keep_until: Timestamp,
     stolen_at: Option<Timestamp>,
     entries: Vec<String>,
+    row: Option<RunRow>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entries: Vec<String>,
+    row: Option<RunRow>,
+    until: Timestamp,
 }
 
 impl MemoryJournal {
@@ -57,23 +68,35 @@ impl MemoryJournal {
         if let Some(run) = run.filter(|run| !run.entries.is_empty()) {
             return run.entries.clone();
         }
-        let remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = remains.get(job).filter(|(_, until)| *until > now);
-        kept.map(|(entries, _)| entries.clone()).unwrap_or_default()
+        let remains = self.remains();
+        let kept = remains.get(job).filter(|kept| kept.until > now);
+        kept.map(|kept| kept.entries.clone()).unwrap_or_default()
     }
 
-    fn keep_remains(&self, job: &JobId, kept: Remains<'_>, now: Timestamp) {
-        let mut remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
+    fn remains(&self) -> MutexGuard<'_, HashMap<JobId, Kept>> {
+        self.remains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_remains(&self, job: &JobId, kept: Remains<'_>, row: Option<RunRow>, now: Timestamp) {
+        let mut remains = self.remains();
         if remains.len() >= self.most_runs && !remains.contains_key(job) {
-            remains.retain(|_, (_, until)| *until > now);
+            remains.retain(|_, kept| kept.until > now);
         }
         if remains.len() >= self.most_runs
             && !remains.contains_key(job)
-            && let Some(first) = remains.iter().min_by_key(|(_, (_, until))| *until).map(|(job, _)| job.clone())
+            && let Some(first) = remains.iter().min_by_key(|(_, kept)| kept.until).map(|(job, _)| job.clone())
         {
             remains.remove(&first);
         }
-        remains.insert(job.clone(), (kept.entries.to_vec(), after(now, kept.retain)));
+        remains.insert(job.clone(), Kept { entries: kept.entries.to_vec(), row, until: after(now, kept.retain) });
+    }
+
+    /// The row of `run`, or of what remains of it where it is gone.
+    fn row(&self, job: &JobId, run: Option<&Run>, now: Timestamp) -> Option<RunRow> {
+        if let Some(run) = run.filter(|run| run.keep_until > now) {
+            return run.row.clone();
+        }
+        self.remains().get(job).filter(|kept| kept.until > now).and_then(|kept| kept.row.clone())
     }
 
     fn make_room(&self, runs: &mut HashMap<JobId, Run>, now: Timestamp) -> Result<(), JournalError> {
@@ -120,6 +143,7 @@ impl Journal for MemoryJournal {
             keep_until: now,
             stolen_at: None,
             entries: Vec::new(),
+            row: None,
         });
         run.token = token;
         run.stolen_at = (mode == ClaimMode::Steal).then_some(now);
@@ -146,8 +170,11 @@ impl Journal for MemoryJournal {
         }
         run.lease_until = after(now, append.lease);
         run.keep_until = after(now, append.retain.max(append.lease));
+        if let Some(indexed) = append.index {
+            run.row = Some(row(job, &indexed));
+        }
         if let Some(remains) = append.remains {
-            self.keep_remains(job, remains, now);
+            self.keep_remains(job, remains, run.row.clone(), now);
         }
         Ok(())
     }
@@ -211,6 +238,26 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
+    async fn find(&self, job: &JobId) -> Result<Option<FoundRun>, JournalError> {
+        let now = self.clock.now();
+        let runs = self.runs();
+        Ok(self.row(job, runs.get(job), now).map(FoundRun::Certain))
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage, JournalError> {
+        let now = self.clock.now();
+        let runs = self.runs();
+        let over: Vec<JobId> = self.remains().keys().filter(|job| !runs.contains_key(job)).cloned().collect();
+        let all = runs.keys().chain(&over).filter_map(|job| self.row(job, runs.get(job), now));
+        let behind = |row: &RunRow| query.cursor.as_ref().is_none_or(|cursor| RunCursor::of(row) < *cursor);
+        let mut rows: Vec<RunRow> = all.filter(|row| query.wants(row) && behind(row)).collect();
+        rows.sort_by_cached_key(|row| Reverse(RunCursor::of(row)));
+        let more = rows.len() > query.rows();
+        rows.truncate(query.rows());
+        let next = rows.last().filter(|_| more).map(RunCursor::of);
+        Ok(RunPage { runs: rows.into_iter().map(FoundRun::Certain).collect(), next })
+    }
+
     async fn now(&self) -> Result<Timestamp, JournalError> {
         Ok(self.clock.now())
     }
@@ -228,6 +275,12 @@ impl Run {
         self.lease_until = after(now, lease);
         self.keep_until = self.keep_until.max(after(now, lease.saturating_add(IDLE_RETENTION)));
     }
+}
+
+/// To the millisecond, as every store has it.
+fn row(job: &JobId, indexed: &Indexed<'_>) -> RunRow {
+    let at = Timestamp::from_millisecond(indexed.since.as_millisecond()).unwrap_or(indexed.since);
+    RunRow { id: job.clone(), identifier: indexed.identifier.clone(), state: indexed.state, at }
 }
 
 fn owned<'a>(
@@ -265,7 +318,8 @@ mod tests {
             panic!("{name} is held");
         };
         let entries = [name.to_owned()];
-        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain, remains: None };
+        let append =
+            Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain, remains: None, index: None };
         journal.append(&job(name), append).await.unwrap();
     }
 

@@ -5,8 +5,11 @@
 
 mod config;
 mod encrypted;
+pub mod index;
 pub mod memory;
 pub mod redis;
+pub mod redis_erase;
+mod redis_index;
 mod scripts;
 
 use std::collections::HashMap;
@@ -16,6 +19,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use self::config::JournalConfig;
+use self::index::{FoundRun, Indexed, RunPage, RunQuery};
 use crate::encryption::DecryptError;
 use crate::job::JobId;
 
@@ -74,6 +78,8 @@ pub struct Append<'a> {
     pub retain: Duration,
     /// Kept before the entries are appended, instead of what was kept before.
     pub remains: Option<Remains<'a>>,
+    /// How the run stands then, where lists shall find it.
+    pub index: Option<Indexed<'a>>,
 }
 
 /// What claims and reads find of a run, as its entries, when its journal is gone. Nothing can be appended to it.
@@ -142,9 +148,20 @@ pub trait Journal: Send + Sync {
     async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError>;
     /// Forgets this very note, unless it is kept for longer than `retain` from now on.
     async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError>;
+    /// How a run stands, also where it was only announced; `None` where nothing is known of it.
+    async fn find(&self, job: &JobId) -> Result<Option<FoundRun>, JournalError>;
+    /// The runs that are asked for, each as its journal tells it. A page may be shorter than what was asked for, and another
+    /// one follow. What was not appended to since the index began is not in it.
+    async fn list(&self, query: &RunQuery) -> Result<RunPage, JournalError>;
     /// The store's own time, by which leases end; the same for all workers.
     async fn now(&self) -> Result<Timestamp, JournalError>;
     /// The runs that were stolen in the last half minute and under which token, so that their former owners need
     /// not wait for an append or renewal to learn it. Best effort: one may be missing, and one more may be there.
     async fn stolen(&self) -> Result<HashMap<JobId, FencingToken>, JournalError>;
+}
+
+/// Redis refuses an expiry that overflows its clock, so a century is for ever.
+fn milliseconds(duration: Duration) -> u64 {
+    const CENTURY: Duration = Duration::from_hours(24 * 365 * 100);
+    u64::try_from(duration.min(CENTURY).as_millis()).expect("a century in milliseconds fits")
 }

@@ -18,6 +18,7 @@
 //! before `appendfsync everysec` writes, and by a fail-over to a replica that lags; killing Redis alone loses none.
 //! `redis.durability` has the ones that matter most waited for.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -27,9 +28,15 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::encrypted::{Contents, Kind};
-use super::scripts::{ANNOUNCE, APPEND, BEGUN, CLAIM, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW};
+use super::index::{DEFAULT_MOST_RUNS, FoundRun, Head, Indexed, RunPage, RunQuery};
+use super::redis_erase::DELETE;
+use super::redis_index::RedisIndex;
+use super::scripts::{
+    ANNOUNCE, APPEND, BEGUN, CLAIM, INDEX, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW,
+};
 use super::{
-    Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains, STOLEN_RETENTION,
+    Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains,
+    STOLEN_RETENTION, milliseconds,
 };
 use crate::encryption::Encryption;
 use crate::job::JobId;
@@ -45,13 +52,15 @@ const READS: u32 = 5;
 /// The journals of all workers that share a Redis and a key prefix.
 #[derive(Debug)]
 pub struct RedisJournal {
-    client: RedisClient,
-    contents: Contents,
+    pub(super) client: RedisClient,
+    pub(super) index: RedisIndex,
+    pub(super) delete: Script,
+    pub(super) contents: Contents,
     read: Script,
     claim: Change,
     append: Change,
     renew: Change,
-    keep: Change,
+    pub(super) keep: Change,
     note_stolen: Script,
     announce: Script,
     withdraw: Script,
@@ -59,7 +68,7 @@ pub struct RedisJournal {
 
 /// A script that changes a run.
 #[derive(Debug)]
-struct Change {
+pub(super) struct Change {
     ordinary: Script,
     when_full: Script,
 }
@@ -79,14 +88,21 @@ impl Change {
 type Page = (Option<String>, Option<String>, u64, u64, Vec<Vec<u8>>);
 
 impl RedisJournal {
-    /// Journals kept through `client`.
+    /// Journals kept through `client`, with an index of the usual size.
     pub fn new(client: RedisClient) -> Self {
+        Self::with_index_of(client, DEFAULT_MOST_RUNS)
+    }
+
+    /// The same with an index of up to `most_runs` runs of each state, of all users and of each.
+    pub fn with_index_of(client: RedisClient, most_runs: u64) -> Self {
         Self {
+            index: RedisIndex::new(client.clone(), most_runs),
             client,
+            delete: Script::new(DELETE),
             contents: Contents::default(),
             read: Script::new(&[PAGE, READ].concat()),
             claim: Change::new(&[PAGE, CLAIM].concat()),
-            append: Change::new(APPEND),
+            append: Change::new(&[INDEX, APPEND].concat()),
             renew: Change::new(RENEW),
             keep: Change::of_any_run(KEEP),
             note_stolen: Script::new(NOTE_STOLEN),
@@ -100,12 +116,12 @@ impl RedisJournal {
         Self { contents: Contents(encryption), ..self }
     }
 
-    fn key(&self, job: &JobId) -> String {
+    pub(super) fn key(&self, job: &JobId) -> String {
         self.client.tagged_key("run", job.key())
     }
 
     /// Of what remains of the run.
-    fn sealed_key(&self, job: &JobId) -> String {
+    pub(super) fn sealed_key(&self, job: &JobId) -> String {
         self.client.tagged_key("sealed", job.key())
     }
 
@@ -120,7 +136,7 @@ impl RedisJournal {
         self.client.run(&invocation).await
     }
 
-    async fn change<T: FromRedisValue>(
+    pub(super) async fn change<T: FromRedisValue>(
         &self,
         key: &str,
         change: &Change,
@@ -130,6 +146,39 @@ impl RedisJournal {
             Err(full) if full.is_full() => self.run(key, &change.when_full, &arguments).await.map_err(|_| full),
             result => result,
         }
+    }
+
+    /// The word that an append is answered with; the index is told `news`, where there are any, in the same step.
+    async fn appended(
+        &self,
+        job: &JobId,
+        append: &Append<'_>,
+        entries: &[Cow<'_, [u8]>],
+        head: &str,
+        news: Option<&Indexed<'_>>,
+    ) -> Result<String, Unavailable> {
+        let sets = news.map(|news| self.index.sets(news)).unwrap_or_default();
+        let key = self.key(job);
+        let change = self.change::<String>(&key, &self.append, |script| {
+            for set in &sets {
+                script.key(set);
+            }
+            script.arg(append.token.0).arg(milliseconds(append.lease));
+            script.arg(milliseconds(append.retain.max(append.lease))).arg(append.sequence).arg(head);
+            match news {
+                Some(news) => {
+                    script.arg(news.since.as_millisecond()).arg(milliseconds(news.keep));
+                    script.arg(self.index.most_runs()).arg(job.key());
+                }
+                None => {
+                    script.arg(&["", "", "", ""]);
+                }
+            }
+            for entry in entries {
+                script.arg(&**entry);
+            }
+        });
+        change.await
     }
 
     fn stolen_key(&self) -> String {
@@ -238,27 +287,32 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, job: &JobId, append: Append<'_>) -> Result<(), JournalError> {
+        let length = append.sequence.saturating_add(append.entries.len() as u64);
+        let head = append.index.as_ref().map(|indexed| Head::print(length, indexed)).unwrap_or_default();
         // Before the end that they are of: nobody looks at them while the run has entries.
         if let Some(Remains { entries, retain }) = append.remains {
             let entries = self.contents.encrypt(job, Kind::Remains, 0, entries);
             let keep = |script: &mut ScriptInvocation<'_>| {
-                script.arg(milliseconds(retain));
+                script.arg(milliseconds(retain)).arg(&head);
                 for entry in &entries {
                     script.arg(&**entry);
                 }
             };
             self.change::<String>(&self.sealed_key(job), &self.keep, keep).await?;
         }
-        let key = self.key(job);
         let entries = self.contents.encrypt(job, Kind::Entry, append.sequence, append.entries);
-        let change = self.change::<String>(&key, &self.append, |script| {
-            script.arg(append.token.0).arg(milliseconds(append.lease));
-            script.arg(milliseconds(append.retain.max(append.lease))).arg(append.sequence);
-            for entry in &entries {
-                script.arg(&**entry);
+        let news = append.index.filter(Indexed::is_news);
+        if self.index.is_together() {
+            match self.appended(job, &append, &entries, &head, news.as_ref()).await {
+                Err(refused) if refused.is_cross_slot() => self.index.split(),
+                word => return verdict(&word?),
             }
-        });
-        verdict(&change.await?)
+        }
+        verdict(&self.appended(job, &append, &entries, &head, None).await?)?;
+        if let Some(news) = news {
+            self.index.tell(job, &news).await;
+        }
+        Ok(())
     }
 
     async fn renew(&self, job: &JobId, token: FencingToken, lease: Duration) -> Result<(), JournalError> {
@@ -334,6 +388,14 @@ impl Journal for RedisJournal {
         Ok(self.run::<()>(&self.key(job), &self.withdraw, &arguments).await?)
     }
 
+    async fn find(&self, job: &JobId) -> Result<Option<FoundRun>, JournalError> {
+        Ok(self.index.find(job).await?)
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage, JournalError> {
+        Ok(self.index.list(query).await?)
+    }
+
     async fn now(&self) -> Result<Timestamp, JournalError> {
         Ok(self.client.time().await?)
     }
@@ -366,10 +428,4 @@ impl From<Unavailable> for JournalError {
     fn from(error: Unavailable) -> Self {
         Self::Unavailable(error.0)
     }
-}
-
-/// Redis refuses an expiry that overflows its clock, so a century is for ever.
-fn milliseconds(duration: Duration) -> u64 {
-    const CENTURY: Duration = Duration::from_hours(24 * 365 * 100);
-    u64::try_from(duration.min(CENTURY).as_millis()).expect("a century in milliseconds fits")
 }

@@ -1,4 +1,4 @@
-//! The scripts of the journal in Redis; each is one atomic step on one key.
+//! The scripts of the journal in Redis; each is one atomic step on one run, and where the server takes that, on the index.
 
 /// Begins the scripts that are run although Redis is full.
 pub(super) const WHEN_FULL: &str = "#!lua flags=allow-oom\n";
@@ -50,39 +50,70 @@ end
 return {1, taken, page(0, 0, tonumber(ARGV[5]))}
 ";
 
-/// Arguments: epoch, lease and retention in milliseconds, sequence, entries.
+/// Notes a run in a set of the index, and in another one no more; sets are trimmed now and then.
+pub(super) const INDEX: &str = r"
+local function note(into, from, at, keep, most, run)
+    if from then redis.call('ZREM', from, run) end
+    redis.call('ZADD', into, at, run)
+    redis.call('PEXPIRE', into, keep)
+    if at % 16 ~= 0 then return end
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    redis.call('ZREMRANGEBYSCORE', into, '-inf', string.format('%.0f', math.min(at, now) - keep))
+    redis.call('ZREMRANGEBYRANK', into, 0, string.format('%.0f', -most - 1))
+end
+";
+
+/// Key: the set that the run goes into. Arguments: when it changed, how long it is kept, both in milliseconds, how many are,
+/// the run.
+pub(super) const INDEX_ALONE: &str = r"
+note(KEYS[1], nil, tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4])
+";
+
+/// Keys: the run; where the index is to be told, the sets of all and of its user that it goes into, and those that it
+/// leaves. Arguments: epoch, lease and retention in milliseconds, sequence, what the run's head says from then on,
+/// when that changed, how long it is kept, how many are, the run, entries.
 pub(super) const APPEND: &str = r"
 local epoch, length = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'length'))
 epoch, length = tonumber(epoch) or 0, tonumber(length) or 0
-local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), #ARGV - 4
+local mine, sequence, count = tonumber(ARGV[1]), tonumber(ARGV[4]), #ARGV - 9
 if epoch > mine then return 'taken' end
 if epoch < mine or sequence > length then return 'lost' end
 if sequence < length and sequence + count ~= length then return 'taken' end
 if sequence < length then
     for index = 1, count do
-        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[4 + index] then return 'taken' end
+        if redis.call('HGET', KEYS[1], sequence + index - 1) ~= ARGV[9 + index] then return 'taken' end
     end
 else
     for index = 1, count do
-        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[4 + index])
+        redis.call('HSET', KEYS[1], sequence + index - 1, ARGV[9 + index])
     end
     redis.call('HSET', KEYS[1], 'length', string.format('%.0f', sequence + count))
     if sequence == 0 then redis.call('HDEL', KEYS[1], 'announced') end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'lease', string.format('%.0f', now + ARGV[2]))
+local lease = string.format('%.0f', now + ARGV[2])
+if ARGV[5] == '' then
+    redis.call('HSET', KEYS[1], 'lease', lease)
+else
+    redis.call('HSET', KEYS[1], 'lease', lease, 'row', ARGV[5])
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+for scope = 2, math.min(#KEYS, 3) do
+    note(KEYS[scope], KEYS[scope + 2], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9])
+end
 return 'done'
 ";
 
-/// Arguments: retention in milliseconds, what remains.
+/// Arguments: retention in milliseconds, what the run's head says, what remains.
 pub(super) const KEEP: &str = r"
 redis.call('DEL', KEYS[1])
-for index = 2, #ARGV do
-    redis.call('HSET', KEYS[1], index - 2, ARGV[index])
+for index = 3, #ARGV do
+    redis.call('HSET', KEYS[1], index - 3, ARGV[index])
 end
-redis.call('HSET', KEYS[1], 'length', string.format('%.0f', #ARGV - 1))
+redis.call('HSET', KEYS[1], 'length', string.format('%.0f', #ARGV - 2))
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'row', ARGV[2]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 'done'
 ";

@@ -2,7 +2,7 @@
 //! wait) that counts them all. They lie in different slots of a cluster, so they are changed one after the other; a count is no
 //! truth to rely on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use ::redis::{Script, cmd};
@@ -64,6 +64,28 @@ impl RedisParking {
         let run = self.encryption.decrypt(|| place(identifier, job), run);
         let run = run.inspect_err(|error| warn!(job.id = job, %error, "a parked run wakes by the clock alone")).ok()?;
         serde_json::from_slice(&run).ok()
+    }
+
+    /// Forgets the runs that wait for a user, but for `left`; says how many there were.
+    pub async fn erase(
+        &self,
+        identifier: &Identifier,
+        left: &BTreeSet<JobId>,
+        for_real: bool,
+    ) -> Result<u64, ParkingError> {
+        let key = self.of_user(identifier);
+        let names: Vec<String> = self.client.query(cmd("HKEYS").arg(&key)).await?;
+        let mut found = 0;
+        for name in names {
+            let Some(job) = JobId::from_key(&name).filter(|job| !left.contains(job)) else { continue };
+            found += 1;
+            if for_real {
+                for waits_for in WaitsFor::ALL {
+                    self.unpark(identifier, &job, waits_for).await?;
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn of_user(&self, identifier: &Identifier) -> String {

@@ -164,6 +164,20 @@ impl RedisConnection {
         }
     }
 
+    /// What the server of this address answers; there is only one, but in a cluster.
+    pub(super) async fn ask(&mut self, server: &str, question: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Single(connection) => question.query_async(connection).await,
+            Self::Cluster(connection) => {
+                let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
+                let port =
+                    port.parse().map_err(|_| RedisError::from((ErrorKind::InvalidClientConfig, "no address")))?;
+                let address = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
+                connection.route_command(question.clone(), RoutingInfo::SingleNode(address)).await
+            }
+        }
+    }
+
     /// What the server answers, under no name, or every master of a cluster that is connected, under its address.
     pub(super) async fn ask_all(&mut self, question: &Cmd) -> RedisResult<BTreeMap<String, Vec<u8>>> {
         match self {

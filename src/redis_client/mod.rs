@@ -18,6 +18,7 @@ mod durability;
 mod facts;
 mod fullness;
 mod health;
+mod scan;
 mod sentinel;
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 pub use config::Config;
 pub use durability::Durability;
 pub use facts::ServerFacts;
+pub(crate) use scan::KeyScan;
 
 use crate::key::Key;
 use crate::transport;
@@ -57,6 +59,11 @@ impl Unavailable {
     /// Whether Redis has no room for it.
     pub(crate) fn is_full(&self) -> bool {
         self.0.contains(FULL)
+    }
+
+    /// Whether the server takes no script over keys of several slots.
+    pub(crate) fn is_cross_slot(&self) -> bool {
+        self.0.contains("hash to the same slot")
     }
 }
 
@@ -151,6 +158,11 @@ impl RedisClient {
         self.0.fullness.is_full()
     }
 
+    /// Whether keys of different slots cannot be changed together.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.0.target.is_cluster()
+    }
+
     /// What is asked of it before a call that changes something leaves.
     pub fn durability(&self) -> Durability {
         self.0.durable.durability
@@ -235,6 +247,15 @@ impl RedisClient {
         from_redis_value(written).map_err(|_| Unavailable("an answer of another type".to_owned()))
     }
 
+    /// Asks the server that [`ServerFacts::server`] names.
+    async fn ask<T: FromRedisValue>(&self, server: &str, question: &Cmd) -> Result<T, Unavailable> {
+        self.call(
+            true,
+            |mut link| async move { from_redis_value(link.ask(server, question).await?).map_err(Into::into) },
+        )
+        .await
+    }
+
     async fn ask_all(&self, question: &Cmd) -> Result<BTreeMap<String, Vec<u8>>, Unavailable> {
         self.call(true, |mut link| async move { link.ask_all(question).await }).await
     }
@@ -282,7 +303,7 @@ impl RedisClient {
                 Err(failure)
             }
             Err(Failure::Unreachable(error) | Failure::Dropped(error)) => {
-                let failure = self.describe(&error);
+                let failure = self.named(self.describe(&error));
                 self.0.breaker.failed(began, &failure);
                 Err(failure)
             }
@@ -293,6 +314,16 @@ impl RedisClient {
         match transport::failure(error, "redis.tls") {
             Some(words) => Unavailable(format!("{}: {words}", self.0.peers)),
             None => self.0.target.describe(error),
+        }
+    }
+
+    /// With where it is, unless the words say so.
+    fn named(&self, failure: Unavailable) -> Unavailable {
+        let peers = &self.0.peers;
+        if peers.split(", ").any(|peer| failure.0.contains(peer)) {
+            failure
+        } else {
+            Unavailable(format!("{peers}: {failure}"))
         }
     }
 

@@ -103,6 +103,7 @@ impl Reply {
             ReplyEvent::Failed(failed) => Some(&mut failed.account.metadata),
             ReplyEvent::AuthorizationRequired(event) => Some(&mut event.metadata),
             ReplyEvent::ApprovalRequired(event) => Some(&mut event.metadata),
+            ReplyEvent::EffectSettled(event) => Some(&mut event.metadata),
             ReplyEvent::DecisionRefused(_) | ReplyEvent::Progress(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 
 mod approval;
 mod cut;
+mod effect;
 mod error;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::approval::{ApprovalEntry, ApprovalOutcome, ApprovalRequired, DecisionRefused};
+pub use self::effect::{EffectEntry, EffectSettled, EffectState, Settlement};
 pub use self::error::{ErrorCode, ErrorDetail};
 use crate::job::JobId;
 
@@ -61,6 +63,9 @@ pub enum ReplyEvent {
     /// A decision changed nothing. Goes to the decision's own `reply_to`; not terminal, and no event of the run.
     #[serde(rename = "agentkit.decision.refused")]
     DecisionRefused(DecisionRefused),
+    /// A person said what became of an effect that was unknown, after the terminal reply. Nothing else changes.
+    #[serde(rename = "agentkit.job.effect_settled")]
+    EffectSettled(Box<EffectSettled>),
     /// How far the run has come; best effort, only where the job asked for it.
     #[serde(rename = "agentkit.job.progress")]
     Progress(Progress),
@@ -75,7 +80,17 @@ impl ReplyEvent {
             Self::AuthorizationRequired(_) => "agentkit.job.authorization_required",
             Self::ApprovalRequired(_) => "agentkit.job.approval_required",
             Self::DecisionRefused(_) => "agentkit.decision.refused",
+            Self::EffectSettled(_) => "agentkit.job.effect_settled",
             Self::Progress(_) => "agentkit.job.progress",
+        }
+    }
+
+    /// What the run did, where it has ended with an answer or without.
+    pub fn account(&self) -> Option<&Account> {
+        match self {
+            Self::Completed(completed) => Some(&completed.account),
+            Self::Failed(failed) => Some(&failed.account),
+            _ => None,
         }
     }
 
@@ -84,7 +99,7 @@ impl ReplyEvent {
         match self {
             Self::Completed(_) | Self::Failed(_) => true,
             Self::AuthorizationRequired(event) => event.is_final,
-            Self::ApprovalRequired(_) | Self::DecisionRefused(_) | Self::Progress(_) => false,
+            Self::ApprovalRequired(_) | Self::DecisionRefused(_) | Self::EffectSettled(_) | Self::Progress(_) => false,
         }
     }
 }
@@ -159,36 +174,6 @@ pub struct Account {
     /// The job's own metadata.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub metadata: Value,
-}
-
-/// A side effect and what is known of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct EffectEntry {
-    /// The tool's name, such as `gmail_send_email`.
-    pub tool: String,
-    /// The connection it ran through.
-    pub connection: String,
-    /// Done, failed, unknown or denied.
-    pub state: EffectState,
-    /// Scalekit's id of the execution.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub execution_id: Option<String>,
-    /// The arguments' main points, for a person.
-    pub summary: String,
-}
-
-/// What is known of a side effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EffectState {
-    /// The tool answered that it ran.
-    Done,
-    /// It was not done.
-    Failed,
-    /// It may have been done: the call left, and no answer came.
-    Unknown,
-    /// It was not done, as nobody allowed it.
-    Denied,
 }
 
 /// Tokens of all model calls of a run.

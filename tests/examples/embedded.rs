@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
             }
             // A person decides: `worker.decide(…)`.
             ReplyEvent::ApprovalRequired(event) => println!("{} call(s) wait for approval", event.approvals.len()),
-            ReplyEvent::DecisionRefused(_) | ReplyEvent::Progress(_) => {}
+            ReplyEvent::DecisionRefused(_) | ReplyEvent::EffectSettled(_) | ReplyEvent::Progress(_) => {}
         }
         if last {
             break;

@@ -132,13 +132,11 @@ impl LastPlace {
 
 /// Why no address of a round served. Only where all refuse it helps nobody to try again.
 pub(super) fn none_served(addresses: &[Address], mut failures: Vec<(usize, QueueError)>) -> QueueError {
-    if failures.len() == 1 {
-        return failures.remove(0).1;
-    }
     failures.sort_by_key(|(place, _)| *place);
     let all_refuse = failures.iter().all(|(_, error)| matches!(error, QueueError::Refused(_)));
     let words = |error: &QueueError| match error {
         QueueError::Refused(words) | QueueError::Unavailable(words) => words.clone(),
+        QueueError::TimedOut(after) => format!("no answer within {after:?}"),
         error => error.to_string(),
     };
     let each = failures.iter().map(|(place, error)| {
@@ -241,8 +239,10 @@ mod tests {
         assert!(matches!(&error, QueueError::Refused(words) if words == "a:5672: no; b:5672: no"), "{error}");
         let error = none_served(&addresses, vec![away(1), refused(0)]);
         assert!(matches!(&error, QueueError::Unavailable(words) if words == "a:5672: no; b:5672: away"), "{error}");
-        assert!(
-            matches!(none_served(&addresses[..1], vec![away(0)]), QueueError::Unavailable(words) if words == "away")
-        );
+        let silent = (0, QueueError::TimedOut(std::time::Duration::from_secs(5)));
+        for (one, words) in [(away(0), "a:5672: away"), (silent, "a:5672: no answer within 5s")] {
+            let error = none_served(&addresses[..1], vec![one]);
+            assert!(matches!(&error, QueueError::Unavailable(said) if said == words), "{error}");
+        }
     }
 }

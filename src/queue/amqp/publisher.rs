@@ -104,6 +104,11 @@ impl AmqpPublisher {
         queue.look(&channel, timeout).await
     }
 
+    /// How many consume a queue; `None` where it does not exist.
+    pub(crate) async fn consumers_of(&self, queue: String) -> Result<Option<u32>, QueueError> {
+        Ok(self.look_at(&QueueDefinition::new(queue)).await?.map(|found| found.consumer_count()))
+    }
+
     /// Publishes to a queue that is nobody's business but the caller's.
     pub(super) async fn publish_to(&self, queue: &str, message: Message) -> Result<(), QueueError> {
         let (size, limit) = (message.body.len(), self.config.max_message_bytes);

@@ -14,7 +14,9 @@ use crate::encryption::DecryptError;
 use crate::job::{Job, JobId};
 use crate::journal::{Claim, ClaimMode, Journal, JournalError};
 use crate::parking::{Parking, WaitsFor};
-use crate::queue::{Destination, Message, Publisher, QueueError};
+use crate::queue::{Destination, Message, Published, Publisher, QueueError};
+use crate::reply::Reply;
+use crate::worker::message::reply_message::reply_message;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::resources::parked_index::message;
@@ -74,6 +76,9 @@ pub enum RunError {
     /// The broker did not confirm the wake-up. What was journalled stays; the run's own wake-up still comes.
     #[error("the wake-up was not confirmed: {0}")]
     Queue(#[from] QueueError),
+    /// The broker did not confirm what the caller is to be told.
+    #[error("it is journalled, and the caller could not be told: {0}; the same again tells it")]
+    NotTold(QueueError),
 }
 
 impl From<JournalError> for RunError {
@@ -147,6 +152,18 @@ impl Runs {
         let mut message = wake_up.stamp(&message);
         self.header_key.sign(&mut message);
         self.publisher.publish(&Destination::Urgent, message).await.map(drop)
+    }
+
+    /// Publishes what the caller of an ended run is still to be told, for its reply queue.
+    pub(super) async fn tell(&self, run: &Run, reply: &Reply) -> Result<(), QueueError> {
+        let job = run.job();
+        let mut message = reply_message(reply, &Message::default(), job);
+        self.header_key.sign(&mut message);
+        let published = self.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await?;
+        if published == Published::FellBack {
+            warn!("the reply queue does not exist; the caller is told in the common reply queue");
+        }
+        Ok(())
     }
 
     async fn parked_message(&self, run: &Run) -> Option<Message> {

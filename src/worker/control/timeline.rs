@@ -170,6 +170,7 @@ pub(crate) fn outcome(reply: &Reply) -> String {
         ReplyEvent::AuthorizationRequired(_) => "authorization_required".to_owned(),
         ReplyEvent::ApprovalRequired(_) => "approval_required".to_owned(),
         ReplyEvent::DecisionRefused(_) => "decision_refused".to_owned(),
+        ReplyEvent::EffectSettled(_) => "effect_settled".to_owned(),
         ReplyEvent::Progress(_) => "in progress".to_owned(),
     }
 }
@@ -234,6 +235,8 @@ impl Row {
                 }
                 outcome(reply)
             }
+            Event::EffectSettled(said) => format!("{}: {} by {}", said.call_id, said.settlement.as_str(), said.by),
+            Event::SettlementDelivered { call_id } => call_id.clone(),
             Event::AccountsReady | Event::ModelAsked | Event::JournalLost | Event::Delivered | Event::Reopened => {
                 String::new()
             }

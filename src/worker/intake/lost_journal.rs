@@ -119,7 +119,7 @@ impl Intake {
         if entries.is_empty() {
             let line = serde_json::to_string(&Mark { began }).expect("a time prints");
             let entries = &[line];
-            let append = Append { token, sequence: 0, entries, lease, retain: MARK_KEPT, remains: None };
+            let append = Append { token, sequence: 0, entries, lease, retain: MARK_KEPT, remains: None, index: None };
             self.journal.append(mark, append).await?;
         }
         self.journal.renew(mark, token, Duration::ZERO).await

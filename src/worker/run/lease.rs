@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::interruption::Interruption;
 use super::revocation::Revocations;
 use crate::job::JobId;
+use crate::journal::index::Indexed;
 use crate::journal::{Append, Claim, ClaimMode, FencingToken, Journal, JournalError, Remains};
 
 /// A worker's lease of a run.
@@ -77,9 +78,10 @@ impl Lease {
         lines: &[String],
         retain: Duration,
         remains: Option<Remains<'_>>,
+        index: Option<Indexed<'_>>,
     ) -> Result<(), JournalError> {
         let lease = if self.over.borrow().is_some() { Duration::ZERO } else { self.length };
-        let append = Append { token: self.token, sequence, entries: lines, lease, retain, remains };
+        let append = Append { token: self.token, sequence, entries: lines, lease, retain, remains, index };
         let asked = Instant::now();
         self.journal.append(&self.id, append).await?;
         self.confirm(asked);
@@ -238,12 +240,12 @@ mod tests {
     async fn the_last_append_gives_the_run_free() {
         let claimants = Claimants::new();
         let lease = claimants.claim("one").await;
-        lease.append(0, &["{}".to_owned()], LEASE, None).await.unwrap();
+        lease.append(0, &["{}".to_owned()], LEASE, None, None).await.unwrap();
         let id = JobId::new("a").unwrap();
         let taken = claimants.journal.claim(&id, "two", LEASE, ClaimMode::IfFree).await.unwrap();
         assert!(matches!(taken, Claim::Held { .. }), "{taken:?}");
         lease.let_go();
-        lease.append(1, &["{}".to_owned()], LEASE, None).await.unwrap();
+        lease.append(1, &["{}".to_owned()], LEASE, None, None).await.unwrap();
         claimants.claim("two").await;
     }
 

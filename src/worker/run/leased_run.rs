@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tracing::{debug, warn};
 
 use super::audited::{audited, unwritten};
@@ -11,12 +10,15 @@ use super::lease::Lease;
 use crate::agent::conclusion;
 use crate::agent::event::{Entry, Event, Started};
 use crate::agent::run::Run;
+use crate::agent::standing::StandingSince;
 use crate::agent::turn::Conclusion;
 use crate::audit::{Audit, AuditRecord, Unwritten};
 use crate::clock::SharedClock;
+use crate::journal::index::Indexed;
 use crate::journal::{JournalError, Remains};
 use crate::reply::Reply;
 use crate::retry::{Policy, RetryDecision, retry};
+use crate::standing::RunState;
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
 
@@ -38,13 +40,34 @@ pub(crate) struct LeasedRun {
     audit: Audit,
     /// What of the noted entries goes into the audit record.
     unrecorded: Vec<AuditRecord>,
+    /// As what lists have the run.
+    listed: Listed,
+}
+
+/// What is kept of a run.
+enum Kept {
+    /// All of it, for as long as a wait can last.
+    Unfinished,
+    /// All of it for a while, and these lines for longer.
+    Remains(Vec<String>),
+    /// All of it for that longer time.
+    Whole,
+}
+
+/// As what lists have a run.
+#[derive(Debug, Clone, Copy)]
+enum Listed {
+    /// Whoever had it before may have died before they were told.
+    Perhaps(RunState),
+    /// We have told them.
+    As(RunState),
 }
 
 impl LeasedRun {
     /// A run as it stands in the journal.
     pub(crate) fn new(lease: Arc<Lease>, clock: SharedClock, lifetimes: Lifetimes, audit: Audit, run: Run) -> Self {
-        let (lines, unrecorded) = (Vec::new(), Vec::new());
-        Self { lease, clock, lifetimes, run: Box::new(run), lines, noted: 0, audit, unrecorded }
+        let (lines, unrecorded, listed) = (Vec::new(), Vec::new(), Listed::Perhaps(run.standing().0));
+        Self { lease, clock, lifetimes, run: Box::new(run), lines, noted: 0, audit, unrecorded, listed }
     }
 
     /// A run that has no journal yet: it and what is `first` are journalled in one step, before anything else happens.
@@ -62,6 +85,16 @@ impl LeasedRun {
         leased.noted = 1;
         leased.record(first).await?;
         Ok(leased)
+    }
+
+    /// The same run where only what remains of it was found: a journal begins with that again, as soon as something is
+    /// recorded. `None` where somebody else has taken the run.
+    pub(crate) async fn of_remains(&self) -> Result<Option<Self>, Interruption> {
+        let Some((lease, lines)) = self.lease.claim_again().await? else { return Ok(None) };
+        let run = Run::replay(&lines).map_err(|error| Interruption::Damaged(error.to_string()))?;
+        let Some(run) = run else { return Ok(None) };
+        let noted = lines.len();
+        Ok(Some(Self { lines, noted, ..Self::new(lease, self.clock.clone(), self.lifetimes, self.audit.clone(), run) }))
     }
 
     /// The run's state.
@@ -84,8 +117,9 @@ impl LeasedRun {
     pub(crate) async fn record(&mut self, events: Vec<Event>) -> Result<(), Interruption> {
         let entries = self.proven(events)?;
         self.record_for_audit(&entries).await?;
-        let end = entries.iter().find(|entry| entry.event == Event::Delivered).map(|end| end.at);
-        self.append(end).await?;
+        let standing = self.run.standing_after(&entries);
+        self.append(self.kept(&entries)?, standing).await?;
+        self.listed = Listed::As(standing.0);
         self.lines.clear();
         self.noted = 0;
         self.apply(entries)
@@ -164,25 +198,56 @@ impl LeasedRun {
         self.lease.release().await;
     }
 
-    /// Appends the lines; at the `end` of the run what remains of it is kept.
-    async fn append(&self, end: Option<Timestamp>) -> Result<(), Interruption> {
-        let Lifetimes { unfinished, delivered, sealed, .. } = self.lifetimes;
-        let remains = end.filter(|_| sealed > delivered).and_then(|end| self.run.remains(end));
-        let retain = match (end, &remains) {
-            (None, _) => unfinished,
-            (Some(_), Some(_)) => delivered,
-            (Some(_), None) => delivered.max(sealed),
+    /// What is kept once these are appended: where they end the run, or say something of one that has ended, less than all.
+    fn kept(&self, entries: &[Entry]) -> Result<Kept, Interruption> {
+        let delivered = entries.iter().find(|entry| entry.event == Event::Delivered).map(|end| end.at);
+        let reopened = entries.iter().any(|entry| entry.event == Event::Reopened);
+        let remains = match (delivered, self.run.reply()) {
+            (Some(end), _) => self.run.remains(end),
+            (None, Some(reply)) if self.run.is_delivered() && !reopened => {
+                let mut run = self.run.clone();
+                for entry in entries {
+                    run.apply(entry.clone()).map_err(|error| Interruption::Damaged(error.to_string()))?;
+                }
+                run.remains(reply.time)
+            }
+            _ => return Ok(Kept::Unfinished),
         };
-        let remains: Option<Vec<String>> = remains.map(|entries| entries.iter().map(line).collect());
-        let remains = remains.as_deref().map(|entries| Remains { entries, retain: sealed });
+        let Lifetimes { delivered, sealed, .. } = self.lifetimes;
+        Ok(match remains.filter(|_| sealed > delivered) {
+            Some(entries) => Kept::Remains(entries.iter().map(line).collect()),
+            None => Kept::Whole,
+        })
+    }
+
+    /// Appends the lines, and keeps what remains of a run that has ended.
+    async fn append(&self, kept: Kept, standing: StandingSince) -> Result<(), Interruption> {
+        let Lifetimes { unfinished, delivered, sealed, .. } = self.lifetimes;
+        let (retain, remains) = match &kept {
+            Kept::Unfinished => (unfinished, None),
+            Kept::Remains(lines) => (delivered, Some(Remains { entries: lines, retain: sealed })),
+            Kept::Whole => (delivered.max(sealed), None),
+        };
         let decide = |error: &JournalError| match error {
             JournalError::Unavailable(_) => RetryDecision::Again,
             JournalError::OwnershipLost | JournalError::Lost | JournalError::Decrypt(_) => RetryDecision::Stop,
         };
         let notice = |error: &JournalError, attempt, _| warn!(%error, attempt, "an append to the journal is repeated");
         let sequence = self.run.sequence() - self.noted as u64;
-        let append = || self.lease.append(sequence, &self.lines, retain, remains);
+        let index = Some(self.indexed(standing));
+        let append = || self.lease.append(sequence, &self.lines, retain, remains, index);
         retry(APPEND, decide, notice, append).await.map_err(Interruption::from)
+    }
+
+    fn indexed(&self, (state, since): StandingSince) -> Indexed<'_> {
+        let Lifetimes { unfinished, delivered, sealed, .. } = self.lifetimes;
+        let known_as = match self.listed {
+            // Told again, in case they were not.
+            Listed::Perhaps(before) => Some(before).filter(|before| *before != state),
+            Listed::As(before) => Some(before),
+        };
+        let keep = if state.is_ended() { delivered.max(sealed) } else { unfinished };
+        Indexed { identifier: &self.run.job().identifier, state, since, known_as, keep }
     }
 }
 

@@ -73,7 +73,10 @@ impl JournalUnderTest {
     ) -> Result<(), JournalError> {
         let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
         self.journal
-            .append(job, Append { token, sequence, entries: &entries, lease: LEASE, retain: RETAIN, remains: None })
+            .append(
+                job,
+                Append { token, sequence, entries: &entries, lease: LEASE, retain: RETAIN, remains: None, index: None },
+            )
             .await
     }
 
@@ -122,7 +125,8 @@ async fn a_run_whose_lease_ran_out_goes_to_another_and_its_old_owner_is_refused(
     let short = Duration::from_millis(150);
     let (old, _) = taken(subject.journal.claim(&job, "one", short, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
-    let append = Append { token: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN, remains: None };
+    let append =
+        Append { token: old, sequence: 0, entries: &entries, lease: short, retain: RETAIN, remains: None, index: None };
     subject.journal.append(&job, append).await.unwrap();
     let (new, entries) = subject
         .later("the lease runs out", async |journal| {
@@ -156,7 +160,15 @@ async fn a_renewed_run_stays_held_and_a_released_one_is_free_at_once(subject: &J
     subject.journal.renew(&job, token, Duration::ZERO).await.unwrap();
     let (token, _) = subject.claim(&job, "two", ClaimMode::IfFree).await;
     let last = ["x".to_owned()];
-    let last = Append { token, sequence: 0, entries: &last, lease: Duration::ZERO, retain: RETAIN, remains: None };
+    let last = Append {
+        token,
+        sequence: 0,
+        entries: &last,
+        lease: Duration::ZERO,
+        retain: RETAIN,
+        remains: None,
+        index: None,
+    };
     subject.journal.append(&job, last).await.unwrap();
     let (_, entries) = subject.claim(&job, "three", ClaimMode::IfFree).await;
     assert_eq!(entries, ["x"], "an append of no lease gives the run free, too");
@@ -270,8 +282,15 @@ async fn of_many_appends_at_one_place_exactly_one_wins(subject: &JournalUnderTes
             tokio::spawn(async move {
                 let entries = [format!("{number}"), format!("{number} again")];
                 start.wait().await;
-                let append =
-                    Append { token, sequence: 0, entries: &entries, lease: LEASE, retain: RETAIN, remains: None };
+                let append = Append {
+                    token,
+                    sequence: 0,
+                    entries: &entries,
+                    lease: LEASE,
+                    retain: RETAIN,
+                    remains: None,
+                    index: None,
+                };
                 journal.append(&job, append).await.ok().map(|()| entries)
             })
         })
@@ -324,7 +343,8 @@ async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Jo
     let (leased_epoch, _) = subject.claim(&leased, "one", ClaimMode::IfFree).await;
     let entries = ["x".to_owned()];
     let brief = Duration::from_millis(150);
-    let append = Append { token, sequence: 0, entries: &entries, lease: brief, retain: brief, remains: None };
+    let append =
+        Append { token, sequence: 0, entries: &entries, lease: brief, retain: brief, remains: None, index: None };
     subject.journal.append(&short, append).await.unwrap();
     let append = Append {
         token: leased_epoch,
@@ -333,6 +353,7 @@ async fn a_run_is_forgotten_after_its_time_and_not_before_its_lease(subject: &Jo
         lease: LEASE,
         retain: Duration::ZERO,
         remains: None,
+        index: None,
     };
     subject.journal.append(&leased, append).await.unwrap();
     subject
@@ -354,7 +375,7 @@ async fn what_remains_of_a_run_is_found_when_its_journal_is_gone(subject: &Journ
     let brief = Duration::from_secs(2);
     let seal = |retain| {
         let remains = Some(Remains { entries: &kept, retain });
-        Append { token, sequence: 1, entries: &end, lease: Duration::ZERO, retain: brief, remains }
+        Append { token, sequence: 1, entries: &end, lease: Duration::ZERO, retain: brief, remains, index: None }
     };
     subject.journal.append(&job, seal(brief)).await.unwrap();
     assert_eq!(subject.entries(&job).await, ["x", "end"], "the whole is there for its time");
@@ -380,7 +401,11 @@ async fn a_run_that_is_begun_anew_hides_what_remains_of_an_earlier_one(subject: 
     let kept = ["small".to_owned()];
     let remains = Some(Remains { entries: &kept, retain: RETAIN });
     let (lease, retain) = (Duration::ZERO, Duration::ZERO);
-    subject.journal.append(&job, Append { token, sequence: 0, entries: &kept, lease, retain, remains }).await.unwrap();
+    subject
+        .journal
+        .append(&job, Append { token, sequence: 0, entries: &kept, lease, retain, remains, index: None })
+        .await
+        .unwrap();
     let (token, entries) = subject.claim(&job, "two", ClaimMode::IfFree).await;
     assert_eq!(entries, kept);
     subject.append(&job, token, 0, &["x"]).await.unwrap();
@@ -391,15 +416,29 @@ async fn times_without_end_are_for_ever_and_times_of_nothing_over_at_once(subjec
     let job = job("a");
     let (token, _) = taken(subject.journal.claim(&job, "one", Duration::MAX, ClaimMode::IfFree).await).unwrap();
     let entries = ["x".to_owned()];
-    let append =
-        Append { token, sequence: 0, entries: &entries, lease: Duration::MAX, retain: Duration::MAX, remains: None };
+    let append = Append {
+        token,
+        sequence: 0,
+        entries: &entries,
+        lease: Duration::MAX,
+        retain: Duration::MAX,
+        remains: None,
+        index: None,
+    };
     subject.journal.append(&job, append).await.unwrap();
     subject.journal.renew(&job, token, Duration::MAX).await.unwrap();
     let held = subject.journal.claim(&job, "two", LEASE, ClaimMode::IfFree).await;
     assert!(matches!(held, Ok(Claim::Held { .. })), "{held:?}");
     assert_eq!(subject.entries(&job).await, ["x"]);
-    let append =
-        Append { token, sequence: 1, entries: &[], lease: Duration::ZERO, retain: Duration::ZERO, remains: None };
+    let append = Append {
+        token,
+        sequence: 1,
+        entries: &[],
+        lease: Duration::ZERO,
+        retain: Duration::ZERO,
+        remains: None,
+        index: None,
+    };
     subject.journal.append(&job, append).await.unwrap();
     assert_eq!(subject.entries(&job).await, Vec::<String>::new());
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use agentkit_worker::internals::agent::conclusion;
 use agentkit_worker::internals::agent::effect::CallKey;
-use agentkit_worker::internals::agent::event::{Entry, Event};
+use agentkit_worker::internals::agent::event::{Entry, Event, SettledEffect};
 use agentkit_worker::internals::agent::run::{BadJournal, Run, Step};
-use agentkit_worker::reply::ReplyEvent;
+use agentkit_worker::internals::agent::settlement::NotSettled;
+use agentkit_worker::reply::{ReplyEvent, Settlement};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ const FINISHED: &str = include_str!("../../data/journal/v1-finished.ndjson");
 const CUT: &str = include_str!("../../data/journal/v1-cut.ndjson");
 const PUT_ASIDE: &str = include_str!("../../data/journal/v2-put-aside.ndjson");
 const APPROVALS: &str = include_str!("../../data/journal/v4-approvals.ndjson");
+const SETTLED: &str = include_str!("../../data/journal/v5-settled.ndjson");
 const END_LOST: &str = include_str!("../../data/journal/v3-end-lost.ndjson");
 
 fn lines(journal: &str) -> Vec<String> {
@@ -35,7 +37,7 @@ fn send(to: &str) -> CallKey {
 
 #[test]
 fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
-    for line in [FINISHED, PUT_ASIDE, END_LOST, APPROVALS].into_iter().flat_map(lines) {
+    for line in [FINISHED, PUT_ASIDE, END_LOST, APPROVALS, SETTLED].into_iter().flat_map(lines) {
         let entry: Entry = serde_json::from_str(&line).unwrap();
         let written: Value = serde_json::to_value(entry).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(&line).unwrap());
@@ -43,11 +45,11 @@ fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
 }
 
 /// All kinds but the operator's `reopened`, which a test of its own appends.
-const KINDS: usize = 20;
+const KINDS: usize = 22;
 
 #[test]
 fn every_kind_of_event_is_kept() {
-    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST, APPROVALS].iter().flat_map(|journal| journal.lines());
+    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST, APPROVALS, SETTLED].iter().flat_map(|journal| journal.lines());
     let events: Vec<Event> = kept.map(|line| serde_json::from_str::<Entry>(line).unwrap().event).collect();
     let names: BTreeSet<_> = events.iter().map(Event::name).collect();
     assert_eq!(names.len(), KINDS, "{names:?}");
@@ -74,6 +76,8 @@ fn every_kind_of_event_is_kept() {
             | Event::GivenUp(_)
             | Event::Finished(_)
             | Event::Delivered
+            | Event::EffectSettled(_)
+            | Event::SettlementDelivered { .. }
             | Event::Reopened => {}
         }
     }
@@ -126,13 +130,28 @@ fn a_run_of_version_4_keeps_what_was_decided_and_what_still_waits() {
 }
 
 #[test]
+fn a_run_of_version_5_knows_what_a_person_said_of_it() {
+    let lines = lines(SETTLED);
+    let said = |settlement| SettledEffect { call_id: "c3".to_owned(), settlement, by: "bea".to_owned() };
+    let run = replay(&lines);
+    assert_eq!(run.may_settle(&said(Settlement::NotDone)), Err(NotSettled::Already));
+    assert!(matches!(run.may_settle(&said(Settlement::Done)), Err(NotSettled::Otherwise { .. })));
+    assert_eq!(run.untold_settlement("c3"), None);
+    let untold = replay(&lines[..lines.len() - 1]).untold_settlement("c3").unwrap();
+    assert_eq!(json!(untold)["data"]["effect"]["state"], "not_done");
+    let before = replay(&lines[..lines.len() - 2]);
+    assert_eq!(before.may_settle(&said(Settlement::Done)), Ok(()));
+    assert_eq!(before.reply(), run.reply());
+}
+
+#[test]
 fn a_line_of_a_newer_worker_is_refused_wherever_it_stands_and_whatever_it_says() {
     for newer in [
-        r#"{"schema":5,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
-        r#"{"schema":5,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
+        r#"{"schema":6,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
+        r#"{"schema":6,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
     ] {
         let journal = [lines(CUT), vec![newer.to_owned()]].concat();
-        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 5 }));
+        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 6 }));
     }
 }
 
@@ -148,7 +167,10 @@ fn a_finished_run_of_version_1_is_done_and_its_reply_is_the_one_it_was() {
     assert_eq!(replay(&lines[..lines.len() - 1]).next(now), Step::Deliver(kept.clone()));
     let before = replay(&lines[..lines.len() - 2]);
     let Step::Finish(conclusion) = before.next(kept.time) else { panic!("the answer was given") };
-    assert_eq!(conclusion::reply(&before, *conclusion, kept.time), *kept);
+    let mut made = conclusion::reply(&before, *conclusion, kept.time);
+    let ReplyEvent::Completed(completed) = &mut made.event else { panic!("the run completed") };
+    completed.account.effects.iter_mut().for_each(|effect| assert!(effect.call_id.take().is_some()));
+    assert_eq!(made, *kept, "but for what replies have said since then");
     let ReplyEvent::Completed(completed) = kept.event else { panic!("the run completed") };
     let states: Vec<_> = completed.account.effects.iter().map(|effect| json!(effect.state)).collect();
     assert_eq!(states, ["unknown", "done", "failed", "done"]);

@@ -60,7 +60,10 @@ async fn append(
 ) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
     journal
-        .append(&job(name), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None })
+        .append(
+            &job(name),
+            Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None, index: None },
+        )
         .await
 }
 

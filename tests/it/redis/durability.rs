@@ -34,7 +34,8 @@ async fn begin(journal: &RedisJournal, name: &str) -> FencingToken {
         panic!("{name} is held");
     };
     let entries = ["x".to_owned()];
-    let append = Append { token, sequence: 0, entries: &entries, lease: LEASE, retain: LEASE, remains: None };
+    let append =
+        Append { token, sequence: 0, entries: &entries, lease: LEASE, retain: LEASE, remains: None, index: None };
     journal.append(&job(name), append).await.unwrap();
     token
 }

@@ -41,7 +41,10 @@ async fn take(journal: &RedisJournal) -> (FencingToken, Vec<String>) {
 async fn append(journal: &RedisJournal, token: FencingToken, sequence: u64, entry: &str) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
     journal
-        .append(&job(), Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None })
+        .append(
+            &job(),
+            Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None, index: None },
+        )
         .await
 }
 
@@ -231,7 +234,7 @@ async fn a_full_redis_takes_what_belongs_to_a_run_that_has_begun_and_no_new_one(
     assert!(matches!(append(&journal, first, 2, "z").await, Err(JournalError::OwnershipLost)));
     let remains = Some(Remains { entries: &entries, retain: LEASE });
     let end = ["end".to_owned()];
-    let end = Append { token: second, sequence: 2, entries: &end, lease: LEASE, retain: LEASE, remains };
+    let end = Append { token: second, sequence: 2, entries: &end, lease: LEASE, retain: LEASE, remains, index: None };
     journal.append(&job(), end).await.unwrap();
     assert_eq!(redis.command(&["EXISTS", "agentkit:sealed:{a}"]), "1");
     let new = journal.claim(&JobId::new("new").unwrap(), "one", LEASE, ClaimMode::IfFree).await;

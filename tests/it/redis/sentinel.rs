@@ -31,7 +31,7 @@ async fn take(journal: &RedisJournal) -> FencingToken {
 
 async fn append(journal: &RedisJournal, token: FencingToken, sequence: u64, entry: &str) -> Result<(), JournalError> {
     let entries = [entry.to_owned()];
-    let append = Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None };
+    let append = Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None, index: None };
     journal.append(&job(), append).await
 }
 

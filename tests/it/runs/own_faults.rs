@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agentkit_worker::internals::app::Backends;
 use agentkit_worker::internals::clock::{SharedClock, SystemClock};
+use agentkit_worker::internals::journal::index::{FoundRun, RunPage, RunQuery};
 use agentkit_worker::internals::journal::memory::MemoryJournal;
 use agentkit_worker::internals::journal::{Announced, Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
@@ -83,6 +84,14 @@ impl Journal for PanickingJournal {
 
     async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
         self.inner.withdraw(job, note, retain).await
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Option<FoundRun>, JournalError> {
+        self.inner.find(job).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage, JournalError> {
+        self.inner.list(query).await
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {

@@ -78,8 +78,15 @@ async fn write(journal: &RedisJournal, line: &str) {
         panic!("nobody else has it")
     };
     let entries = [line.to_owned()];
-    let append =
-        Append { token, sequence: 0, entries: &entries, lease, retain: Duration::from_secs(600), remains: None };
+    let append = Append {
+        token,
+        sequence: 0,
+        entries: &entries,
+        lease,
+        retain: Duration::from_secs(600),
+        remains: None,
+        index: None,
+    };
     journal.append(&id, append).await.unwrap();
     journal.renew(&id, token, Duration::ZERO).await.unwrap();
 }

@@ -11,6 +11,7 @@ use agentkit_worker::Config;
 use agentkit_worker::Shutdown;
 use agentkit_worker::internals::app::Backends;
 use agentkit_worker::internals::clock::SystemClock;
+use agentkit_worker::internals::journal::index::{FoundRun, RunPage, RunQuery};
 use agentkit_worker::internals::journal::{Announced, Append, Claim, ClaimMode, FencingToken, Journal, JournalError};
 use agentkit_worker::internals::queue::{
     Consumer, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle,
@@ -146,6 +147,14 @@ impl Journal for FusedJournal {
 
     async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
         self.0.withdraw(job, note, retain).await
+    }
+
+    async fn find(&self, job: &JobId) -> Result<Option<FoundRun>, JournalError> {
+        self.0.find(job).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage, JournalError> {
+        self.0.list(query).await
     }
 
     async fn now(&self) -> Result<Timestamp, JournalError> {
