@@ -78,7 +78,7 @@ pub mod transport {
     pub use crate::transport::*;
 }
 pub mod worker {
-    pub use crate::worker::control::finding::{Found, find, list};
+    pub use crate::worker::control::finding::{FoundRuns, find, list};
     pub use crate::worker::control::operator::Operator;
     pub use crate::worker::control::runs::Runs;
     pub use crate::worker::message::signature::HeaderKey;

@@ -22,6 +22,9 @@ pub enum RunState {
     Failed,
 }
 
+/// A state, and since when it holds.
+pub type StandingSince = (RunState, Timestamp);
+
 impl RunState {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Waiting, Self::Completed, Self::Failed];

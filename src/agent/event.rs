@@ -12,7 +12,7 @@ use super::effect::{CallKey, Effect};
 use super::links::AnswerRules;
 use super::message::{Conformity, ModelReply};
 pub use super::outcome::ToolOutcome;
-pub use super::settlement::SettledEffect;
+pub use super::settled_effect::SettledEffect;
 use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
 

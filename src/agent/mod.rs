@@ -23,6 +23,7 @@ pub mod run;
 #[cfg(test)]
 mod script;
 pub mod selection;
+mod settled_effect;
 pub mod settlement;
 pub mod standing;
 mod state;

@@ -1,31 +1,11 @@
 //! What people say of effects that were unknown when the run ended.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::event::Event;
+use super::settled_effect::{KeptSettlement, SettledEffect};
 use super::state::{LedgerEntry, Run};
 use crate::reply::{EffectEntry, EffectSettled, EffectState, Reply, ReplyEvent, Settlement};
-
-/// What a person said of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SettledEffect {
-    /// The model's id of the call.
-    pub call_id: String,
-    /// What became of it.
-    pub settlement: Settlement,
-    /// Who said so.
-    pub by: String,
-}
-
-/// The same, as the run keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct KeptSettlement {
-    pub(super) said: SettledEffect,
-    pub(super) at: Timestamp,
-    /// Whether the caller was told.
-    pub(super) told: bool,
-}
 
 /// Why nothing is settled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,10 +5,7 @@ use jiff::Timestamp;
 use super::event::{Entry, Event};
 use super::state::Run;
 use crate::reply::ReplyEvent;
-use crate::standing::RunState;
-
-/// A state, and since when it holds.
-pub type StandingSince = (RunState, Timestamp);
+use crate::standing::{RunState, StandingSince};
 
 /// How a run that stood like this stands after `event`.
 pub(super) fn after(before: RunState, event: &Event) -> RunState {

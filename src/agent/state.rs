@@ -12,12 +12,11 @@ use super::awaited::Awaited;
 use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
 use super::message::{Message, ToolCall};
-use super::settlement::KeptSettlement;
-use super::standing::StandingSince;
+use super::settled_effect::KeptSettlement;
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job, OfferedEffects};
 use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
-use crate::standing::RunState;
+use crate::standing::{RunState, StandingSince};
 
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq)]

@@ -29,10 +29,9 @@ use tracing::warn;
 
 use super::encrypted::{Contents, Kind};
 use super::index::{DEFAULT_MOST_RUNS, FoundRun, Head, Indexed, RunPage, RunQuery};
-use super::redis_erase::DELETE;
 use super::redis_index::RedisIndex;
 use super::scripts::{
-    ANNOUNCE, APPEND, BEGUN, CLAIM, INDEX, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW,
+    ANNOUNCE, APPEND, BEGUN, CLAIM, DELETE, INDEX, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW,
 };
 use super::{
     Announced, Append, Claim, ClaimMode, FencingToken, IDLE_RETENTION, Journal, JournalError, Remains,
@@ -57,10 +56,10 @@ pub struct RedisJournal {
     pub(super) delete: Script,
     pub(super) contents: Contents,
     read: Script,
-    claim: Change,
-    append: Change,
-    renew: Change,
-    pub(super) keep: Change,
+    claim: RunChange,
+    append: RunChange,
+    renew: RunChange,
+    pub(super) keep: RunChange,
     note_stolen: Script,
     announce: Script,
     withdraw: Script,
@@ -68,12 +67,12 @@ pub struct RedisJournal {
 
 /// A script that changes a run.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(super) struct RunChange {
     ordinary: Script,
     when_full: Script,
 }
 
-impl Change {
+impl RunChange {
     fn new(text: &str) -> Self {
         Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, BEGUN, text].concat()) }
     }
@@ -101,10 +100,10 @@ impl RedisJournal {
             delete: Script::new(DELETE),
             contents: Contents::default(),
             read: Script::new(&[PAGE, READ].concat()),
-            claim: Change::new(&[PAGE, CLAIM].concat()),
-            append: Change::new(&[INDEX, APPEND].concat()),
-            renew: Change::new(RENEW),
-            keep: Change::of_any_run(KEEP),
+            claim: RunChange::new(&[PAGE, CLAIM].concat()),
+            append: RunChange::new(&[INDEX, APPEND].concat()),
+            renew: RunChange::new(RENEW),
+            keep: RunChange::of_any_run(KEEP),
             note_stolen: Script::new(NOTE_STOLEN),
             announce: Script::new(ANNOUNCE),
             withdraw: Script::new(WITHDRAW),
@@ -139,7 +138,7 @@ impl RedisJournal {
     pub(super) async fn change<T: FromRedisValue>(
         &self,
         key: &str,
-        change: &Change,
+        change: &RunChange,
         arguments: impl Fn(&mut ScriptInvocation<'_>) + Sync,
     ) -> Result<T, Unavailable> {
         match self.run(key, &change.ordinary, &arguments).await {

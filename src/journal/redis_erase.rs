@@ -12,12 +12,6 @@ use super::{FencingToken, JournalError, milliseconds};
 use crate::job::{Identifier, JobId};
 use crate::redis_client::{KeyScan, RedisClient};
 
-/// Deletes a run that nobody has claimed since. Argument: the epoch of the claim.
-pub(super) const DELETE: &str = r"
-if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return 'done'
-";
-
 /// All runs of which anything is kept.
 pub struct StoredRuns {
     client: RedisClient,

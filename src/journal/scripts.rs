@@ -161,3 +161,9 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 'done'
 ";
+
+/// Deletes a run that nobody has claimed since. Argument: the epoch of the claim.
+pub(super) const DELETE: &str = r"
+if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 'done'
+";

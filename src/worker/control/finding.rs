@@ -10,7 +10,7 @@ use crate::standing::RunRow;
 
 /// Some of the runs that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundRuns {
     /// The one that changed last first.
     pub rows: Vec<RunRow>,
     /// Where the next page begins; `None` after the last one.
@@ -18,7 +18,7 @@ pub struct Found {
 }
 
 /// The runs that are asked for, each as its journal tells it, be that one of an earlier version.
-pub async fn list(journal: &dyn Journal, query: &RunQuery) -> Result<Found, JournalError> {
+pub async fn list(journal: &dyn Journal, query: &RunQuery) -> Result<FoundRuns, JournalError> {
     let page = journal.list(query).await?;
     let mut rows = Vec::with_capacity(page.runs.len());
     for run in page.runs {
@@ -28,7 +28,7 @@ pub async fn list(journal: &dyn Journal, query: &RunQuery) -> Result<Found, Jour
         };
         rows.extend(row.filter(|row| query.wants(row)));
     }
-    Ok(Found { rows, next: page.next })
+    Ok(FoundRuns { rows, next: page.next })
 }
 
 /// How a run stands, also where it was only announced and no worker has begun it; `None` where nothing is known of it.

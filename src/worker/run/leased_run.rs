@@ -10,7 +10,6 @@ use super::lease::Lease;
 use crate::agent::conclusion;
 use crate::agent::event::{Entry, Event, Started};
 use crate::agent::run::Run;
-use crate::agent::standing::StandingSince;
 use crate::agent::turn::Conclusion;
 use crate::audit::{Audit, AuditRecord, Unwritten};
 use crate::clock::SharedClock;
@@ -18,7 +17,7 @@ use crate::journal::index::Indexed;
 use crate::journal::{JournalError, Remains};
 use crate::reply::Reply;
 use crate::retry::{Policy, RetryDecision, retry};
-use crate::standing::RunState;
+use crate::standing::{RunState, StandingSince};
 use crate::worker::message::wake_up::{Reason, WakeUp};
 use crate::worker::rules::Lifetimes;
 
