@@ -11,6 +11,7 @@ pub mod effect;
 pub mod event;
 pub mod examine;
 mod held;
+mod ledger;
 mod link_scan;
 pub mod links;
 pub mod message;

@@ -11,6 +11,7 @@ use super::attempts::AttemptBefore;
 use super::awaited::Awaited;
 use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
+pub use super::ledger::LedgerEntry;
 use super::message::{Message, ToolCall};
 use super::settled_effect::KeptSettlement;
 use crate::clock::milliseconds_between;
@@ -61,30 +62,6 @@ pub(super) enum CallState {
         content: String,
         succeeded: bool,
     },
-}
-
-/// A tool call that started, for the ledger.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LedgerEntry {
-    /// The model's id of the call.
-    pub call_id: String,
-    /// Name, connection and effect, as pinned when the run listed its tools.
-    pub tool: PinnedTool,
-    /// The first four plain arguments, such as `to: ann@example.com, subject: Hi`, each shortened to 60 characters.
-    pub summary: String,
-    /// What is known; a call that is still out counts as unknown.
-    pub state: EffectState,
-    /// Scalekit's id of the execution.
-    pub execution_id: Option<String>,
-    /// Whether its outcome is still awaited.
-    pub(super) open: bool,
-}
-
-impl LedgerEntry {
-    /// Whether it is more than reading.
-    pub(super) fn is_effect(&self) -> bool {
-        self.tool.effect != Effect::Read
-    }
 }
 
 /// Deaths of workers that had several suspects under way count for each of these up to so many.

@@ -24,6 +24,7 @@ use crate::queue::amqp::DeadLetters;
 use crate::redis_client::RedisClient;
 use crate::worker::control::operator::Operator;
 use crate::worker::control::runs::RunError;
+use crate::worker::message::dead_letter::decrypted;
 
 /// Arguments of `erase`.
 #[derive(Debug, Args)]
@@ -280,8 +281,15 @@ impl Eraser {
     async fn erase_dead_letters(&mut self, context: &Context) -> Result<(), CommandError> {
         let queue = DeadLetters::open(&context.config.amqp).await?;
         let mut others = Vec::new();
+        let encryption = encryption(context)?;
         while let Some(mut letter) = queue.take().await? {
-            let body: Value = serde_json::from_slice(&letter.message.body).unwrap_or_default();
+            let body: Value = match decrypted(letter.message.clone(), &encryption) {
+                Ok(message) => serde_json::from_slice(&message.body).unwrap_or_default(),
+                Err(_) => {
+                    self.counts.add("dead_letters_that_cannot_be_read", 1);
+                    Value::Null
+                }
+            };
             letter.message.body.clear();
             if body.get("identifier").and_then(Value::as_str) != Some(self.identifier.as_str()) {
                 others.push(letter);

@@ -8,6 +8,7 @@ mod encrypted;
 pub mod index;
 pub mod memory;
 pub mod redis;
+mod redis_change;
 pub mod redis_erase;
 mod redis_index;
 mod scripts;

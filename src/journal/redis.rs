@@ -29,6 +29,7 @@ use tracing::warn;
 
 use super::encrypted::{Contents, Kind};
 use super::index::{DEFAULT_MOST_RUNS, FoundRun, Head, Indexed, RunPage, RunQuery};
+use super::redis_change::{RunChange, read_as, unreadable, verdict};
 use super::redis_index::RedisIndex;
 use super::scripts::{
     ANNOUNCE, APPEND, BEGUN, CLAIM, DELETE, INDEX, KEEP, NOTE_STOLEN, PAGE, READ, RENEW, WHEN_FULL, WITHDRAW,
@@ -63,24 +64,6 @@ pub struct RedisJournal {
     note_stolen: Script,
     announce: Script,
     withdraw: Script,
-}
-
-/// A script that changes a run.
-#[derive(Debug)]
-pub(super) struct RunChange {
-    ordinary: Script,
-    when_full: Script,
-}
-
-impl RunChange {
-    fn new(text: &str) -> Self {
-        Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, BEGUN, text].concat()) }
-    }
-
-    /// One that is made of every run that ends.
-    fn of_any_run(text: &str) -> Self {
-        Self { ordinary: Script::new(text), when_full: Script::new(&[WHEN_FULL, text].concat()) }
-    }
 }
 
 /// The epoch, the length, index and offset of the next page, and the parts.
@@ -404,27 +387,5 @@ impl Journal for RedisJournal {
         let answer: Value = self.client.query(cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES")).await?;
         let pairs: Vec<(String, u64)> = read_as(answer)?;
         Ok(pairs.into_iter().filter_map(|(job, token)| Some((JobId::from_key(&job)?, FencingToken(token)))).collect())
-    }
-}
-
-fn verdict(word: &str) -> Result<(), JournalError> {
-    match word {
-        "done" => Ok(()),
-        "lost" => Err(JournalError::Lost),
-        _ => Err(JournalError::OwnershipLost),
-    }
-}
-
-fn read_as<T: FromRedisValue>(value: Value) -> Result<T, JournalError> {
-    from_redis_value(value).map_err(|_| unreadable("a value of another type"))
-}
-
-fn unreadable(what: &str) -> JournalError {
-    JournalError::Unavailable(format!("the journal cannot be read: {what}"))
-}
-
-impl From<Unavailable> for JournalError {
-    fn from(error: Unavailable) -> Self {
-        Self::Unavailable(error.0)
     }
 }

@@ -94,6 +94,7 @@ const KEPT: [(&str, &[&str]); 12] = [
             "redis_client",
             "cache::redis",
             "journal::redis",
+            "journal::redis_change",
             "journal::redis_index",
             "journal::redis_erase",
             "digest_store::redis",
