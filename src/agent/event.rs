@@ -25,7 +25,7 @@ use crate::reply::Reply;
 /// | 2 | `refused_while_active` of [`Event::AuthorizationRequested`], `alone` of [`Event::AttemptStarted`], `answer` of [`Event::ModelReplied`] |
 /// | 3 | [`Event::EndLost`] |
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
-/// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`] |
+/// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`], jobs with `reply_url` |
 pub const SCHEMA_VERSION: u32 = 5;
 /// What a journal is written as that speaks of approval.
 const APPROVAL_VERSION: u32 = 4;

@@ -100,6 +100,10 @@ impl JournalFollower {
             }
             Event::JournalLost | Event::EndLost { .. } => ("journal_lost", json!({})),
             Event::Reopened => ("reopened", json!({})),
+            Event::EffectSettled(settled) => {
+                let state = json!({"state": settled.settlement, "by": settled.by});
+                ("effect_settled", self.call(&settled.call_id, state))
+            }
             Event::Finished(reply) => {
                 let kind = reply.event.kind();
                 (kind, serde_json::to_value(reply).ok()?)
@@ -108,6 +112,7 @@ impl JournalFollower {
             | Event::AccountsReady
             | Event::ModelAsked
             | Event::GivenUp(_)
+            | Event::SettlementDelivered { .. }
             | Event::Delivered => return None,
         })
     }

@@ -30,7 +30,7 @@ async fn claim(journal: &RedisJournal, job: &JobId) -> Result<(FencingToken, Vec
 
 async fn append(journal: &RedisJournal, job: &JobId, token: FencingToken, sequence: u64, entries: &[&str]) {
     let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
-    let append = Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None };
+    let append = Append { token, sequence, entries: &entries, lease: LEASE, retain: LEASE, remains: None, index: None };
     journal.append(job, append).await.unwrap();
     // The answer may be lost on the way: it is the same append, and no second copy.
     journal.append(job, append).await.unwrap();
@@ -80,7 +80,7 @@ async fn entries_are_read_with_the_key_that_they_were_written_with_or_without_on
         let (token, _) = claim(&new, job).await.unwrap();
         let (entries, remains) = ([format!("{{\"of\":\"{job}\"}}"), "{}".to_owned()], [format!("{{\"r\":\"{job}\"}}")]);
         let remains = Some(Remains { entries: &remains, retain: LEASE });
-        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain: LEASE, remains };
+        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain: LEASE, remains, index: None };
         new.append(job, append).await.unwrap();
     }
     let copy = |from: [&str; 2], to: [&str; 2]| {
