@@ -1,6 +1,6 @@
-//! The page behind a link: the call in full, and two buttons. No script, nothing from elsewhere.
+//! The page behind a link: the call in full, and two buttons. No script, nothing from elsewhere; the look is that of the others.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
@@ -52,6 +52,14 @@ pub(super) fn answer_page(status: StatusCode, sentence: &str) -> Response {
     page(status, &html! { h1 { "Approval" } p { (Shown(sentence)) } })
 }
 
+/// Its address is a secret, which goes nowhere, and it has no script.
 fn page(status: StatusCode, content: &Markup) -> Response {
-    plain_page(status, "Approval", AT, content)
+    const POLICY: HeaderValue = HeaderValue::from_static(
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    );
+    let mut answer = plain_page(status, "Approval", AT, content);
+    let headers = answer.headers_mut();
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    answer
 }

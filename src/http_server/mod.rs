@@ -115,8 +115,8 @@ pub(crate) fn public(within: Duration) -> Router<Endpoints> {
     Router::new()
         .route("/webhooks/scalekit", post(webhook).layer(DefaultBodyLimit::max(WEBHOOK_BYTES)))
         .route("/approvals/{id}", page)
-        .route("/approvals/page.css", get(frame::look))
-        .route("/approvals/page.svg", get(frame::mark))
+        .route("/approvals/page.css", get(|| async { frame::look() }))
+        .route("/approvals/page.svg", get(|| async { frame::mark() }))
         .layer(from_fn_with_state(within, in_time))
 }
 

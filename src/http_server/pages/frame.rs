@@ -194,17 +194,17 @@ fn document(status: StatusCode, title: &str, at: &str, live: bool, body: &Markup
 }
 
 /// A file that pages need.
-pub(in crate::http_server) async fn look() -> Response {
+pub(in crate::http_server) fn look() -> Response {
     file("text/css; charset=utf-8", LOOK)
 }
 
 /// The same.
-pub(in crate::http_server) async fn mark() -> Response {
+pub(in crate::http_server) fn mark() -> Response {
     file("image/svg+xml", MARK)
 }
 
 /// The same.
-pub(super) async fn live() -> Response {
+pub(super) fn live() -> Response {
     file("text/javascript; charset=utf-8", LIVE)
 }
 

@@ -18,6 +18,8 @@ const ALL: &str = "a token that is good for all";
 const READER: &str = "a token that reads and no more";
 /// One for other users.
 const FOREIGNER: &str = "a token for the users of acme";
+const KEY: &str = "b25lb25lb25lb25lb25lb25lb25lb25lb25lb25lb24=";
+const PUBLIC: &str = "https://approvals.example.com";
 /// What a user's name could be.
 const HOSTILE: &str = "\"><script>alert(1)</script>";
 
@@ -50,24 +52,32 @@ struct Pages<'a> {
     service: ProxiedService<'a>,
     worker: WorkerProcess,
     client: Client,
+    /// Where somebody without a token decides about the call of `waits-1`.
+    link: String,
 }
 
 impl Pages<'_> {
     async fn start() -> Self {
         let service = ProxiedService::new(Broker::shared().await).await;
-        let program = service.program(&[("APPROVAL__WRITES", "all"), ("WORKER__LEASE_SECONDS", "30")]);
+        let settings = [
+            ("APPROVAL__WRITES", "all"),
+            ("APPROVAL__LINK_KEY", KEY),
+            ("APPROVAL__PUBLIC_URL", PUBLIC),
+            ("WORKER__LEASE_SECONDS", "30"),
+        ];
+        let program = service.program(&settings);
         program.write_settings(TOKENS);
         let digests = program.folder().join("config/digests");
         std::fs::create_dir_all(&digests).unwrap();
         std::fs::write(digests.join("new-year.toml"), DIGEST).unwrap();
         let worker = program.worker().await;
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        let pages = Self { service, worker, client };
+        let mut pages = Self { service, worker, client, link: String::new() };
         pages.fill().await;
         pages
     }
 
-    async fn fill(&self) {
+    async fn fill(&mut self) {
         let job = |id: &str, identifier: &str, prompt: &str| json!({"id": id, "identifier": identifier, "connections": ["gmail"], "prompt": prompt});
         self.service
             .send_job("done-1", job("done-1", "user_123", "Fetch my last 5 unread emails and summarize them."))
@@ -77,6 +87,13 @@ impl Pages<'_> {
         let prompt = format!("call gmail_send_message with {mail}");
         for (id, identifier) in [("waits-1", HOSTILE), ("waits/2 ü?&#%", "user_123")] {
             self.service.send_job(id, job(id, identifier, &prompt)).await;
+        }
+        while self.link.is_empty() {
+            let reply = self.service.reply().await;
+            let of_first = reply["subject"] == "waits-1";
+            if let Some(link) = reply["data"]["approvals"][0]["link"].as_str().filter(|_| of_first) {
+                self.link = link.replace(PUBLIC, &self.worker.url);
+            }
         }
         self.service.send_with("no job", json!("<b>no job</b>"), &[]).await;
         eventually("two runs wait, and there is a dead letter", || async {

@@ -91,6 +91,8 @@ async fn every_page_is_readable_wide_and_narrow_light_and_dark_and_works_by_keyb
             }
             looks_well(&mut browser, &format!("{name}-{width}{}", if dark { "-dark" } else { "" })).await;
         }
+        browser.open(&pages.link).await;
+        looks_well(&mut browser, &format!("link-{width}{}", if dark { "-dark" } else { "" })).await;
     }
 
     browser.look(1280, 900, false).await;
