@@ -80,7 +80,15 @@ async fn entries_are_read_with_the_key_that_they_were_written_with_or_without_on
         let (token, _) = claim(&new, job).await.unwrap();
         let (entries, remains) = ([format!("{{\"of\":\"{job}\"}}"), "{}".to_owned()], [format!("{{\"r\":\"{job}\"}}")]);
         let remains = Some(Remains { entries: &remains, retain: LEASE });
-        let append = Append { token, sequence: 0, entries: &entries, lease: Duration::ZERO, retain: LEASE, remains, index: None };
+        let append = Append {
+            token,
+            sequence: 0,
+            entries: &entries,
+            lease: Duration::ZERO,
+            retain: LEASE,
+            remains,
+            index: None,
+        };
         new.append(job, append).await.unwrap();
     }
     let copy = |from: [&str; 2], to: [&str; 2]| {
