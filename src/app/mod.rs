@@ -221,7 +221,7 @@ impl App {
         let pages = PageFacts {
             process: rules.name.clone(),
             journal: journal.clone(),
-            operator: Arc::new(Operator::new(by_pages)),
+            runs: by_pages,
             scheduler: None,
             examine: None,
             clock: clock.clone(),

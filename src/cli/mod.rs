@@ -230,7 +230,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
     }
     let context = Context { sources, config, clock: Arc::new(SystemClock) };
     match arguments.command {
-        Command::Demo(arguments) => demo::demo(context, arguments).await,
+        Command::Demo(arguments) => Box::pin(demo::demo(context, arguments)).await,
         Command::Run(arguments) => Box::pin(run::run(context, arguments)).await,
         Command::Worker => worker::worker(context).await,
         Command::Enqueue(arguments) => enqueue::enqueue(context, arguments).await,

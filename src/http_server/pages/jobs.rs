@@ -10,7 +10,6 @@ use super::{looked_at, reader};
 use crate::http_server::Endpoints;
 use crate::http_server::tokens::Scope;
 
-#[expect(clippy::unused_async, reason = "the router takes nothing else")]
 pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> Response {
     let viewer = match reader(&facts, &headers, Place::Jobs, Scope::JobsRead) {
         Ok(viewer) => viewer,

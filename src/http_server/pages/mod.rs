@@ -35,6 +35,7 @@ use crate::job::{Identifier, JobId};
 use crate::journal::Journal;
 use crate::schedule::Scheduler;
 use crate::worker::control::operator::Operator;
+use crate::worker::control::runs::Runs;
 
 /// Said by the script, which looks every few seconds: a session that nobody uses must end nevertheless.
 const LIVE_LOOK: &str = "x-live";
@@ -45,8 +46,8 @@ pub(crate) struct PageFacts {
     /// This process.
     pub process: String,
     pub journal: Arc<dyn Journal>,
-    /// Acts on runs.
-    pub operator: Arc<Operator>,
+    /// What is acted on.
+    pub runs: Runs,
     /// Where this process fires digests.
     pub scheduler: Option<Scheduler>,
     /// Looks at everything that the worker needs.
@@ -54,6 +55,14 @@ pub(crate) struct PageFacts {
     pub clock: SharedClock,
     /// Work that may go on after the answer.
     pub tracker: TaskTracker,
+}
+
+impl PageFacts {
+    /// Acts on runs, in the name of whoever pressed a button.
+    fn operator(&self, viewer: &Viewer<'_>) -> Operator {
+        let name = format!("{} for {}", self.runs.name, viewer.holder.name);
+        Operator::new(Runs { name, ..self.runs.clone() })
+    }
 }
 
 #[derive(Deserialize)]
@@ -91,12 +100,14 @@ pub(super) fn pages() -> Router<Endpoints> {
 }
 
 /// Whoever is signed in; else the answer.
+#[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
 fn viewer<'t>(facts: &'t Endpoints, headers: &HeaderMap) -> Result<Viewer<'t>, Response> {
     let viewer = Viewer::of(&facts.tokens, headers, facts.pages.clock.now());
     viewer.ok_or_else(|| sign_in_page(facts, StatusCode::UNAUTHORIZED, None))
 }
 
 /// Whoever looks at a page that this scope is needed for; else the answer.
+#[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
 fn reader<'t>(facts: &'t Endpoints, headers: &HeaderMap, here: Place, scope: Scope) -> Result<Viewer<'t>, Response> {
     let viewer = viewer(facts, headers)?;
     match viewer.holder.allows(scope) {
@@ -106,6 +117,7 @@ fn reader<'t>(facts: &'t Endpoints, headers: &HeaderMap, here: Place, scope: Sco
 }
 
 /// Whoever does something by a form of ours, and may; else the answer.
+#[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
 fn actor<'t>(
     facts: &'t Endpoints,
     headers: &HeaderMap,
@@ -127,6 +139,7 @@ fn lacks(viewer: &Viewer<'_>, here: Place, scope: Scope) -> Response {
 }
 
 /// What is not about one user's jobs is for whoever may see all of them.
+#[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
 fn unlimited(facts: &Endpoints, viewer: &Viewer<'_>, here: Place) -> Result<(), Response> {
     if is_unlimited(facts, viewer) {
         return Ok(());
@@ -157,7 +170,6 @@ fn looked_at(facts: &Endpoints, headers: &HeaderMap, viewer: &Viewer<'_>, mut pa
     page
 }
 
-#[expect(clippy::unused_async, reason = "the router takes nothing else")]
 async fn sign_in(State(facts): State<Endpoints>, headers: HeaderMap, Form(form): Form<SignIn>) -> Response {
     let refused = |status, words| sign_in_page(&facts, status, Some(words));
     if !session::is_own(&headers) {
@@ -170,7 +182,6 @@ async fn sign_in(State(facts): State<Endpoints>, headers: HeaderMap, Form(form):
     ([(header::SET_COOKIE, cookie)], Redirect::to("./")).into_response()
 }
 
-#[expect(clippy::unused_async, reason = "the router takes nothing else")]
 async fn sign_out(State(facts): State<Endpoints>, headers: HeaderMap, Form(form): Form<Pressed>) -> Response {
     match viewer(&facts, &headers) {
         Ok(viewer) if viewer.sent(&headers, &form.form_token) => {}

@@ -68,7 +68,7 @@ fn queue_tiles(figures: &Figures) -> Vec<Tile> {
     let told = [("workers", "agentkit_queue_consumers"), ("jobs in the queue", "agentkit_queue_messages")];
     let tiles = told.into_iter().filter_map(|(name, metric)| {
         let queues = figures.by(metric, "queue");
-        let (_, value) = queues.into_iter().find(|(queue, _)| queue.ends_with(".jobs"))?;
+        let (_, value) = queues.into_iter().find(|(queue, _)| queue.rsplit('.').next() == Some("jobs"))?;
         Some(Tile { name, value: Ok(count(value)), address: None, alarms: name == "workers" && value == 0.0 })
     });
     tiles.collect()
@@ -127,7 +127,7 @@ fn process_part(figures: &Figures) -> Markup {
         @else {
             table.rows.narrow {
                 thead { tr { th scope="col" { "Ended" } th.number scope="col" { "Runs" } th.number scope="col" { "Share" } } }
-                tbody { @for (outcome, runs) in &outcomes {
+                tbody { @for (outcome, runs) in outcomes.iter().filter(|(_, runs)| **runs > 0.0) {
                     tr {
                         td data-label="Ended" { (Shown(outcome)) }
                         td.number data-label="Runs" { (count(*runs)) }
@@ -170,7 +170,7 @@ mod tests {
         let found: Vec<_> = queue_tiles(&Figures::new(metrics.render())).into_iter().map(|tile| tile.value).collect();
         assert_eq!(found, [Ok("2".to_owned()), Ok("1\u{202f}234".to_owned())]);
         let text = view(Ok(()), &metrics);
-        assert!(text.contains("75.0 %") && text.contains("token_limit"), "{text}");
+        assert!(text.contains("75.0 %") && text.contains("token_limit") && !text.contains("0.0 %"), "{text}");
         assert!(text.contains("Work is taken"), "{text}");
     }
 }

@@ -59,9 +59,8 @@ async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(J
     let unknown = || answer(StatusCode::NOT_FOUND, &format!("{}.", RunError::Unknown(id.clone())));
     match Timeline::read(&lines) {
         Ok(Some(timeline)) if sees(facts, viewer, &id, &timeline.run().job().identifier) => Ok((id, timeline)),
-        Ok(_) => Err(unknown()),
         Err(error) if super::is_unlimited(facts, viewer) => Err(answer(StatusCode::CONFLICT, &format!("{error}."))),
-        Err(_) => Err(unknown()),
+        Ok(_) | Err(_) => Err(unknown()),
     }
 }
 
@@ -202,7 +201,7 @@ pub(super) async fn cancel(
         Ok(acted_on) => acted_on,
         Err(answer) => return answer,
     };
-    match facts.pages.operator.cancel(&id).await {
+    match facts.pages.operator(&viewer).cancel(&id).await {
         Ok(Cancel::UnderWay | Cancel::Waiting) => back(&id, "cancelled"),
         Ok(Cancel::Ended(_)) => back(&id, "ended"),
         Err(error) => not_done(&viewer, &error),
@@ -220,7 +219,7 @@ pub(super) async fn wake(
         Ok(acted_on) => acted_on,
         Err(answer) => return answer,
     };
-    match facts.pages.operator.resume(&id).await {
+    match facts.pages.operator(&viewer).resume(&id).await {
         Ok(run) if run.is_delivered() => back(&id, "ended"),
         Ok(_) => back(&id, "woken"),
         Err(error) => not_done(&viewer, &error),
