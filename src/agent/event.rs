@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::approval::ApprovalRules;
 pub use super::asked::{AskedCall, Settled};
+pub use super::attempts::Pause;
 use super::effect::{CallKey, Effect};
 use super::links::AnswerRules;
 use super::message::{Conformity, ModelReply};
@@ -269,41 +270,6 @@ pub struct Settings {
     /// What becomes of links in the answer.
     #[serde(default, skip_serializing_if = "AnswerRules::keeps_all")]
     pub answer: AnswerRules,
-}
-
-/// Why a worker gave a run out of its hands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pause {
-    /// The worker shuts down.
-    Shutdown,
-    /// The user must authorize.
-    Authorization,
-    /// A person must approve.
-    Approval,
-    /// Somebody asked us to come later.
-    RateLimited,
-    /// Something that should pass failed; costs one of the run's attempts.
-    Transient,
-    /// The broker's consumer timeout came near: the same run goes on under a new delivery. Of version 1.
-    ContinueAsNew,
-    /// The journal could not be reached; said afterwards, by the next worker.
-    JournalAway,
-}
-
-impl Pause {
-    /// As in the journal, for log lines.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Shutdown => "shutdown",
-            Self::Authorization => "authorization",
-            Self::Approval => "approval",
-            Self::RateLimited => "rate_limited",
-            Self::Transient => "transient",
-            Self::ContinueAsNew => "continue_as_new",
-            Self::JournalAway => "journal_away",
-        }
-    }
 }
 
 /// A tool as it is pinned for a run; its definition is found again in the tool_catalog.

@@ -48,6 +48,16 @@ pub enum Step {
 }
 
 impl Run {
+    /// When the present attempt began.
+    pub fn attempt_began(&self) -> Timestamp {
+        self.attempt_began
+    }
+
+    /// The attempt before the present one, where there was one.
+    pub fn attempt_before(&self) -> Option<AttemptBefore> {
+        self.attempt_before
+    }
+
     /// The run that `lines` tell of, or `None` where there are none.
     pub fn replay(lines: &[String]) -> Result<Option<Self>, BadJournal> {
         let mut run: Option<Self> = None;
