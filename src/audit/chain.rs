@@ -40,12 +40,12 @@ pub(super) fn keys(text: &SecretString) -> Result<Vec<ChainKey>, String> {
 
 /// The last line of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct ChainLink {
     pub(super) seq: u64,
     pub(super) hash: String,
 }
 
-impl Link {
+impl ChainLink {
     /// Of a chain without lines.
     pub(super) fn none() -> Self {
         Self { seq: 0, hash: NOTHING.to_owned() }
@@ -144,7 +144,7 @@ pub struct BadLine {
 pub fn verify(files: &[PathBuf], keys: &SecretString) -> Result<Option<Verified>, BadLine> {
     let unread = |problem| BadLine { file: PathBuf::from("audit.key"), line: 0, problem };
     let keys = self::keys(keys).map_err(unread)?;
-    let mut chain: Option<(u64, Link)> = None;
+    let mut chain: Option<(u64, ChainLink)> = None;
     for path in files {
         verify_file(path, &keys, &mut chain).map_err(|(line, problem)| BadLine {
             file: path.clone(),
@@ -152,10 +152,10 @@ pub fn verify(files: &[PathBuf], keys: &SecretString) -> Result<Option<Verified>
             problem,
         })?;
     }
-    Ok(chain.map(|(first, Link { seq, hash })| Verified { first, last: seq, hash }))
+    Ok(chain.map(|(first, ChainLink { seq, hash })| Verified { first, last: seq, hash }))
 }
 
-fn verify_file(path: &Path, keys: &[ChainKey], chain: &mut Option<(u64, Link)>) -> Result<(), (u64, String)> {
+fn verify_file(path: &Path, keys: &[ChainKey], chain: &mut Option<(u64, ChainLink)>) -> Result<(), (u64, String)> {
     let unread = |error: std::io::Error| (0, format!("it cannot be read: {error}"));
     let file = File::open(path).map_err(unread)?;
     // Nothing is written meanwhile.
@@ -175,7 +175,7 @@ fn verify_file(path: &Path, keys: &[ChainKey], chain: &mut Option<(u64, Link)>) 
     }
 }
 
-fn check(line: &[u8], keys: &[ChainKey], before: Option<&Link>) -> Result<Link, String> {
+fn check(line: &[u8], keys: &[ChainKey], before: Option<&ChainLink>) -> Result<ChainLink, String> {
     let Read { says, covered, hash: found } = Read::of(line).ok_or("it is no line of an audit record")?;
     let key = match &says.key {
         Some(id) => {
@@ -190,7 +190,7 @@ fn check(line: &[u8], keys: &[ChainKey], before: Option<&Link>) -> Result<Link, 
     }
     let begins = before.is_none() && (says.seq > 1 || says.prev == NOTHING);
     if before.is_some_and(|before| before.seq + 1 == says.seq && before.hash == says.prev) || begins {
-        return Ok(Link { seq: says.seq, hash: found });
+        return Ok(ChainLink { seq: says.seq, hash: found });
     }
     let expected = before.map_or(1, |before| before.seq + 1);
     Err(format!("it does not follow the line before it: its number is {}, and {expected} is next", says.seq))
@@ -205,7 +205,7 @@ mod tests {
 
     /// Lines of a chain.
     fn lines(key: &str, count: usize) -> Vec<String> {
-        let (keys, mut last, mut lines) = (keys(&key.into()).unwrap(), Link::none(), Vec::new());
+        let (keys, mut last, mut lines) = (keys(&key.into()).unwrap(), ChainLink::none(), Vec::new());
         for number in 0..count {
             let (line, link) = last.next(keys.first(), &format!("{{\"event\":\"e\",\"job\":\"job {number}\"}}"));
             lines.push(line);

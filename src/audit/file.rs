@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
-use super::chain::{ChainKey, LONGEST_LINE, Link};
+use super::chain::{ChainKey, ChainLink, LONGEST_LINE};
 use crate::clock::SharedClock;
 
 /// How often another process may take the file's name away while it is being opened.
@@ -23,7 +23,7 @@ pub(super) struct ChainFile {
     beside: File,
     /// Its length after the last line that is known.
     end: u64,
-    last: Link,
+    last: ChainLink,
 }
 
 impl ChainFile {
@@ -33,7 +33,7 @@ impl ChainFile {
         beside.push(".last");
         let file = opened(&path)?;
         let beside = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(beside)?;
-        let mut chain = Self { path, key, clock, file, beside, end: 0, last: Link::none() };
+        let mut chain = Self { path, key, clock, file, beside, end: 0, last: ChainLink::none() };
         chain.lock()?;
         let caught_up = chain.catch_up();
         chain.file.unlock()?;
@@ -110,12 +110,12 @@ impl ChainFile {
         let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |position| position + 1);
         if whole > 0 {
             let begin = tail[..whole - 1].iter().rposition(|byte| *byte == b'\n').map_or(0, |position| position + 1);
-            self.last = Link::of(&tail[begin..whole - 1]).ok_or_else(foreign)?;
+            self.last = ChainLink::of(&tail[begin..whole - 1]).ok_or_else(foreign)?;
         } else if from > 0 {
             return Err(foreign());
         } else {
-            let mut beside = [0; Link::BYTES];
-            let known = self.beside.read_exact_at(&mut beside, 0).ok().and_then(|()| Link::read(&beside));
+            let mut beside = [0; ChainLink::BYTES];
+            let known = self.beside.read_exact_at(&mut beside, 0).ok().and_then(|()| ChainLink::read(&beside));
             self.last = known.filter(|known| known.seq > self.last.seq).unwrap_or_else(|| self.last.clone());
         }
         self.end = from + whole as u64;

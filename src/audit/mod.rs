@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 pub use self::chain::{BadLine, Verified, verify};
 use self::file::ChainFile;
-use self::writer::{Request, write_all};
+use self::writer::{WriteRequest, write_all};
 use crate::clock::SharedClock;
 use crate::job::Job;
 
@@ -55,7 +55,7 @@ pub type NameOf = Arc<dyn Fn(&str) -> String + Send + Sync>;
 pub struct Audit(Option<Arc<Recorder>>);
 
 struct Recorder {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<WriteRequest>,
     name_of: NameOf,
 }
 
@@ -207,7 +207,7 @@ impl Audit {
         let (answer, answered) = oneshot::channel();
         let lines = records.into_iter().map(|record| recorder.line(record)).collect();
         let gone = |()| Unrecorded("its thread has ended".to_owned());
-        recorder.requests.send(Request { lines, unwritten, answer }).map_err(|_| gone(()))?;
+        recorder.requests.send(WriteRequest { lines, unwritten, answer }).map_err(|_| gone(()))?;
         answered.await.unwrap_or_else(|_| Err(gone(())))
     }
 }

@@ -15,14 +15,14 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 256;
 
 /// Lines that somebody waits for.
-pub(super) struct Request {
+pub(super) struct WriteRequest {
     pub(super) lines: Vec<String>,
     pub(super) unwritten: Unwritten,
     pub(super) answer: oneshot::Sender<Result<(), Unrecorded>>,
 }
 
 /// Writes what comes, until nobody is left who could send anything.
-pub(super) fn write_all(mut file: ChainFile, requests: &Receiver<Request>) {
+pub(super) fn write_all(mut file: ChainFile, requests: &Receiver<WriteRequest>) {
     let (mut kept, mut failed) = (Vec::new(), false);
     loop {
         let next = match kept.is_empty() {
@@ -30,7 +30,7 @@ pub(super) fn write_all(mut file: ChainFile, requests: &Receiver<Request>) {
             false => requests.recv_timeout(TRY_AGAIN),
         };
         let ended = matches!(next, Err(RecvTimeoutError::Disconnected));
-        let batch: Vec<Request> = next.into_iter().chain(requests.try_iter()).take(AT_ONCE).collect();
+        let batch: Vec<WriteRequest> = next.into_iter().chain(requests.try_iter()).take(AT_ONCE).collect();
         let lines: Vec<String> = kept.iter().chain(batch.iter().flat_map(|request| &request.lines)).cloned().collect();
         let written = if lines.is_empty() { Ok(()) } else { file.append(&lines) };
         match &written {
@@ -45,7 +45,7 @@ pub(super) fn write_all(mut file: ChainFile, requests: &Receiver<Request>) {
             kept.clear();
         }
         let written = written.map_err(|problem| Unrecorded(problem.to_string()));
-        for Request { lines, unwritten, answer } in batch {
+        for WriteRequest { lines, unwritten, answer } in batch {
             if written.is_err() && unwritten == Unwritten::Keep {
                 kept.extend(lines);
             }

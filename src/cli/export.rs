@@ -44,7 +44,7 @@ const KEPT: [&str; 33] = [
 /// Kept in these events alone, where it is one of a closed set.
 const REASONS: [&str; 3] = ["retried", "tool_not_run", "put_aside"];
 /// Whole values that anybody may have made up, their keys included.
-const MADE_UP: [&str; 5] = ["arguments", "arguments_schema", "metadata", "output", "output_schema"];
+const MADE_UP: [&str; 6] = ["arguments", "arguments_schema", "metadata", "output", "output_schema", "provider_items"];
 
 /// The document, `None` where there is no journal.
 pub(super) fn exported(lines: &[String], content: bool) -> Result<Option<Value>, BadJournal> {

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod audit;
+mod components;
 mod config_schema;
 pub(crate) mod dead;
 mod decide;

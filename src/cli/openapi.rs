@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schema::add_schema;
+use super::components::add_schema;
 use crate::decision::DecisionBody;
 use crate::job::Job;
 use crate::reply::{CONTENT_TYPE, Reply};

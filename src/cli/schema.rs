@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::CommandError;
+use super::components::add_schema;
 use super::config_schema::config_schema;
 use super::openapi::openapi;
 use crate::config::DEFAULTS;
@@ -123,30 +124,4 @@ fn asyncapi() -> Value {
             }
         }
     })
-}
-
-/// Adds a schema and its definitions. A reference in such a document starts at the document's root, so the
-/// definitions move beside the schema.
-pub(super) fn add_schema(schemas: &mut Map<String, Value>, name: &str, mut schema: Value) {
-    if let Some(fields) = schema.as_object_mut() {
-        fields.remove("$schema");
-        if let Some(Value::Object(definitions)) = fields.remove("$defs") {
-            schemas.extend(definitions);
-        }
-    }
-    schemas.insert(name.to_owned(), schema);
-    schemas.values_mut().for_each(point_to_components);
-}
-
-fn point_to_components(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            if let Some(Value::String(target)) = fields.get_mut("$ref") {
-                *target = target.replace("#/$defs/", "#/components/schemas/");
-            }
-            fields.values_mut().for_each(point_to_components);
-        }
-        Value::Array(items) => items.iter_mut().for_each(point_to_components),
-        _ => {}
-    }
 }

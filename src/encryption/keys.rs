@@ -35,12 +35,12 @@ impl fmt::Display for KeyId {
 }
 
 /// A key and its id.
-pub(super) struct Key {
+pub(super) struct SealingKey {
     id: KeyId,
     key: LessSafeKey,
 }
 
-impl Key {
+impl SealingKey {
     pub(super) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
         let key = UnboundKey::new(&AES_256_GCM_SIV, bytes).expect("32 bytes are a key of AES-256");
         Self { id: id_of(bytes), key: LessSafeKey::new(key) }

@@ -22,8 +22,8 @@ use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use self::keys::Key;
 pub use self::keys::KeyId;
+use self::keys::SealingKey;
 pub(crate) use self::keys::{KEY_BYTES, decoded, id_of};
 
 /// The first byte of what is encrypted as described here. It and those up to 0xBF begin no UTF-8; those are left to later forms.
@@ -37,14 +37,14 @@ const NONE: &str = "none";
 /// Encrypts and decrypts by the operator's keys; without any it leaves everything as it is. Clones share the keys.
 #[derive(Clone, Default)]
 pub struct Encryption {
-    keys: Arc<[Key]>,
+    keys: Arc<[SealingKey]>,
     /// Whether new values are encrypted, with the first key.
     writes: bool,
 }
 
 /// Where a value lies: it can be read nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place(Vec<u8>);
+pub struct Binding(Vec<u8>);
 
 /// Why a value cannot be decrypted. It is there all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,7 @@ impl DecryptError {
     }
 }
 
-impl Place {
+impl Binding {
     /// What `kind` of value it is, and all that names it.
     pub fn new(kind: &str, names: &[&str]) -> Self {
         let mut bytes = Vec::new();
@@ -104,28 +104,28 @@ impl Encryption {
         let rest = text.strip_prefix(NONE).filter(|rest| rest.is_empty() || rest.trim_start().starts_with(','));
         let keys = decoded(&rest.unwrap_or(text).into())?;
         let writes = rest.is_none() && !keys.is_empty();
-        Ok(Self { keys: keys.iter().map(Key::new).collect(), writes })
+        Ok(Self { keys: keys.iter().map(SealingKey::new).collect(), writes })
     }
 
     /// The key that new values are encrypted with; `None` where they are not.
     pub fn key(&self) -> Option<KeyId> {
-        self.keys.first().filter(|_| self.writes).map(Key::id)
+        self.keys.first().filter(|_| self.writes).map(SealingKey::id)
     }
 
     /// All keys that values are decrypted with.
     pub fn known_keys(&self) -> impl Iterator<Item = KeyId> + '_ {
-        self.keys.iter().map(Key::id)
+        self.keys.iter().map(SealingKey::id)
     }
 
     /// `value` as it is kept in `place`.
-    pub fn encrypt<'a>(&self, place: &Place, value: &'a [u8]) -> Cow<'a, [u8]> {
+    pub fn encrypt<'a>(&self, place: &Binding, value: &'a [u8]) -> Cow<'a, [u8]> {
         let Some(key) = self.keys.first().filter(|_| self.writes) else { return Cow::Borrowed(value) };
         let header = [&[FORM], key.id().as_bytes().as_slice()].concat();
         Cow::Owned(key.seal(place.nonce(), place.with(&header), header, value))
     }
 
     /// What was kept in `place`, also before anything was encrypted; that costs nothing.
-    pub fn decrypt(&self, place: impl FnOnce() -> Place, kept: Vec<u8>) -> Result<Vec<u8>, DecryptError> {
+    pub fn decrypt(&self, place: impl FnOnce() -> Binding, kept: Vec<u8>) -> Result<Vec<u8>, DecryptError> {
         let Some(id) = key_of(&kept)? else { return Ok(kept) };
         let place = place();
         let key = self.keys.iter().find(|key| key.id() == id).ok_or(DecryptError::UnknownKey(id))?;
@@ -166,8 +166,8 @@ mod tests {
         Encryption::new(&keys.into()).unwrap()
     }
 
-    fn place() -> Place {
-        Place::new("entry", &["order-4711", "3"])
+    fn place() -> Binding {
+        Binding::new("entry", &["order-4711", "3"])
     }
 
     #[test]
@@ -184,10 +184,10 @@ mod tests {
         assert_eq!(kept.len(), b"secret".len() + 21);
         assert_eq!(encryption.decrypt(place, kept.clone()).unwrap(), b"secret");
         for elsewhere in [
-            Place::new("entry", &["order-4711", "4"]),
-            Place::new("entry", &["order-471", "13"]),
-            Place::new("entry", &["order-47113"]),
-            Place::new("remains", &["order-4711", "3"]),
+            Binding::new("entry", &["order-4711", "4"]),
+            Binding::new("entry", &["order-471", "13"]),
+            Binding::new("entry", &["order-47113"]),
+            Binding::new("remains", &["order-4711", "3"]),
         ] {
             let id = encryption.key().unwrap();
             assert_eq!(

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use super::JournalError;
-use crate::encryption::{Encryption, Place};
+use crate::encryption::{Binding, Encryption};
 use crate::job::JobId;
 
 /// What a journal holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum Stored {
     Entry,
     /// What is left of a run.
     Remains,
@@ -26,7 +26,7 @@ impl Contents {
     pub(super) fn encrypt<'a>(
         &self,
         job: &JobId,
-        kind: Kind,
+        kind: Stored,
         sequence: u64,
         lines: &'a [String],
     ) -> Vec<Cow<'a, [u8]>> {
@@ -35,7 +35,7 @@ impl Contents {
         lines.map(|(sequence, line)| self.encrypt_one(job, kind, sequence, line)).collect()
     }
 
-    pub(super) fn encrypt_one<'a>(&self, job: &JobId, kind: Kind, sequence: u64, line: &'a str) -> Cow<'a, [u8]> {
+    pub(super) fn encrypt_one<'a>(&self, job: &JobId, kind: Stored, sequence: u64, line: &'a str) -> Cow<'a, [u8]> {
         if self.0.key().is_none() || job.is_internal() {
             return Cow::Borrowed(line.as_bytes());
         }
@@ -43,14 +43,14 @@ impl Contents {
     }
 
     /// All lines of this kind.
-    pub(super) fn decrypt(&self, job: &JobId, kind: Kind, kept: Vec<Vec<u8>>) -> Result<Vec<String>, JournalError> {
+    pub(super) fn decrypt(&self, job: &JobId, kind: Stored, kept: Vec<Vec<u8>>) -> Result<Vec<String>, JournalError> {
         (0..).zip(kept).map(|(sequence, line)| self.decrypt_one(job, kind, sequence, line)).collect()
     }
 
     pub(super) fn decrypt_one(
         &self,
         job: &JobId,
-        kind: Kind,
+        kind: Stored,
         sequence: u64,
         kept: Vec<u8>,
     ) -> Result<String, JournalError> {
@@ -60,11 +60,11 @@ impl Contents {
     }
 }
 
-fn place(job: &JobId, kind: Kind, sequence: u64) -> Place {
+fn place(job: &JobId, kind: Stored, sequence: u64) -> Binding {
     let kind = match kind {
-        Kind::Entry => "entry",
-        Kind::Remains => "remains",
-        Kind::Note => "note",
+        Stored::Entry => "entry",
+        Stored::Remains => "remains",
+        Stored::Note => "note",
     };
-    Place::new(kind, &[job.key(), &sequence.to_string()])
+    Binding::new(kind, &[job.key(), &sequence.to_string()])
 }

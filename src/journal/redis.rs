@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::encrypted::{Contents, Kind};
+use super::encrypted::{Contents, Stored};
 use super::index::{DEFAULT_MOST_RUNS, FoundRun, Head, Indexed, RunPage, RunQuery};
 use super::redis_change::{RunChange, read_as, unreadable, verdict};
 use super::redis_index::RedisIndex;
@@ -227,10 +227,10 @@ impl RedisJournal {
     /// `entries` of the run, or what remains of it where there are none.
     async fn or_remains(&self, job: &JobId, entries: Vec<Vec<u8>>) -> Result<Vec<String>, JournalError> {
         if !entries.is_empty() {
-            return self.contents.decrypt(job, Kind::Entry, entries);
+            return self.contents.decrypt(job, Stored::Entry, entries);
         }
         let remains = self.read_key(&self.sealed_key(job)).await?;
-        self.contents.decrypt(job, Kind::Remains, remains)
+        self.contents.decrypt(job, Stored::Remains, remains)
     }
 }
 
@@ -273,7 +273,7 @@ impl Journal for RedisJournal {
         let head = append.index.as_ref().map(|indexed| Head::print(length, indexed)).unwrap_or_default();
         // Before the end that they are of: nobody looks at them while the run has entries.
         if let Some(Remains { entries, retain }) = append.remains {
-            let entries = self.contents.encrypt(job, Kind::Remains, 0, entries);
+            let entries = self.contents.encrypt(job, Stored::Remains, 0, entries);
             let keep = |script: &mut ScriptInvocation<'_>| {
                 script.arg(milliseconds(retain)).arg(&head);
                 for entry in &entries {
@@ -282,7 +282,7 @@ impl Journal for RedisJournal {
             };
             self.change::<String>(&self.sealed_key(job), &self.keep, keep).await?;
         }
-        let entries = self.contents.encrypt(job, Kind::Entry, append.sequence, append.entries);
+        let entries = self.contents.encrypt(job, Stored::Entry, append.sequence, append.entries);
         let news = append.index.filter(Indexed::is_news);
         if self.index.is_together() {
             match self.appended(job, &append, &entries, &head, news.as_ref()).await {
@@ -343,7 +343,7 @@ impl Journal for RedisJournal {
     }
 
     async fn announce(&self, job: &JobId, note: &str, retain: Duration) -> Result<Announced, JournalError> {
-        let encrypted = self.contents.encrypt_one(job, Kind::Note, 0, note);
+        let encrypted = self.contents.encrypt_one(job, Stored::Note, 0, note);
         let arguments = |script: &mut ScriptInvocation<'_>| {
             script.arg(&*encrypted).arg(milliseconds(retain));
         };
@@ -352,18 +352,18 @@ impl Journal for RedisJournal {
         if begun > 0 {
             return Ok(Announced::Begun);
         }
-        let kept = self.contents.decrypt_one(job, Kind::Note, 0, kept)?;
+        let kept = self.contents.decrypt_one(job, Stored::Note, 0, kept)?;
         Ok(if kept == note { Announced::Kept } else { Announced::Other(kept) })
     }
 
     async fn announced(&self, job: &JobId) -> Result<Option<String>, JournalError> {
         let answer: Value = self.client.query(cmd("HGET").arg(self.key(job)).arg("announced")).await?;
         let kept: Option<Vec<u8>> = read_as(answer)?;
-        kept.map(|kept| self.contents.decrypt_one(job, Kind::Note, 0, kept)).transpose()
+        kept.map(|kept| self.contents.decrypt_one(job, Stored::Note, 0, kept)).transpose()
     }
 
     async fn withdraw(&self, job: &JobId, note: &str, retain: Duration) -> Result<(), JournalError> {
-        let note = self.contents.encrypt_one(job, Kind::Note, 0, note);
+        let note = self.contents.encrypt_one(job, Stored::Note, 0, note);
         let arguments = |script: &mut ScriptInvocation<'_>| {
             script.arg(&*note).arg(milliseconds(retain));
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::redis::{ScriptInvocation, cmd};
 use percent_encoding::percent_decode_str;
 
-use super::encrypted::Kind;
+use super::encrypted::Stored;
 use super::redis::RedisJournal;
 use super::{FencingToken, JournalError, milliseconds};
 use crate::job::{Identifier, JobId};
@@ -60,7 +60,7 @@ impl RedisJournal {
         self.index.leave(job, identifier).await?;
         let keep: i64 = self.client.query(cmd("PTTL").arg(self.sealed_key(job))).await?;
         let keep = u64::try_from(keep).unwrap_or(0).max(milliseconds(least));
-        let tombstone = self.contents.encrypt(job, Kind::Remains, 0, tombstone);
+        let tombstone = self.contents.encrypt(job, Stored::Remains, 0, tombstone);
         let arguments = |script: &mut ScriptInvocation<'_>| {
             script.arg(keep).arg("");
             for line in &tombstone {

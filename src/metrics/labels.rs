@@ -18,7 +18,7 @@ pub(super) struct CacheResult {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Kind {
+pub(super) struct TypeLabel {
     pub(super) r#type: &'static str,
 }
 

@@ -19,8 +19,8 @@ use prometheus_client::registry::Registry;
 
 pub use self::exposition::Form;
 use self::labels::{
-    ApprovalLabels, CacheResult, DigestName, Fire, InferenceLabels, Kind, ModelCallLabels, OutcomeLabel, QueueName,
-    ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName,
+    ApprovalLabels, CacheResult, DigestName, Fire, InferenceLabels, ModelCallLabels, OutcomeLabel, QueueName,
+    ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName, TypeLabel,
 };
 use crate::decision::{Door, Verdict};
 
@@ -59,7 +59,7 @@ pub struct Metrics {
     parked_jobs: Family<ReasonLabel, Gauge>,
     approvals: Family<ApprovalLabels, Counter>,
     dead_letters: Family<ReasonLabel, Counter>,
-    replies: Family<Kind, Counter>,
+    replies: Family<TypeLabel, Counter>,
     replies_fell_back: Counter,
     replies_deferred: Counter,
     reply_posts: Family<OutcomeLabel, Counter>,
@@ -256,7 +256,7 @@ impl Metrics {
 
     /// The broker confirmed a reply.
     pub fn replied(&self, kind: &'static str, fell_back: bool) {
-        self.replies.get_or_create(&Kind { r#type: kind }).inc();
+        self.replies.get_or_create(&TypeLabel { r#type: kind }).inc();
         self.replies_fell_back.inc_by(u64::from(fell_back));
     }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tracing::warn;
 
 use super::{PAGE, PageCursor, Parked, ParkedPage, Parking, ParkingError, WaitsFor};
-use crate::encryption::{Encryption, Place};
+use crate::encryption::{Binding, Encryption};
 use crate::job::{Identifier, JobId};
 use crate::key::{Key, decode};
 use crate::redis_client::{RedisClient, Unavailable};
@@ -149,8 +149,8 @@ const FIRST: &str = "0";
 /// A century: Redis refuses an expiry that overflows its clock.
 const LONGEST: u64 = 1000 * 3600 * 24 * 365 * 100;
 
-fn place(identifier: &Identifier, job: &str) -> Place {
-    Place::new("parked", &[identifier.as_str(), job])
+fn place(identifier: &Identifier, job: &str) -> Binding {
+    Binding::new("parked", &[identifier.as_str(), job])
 }
 
 fn name(identifier: &Identifier, job: &JobId) -> String {

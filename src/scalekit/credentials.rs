@@ -41,10 +41,4 @@ impl Scalekit {
             Err(error) => Err(error),
         }
     }
-
-    pub(super) fn tell(&self, news: CredentialsNews) {
-        if let Some(hook) = &self.on_credentials {
-            hook(news);
-        }
-    }
 }

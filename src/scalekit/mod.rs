@@ -246,6 +246,12 @@ impl Scalekit {
         self.told(self.exchange(operation, request.bearer(token.secret)).await)
     }
 
+    fn tell(&self, news: CredentialsNews) {
+        if let Some(hook) = &self.on_credentials {
+            hook(news);
+        }
+    }
+
     /// Tells what the end of a call shows of our credentials.
     fn told(&self, result: Result<Response, Error>) -> Result<Response, Error> {
         match &result {

@@ -12,7 +12,7 @@ use crate::job::JobId;
 use crate::key::encode;
 
 /// A call that waits.
-pub(super) struct WaitingCall {
+pub(super) struct ShownCall {
     pub(super) approval: String,
     pub(super) job: JobId,
     pub(super) identifier: String,
@@ -26,7 +26,7 @@ pub(super) struct WaitingCall {
     pub(super) until: Timestamp,
 }
 
-impl WaitingCall {
+impl ShownCall {
     /// All that wait in a run.
     pub(super) fn of(run: &Run) -> Vec<Self> {
         if run.reply().is_some() {

@@ -12,7 +12,7 @@ impl Figures {
 
     /// The sum over all lines of a metric, whatever their labels.
     pub(super) fn sum(&self, name: &str) -> f64 {
-        self.lines(name).map(|(_, value)| value).sum()
+        self.lines(name).fold(0.0, |sum, (_, value)| sum + value)
     }
 
     /// The same for each value of a label.

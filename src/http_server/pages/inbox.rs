@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::calls::WaitingCall;
-use super::frame::{Place, Shown, nothing, page, sentence};
+use super::calls::ShownCall;
+use super::frame::{Screen, Shown, nothing, page, sentence};
 use super::letters::{Letters, letters_part};
 use super::session::Viewer;
 use super::{actor, looked_at, reader, sees};
@@ -51,7 +51,7 @@ pub(super) async fn show(
     headers: HeaderMap,
     Query(query): Query<InboxQuery>,
 ) -> Response {
-    let viewer = match reader(&facts, &headers, Place::Inbox, Scope::JobsRead) {
+    let viewer = match reader(&facts, &headers, Screen::Inbox, Scope::JobsRead) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
@@ -62,10 +62,10 @@ pub(super) async fn show(
         (calls_part(&viewer, &facts, &calls))
         (letters_part(&viewer, &letters))
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Place::Inbox, "Inbox", true, &content))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Inbox, "Inbox", true, &content))
 }
 
-fn calls_part(viewer: &Viewer<'_>, facts: &Endpoints, calls: &Result<Vec<WaitingCall>, String>) -> Markup {
+fn calls_part(viewer: &Viewer<'_>, facts: &Endpoints, calls: &Result<Vec<ShownCall>, String>) -> Markup {
     let now = facts.pages.clock.now();
     html! {
         section data-part="calls" aria-labelledby="calls" {
@@ -80,14 +80,14 @@ fn calls_part(viewer: &Viewer<'_>, facts: &Endpoints, calls: &Result<Vec<Waiting
 }
 
 /// The calls that whoever looks may know of; those whose time ends first come first.
-async fn waiting_calls(facts: &Endpoints, viewer: &Viewer<'_>) -> Result<Vec<WaitingCall>, String> {
+async fn waiting_calls(facts: &Endpoints, viewer: &Viewer<'_>) -> Result<Vec<ShownCall>, String> {
     let waiting = facts.parking.first(WaitsFor::Approval, MOST).await.map_err(|error| error.to_string())?;
     let seen = waiting.into_iter().filter(|(identifier, job)| sees(facts, viewer, job, identifier));
     let runs = seen.map(|(_, job)| async move { facts.decider.run(&job).await });
     let mut calls = Vec::new();
     for run in futures_util::future::join_all(runs).await {
         match run {
-            Ok(run) => calls.extend(WaitingCall::of(&run)),
+            Ok(run) => calls.extend(ShownCall::of(&run)),
             // Its journal is not kept any more.
             Err(NotDecided::Refused(_)) => {}
             Err(error) => return Err(error.to_string()),
@@ -103,11 +103,11 @@ pub(super) async fn decide(
     Query(query): Query<DecideQuery>,
     Form(form): Form<DecideForm>,
 ) -> Response {
-    let viewer = match actor(&facts, &headers, &form.form_token, Place::Inbox, Scope::Approvals) {
+    let viewer = match actor(&facts, &headers, &form.form_token, Screen::Inbox, Scope::Approvals) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    let refused = |status, words: &str| sentence(&viewer, Place::Inbox, status, words);
+    let refused = |status, words: &str| sentence(&viewer, Screen::Inbox, status, words);
     let ruling = match form.decision.as_str() {
         "approve" => Ruling::Approve,
         "deny" => Ruling::Deny,

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use tokio_util::task::TaskTracker;
 
 use self::doctor::Examine;
-use self::frame::{Place, Shown, plain_page, sentence};
+use self::frame::{Screen, Shown, plain_page, sentence};
 use self::session::Viewer;
 use super::Endpoints;
 use super::approvals::FORM_BYTES;
@@ -108,7 +108,7 @@ fn viewer<'t>(facts: &'t Endpoints, headers: &HeaderMap) -> Result<Viewer<'t>, R
 
 /// Whoever looks at a page that this scope is needed for; else the answer.
 #[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
-fn reader<'t>(facts: &'t Endpoints, headers: &HeaderMap, here: Place, scope: Scope) -> Result<Viewer<'t>, Response> {
+fn reader<'t>(facts: &'t Endpoints, headers: &HeaderMap, here: Screen, scope: Scope) -> Result<Viewer<'t>, Response> {
     let viewer = viewer(facts, headers)?;
     match viewer.holder.allows(scope) {
         true => Ok(viewer),
@@ -122,7 +122,7 @@ fn actor<'t>(
     facts: &'t Endpoints,
     headers: &HeaderMap,
     form_token: &str,
-    here: Place,
+    here: Screen,
     scope: Scope,
 ) -> Result<Viewer<'t>, Response> {
     let viewer = reader(facts, headers, here, scope)?;
@@ -133,14 +133,14 @@ fn actor<'t>(
     Err(sentence(&viewer, here, StatusCode::FORBIDDEN, words))
 }
 
-fn lacks(viewer: &Viewer<'_>, here: Place, scope: Scope) -> Response {
+fn lacks(viewer: &Viewer<'_>, here: Screen, scope: Scope) -> Response {
     let words = format!("Your token is not good for this: it lacks the scope `{}`.", scope.as_str());
     sentence(viewer, here, StatusCode::FORBIDDEN, &words)
 }
 
 /// What is not about one user's jobs is for whoever may see all of them.
 #[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
-fn unlimited(facts: &Endpoints, viewer: &Viewer<'_>, here: Place) -> Result<(), Response> {
+fn unlimited(facts: &Endpoints, viewer: &Viewer<'_>, here: Screen) -> Result<(), Response> {
     if is_unlimited(facts, viewer) {
         return Ok(());
     }

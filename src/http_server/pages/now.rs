@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::figures::{Figures, count};
-use super::frame::{Place, Shown, nothing, page};
+use super::frame::{Screen, Shown, nothing, page};
 use super::letters::Letters;
 use super::{looked_at, viewer};
 use crate::http_server::Endpoints;
@@ -42,7 +42,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         let value = value.map(|count| count.to_string()).map_err(|error| error.to_string());
         let (name, address) = match waits_for {
             WaitsFor::Authorization => ("wait for their users", None),
-            WaitsFor::Approval => ("wait for approval", Some(Place::Inbox.address())),
+            WaitsFor::Approval => ("wait for approval", Some(Screen::Inbox.address())),
         };
         tiles.push(Tile { name, value, address, alarms: false });
     }
@@ -52,7 +52,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         Letters::Listed(letters) => Ok(letters.len().to_string()),
     };
     let alarms = letters.as_ref().is_ok_and(|count| count != "0");
-    let address = Some(Place::Inbox.address());
+    let address = Some(Screen::Inbox.address());
     tiles.push(Tile { name: "dead letters", value: letters, address, alarms });
     let view = NowView {
         process: facts.pages.process.clone(),
@@ -60,7 +60,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         tiles,
         figures,
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Place::Now, "Now", true, &now_parts(&view)))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Now, "Now", true, &now_parts(&view)))
 }
 
 /// What is counted of the job queue now and then, where there is a broker.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::calls::WaitingCall;
-use super::frame::{Place, Shown, form_token, page, sentence, span, time_after};
+use super::calls::ShownCall;
+use super::frame::{Screen, Shown, form_token, page, sentence, span, time_after};
 use super::session::Viewer;
 use super::{Pressed, actor, looked_at, reader, sees};
 use crate::http_server::Endpoints;
@@ -33,7 +33,7 @@ pub(super) async fn show(
     headers: HeaderMap,
     Query(query): Query<RunQueryText>,
 ) -> Response {
-    let viewer = match reader(&facts, &headers, Place::Jobs, Scope::JobsRead) {
+    let viewer = match reader(&facts, &headers, Screen::Jobs, Scope::JobsRead) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
@@ -45,12 +45,12 @@ pub(super) async fn show(
         @if let Some(said) = said(&query.said) { p.said role="status" { (said) } }
         (run_part(&viewer, &timeline, facts.pages.clock.now()))
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Place::Jobs, id.as_str(), true, &content))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Jobs, id.as_str(), true, &content))
 }
 
 /// The run of this id, where whoever looks may see it; for all others it is as if there were none.
 async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(JobId, Timeline), Response> {
-    let answer = |status, words: &str| sentence(viewer, Place::Jobs, status, words);
+    let answer = |status, words: &str| sentence(viewer, Screen::Jobs, status, words);
     let Some(id) = JobId::from_key(id) else {
         return Err(answer(StatusCode::BAD_REQUEST, "An id has 1 to 200 bytes."));
     };
@@ -94,7 +94,7 @@ fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup 
                     @if !failed.error.hint.is_empty() { p.hint { "What to do: " (Shown(&failed.error.hint)) } }
                 }
             }
-            @let calls = WaitingCall::of(run);
+            @let calls = ShownCall::of(run);
             @if !calls.is_empty() {
                 h2 { "Waits for approval" }
                 div.cards { @for call in &calls { (call.card(viewer, now)) } }
@@ -232,7 +232,7 @@ async fn acted_on<'t>(
     query: &RunQueryText,
     form: &Pressed,
 ) -> Result<(Viewer<'t>, JobId), Response> {
-    let viewer = actor(facts, headers, &form.form_token, Place::Jobs, Scope::Operate)?;
+    let viewer = actor(facts, headers, &form.form_token, Screen::Jobs, Scope::Operate)?;
     let (id, _) = timeline(facts, &viewer, &query.id).await?;
     Ok((viewer, id))
 }
@@ -243,7 +243,7 @@ fn back(id: &JobId, said: &str) -> Response {
 
 fn not_done(viewer: &Viewer<'_>, error: &RunError) -> Response {
     let status = if matches!(error, RunError::Busy) { StatusCode::CONFLICT } else { StatusCode::SERVICE_UNAVAILABLE };
-    sentence(viewer, Place::Jobs, status, &format!("It was not done: {error}."))
+    sentence(viewer, Screen::Jobs, status, &format!("It was not done: {error}."))
 }
 
 fn said(what: &str) -> Option<&'static str> {

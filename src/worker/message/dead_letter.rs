@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::wake_up::{Reason, WakeUp};
 use crate::agent::event::GivenUp;
-use crate::encryption::{DecryptError, Encryption, Place, key_of};
+use crate::encryption::{Binding, DecryptError, Encryption, key_of};
 use crate::job::Job;
 use crate::key::digest;
 use crate::queue::{Delivery, Message, QueueError};
@@ -144,8 +144,8 @@ fn is_encrypted(letter: &Message) -> bool {
     letter.properties.headers.contains_key(DEAD_KEY) && !matches!(key_of(&letter.body), Ok(None))
 }
 
-fn place(kind: &str, id: &str) -> Place {
-    Place::new(kind, &[id])
+fn place(kind: &str, id: &str) -> Binding {
+    Binding::new(kind, &[id])
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::single_flight::SingleFlight;
 use crate::cache::{Cache, CacheError};
 use crate::clock::after;
 use crate::clock::{SharedClock, milliseconds_between};
-use crate::encryption::{Encryption, Place};
+use crate::encryption::{Binding, Encryption};
 use crate::job::{ConnectionName, Identifier};
 use crate::key::Key;
 use crate::scalekit::{self, Scalekit};
@@ -162,8 +162,8 @@ impl MagicLinks {
 }
 
 /// The key names the user and the connection.
-fn place(key: &Key) -> Place {
-    Place::new("link", &[&key.to_string()])
+fn place(key: &Key) -> Binding {
+    Binding::new("link", &[&key.to_string()])
 }
 
 fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
