@@ -22,7 +22,6 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
-use self::public::PublicResolver;
 pub use self::public::{addresses_of, is_public};
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
@@ -223,19 +222,6 @@ impl Client {
     /// addresses, and refuses `https` ones with words that say what to install.
     pub fn new(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
         Self::with_tls(config, &TlsConfig::default(), "tls", clock)
-    }
-
-    /// The same, and names lead to public addresses alone, whatever the name server says at that moment; past any proxy. An
-    /// address in place of a name is the caller's to look at.
-    pub fn public_only(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
-        let config = Config { proxy: None, ..config.clone() };
-        let client = Self::new(&config, clock)?;
-        let guarded = builder(&config, None).dns_resolver(PublicResolver).build();
-        let inner = match client.no_tls {
-            None => guarded.map_err(|error| HttpError::Invalid(words(&error)))?,
-            Some(_) => client.inner,
-        };
-        Ok(Self { inner, ..client })
     }
 
     /// The same with certificates of one's own, which the section `tls_keys` of the configuration names.

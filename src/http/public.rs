@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use super::{Client, Config, HttpError, builder, words};
+use crate::clock::SharedClock;
+
 /// The addresses of a host, by the system's resolver.
 pub async fn addresses_of(host: &str) -> std::io::Result<Vec<IpAddr>> {
     Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
@@ -49,8 +52,23 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
+impl Client {
+    /// A client to which names lead to public addresses alone, whatever the name server says at that moment; past any proxy. An
+    /// address in place of a name is the caller's to look at.
+    pub fn public_only(config: &Config, clock: SharedClock) -> Result<Self, HttpError> {
+        let config = Config { proxy: None, ..config.clone() };
+        let client = Self::new(&config, clock)?;
+        let guarded = builder(&config, None).dns_resolver(PublicResolver).build();
+        let inner = match client.no_tls {
+            None => guarded.map_err(|error| HttpError::Invalid(words(&error)))?,
+            Some(_) => client.inner,
+        };
+        Ok(Self { inner, ..client })
+    }
+}
+
 /// Finds public addresses alone, so that a connection goes to an address that was looked at.
-pub(super) struct PublicResolver;
+struct PublicResolver;
 
 impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
