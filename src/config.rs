@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -359,10 +361,10 @@ struct Layers<'a> {
 }
 
 /// Reads one section. Taken out of the table by hand: `Config::get` would name the section in an error, not the key.
-fn section<T: DeserializeOwned>(layers: &Layers<'_>, name: &str, problems: &mut Vec<String>) -> Option<T> {
+fn section<T: DeserializeOwned + JsonSchema>(layers: &Layers<'_>, name: &str, problems: &mut Vec<String>) -> Option<T> {
     let value = layers.table.cache.clone().into_table().ok()?.remove(name)?;
     let told = |error: &::config::ConfigError, key: &str| {
-        let text = with_suggestion(&format!("{name}{}", without_values(error)));
+        let text = with_suggestion(&choices::<T>(format!("{name}{}", without_values(error))));
         // An unknown key is complained about in the name of what it stands in.
         match text.starts_with(key) {
             true => layers.sources.with_origin(text),
@@ -385,6 +387,25 @@ fn section<T: DeserializeOwned>(layers: &Layers<'_>, name: &str, problems: &mut 
     found.sort();
     problems.extend(if found.is_empty() { vec![error] } else { found });
     None
+}
+
+/// `problem`, which begins with the section, with the words that there are where it complains about one: the library names
+/// our type instead.
+fn choices<T: JsonSchema>(problem: String) -> String {
+    let Some((path, rest)) = problem.split_once(": enum ") else { return problem };
+    let Some((_, written)) = rest.split_once(" does not have variant constructor ") else { return problem };
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let node = path.split('.').skip(1).try_fold(&schema, |node, key| node.get("properties")?.get(key));
+    let words = |list: &str| node.and_then(|node| node.get(list)?.as_array()).into_iter().flatten();
+    let each = words("oneOf").flat_map(|one| {
+        one.get("const")
+            .into_iter()
+            .chain(one.get("enum").into_iter().filter_map(serde_json::Value::as_array).flatten())
+    });
+    let known: Vec<_> =
+        words("enum").chain(each).filter_map(serde_json::Value::as_str).map(|word| format!("`{word}`")).collect();
+    format!("{path}: unknown variant `{written}`, expected one of {}", known.join(", "))
 }
 
 /// The error with its place, but without the value that it complains about: that may be a secret.
