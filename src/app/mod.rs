@@ -27,8 +27,8 @@ use crate::audit::Audit;
 use crate::clock::{ReferenceClock, SharedClock};
 use crate::config::Config;
 use crate::fleet_clock::FleetClock;
-use crate::http_server::pages::PageFacts;
 use crate::http_server::pages::doctor::Examine;
+use crate::http_server::pages::{DoubtfulEffects, PageFacts};
 use crate::http_server::tokens::Tokens;
 use crate::http_server::{self, Check, Endpoints};
 use crate::member_watch::MemberWatch;
@@ -222,6 +222,7 @@ impl App {
             process: rules.name.clone(),
             journal: journal.clone(),
             runs: by_pages,
+            doubtful: DoubtfulEffects::default(),
             scheduler: None,
             examine: None,
             clock: clock.clone(),

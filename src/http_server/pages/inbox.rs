@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calls::ShownCall;
+use super::effects::{doubtful, doubtful_part};
 use super::frame::{Screen, Shown, nothing, page, sentence};
 use super::letters::{Letters, letters_part};
 use super::session::Viewer;
@@ -56,10 +57,12 @@ pub(super) async fn show(
         Err(answer) => return answer,
     };
     let calls = waiting_calls(&facts, &viewer).await;
+    let effects = doubtful(&facts, &viewer).await;
     let letters = Letters::of(&facts, &viewer, !query.letters.is_empty()).await;
     let content = html! {
         @if let Some(said) = said(&query.said) { p.said role="status" { (said) } }
         (calls_part(&viewer, &facts, &calls))
+        (doubtful_part(&viewer, &effects))
         (letters_part(&viewer, &letters))
     };
     looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Inbox, "Inbox", true, &content))
@@ -136,6 +139,7 @@ pub(super) async fn decide(
 fn said(what: &str) -> Option<&'static str> {
     match what {
         "approved" => Some("Approved; the run goes on."),
+        "settled" => Some("Settled; the caller is told."),
         "replayed" => Some("Replayed: the message is back in the job queue."),
         "same" => Some("Its run had come to another end, and is not run again; its caller gets the same reply."),
         "denied" => Some("Denied; the run goes on without the call."),

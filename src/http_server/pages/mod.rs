@@ -4,7 +4,9 @@
 mod calls;
 mod digests;
 pub(crate) mod doctor;
+mod effects;
 mod figures;
+mod flights;
 pub(super) mod frame;
 mod inbox;
 mod jobs;
@@ -25,6 +27,7 @@ use serde::Deserialize;
 use tokio_util::task::TaskTracker;
 
 use self::doctor::Examine;
+pub(crate) use self::effects::DoubtfulEffects;
 use self::frame::{Screen, Shown, plain_page, sentence};
 use self::session::Viewer;
 use super::Endpoints;
@@ -52,6 +55,8 @@ pub(crate) struct PageFacts {
     pub scheduler: Option<Scheduler>,
     /// Looks at everything that the worker needs.
     pub examine: Option<Examine>,
+    /// What was found in doubt a moment ago.
+    pub doubtful: DoubtfulEffects,
     pub clock: SharedClock,
     /// Work that may go on after the answer.
     pub tracker: TaskTracker,
@@ -83,6 +88,7 @@ pub(super) fn pages() -> Router<Endpoints> {
         .route("/", get(now::show))
         .route("/inbox", get(inbox::show))
         .route("/decide", post(inbox::decide))
+        .route("/settle", post(effects::settle))
         .route("/replay", post(letters::replay))
         .route("/jobs", get(jobs::show))
         .route("/job", get(run::show))

@@ -6,10 +6,12 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::figures::{Figures, count};
+use super::flights::{flights, flights_part, lately, lately_part};
 use super::frame::{Screen, Shown, nothing, page};
 use super::letters::Letters;
 use super::{looked_at, viewer};
 use crate::http_server::Endpoints;
+use crate::http_server::tokens::Scope;
 use crate::parking::WaitsFor;
 
 /// A figure of the whole fleet, or why it is not known.
@@ -60,7 +62,13 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         tiles,
         figures,
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Now, "Now", true, &now_parts(&view)))
+    let fleet = if viewer.holder.allows(Scope::JobsRead) {
+        let (flights, lately) = (flights(&facts, &viewer).await, lately(&facts).await);
+        html! { (flights_part(&flights, facts.pages.clock.now())) (lately_part(&lately)) }
+    } else {
+        html! {}
+    };
+    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Now, "Now", true, &now_parts(&view, &fleet)))
 }
 
 /// What is counted of the job queue now and then, where there is a broker.
@@ -74,7 +82,7 @@ fn queue_tiles(figures: &Figures) -> Vec<Tile> {
     tiles.collect()
 }
 
-fn now_parts(view: &NowView) -> Markup {
+fn now_parts(view: &NowView, fleet: &Markup) -> Markup {
     html! {
         section data-part="verdict" aria-label="Verdict" {
             @match &view.verdict {
@@ -86,6 +94,7 @@ fn now_parts(view: &NowView) -> Markup {
             h2 #fleet { "All workers" }
             dl.tiles { @for tile in &view.tiles { (tile_of(tile)) } }
         }
+        (fleet)
         section data-part="process" aria-labelledby="process" {
             h2 #process { "This worker, since it started" }
             p.hint { (Shown(&view.process)) }
@@ -149,7 +158,7 @@ mod tests {
         let away = Tile { name: "wait", value: Err("\"><script>".to_owned()), address: None, alarms: false };
         let figures = Figures::new(metrics.render());
         let view = NowView { process: "worker-1-<b>".to_owned(), verdict, tiles: vec![trouble, away], figures };
-        now_parts(&view).into_string()
+        now_parts(&view, &html! {}).into_string()
     }
 
     #[test]

@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calls::ShownCall;
+use super::effects::DoubtfulEffect;
 use super::frame::{Screen, Shown, form_token, page, sentence, span, time_after};
 use super::session::Viewer;
 use super::{Pressed, actor, looked_at, reader, sees};
@@ -49,7 +50,7 @@ pub(super) async fn show(
 }
 
 /// The run of this id, where whoever looks may see it; for all others it is as if there were none.
-async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(JobId, Timeline), Response> {
+pub(super) async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(JobId, Timeline), Response> {
     let answer = |status, words: &str| sentence(viewer, Screen::Jobs, status, words);
     let Some(id) = JobId::from_key(id) else {
         return Err(answer(StatusCode::BAD_REQUEST, "An id has 1 to 200 bytes."));
@@ -98,6 +99,11 @@ fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup 
             @if !calls.is_empty() {
                 h2 { "Waits for approval" }
                 div.cards { @for call in &calls { (call.card(viewer, now)) } }
+            }
+            @let doubtful = DoubtfulEffect::of(run);
+            @if !doubtful.is_empty() {
+                h2 { "What became of these?" }
+                div.cards { @for effect in &doubtful { (effect.card(viewer)) } }
             }
             @if let Some(account) = account { (effects(&account.effects)) }
         }

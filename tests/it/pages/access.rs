@@ -1,16 +1,19 @@
 //! Who sees what, and who can do what.
 
+use serde_json::json;
+
 use super::{ALL, FOREIGNER, HOSTILE, Pages, READER, header, part, read};
 use crate::support::eventually;
 
 const PAGES: [&str; 6] = ["/", "/inbox", "/jobs", "/job?id=done-1", "/digests", "/doctor"];
-const ACTIONS: [&str; 6] = [
+const ACTIONS: [&str; 7] = [
     "/decide?approval=x",
     "/cancel?id=waits-1",
     "/wake?id=waits-1",
     "/digest?name=new-year",
     "/doctor",
     "/replay?id=no%20job",
+    "/settle?id=done-1&call=x",
 ];
 
 #[tokio::test]
@@ -78,6 +81,21 @@ async fn a_token_shows_what_it_is_good_for(pages: &Pages<'_>) {
     for shown in ["completed", "gmail_fetch_mails", "model replied", "tokens in", "prompt: Fetch my last 5"] {
         assert!(run.contains(shown), "{shown}: {run}");
     }
+
+    for (search, found) in [
+        ("", true),
+        ("?state=completed&identifier=user_123&since=1h", true),
+        ("?state=waiting", false),
+        ("?identifier=somebody", false),
+        ("?state=asleep", false),
+        ("?cursor=%00", false),
+    ] {
+        let page = read(pages.get(&format!("/jobs{search}")).bearer_auth(ALL)).await.1;
+        assert_eq!(page.contains("job?id=done-1"), found, "{search}: {page}");
+    }
+    assert!(read(pages.get("/jobs?state=waiting").bearer_auth(READER)).await.1.contains("job?id=waits-1"));
+    let foreign = read(pages.get("/jobs").bearer_auth(FOREIGNER)).await.1;
+    assert!(foreign.contains("No such run is known.") && !foreign.contains("done-1"), "{foreign}");
 
     let (_, run) = read(pages.get("/job?id=done-1").bearer_auth(READER)).await;
     assert!(run.contains("gmail_fetch_mails") && !run.contains("prompt: ") && !run.contains("Cancel"), "{run}");
@@ -186,6 +204,7 @@ async fn what_people_press_is_done(pages: &Pages<'_>) {
     assert_eq!(reply["data"]["approvals"][0]["door"], "http", "{reply:#}");
     assert_eq!(pages.service.mails().await, 0);
 
+    what_is_in_doubt_is_settled(pages).await;
     let second = "waits%2F2%20%C3%BC%3F%26%23%25";
     assert_eq!(read(pages.post(&format!("/wake?id={second}"), &[]).bearer_auth(ALL)).await.0, 303);
     let answer = pages.post(&format!("/cancel?id={second}"), &[]).bearer_auth(ALL).send().await.unwrap();
@@ -203,4 +222,44 @@ async fn what_people_press_is_done(pages: &Pages<'_>) {
     let (_, doctor) = read(pages.post("/doctor", &[]).bearer_auth(ALL)).await;
     assert!(doctor.contains("RabbitMQ") && doctor.contains("Redis") && doctor.contains(" ok."), "{doctor}");
     assert!(!doctor.contains("guest:guest") && !doctor.contains(HOSTILE), "{doctor}");
+}
+
+/// A write that left and got no answer: nobody knows of it but whoever looks at the other side.
+async fn what_is_in_doubt_is_settled(pages: &Pages<'_>) {
+    let mail = json!({"to": "sam@example.com", "subject": "s", "body": "b"});
+    let prompt = format!("call gmail_send_message with {mail}");
+    let job = json!({"id": "doubt-1", "identifier": "user_123", "connections": ["gmail"], "prompt": prompt});
+    pages.service.send_job("doubt-1", job).await;
+    let inbox = eventually("the run waits", || async {
+        Some(read(pages.get("/inbox").bearer_auth(ALL)).await.1).filter(|page| page.contains("doubt-1"))
+    })
+    .await;
+    pages.service.peer.fault(json!({"on": "execute", "kind": "commit_then_reset"})).await;
+    let card = inbox.split("<article").find(|card| card.contains("doubt-1")).unwrap();
+    let (approval, digest) =
+        (part(card, "decide?approval=", "\""), part(card, "name=\"arguments_digest\" value=\"", "\""));
+    let form = [("decision", "approve"), ("arguments_digest", digest)];
+    assert_eq!(read(pages.post(&format!("/decide?approval={approval}"), &form).bearer_auth(ALL)).await.0, 303);
+    let reply = pages.end_of("doubt-1").await;
+    assert_eq!(reply["data"]["effects"][0]["state"], "unknown", "{reply:#}");
+    let address = eventually("the effect can be settled", || async {
+        let page = read(pages.get("/job?id=doubt-1").bearer_auth(ALL)).await.1;
+        page.contains("It was not done").then(|| part(&page, "action=\"settle?", "\"").replace("&amp;", "&"))
+    })
+    .await;
+    let settle = |settlement: &'static str, token: &str| {
+        pages.post(&format!("/settle?{address}"), &[("settlement", settlement)]).bearer_auth(token)
+    };
+    assert_eq!(read(settle("perhaps", ALL)).await.0, 400);
+    assert_eq!(read(settle("done", FOREIGNER)).await.0, 404);
+    assert_eq!(read(settle("not_done", ALL)).await.0, 303);
+    assert_eq!(read(settle("not_done", ALL)).await.0, 303, "the same again");
+    assert_eq!(read(settle("done", ALL)).await.0, 409, "what was said first stands");
+    let mut told = pages.service.reply().await;
+    while told["type"] != "agentkit.job.effect_settled" {
+        told = pages.service.reply().await;
+    }
+    assert_eq!(told["data"]["by"], "operator", "{told:#}");
+    let page = read(pages.get("/job?id=doubt-1").bearer_auth(ALL)).await.1;
+    assert!(!page.contains("It was not done") && page.contains("effect settled"), "{page}");
 }
