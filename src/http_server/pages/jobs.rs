@@ -142,7 +142,7 @@ fn table(rows: &[RunRow], now: Timestamp) -> Markup {
                 tr {
                     td data-label="Job" { a href=(job_address(row.id.key())) { (Shown(&row.id)) } }
                     td data-label="User" { (Shown(&row.identifier)) }
-                    td data-label="State" { span.tag class=(row.state.as_str()) { (row.state.as_str()) } }
+                    td data-label="State" { span class={ "tag " (row.state.as_str()) } { (row.state.as_str()) } }
                     td data-label="Since" { div { (time(row.at)) " " span.hint { (span(row.at, now)) } } }
                 }
             } }

@@ -77,7 +77,7 @@ fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup 
     let content = viewer.holder.allows(Scope::Content);
     html! {
         section data-part="run" aria-label="How it stands" {
-            p.state class=(state) { (Shown(words)) }
+            p class={ "state " (state) } { (Shown(words)) }
             dl.facts {
                 div { dt { "For" } dd { (Shown(&run.job().identifier)) } }
                 @if let Some(producer) = run.job().id().producer() { div { dt { "Job of" } dd { (Shown(producer)) } } }
@@ -155,7 +155,7 @@ fn effects(effects: &[EffectEntry]) -> Markup {
                 thead { tr { th scope="col" { "State" } th scope="col" { "Tool" } th scope="col" { "Connection" } th scope="col" { "Execution" } } }
                 tbody { @for effect in sorted {
                     tr {
-                        td data-label="State" { span.tag class=[(effect.state == EffectState::Unknown).then_some("warn")] { (state_word(effect)) } }
+                        td data-label="State" { span.tag.warn[effect.state == EffectState::Unknown] { (state_word(effect)) } }
                         td data-label="Tool" { (Shown(&effect.tool)) }
                         td data-label="Connection" { (Shown(&effect.connection)) }
                         td data-label="Execution" { (Shown(effect.execution_id.as_deref().unwrap_or("not known"))) }
