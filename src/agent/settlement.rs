@@ -138,7 +138,14 @@ mod tests {
         let mut script = Script::ready(|_| {});
         let writes =
             [("r1", "gmail_fetch_mails", "{}"), ("w1", WRITE, r#"{"to": "a"}"#), ("w2", WRITE, r#"{"to": "b"}"#)];
-        script.model(wants(&writes)).start("r1").unknown("r1").start("w1").unknown("w1").start("w2").done("w2", "sent");
+        script
+            .model(wants(&writes))
+            .start("r1")
+            .done("r1", "mail")
+            .start("w2")
+            .done("w2", "sent")
+            .start("w1")
+            .unknown("w1");
         script.model(says("sent one"));
         assert_eq!(script.run.may_settle(&said("w1", Settlement::Done)), Err(NotSettled::NotEnded));
         let reply = script.reply();

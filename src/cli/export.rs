@@ -127,6 +127,8 @@ mod tests {
             let said = run.messages().iter().map(|message| serde_json::to_value(message).unwrap());
             let mut words = Vec::new();
             said.for_each(|message| contents(&message, &mut words));
+            // What a model says may also be a word of ours.
+            words.retain(|word| word != "done");
             for word in words.iter().chain([&run.settings().instructions, &run.job().prompt]) {
                 let quoted = Value::String(word.clone()).to_string();
                 assert!(word.is_empty() || !text.contains(&quoted), "{word:?} is in {text}");

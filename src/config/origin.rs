@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use toml::de::{DeTable, DeValue};
 
 use super::{Sources, WELL_KNOWN};
@@ -35,6 +37,25 @@ pub(super) fn with_suggestion(text: &str) -> String {
         Some(meant) => format!("{text} (did you mean `{meant}`?)"),
         None => text.to_owned(),
     }
+}
+
+/// `problem`, which begins with the section, with the words that there are where it complains about one: the library names
+/// our type instead.
+pub(super) fn choices<T: JsonSchema>(problem: String) -> String {
+    let Some((path, rest)) = problem.split_once(": enum ") else { return problem };
+    let Some((_, written)) = rest.split_once(" does not have variant constructor ") else { return problem };
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let node = path.split('.').skip(1).try_fold(&schema, |node, key| node.get("properties")?.get(key));
+    let words = |list: &str| node.and_then(|node| node.get(list)?.as_array()).into_iter().flatten();
+    let each = words("oneOf").flat_map(|one| {
+        one.get("const")
+            .into_iter()
+            .chain(one.get("enum").into_iter().filter_map(serde_json::Value::as_array).flatten())
+    });
+    let known: Vec<_> =
+        words("enum").chain(each).filter_map(serde_json::Value::as_str).map(|word| format!("`{word}`")).collect();
+    format!("{path}: unknown variant `{written}`, expected one of {}", known.join(", "))
 }
 
 impl Sources {

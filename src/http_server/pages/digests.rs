@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::frame::{Screen, Shown, form_token, nothing, page, sentence};
+use super::frame::{Section, Shown, form_token, nothing, page, sentence};
 use super::session::Viewer;
 use super::{actor, looked_at, reader, unlimited};
 use crate::digest_store::{Hold, Standing};
@@ -72,11 +72,11 @@ pub(super) async fn show(
     headers: HeaderMap,
     Query(query): Query<DigestQuery>,
 ) -> Response {
-    let viewer = match reader(&facts, &headers, Screen::Digests, Scope::JobsRead) {
+    let viewer = match reader(&facts, &headers, Section::Digests, Scope::JobsRead) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    if let Err(answer) = unlimited(&facts, &viewer, Screen::Digests) {
+    if let Err(answer) = unlimited(&facts, &viewer, Section::Digests) {
         return answer;
     }
     let digests = match &facts.pages.scheduler {
@@ -92,7 +92,7 @@ pub(super) async fn show(
         @if let Some(said) = said(&query.said) { p.said role="status" { (said) } }
         (digests_part(&viewer, digests.as_deref()))
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Digests, "Digests", true, &content))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Section::Digests, "Digests", true, &content))
 }
 
 fn digests_part(viewer: &Viewer<'_>, digests: Option<&[ShownDigest]>) -> Markup {
@@ -155,14 +155,14 @@ pub(super) async fn act(
     Query(query): Query<DigestQuery>,
     Form(form): Form<DigestForm>,
 ) -> Response {
-    let viewer = match actor(&facts, &headers, &form.form_token, Screen::Digests, Scope::Operate) {
+    let viewer = match actor(&facts, &headers, &form.form_token, Section::Digests, Scope::Operate) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    if let Err(answer) = unlimited(&facts, &viewer, Screen::Digests) {
+    if let Err(answer) = unlimited(&facts, &viewer, Section::Digests) {
         return answer;
     }
-    let refused = |status, words: &str| sentence(&viewer, Screen::Digests, status, words);
+    let refused = |status, words: &str| sentence(&viewer, Section::Digests, status, words);
     let named = facts.pages.scheduler.as_ref().and_then(|scheduler| {
         let digest = scheduler.digests.definitions().into_iter().find(|digest| digest.name == query.name)?;
         Some((scheduler.clone(), digest))

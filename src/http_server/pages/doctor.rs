@@ -8,7 +8,7 @@ use axum::response::Response;
 use futures_util::future::BoxFuture;
 use maud::{Markup, html};
 
-use super::frame::{Screen, Shown, form_token, page};
+use super::frame::{Section, Shown, form_token, page};
 use super::{Pressed, actor, looked_at, reader, unlimited};
 use crate::http_server::Endpoints;
 use crate::http_server::tokens::Scope;
@@ -59,14 +59,14 @@ pub(super) async fn examine(State(facts): State<Endpoints>, headers: HeaderMap, 
 
 async fn answer(facts: &Endpoints, headers: &HeaderMap, pressed: Option<&str>) -> Response {
     let viewer = match pressed {
-        Some(form_token) => actor(facts, headers, form_token, Screen::Doctor, Scope::Operate),
-        None => reader(facts, headers, Screen::Doctor, Scope::Operate),
+        Some(form_token) => actor(facts, headers, form_token, Section::Doctor, Scope::Operate),
+        None => reader(facts, headers, Section::Doctor, Scope::Operate),
     };
     let viewer = match viewer {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    if let Err(answer) = unlimited(facts, &viewer, Screen::Doctor) {
+    if let Err(answer) = unlimited(facts, &viewer, Section::Doctor) {
         return answer;
     }
     let findings = match (&facts.pages.examine, pressed) {
@@ -83,7 +83,7 @@ async fn answer(facts: &Endpoints, headers: &HeaderMap, pressed: Option<&str>) -
         }
         @if let Some(findings) = &findings { (findings_part(findings)) }
     };
-    looked_at(facts, headers, &viewer, page(&viewer, Screen::Doctor, "Doctor", false, &content))
+    looked_at(facts, headers, &viewer, page(&viewer, Section::Doctor, "Doctor", false, &content))
 }
 
 fn findings_part(findings: &[Finding]) -> Markup {

@@ -11,9 +11,9 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calls::job_address;
-use super::frame::{Screen, Shown, form_token, nothing, sentence, time};
+use super::frame::{Section, Shown, form_token, nothing, sentence, time};
 use super::session::Viewer;
-use super::{actor, sees};
+use super::{actor, sees, timeline};
 use crate::agent::event::SettledEffect;
 use crate::agent::run::Run;
 use crate::http_server::Endpoints;
@@ -168,17 +168,17 @@ pub(super) async fn settle(
     Query(query): Query<SettleQuery>,
     Form(form): Form<SettleForm>,
 ) -> Response {
-    let viewer = match actor(&facts, &headers, &form.form_token, Screen::Inbox, Scope::Operate) {
+    let viewer = match actor(&facts, &headers, &form.form_token, Section::Inbox, Scope::Operate) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    let refused = |status, words: &str| sentence(&viewer, Screen::Inbox, status, words);
+    let refused = |status, words: &str| sentence(&viewer, Section::Inbox, status, words);
     let settlement = match form.settlement.as_str() {
         "done" => Settlement::Done,
         "not_done" => Settlement::NotDone,
         _ => return refused(StatusCode::BAD_REQUEST, "This is neither done nor not done; nothing was settled."),
     };
-    let (id, _) = match super::run::timeline(&facts, &viewer, &query.id).await {
+    let (id, _) = match timeline(&facts, &viewer, &query.id).await {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -199,7 +199,12 @@ mod tests {
 
     #[test]
     fn an_effect_is_in_doubt_until_a_person_says_what_became_of_it() {
-        let settled = include_str!("../../../tests/data/journal/v5-settled.ndjson");
+        // A reply of this version names the call.
+        let settled = include_str!("../../../tests/data/journal/v5-settled.ndjson").replacen(
+            "\"state\":\"unknown\"",
+            "\"state\":\"unknown\",\"call_id\":\"c3\"",
+            1,
+        );
         let lines: Vec<String> = settled.lines().map(str::to_owned).collect();
         let said = lines.iter().position(|line| line.contains("effect_settled")).unwrap();
         let found = |lines: &[String]| DoubtfulEffect::of(&Run::replay(lines).unwrap().unwrap());

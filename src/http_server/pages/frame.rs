@@ -80,7 +80,7 @@ pub(super) fn span(from: Timestamp, to: Timestamp) -> String {
 
 /// The places of the navigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Screen {
+pub(super) enum Section {
     Now,
     Inbox,
     Jobs,
@@ -88,7 +88,7 @@ pub(super) enum Screen {
     Doctor,
 }
 
-impl Screen {
+impl Section {
     pub(super) const ALL: [Self; 5] = [Self::Now, Self::Inbox, Self::Jobs, Self::Digests, Self::Doctor];
 
     pub(super) fn name(self) -> &'static str {
@@ -114,13 +114,13 @@ impl Screen {
 }
 
 /// A page of whoever is signed in. `live`: whether it renews itself.
-pub(super) fn page(viewer: &Viewer<'_>, here: Screen, title: &str, live: bool, content: &Markup) -> Response {
+pub(super) fn page(viewer: &Viewer<'_>, here: Section, title: &str, live: bool, content: &Markup) -> Response {
     let body = html! {
         a.skip href="#content" { "To the content" }
         header.top {
             p.name { a href="./" { "agentkit-worker" } }
             nav aria-label="Pages" {
-                @for place in Screen::ALL {
+                @for place in Section::ALL {
                     a href=(place.address()) aria-current=[(place == here).then_some("page")] { (place.name()) }
                 }
             }
@@ -154,7 +154,7 @@ pub(in crate::http_server) fn plain_page(status: StatusCode, title: &str, at: &s
 }
 
 /// A sentence about what was asked for and is not there, or not done.
-pub(super) fn sentence(viewer: &Viewer<'_>, here: Screen, status: StatusCode, words: &str) -> Response {
+pub(super) fn sentence(viewer: &Viewer<'_>, here: Section, status: StatusCode, words: &str) -> Response {
     let content = html! {
         p.said role="alert" { (Shown(words)) }
         p { a href=(here.address()) { "Back to " (here.name()) } }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::calls::ShownCall;
 use super::effects::{doubtful, doubtful_part};
-use super::frame::{Screen, Shown, nothing, page, sentence};
+use super::frame::{Section, Shown, nothing, page, sentence};
 use super::letters::{Letters, letters_part};
 use super::session::Viewer;
 use super::{actor, looked_at, reader, sees};
@@ -52,7 +52,7 @@ pub(super) async fn show(
     headers: HeaderMap,
     Query(query): Query<InboxQuery>,
 ) -> Response {
-    let viewer = match reader(&facts, &headers, Screen::Inbox, Scope::JobsRead) {
+    let viewer = match reader(&facts, &headers, Section::Inbox, Scope::JobsRead) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
@@ -65,7 +65,7 @@ pub(super) async fn show(
         (doubtful_part(&viewer, &effects))
         (letters_part(&viewer, &letters))
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Inbox, "Inbox", true, &content))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Section::Inbox, "Inbox", true, &content))
 }
 
 fn calls_part(viewer: &Viewer<'_>, facts: &Endpoints, calls: &Result<Vec<ShownCall>, String>) -> Markup {
@@ -106,11 +106,11 @@ pub(super) async fn decide(
     Query(query): Query<DecideQuery>,
     Form(form): Form<DecideForm>,
 ) -> Response {
-    let viewer = match actor(&facts, &headers, &form.form_token, Screen::Inbox, Scope::Approvals) {
+    let viewer = match actor(&facts, &headers, &form.form_token, Section::Inbox, Scope::Approvals) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    let refused = |status, words: &str| sentence(&viewer, Screen::Inbox, status, words);
+    let refused = |status, words: &str| sentence(&viewer, Section::Inbox, status, words);
     let ruling = match form.decision.as_str() {
         "approve" => Ruling::Approve,
         "deny" => Ruling::Deny,

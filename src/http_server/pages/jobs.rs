@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calls::job_address;
-use super::frame::{Screen, Shown, nothing, page, span, time};
+use super::frame::{Section, Shown, nothing, page, span, time};
 use super::{looked_at, reader, sees};
 use crate::http_server::Endpoints;
 use crate::http_server::tokens::Scope;
@@ -63,7 +63,7 @@ impl Search {
 }
 
 pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap, Query(search): Query<Search>) -> Response {
-    let viewer = match reader(&facts, &headers, Screen::Jobs, Scope::JobsRead) {
+    let viewer = match reader(&facts, &headers, Section::Jobs, Scope::JobsRead) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
@@ -77,7 +77,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap, Que
         found
     });
     let content = html! { (by_id()) (by_facts(&search)) (found_part(&search, &found, now)) };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Jobs, "Jobs", true, &content))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Section::Jobs, "Jobs", true, &content))
 }
 
 fn by_id() -> Markup {

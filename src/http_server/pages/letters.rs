@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::calls::job_address;
-use super::frame::{Screen, Shown, form_token, nothing, sentence, time};
+use super::frame::{Section, Shown, form_token, nothing, sentence, time};
 use super::session::Viewer;
 use super::{Pressed, actor, is_unlimited, sees};
 use crate::http_server::Endpoints;
@@ -65,11 +65,11 @@ pub(super) async fn replay(
     Query(query): Query<LetterQuery>,
     Form(form): Form<Pressed>,
 ) -> Response {
-    let viewer = match actor(&facts, &headers, &form.form_token, Screen::Inbox, Scope::Operate) {
+    let viewer = match actor(&facts, &headers, &form.form_token, Section::Inbox, Scope::Operate) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
-    let refused = |status, words: &str| sentence(&viewer, Screen::Inbox, status, words);
+    let refused = |status, words: &str| sentence(&viewer, Section::Inbox, status, words);
     let said = match facts.dead_letters.replay(&query.id, |letter| may_see(&facts, &viewer, letter)).await {
         Ok(Some(Replayed::Ended(_))) => "same",
         Ok(Some(_)) => "replayed",

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::doctor::Examine;
 pub(crate) use self::effects::DoubtfulEffects;
-use self::frame::{Screen, Shown, plain_page, sentence};
+use self::frame::{Section, Shown, plain_page, sentence};
 use self::session::Viewer;
 use super::Endpoints;
 use super::approvals::FORM_BYTES;
@@ -38,7 +38,8 @@ use crate::job::{Identifier, JobId};
 use crate::journal::Journal;
 use crate::schedule::Scheduler;
 use crate::worker::control::operator::Operator;
-use crate::worker::control::runs::Runs;
+use crate::worker::control::runs::{RunError, Runs};
+use crate::worker::control::timeline::Timeline;
 
 /// Said by the script, which looks every few seconds: a session that nobody uses must end nevertheless.
 const LIVE_LOOK: &str = "x-live";
@@ -114,7 +115,7 @@ fn viewer<'t>(facts: &'t Endpoints, headers: &HeaderMap) -> Result<Viewer<'t>, R
 
 /// Whoever looks at a page that this scope is needed for; else the answer.
 #[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
-fn reader<'t>(facts: &'t Endpoints, headers: &HeaderMap, here: Screen, scope: Scope) -> Result<Viewer<'t>, Response> {
+fn reader<'t>(facts: &'t Endpoints, headers: &HeaderMap, here: Section, scope: Scope) -> Result<Viewer<'t>, Response> {
     let viewer = viewer(facts, headers)?;
     match viewer.holder.allows(scope) {
         true => Ok(viewer),
@@ -128,7 +129,7 @@ fn actor<'t>(
     facts: &'t Endpoints,
     headers: &HeaderMap,
     form_token: &str,
-    here: Screen,
+    here: Section,
     scope: Scope,
 ) -> Result<Viewer<'t>, Response> {
     let viewer = reader(facts, headers, here, scope)?;
@@ -139,14 +140,14 @@ fn actor<'t>(
     Err(sentence(&viewer, here, StatusCode::FORBIDDEN, words))
 }
 
-fn lacks(viewer: &Viewer<'_>, here: Screen, scope: Scope) -> Response {
+fn lacks(viewer: &Viewer<'_>, here: Section, scope: Scope) -> Response {
     let words = format!("Your token is not good for this: it lacks the scope `{}`.", scope.as_str());
     sentence(viewer, here, StatusCode::FORBIDDEN, &words)
 }
 
 /// What is not about one user's jobs is for whoever may see all of them.
 #[expect(clippy::result_large_err, reason = "an answer is what the router takes")]
-fn unlimited(facts: &Endpoints, viewer: &Viewer<'_>, here: Screen) -> Result<(), Response> {
+fn unlimited(facts: &Endpoints, viewer: &Viewer<'_>, here: Section) -> Result<(), Response> {
     if is_unlimited(facts, viewer) {
         return Ok(());
     }
@@ -162,6 +163,22 @@ fn is_unlimited(facts: &Endpoints, viewer: &Viewer<'_>) -> bool {
 fn sees(facts: &Endpoints, viewer: &Viewer<'_>, run: &JobId, identifier: &Identifier) -> bool {
     let own = facts.producers.of_token(&viewer.holder.name);
     viewer.holder.covers(identifier) && own.is_none_or(|(own, _)| run.producer() == Some(own))
+}
+
+/// The run of this id, where whoever looks may see it; for all others it is as if there were none.
+async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(JobId, Timeline), Response> {
+    let answer = |status, words: &str| sentence(viewer, Section::Jobs, status, words);
+    let Some(id) = JobId::from_key(id) else {
+        return Err(answer(StatusCode::BAD_REQUEST, "An id has 1 to 200 bytes."));
+    };
+    let lines = facts.pages.journal.read(&id).await;
+    let lines = lines.map_err(|error| answer(StatusCode::SERVICE_UNAVAILABLE, &format!("Not now: {error}.")))?;
+    let unknown = || answer(StatusCode::NOT_FOUND, &format!("{}.", RunError::Unknown(id.clone())));
+    match Timeline::read(&lines) {
+        Ok(Some(timeline)) if sees(facts, viewer, &id, &timeline.run().job().identifier) => Ok((id, timeline)),
+        Err(error) if is_unlimited(facts, viewer) => Err(answer(StatusCode::CONFLICT, &format!("{error}."))),
+        Ok(_) | Err(_) => Err(unknown()),
+    }
 }
 
 /// A page that somebody looks at, with which their session goes on.

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::figures::{Figures, count};
 use super::flights::{flights, flights_part, lately, lately_part};
-use super::frame::{Screen, Shown, nothing, page};
+use super::frame::{Section, Shown, nothing, page};
 use super::letters::Letters;
 use super::{looked_at, viewer};
 use crate::http_server::Endpoints;
@@ -44,7 +44,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         let value = value.map(|count| count.to_string()).map_err(|error| error.to_string());
         let (name, address) = match waits_for {
             WaitsFor::Authorization => ("wait for their users", None),
-            WaitsFor::Approval => ("wait for approval", Some(Screen::Inbox.address())),
+            WaitsFor::Approval => ("wait for approval", Some(Section::Inbox.address())),
         };
         tiles.push(Tile { name, value, address, alarms: false });
     }
@@ -54,7 +54,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
         Letters::Listed(letters) => Ok(letters.len().to_string()),
     };
     let alarms = letters.as_ref().is_ok_and(|count| count != "0");
-    let address = Some(Screen::Inbox.address());
+    let address = Some(Section::Inbox.address());
     tiles.push(Tile { name: "dead letters", value: letters, address, alarms });
     let view = NowView {
         process: facts.pages.process.clone(),
@@ -68,7 +68,7 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
     } else {
         html! {}
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Now, "Now", true, &now_parts(&view, &fleet)))
+    looked_at(&facts, &headers, &viewer, page(&viewer, Section::Now, "Now", true, &now_parts(&view, &fleet)))
 }
 
 /// What is counted of the job queue now and then, where there is a broker.

@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::calls::ShownCall;
 use super::effects::DoubtfulEffect;
-use super::frame::{Screen, Shown, form_token, page, sentence, span, time_after};
+use super::frame::{Section, Shown, form_token, page, sentence, span, time_after};
 use super::session::Viewer;
-use super::{Pressed, actor, looked_at, reader, sees};
+use super::{Pressed, actor, looked_at, reader, timeline};
 use crate::http_server::Endpoints;
 use crate::http_server::tokens::Scope;
 use crate::job::JobId;
@@ -34,7 +34,7 @@ pub(super) async fn show(
     headers: HeaderMap,
     Query(query): Query<RunQueryText>,
 ) -> Response {
-    let viewer = match reader(&facts, &headers, Screen::Jobs, Scope::JobsRead) {
+    let viewer = match reader(&facts, &headers, Section::Jobs, Scope::JobsRead) {
         Ok(viewer) => viewer,
         Err(answer) => return answer,
     };
@@ -46,23 +46,7 @@ pub(super) async fn show(
         @if let Some(said) = said(&query.said) { p.said role="status" { (said) } }
         (run_part(&viewer, &timeline, facts.pages.clock.now()))
     };
-    looked_at(&facts, &headers, &viewer, page(&viewer, Screen::Jobs, id.as_str(), true, &content))
-}
-
-/// The run of this id, where whoever looks may see it; for all others it is as if there were none.
-pub(super) async fn timeline(facts: &Endpoints, viewer: &Viewer<'_>, id: &str) -> Result<(JobId, Timeline), Response> {
-    let answer = |status, words: &str| sentence(viewer, Screen::Jobs, status, words);
-    let Some(id) = JobId::from_key(id) else {
-        return Err(answer(StatusCode::BAD_REQUEST, "An id has 1 to 200 bytes."));
-    };
-    let lines = facts.pages.journal.read(&id).await;
-    let lines = lines.map_err(|error| answer(StatusCode::SERVICE_UNAVAILABLE, &format!("Not now: {error}.")))?;
-    let unknown = || answer(StatusCode::NOT_FOUND, &format!("{}.", RunError::Unknown(id.clone())));
-    match Timeline::read(&lines) {
-        Ok(Some(timeline)) if sees(facts, viewer, &id, &timeline.run().job().identifier) => Ok((id, timeline)),
-        Err(error) if super::is_unlimited(facts, viewer) => Err(answer(StatusCode::CONFLICT, &format!("{error}."))),
-        Ok(_) | Err(_) => Err(unknown()),
-    }
+    looked_at(&facts, &headers, &viewer, page(&viewer, Section::Jobs, id.as_str(), true, &content))
 }
 
 fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup {
@@ -238,7 +222,7 @@ async fn acted_on<'t>(
     query: &RunQueryText,
     form: &Pressed,
 ) -> Result<(Viewer<'t>, JobId), Response> {
-    let viewer = actor(facts, headers, &form.form_token, Screen::Jobs, Scope::Operate)?;
+    let viewer = actor(facts, headers, &form.form_token, Section::Jobs, Scope::Operate)?;
     let (id, _) = timeline(facts, &viewer, &query.id).await?;
     Ok((viewer, id))
 }
@@ -249,7 +233,7 @@ fn back(id: &JobId, said: &str) -> Response {
 
 fn not_done(viewer: &Viewer<'_>, error: &RunError) -> Response {
     let status = if matches!(error, RunError::Busy) { StatusCode::CONFLICT } else { StatusCode::SERVICE_UNAVAILABLE };
-    sentence(viewer, Screen::Jobs, status, &format!("It was not done: {error}."))
+    sentence(viewer, Section::Jobs, status, &format!("It was not done: {error}."))
 }
 
 fn said(what: &str) -> Option<&'static str> {
