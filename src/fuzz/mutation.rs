@@ -139,12 +139,12 @@ impl Change {
                 let at = at.index(bytes.len());
                 bytes.splice(at..at, more.iter().copied());
             }
-            Self::Replace(at, value) => return replaced(bytes, at, |_| value.clone()),
+            Self::Replace(at, value) => return replaced(bytes, *at, |_| value.clone()),
             Self::Nest(at, levels) => {
-                return replaced(bytes, at, |value| format!("{}{value}{}", "[".repeat(*levels), "]".repeat(*levels)));
+                return replaced(bytes, *at, |value| format!("{}{value}{}", "[".repeat(*levels), "]".repeat(*levels)));
             }
             Self::Widen(at, count) => {
-                return replaced(bytes, at, |value| {
+                return replaced(bytes, *at, |value| {
                     let value = value.to_string();
                     let count = (*count).min(MOST_BYTES / (value.len() + 1));
                     format!("[{}{value}]", format!("{value},").repeat(count))
@@ -156,7 +156,7 @@ impl Change {
 }
 
 /// JSON with another text at a place of it; what is none stays as it is.
-fn replaced(bytes: Vec<u8>, at: &Index, new: impl FnOnce(&Value) -> String) -> Vec<u8> {
+fn replaced(bytes: Vec<u8>, at: Index, new: impl FnOnce(&Value) -> String) -> Vec<u8> {
     const PLACE: &str = "the place that is changed";
     let Ok(mut document) = serde_json::from_slice::<Value>(&bytes) else { return bytes };
     let mut pointers = Vec::new();
@@ -205,6 +205,7 @@ fn fuzz_for<S: AsRef<[u8]>>(samples: impl IntoIterator<Item = S>, read: impl Fn(
             panic!("a sound sample is refused: {words}\n{}", String::from_utf8_lossy(sample));
         }
     }
+    #[expect(clippy::disallowed_methods, reason = "a setting of the tests")]
     let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let config = Config { cases: 4, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
     let mut runner = match seconds {

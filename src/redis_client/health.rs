@@ -47,8 +47,8 @@ impl RedisClient {
     /// A write as small as can be, whatever the breaker says: what it finds out holds for that, too.
     async fn look(&self) -> Result<(), Unavailable> {
         let key = self.full_key(&Key::new(&["health"]));
-        let mut write = cmd("SET");
-        write.arg(key).arg(1).arg("PX").arg(KEPT_MILLISECONDS);
+        let mut write = cmd("PSETEX");
+        write.arg(key).arg(KEPT_MILLISECONDS).arg(1);
         let write = &write;
         self.call_anyway(true, |mut link| async move { write.query_async(&mut link).await }).await
     }

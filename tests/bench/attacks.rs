@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use agentkit_worker::internals::clock::{Clock, SystemClock};
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as Amqp};
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use futures_util::StreamExt;
@@ -134,7 +135,7 @@ impl Attack {
             }
             Self::Webhooks(count, candidates) => {
                 let (client, signature) = (plain_client(), "v1, ".repeat(candidates));
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+                let now = SystemClock.now().as_second();
                 let send = |_| {
                     let request = client.post(format!("{}/webhooks/scalekit", worker.url)).body("{}");
                     let request = request.header("webhook-id", "msg_1").header("webhook-timestamp", now);

@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn whoever_may_not_act_has_no_buttons_and_a_run_that_has_ended_has_none() {
-        let under_way: String = FINISHED.lines().take(3).map(|line| format!("{line}\n")).collect();
+        let under_way: String = FINISHED.split_inclusive('\n').take(3).collect();
         assert!(!seen(&under_way, "\"jobs:read\"").contains("<button"));
         assert!(seen(&under_way, "\"jobs:read\", \"operate\"").contains("Cancel the run"));
         assert!(!seen(FINISHED, "\"jobs:read\", \"operate\"").contains("<button"));

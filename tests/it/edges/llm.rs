@@ -257,7 +257,7 @@ async fn a_cut_turn_and_a_refusal_are_told_over_both_apis() {
 #[tokio::test]
 async fn a_model_is_found_with_its_shutdown_date_or_not_at_all() {
     let known = |body: &str| turn::status(200).body(body);
-    let model = ScriptedModel::start([
+    let model = ScriptedModel::with_looks([
         known(r#"{"id": "gpt-4o", "object": "model", "shutdown_date": "2027-01-14"}"#),
         known(r#"{"id": "gpt-6-luna", "shutdown_date": null}"#),
         turn::error(404, "model_not_found"),

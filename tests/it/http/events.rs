@@ -31,7 +31,8 @@ impl Events {
     /// The next event, `None` at the end of the stream.
     async fn next(&mut self) -> Option<Told> {
         loop {
-            if let Some((event, rest)) = self.rest.split_once("\n\n") {
+            if let Some((event, _)) = self.rest.split_once("\n\n") {
+                let end = event.len() + 2;
                 let line = |name: &str| {
                     event.lines().find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned())
                 };
@@ -42,7 +43,7 @@ impl Events {
                         serde_json::from_str(&line("data:").unwrap()).unwrap(),
                     )
                 });
-                self.rest = rest.to_owned();
+                self.rest.drain(..end);
                 // Else it is there so that nobody takes the connection for dead.
                 if told.is_some() {
                     return told;

@@ -227,10 +227,12 @@ async fn a_waiting_job_says_what_for_and_goes_on_or_is_cancelled(door: &Door) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test plays a foreign client")]
 async fn who_must_authorize_finds_the_link_at_the_job(door: &Door) {
+    let client = reqwest::Client::new();
     let control = format!("{}/accounts", door.sandbox.control_url());
     let account = json!({"connector": "gmail", "identifier": "user_9", "status": "PENDING_AUTH"});
-    assert!(reqwest::Client::new().post(control).json(&account).send().await.unwrap().status().is_success());
+    assert!(client.post(control).json(&account).send().await.unwrap().status().is_success());
     let mut asked = job("unauthorized", "Fetch my last 3 unread emails");
     asked["identifier"] = "user_9".into();
     assert_eq!(door.post("/v1/jobs", ALL, &asked).await.status, 202);
@@ -240,7 +242,7 @@ async fn who_must_authorize_finds_the_link_at_the_job(door: &Door) {
     let seen = door.get("/v1/jobs/unauthorized", READER).await.body;
     assert_eq!(seen["waiting"]["links"], Value::Null, "who may not send jobs gets none");
     let form = ("content-type", "application/x-www-form-urlencoded");
-    let consent = reqwest::Client::new().post(link).header(form.0, form.1).body("decision=allow");
+    let consent = client.post(link).header(form.0, form.1).body("decision=allow");
     assert_eq!(consent.send().await.unwrap().status(), 200);
     assert_eq!(door.end("unauthorized").await["state"], "completed");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentkit_worker::internals::clock::ManualClock;
+use agentkit_worker::internals::clock::{Clock, ManualClock, SystemClock};
 use agentkit_worker::internals::journal::index::{FoundRun, Indexed, RunCursor, RunQuery};
 use agentkit_worker::internals::journal::memory::MemoryJournal;
 use agentkit_worker::internals::journal::redis::RedisJournal;
@@ -122,7 +122,7 @@ async fn runs_are_found_by_state_user_and_time(journal: &dyn Journal) {
     ];
     assert_eq!(listed(journal, all()).await, rows, "the one that changed last first, each once");
     for row in &rows {
-        assert_eq!(listed(journal, standing(row.state)).await, [row.clone()], "{}", row.state.as_str());
+        assert_eq!(listed(journal, standing(row.state)).await, std::slice::from_ref(row), "{}", row.state.as_str());
         assert_eq!(journal.find(&row.id).await.unwrap(), Some(FoundRun::Certain(row.clone())));
     }
     assert_eq!(journal.find(&job("none")).await.unwrap(), None);
@@ -242,7 +242,7 @@ async fn an_index_that_is_late_or_lost_is_mended_by_the_next_append_or_by_lookin
 async fn the_index_is_trimmed_by_number_and_age_and_expires() {
     let redis = Redis::start().await;
     let journal = RedisJournal::with_index_of(redis.client(), 5);
-    let now = Timestamp::now().as_second() - BEGAN;
+    let now = SystemClock.now().as_second() - BEGAN;
     for number in 0..40 {
         // Whole seconds that are even are so many times the sixteen milliseconds at which sets are trimmed.
         let since = (now - 100 + number) & !1;

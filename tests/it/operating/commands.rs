@@ -115,11 +115,12 @@ async fn a_run_in_the_sandbox_shows_link_tools_prompt_and_answer() {
 
 #[tokio::test]
 async fn the_schemas_take_our_samples_and_refuse_others() {
-    let print = async |what: &str| {
-        let printed = Program::new().run(&["schema", what]).await;
+    let print_with = async |arguments: &[&str]| {
+        let printed = Program::new().run(&[&["schema"], arguments].concat()).await;
         assert_eq!(printed.code, Some(0), "{}", printed.all());
         printed.stdout
     };
+    let print = async |what: &str| print_with(&[what]).await;
     let job: Value = serde_json::from_str(&print("job").await).unwrap();
     let job = Schema::compile(&job).unwrap();
     let sample = json!({"identifier": "user_123", "connections": ["gmail"], "prompt": "hello"});
@@ -161,7 +162,10 @@ async fn the_schemas_take_our_samples_and_refuse_others() {
         let payload = document.pointer(&format!("/components/messages/{name}/payload/$ref")).unwrap();
         assert_eq!(payload, &json!(format!("#/components/schemas/{name}")));
     }
-    toml::from_str::<toml::Table>(&print("config").await).unwrap();
+    let defaults: Value = toml::from_str(&print_with(&["config", "--toml"]).await).unwrap();
+    let config = Schema::compile(&serde_json::from_str(&print("config").await).unwrap()).unwrap();
+    assert_eq!(config.problems(&defaults), Vec::<String>::new());
+    assert_eq!(Program::new().run(&["schema", "job", "--toml"]).await.code, Some(64));
 }
 
 /// Every `$ref` of a document with its place.

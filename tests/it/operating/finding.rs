@@ -148,7 +148,7 @@ async fn runs_are_listed_and_exported_and_an_unknown_effect_is_settled_by_a_pers
     let row = scene.rows(&["--identifier", "carol"]).await.remove(0);
     assert_eq!((&row["identifier"], row.as_object().unwrap().len()), (&json!("carol"), 4));
     let at = row["at"].as_str().unwrap();
-    assert_eq!(scene.rows(&["--since", at]).await, [row.clone()]);
+    assert_eq!(scene.rows(&["--since", at]).await, std::slice::from_ref(&row));
     assert_eq!(scene.rows(&["--since", "2999-01-01T00:00:00Z"]).await, [json!(null); 0]);
     let first = scene.run(&["jobs", "list", "--limit", "1"]).await;
     assert!(first.stdout.contains("waiting    carol  three"), "{first:?}");

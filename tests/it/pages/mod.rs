@@ -71,6 +71,7 @@ impl Pages<'_> {
         std::fs::create_dir_all(&digests).unwrap();
         std::fs::write(digests.join("new-year.toml"), DIGEST).unwrap();
         let worker = program.worker().await;
+        #[expect(clippy::disallowed_methods, reason = "a test plays a browser")]
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let mut pages = Self { service, worker, client, link: String::new() };
         pages.fill().await;

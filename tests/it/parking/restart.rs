@@ -49,10 +49,10 @@ async fn waits_through_a_restart_of_everything(configure: impl Fn(&WebhookedServ
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_run_survives_a_restart_of_everything_and_is_woken_by_a_webhook() {
-    waits_through_a_restart_of_everything(WebhookedService::webhooks_alone).await;
+    Box::pin(waits_through_a_restart_of_everything(WebhookedService::webhooks_alone)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_run_survives_a_restart_of_everything_and_is_woken_by_the_poll() {
-    waits_through_a_restart_of_everything(WebhookedService::polling_alone).await;
+    Box::pin(waits_through_a_restart_of_everything(WebhookedService::polling_alone)).await;
 }

@@ -191,11 +191,22 @@ struct Shared {
     requests: Mutex<Vec<Captured>>,
     problems: Mutex<Vec<String>>,
     arrivals: watch::Sender<usize>,
+    /// Whether looks at models, with which a worker tries its key, are turns of the script.
+    looks_are_turns: bool,
 }
 
 impl ScriptedModel {
     /// Serves `turns` in their order on a port of its own.
     pub(crate) async fn start(turns: impl IntoIterator<Item = Turn>) -> Self {
+        Self::serving(turns, false).await
+    }
+
+    /// The same, where looks at models are turns, too.
+    pub(crate) async fn with_looks(turns: impl IntoIterator<Item = Turn>) -> Self {
+        Self::serving(turns, true).await
+    }
+
+    async fn serving(turns: impl IntoIterator<Item = Turn>, looks_are_turns: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (arrivals, arrived) = watch::channel(0);
@@ -204,6 +215,7 @@ impl ScriptedModel {
             requests: Mutex::default(),
             problems: Mutex::default(),
             arrivals,
+            looks_are_turns,
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Self { address, shared, arrived, _server: AbortOnDropHandle::new(server), finished: false }
@@ -254,8 +266,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 /// One request a connection.
 async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
     let Some(request) = read_request(&mut stream).await else { return };
-    if request.line.starts_with("GET ") {
-        // A look at the key takes no turn.
+    if request.line.starts_with("GET ") && !shared.looks_are_turns {
         let _ = stream.write_all(&http(200, &[], &json!({"id": "scripted-1", "object": "model"}).to_string())).await;
         return;
     }
