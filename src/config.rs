@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use self::origin::{OWN, choices, nearest, with_suggestion};
+use self::origin::{OWN, choices, nearest, with_suggestion, without_values};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::audit::AuditConfig;
@@ -386,17 +386,6 @@ fn section<T: DeserializeOwned + JsonSchema>(layers: &Layers<'_>, name: &str, pr
     found.sort();
     problems.extend(if found.is_empty() { vec![error] } else { found });
     None
-}
-
-/// The error with its place, but without the value that it complains about: that may be a secret.
-fn without_values(error: &::config::ConfigError) -> String {
-    use ::config::ConfigError;
-    let place = |key: &Option<String>| key.as_ref().map(|key| format!(".{key}")).unwrap_or_default();
-    match error {
-        ConfigError::Type { key, expected, .. } => format!("{}: must be {expected}", place(key)),
-        ConfigError::At { error, key, .. } => format!("{}{}", place(key), without_values(error)),
-        other => format!(": {other}"),
-    }
 }
 
 #[cfg(test)]

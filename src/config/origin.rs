@@ -58,6 +58,17 @@ pub(super) fn choices<T: JsonSchema>(problem: String) -> String {
     format!("{path}: unknown variant `{written}`, expected one of {}", known.join(", "))
 }
 
+/// The error with its place, but without the value that it complains about: that may be a secret.
+pub(super) fn without_values(error: &::config::ConfigError) -> String {
+    use ::config::ConfigError;
+    let place = |key: &Option<String>| key.as_ref().map(|key| format!(".{key}")).unwrap_or_default();
+    match error {
+        ConfigError::Type { key, expected, .. } => format!("{}: must be {expected}", place(key)),
+        ConfigError::At { error, key, .. } => format!("{}{}", place(key), without_values(error)),
+        other => format!(": {other}"),
+    }
+}
+
 impl Sources {
     /// Where the value of a key comes from: a variable, or a file and its line; `None` for a default. A key that is not found is
     /// looked for as its parents.
