@@ -40,6 +40,7 @@ pub fn openapi() -> Value {
         ("Standing", standing),
         ("Error", error()),
         ("Accepted", accepted()),
+        ("Jobs", jobs()),
         ("Decided", decided()),
         ("DeadLetter", schemars::schema_for!(LetterFacts).to_value()),
         ("DeadLetters", dead_letters()),
@@ -78,6 +79,21 @@ fn paths() -> Value {
             (202, "The broker has the job safely.", JSON, "Accepted"),
         ],
         errors: &[400, 401, 403, 408, 409, 413, 415, 422, 500, 503],
+    };
+    let list = Operation {
+        summary: "The jobs of the token's users, the one that changed last first; each as its journal tells it. A page may have fewer \
+                  rows than there are, and still another page behind it.",
+        scope: "jobs:read",
+        parameters: vec![
+            query("state", "Those that stand so: `queued`, `running`, `waiting`, `completed` or `failed`."),
+            query("identifier", "Those of this user."),
+            query("since", "Those that changed then or later (RFC 3339)."),
+            query("cursor", "The `next_cursor` of the page before."),
+            query("limit", "So many at most: 1 to 1000, 100 where nothing is said."),
+        ],
+        body: None,
+        answers: vec![(200, "A page.", JSON, "Jobs")],
+        errors: &[400, 401, 403, 408, 503],
     };
     let wait = json!({"name": "wait", "in": "query", "description": "Seconds to wait for the job's end, at most 60.", "schema": {"type": "integer", "minimum": 0}});
     let look = Operation {
@@ -137,7 +153,7 @@ fn paths() -> Value {
         errors: &[401, 403, 404, 408, 409, 503],
     };
     json!({
-        "/v1/jobs": {"post": submit.document()},
+        "/v1/jobs": {"get": list.document(), "post": submit.document()},
         "/v1/jobs/{id}": {"get": look.document(), "delete": cancel.document()},
         "/v1/jobs/{id}/events": {"get": follow.document()},
         "/v1/dead": {"get": dead.document()},
@@ -197,6 +213,10 @@ fn id(description: &str) -> Value {
     json!({"name": "id", "in": "path", "required": true, "description": description, "schema": {"type": "string"}})
 }
 
+fn query(name: &str, description: &str) -> Value {
+    json!({"name": name, "in": "query", "description": description, "schema": {"type": "string"}})
+}
+
 fn header(name: &str, description: &str) -> Value {
     json!({"name": name, "in": "header", "description": description, "schema": {"type": "string"}})
 }
@@ -212,6 +232,29 @@ fn error() -> Value {
                 "properties": {"code": {"type": "string"}, "message": {"type": "string"}}
             },
             "problems": {"type": "array", "items": {"type": "string"}, "description": "Of a job, each as `field: problem`."}
+        }
+    })
+}
+
+fn jobs() -> Value {
+    json!({
+        "type": "object",
+        "required": ["jobs", "next_cursor"],
+        "additionalProperties": false,
+        "properties": {
+            "jobs": {"type": "array", "items": {
+                "type": "object",
+                "required": ["id", "identifier", "state", "at"],
+                "additionalProperties": false,
+                "properties": {
+                    "id": {"type": "string"},
+                    "producer": {"type": "string", "description": "Whose job it is, where producers are named."},
+                    "identifier": {"type": "string"},
+                    "state": {"enum": ["queued", "running", "waiting", "completed", "failed"]},
+                    "at": {"type": "string", "format": "date-time", "description": "Since when."}
+                }
+            }},
+            "next_cursor": {"type": ["string", "null"], "description": "Where the next page begins; `null` after the last one."}
         }
     })
 }

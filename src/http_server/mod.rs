@@ -9,6 +9,7 @@ mod dead;
 mod events;
 mod jobs;
 mod link_page;
+mod list;
 pub(crate) mod pages;
 mod process;
 pub(crate) mod tokens;
@@ -101,7 +102,7 @@ pub(crate) fn operation(within: Duration, max_job_bytes: usize) -> Router<Endpoi
         .route("/readyz", get(|State(facts): State<Endpoints>| async move { answer((facts.ready)()) }))
         .route("/metrics", get(metrics))
         .route("/v1/approvals/{id}", post(approvals::decide).layer(DefaultBodyLimit::max(DECISION_BYTES)))
-        .route("/v1/jobs", post(jobs::submit).layer(DefaultBodyLimit::max(max_job_bytes)))
+        .route("/v1/jobs", get(list::list).post(jobs::submit).layer(DefaultBodyLimit::max(max_job_bytes)))
         .route("/v1/jobs/{id}", delete(jobs::cancel))
         .route("/v1/dead", get(dead::list))
         .route("/v1/dead/{id}/replay", post(dead::replay))

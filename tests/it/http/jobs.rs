@@ -45,6 +45,7 @@ async fn everything(mut door: Door) -> std::collections::BTreeSet<String> {
     a_job_ends_with_its_reply_which_is_given_again(&door).await;
     a_waiting_job_says_what_for_and_goes_on_or_is_cancelled(&door).await;
     who_must_authorize_finds_the_link_at_the_job(&door).await;
+    jobs_are_listed_to_whoever_may_see_them(&door).await;
     a_job_is_followed_to_its_reply_and_none_of_it_is_told_twice(&door).await;
     places_are_bounded_and_free_when_whoever_follows_is_gone(&door, STREAMS).await;
     dead_letters_are_seen_by_whose_they_are_and_run_again(&door).await;
@@ -245,6 +246,52 @@ async fn who_must_authorize_finds_the_link_at_the_job(door: &Door) {
     let consent = client.post(link).header(form.0, form.1).body("decision=allow");
     assert_eq!(consent.send().await.unwrap().status(), 200);
     assert_eq!(door.end("unauthorized").await["state"], "completed");
+}
+
+async fn jobs_are_listed_to_whoever_may_see_them(door: &Door) {
+    let ids = |answer: &Answered| -> Vec<String> {
+        let rows = answer.body["jobs"].as_array().unwrap_or_else(|| panic!("{answer:?}")).iter();
+        rows.map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = door.get("/v1/jobs?state=&limit=1000", READER).await;
+    let (known, last) = (ids(&all), &all.body["jobs"][0]);
+    assert_eq!(all.body["next_cursor"], Value::Null);
+    assert_eq!(
+        (&last["id"], &last["identifier"], &last["state"]),
+        (&"unauthorized".into(), &"user_9".into(), &"completed".into())
+    );
+    let of_user = door.get("/v1/jobs?identifier=user_9&state=completed", READER).await;
+    assert_eq!(ids(&of_user), ["unauthorized"]);
+    assert!(known.len() > 2, "{known:?}");
+    let (mut paged, mut place) = (Vec::new(), String::new());
+    loop {
+        let page = door.get(&format!("/v1/jobs?limit=2&cursor={place}"), READER).await;
+        assert!(ids(&page).len() <= 2);
+        paged.extend(ids(&page));
+        match page.body["next_cursor"].as_str() {
+            Some(next) => next.clone_into(&mut place),
+            None => break,
+        }
+    }
+    assert_eq!(paged, known, "each once, in the same order");
+    assert_eq!(ids(&door.get("/v1/jobs", FOREIGNER).await), Vec::<String>::new(), "nobody else's");
+    assert_eq!(ids(&door.get("/v1/jobs?since=2999-01-01T00:00:00Z", ALL).await), Vec::<String>::new());
+    for (query, word) in [
+        ("state=done", "running, waiting"),
+        ("since=yesterday", "RFC 3339"),
+        ("limit=0", "1 to 1000"),
+        ("limit=1001", "1 to 1000"),
+        ("cursor=%00", "next_cursor"),
+        ("sate=completed", "sate"),
+    ] {
+        let refused = door.get(&format!("/v1/jobs?{query}"), ALL).await;
+        assert!(
+            refused.status == 400 && refused.body["error"]["message"].as_str().unwrap().contains(word),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(door.get("/v1/jobs", NOTHING).await.status, 403);
+    assert_eq!(door.get("/v1/jobs", "nobody's token").await.status, 401);
 }
 
 async fn dead_letters_are_seen_by_whose_they_are_and_run_again(door: &Door) {
