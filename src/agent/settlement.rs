@@ -105,6 +105,11 @@ impl Run {
         })
     }
 
+    /// The effect of this call as the reply tells of it, where there is one of either.
+    pub fn told_effect(&self, call_id: &str) -> Option<EffectEntry> {
+        self.effect(self.reply()?, call_id)
+    }
+
     /// As the reply names it; one of an earlier version names no calls, and the journal knows them.
     fn effect(&self, reply: &Reply, call_id: &str) -> Option<EffectEntry> {
         let account = reply.event.account()?;

@@ -128,6 +128,8 @@ pub enum AuditEvent {
     ToolNotRun,
     /// A call that waited was decided about, or nobody did in time.
     Decided,
+    /// A person said what became of an effect that was unknown.
+    EffectSettled,
     /// An operator ended the run.
     Cancelled,
     /// An operator woke the run.

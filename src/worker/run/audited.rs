@@ -15,7 +15,7 @@ pub(super) fn audited(run: &Run, sequence: u64, entries: &[Entry]) -> Vec<AuditR
 /// What is decided or begun without a line does not happen. What has happened is told later.
 pub(super) fn unwritten(records: &[AuditRecord]) -> Unwritten {
     match records.first().map(|record| record.event) {
-        Some(AuditEvent::ToolStarted | AuditEvent::Decided) => Unwritten::Drop,
+        Some(AuditEvent::ToolStarted | AuditEvent::Decided | AuditEvent::EffectSettled) => Unwritten::Drop,
         _ => Unwritten::Keep,
     }
 }
@@ -46,6 +46,19 @@ fn line(run: &Run, entry: &Entry) -> Option<AuditRecord> {
             let (id, tool, connection, effect, arguments_digest) = (call_id.clone(), tool.clone(), None, None, None);
             let call = AuditedCall { id, tool, connection, effect, arguments_digest };
             Some(AuditRecord { call: Some(call), outcome: Some("unknown"), ..record(AuditEvent::ToolFinished) })
+        }
+        Event::EffectSettled(said) => {
+            let told = run.told_effect(&said.call_id)?;
+            let call = AuditedCall {
+                id: said.call_id.clone(),
+                tool: told.tool,
+                connection: Some(told.connection),
+                effect: None,
+                arguments_digest: None,
+            };
+            let (outcome, execution_id) = (Some(said.settlement.as_str()), told.execution_id);
+            let by = Some(said.by.clone());
+            Some(AuditRecord { call: Some(call), outcome, execution_id, by, ..record(AuditEvent::EffectSettled) })
         }
         Event::ApprovalDecided(settled) => Some(decided(run, settled, record(AuditEvent::Decided))),
         _ => None,

@@ -34,8 +34,10 @@ impl Scene {
     async fn start() -> Self {
         let amqp = Broker::shared().await.config();
         let (redis, peer) = (Redis::start().await, SandboxPeer::with_active_accounts_in_real_time().await);
-        let program = Program::of_service(&peer.sandbox, &amqp, &redis.url())
-            .set("USER", "ann")
+        let program = Program::of_service(&peer.sandbox, &amqp, &redis.url()).set("USER", "ann");
+        let audit = program.folder().join("audit.jsonl");
+        let program = program
+            .set("AGENTKIT_WORKER__AUDIT__FILE", audit.to_str().unwrap())
             .set("AGENTKIT_WORKER__REDIS__KEY_PREFIX", &redis.config().key_prefix)
             .set("AGENTKIT_WORKER__AUTHORIZATION__POLL_SECONDS", "600")
             .set("AGENTKIT_WORKER__REDIS__RESPONSE_TIMEOUT_MILLISECONDS", "5000")
@@ -184,6 +186,14 @@ async fn runs_are_listed_and_exported_and_an_unknown_effect_is_settled_by_a_pers
         (&json!("not_done"), &json!(call), &json!("ann"))
     );
     assert_eq!(effect["tool"], doubtful["data"]["effects"][0]["tool"]);
+    let audit = std::fs::read_to_string(scene.program.folder().join("audit.jsonl")).unwrap();
+    let lines: Vec<&str> = audit.lines().filter(|line| line.contains("\"effect_settled\"")).collect();
+    let recorded: Value = serde_json::from_str(lines[0]).unwrap();
+    let said = ["job", "call", "tool", "outcome", "by"].map(|field| recorded[field].as_str().unwrap().to_owned());
+    assert_eq!(
+        (lines.len(), said.each_ref().map(String::as_str)),
+        (1, ["two", &call, "gmail_send_message", "not_done", "ann"])
+    );
     let again = settle(&scene, &call, "not_done").await;
     assert!(again.code == Some(0) && again.stdout.contains("as was said before"), "{again:?}");
     let otherwise = settle(&scene, &call, "done").await;

@@ -78,7 +78,7 @@ async fn a_redis_that_takes_nothing_is_seen_before_any_job_needs_it_and_so_is_it
     let redis = &service.redis;
     for (harm, cure, words) in [
         (["CONFIG", "SET", "maxmemory", "1"].as_slice(), ["CONFIG", "SET", "maxmemory", "0"].as_slice(), "full"),
-        (&["ACL", "SETUSER", "default", "-set"], &["ACL", "SETUSER", "default", "+set"], "too little"),
+        (&["ACL", "SETUSER", "default", "-psetex"], &["ACL", "SETUSER", "default", "+psetex"], "too little"),
         (&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"], "replica"),
     ] {
         redis.command(harm);

@@ -263,9 +263,11 @@ async fn what_is_no_job_is_told_or_kept_with_its_reason_and_the_next_job_runs() 
     while kept.len() < bodies.len() + 1 {
         kept.push(eventually("a dead letter", async || letters.take().await.unwrap()).await.message);
     }
-    for (letter, body) in kept.iter().zip(bodies.iter().map(|(body, _)| *body).chain([&b"nobody to tell"[..]])) {
-        assert_eq!(letter.properties.headers["x-agentkit-dead-reason"], "invalid_job");
-        assert!(letter.body == body, "a dead letter is the message as it came");
+    assert!(kept.iter().all(|letter| letter.properties.headers["x-agentkit-dead-reason"] == "invalid_job"));
+    // The reply to one is out before it is in the queue, where a smaller one may overtake it.
+    for body in bodies.iter().map(|(body, _)| *body).chain([&b"nobody to tell"[..]]) {
+        let found = kept.iter().position(|letter| letter.body == body);
+        kept.swap_remove(found.expect("a dead letter is the message as it came"));
     }
 
     for (connection, code) in [("nothing", "connection_not_found"), ("hubspot", "connection_disabled")] {
