@@ -20,10 +20,10 @@ use crate::worker::control::finding;
 /// Rows of a page where nothing is said.
 const ROWS: usize = 100;
 
-/// What is asked for; what is empty is not asked about.
+/// Which jobs are asked for; what is empty is not asked about.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Search {
+pub(super) struct ListedJobs {
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -36,7 +36,7 @@ pub(super) struct Search {
     limit: String,
 }
 
-impl Search {
+impl ListedJobs {
     fn query(&self) -> Result<RunQuery, String> {
         let states = || RunState::ALL.map(RunState::as_str).join(", ");
         let limit = match given(&self.limit).map(str::parse) {
@@ -68,7 +68,7 @@ fn read<'t, T>(text: &'t str, parse: impl FnOnce(&'t str) -> Option<T>) -> Resul
 /// `GET /v1/jobs`. A page has fewer rows than were asked for where the index knows others that this token may not see.
 pub(super) async fn list(
     State(facts): State<Endpoints>,
-    search: Result<Query<Search>, QueryRejection>,
+    search: Result<Query<ListedJobs>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
     let token = match permitted(&facts.tokens, &headers, Scope::JobsRead) {
