@@ -139,7 +139,7 @@ fn effects(effects: &[EffectEntry]) -> Markup {
                 thead { tr { th scope="col" { "State" } th scope="col" { "Tool" } th scope="col" { "Connection" } th scope="col" { "Execution" } } }
                 tbody { @for effect in sorted {
                     tr {
-                        td data-label="State" { span.tag.warn[effect.state == EffectState::Unknown] { (state_word(effect)) } }
+                        td data-label="State" { span.tag.warn[effect.state == EffectState::Unknown] { (effect.state.as_str()) } }
                         td data-label="Tool" { (Shown(&effect.tool)) }
                         td data-label="Connection" { (Shown(&effect.connection)) }
                         td data-label="Execution" { (Shown(effect.execution_id.as_deref().unwrap_or("not known"))) }
@@ -148,12 +148,6 @@ fn effects(effects: &[EffectEntry]) -> Markup {
             }
         }
     }
-}
-
-/// As replies say it.
-fn state_word(effect: &EffectEntry) -> String {
-    let value = serde_json::to_value(effect.state).unwrap_or_default();
-    value.as_str().unwrap_or("unknown").to_owned()
 }
 
 fn rows(rows: &[Row], content: bool) -> Markup {
