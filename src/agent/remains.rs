@@ -35,6 +35,7 @@ impl Run {
             identifier: Identifier::new(ERASED).expect("a legal identifier"),
             connections: Vec::new(),
             reply_to: None,
+            reply_url: None,
             correlation_id: None,
             ..(*started.job).clone()
         };
@@ -59,10 +60,10 @@ impl Run {
     /// The id must be said: one that was derived from the words could not be derived any more. Where an effect is unknown,
     /// its caller may have to be told later what became of it.
     fn started_without_words(&self) -> Started {
-        let caller = self.job().reply_to.clone().zip(Some(self.job().correlation_id.clone()));
-        let (reply_to, correlation_id) = match caller.filter(|_| self.may_be_settled()) {
-            Some((reply_to, correlation_id)) => (Some(reply_to), correlation_id),
-            None => (None, None),
+        let Job { reply_to, reply_url, correlation_id, .. } = self.job();
+        let (reply_to, reply_url, correlation_id) = match self.may_be_settled() {
+            true => (reply_to.clone(), reply_url.clone(), correlation_id.clone()),
+            false => (None, None, None),
         };
         let job = Job {
             id: Some(self.job().id()),
@@ -74,7 +75,7 @@ impl Run {
             approval: Approval::default(),
             metadata: Value::Null,
             reply_to,
-            reply_url: None,
+            reply_url,
             correlation_id,
             ..self.job().clone()
         }

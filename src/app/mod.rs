@@ -177,6 +177,7 @@ impl App {
             rules: scheduler_rules(&config, rules.name.clone()),
             stop: shutdown.soft(),
             digests: Arc::default(),
+            audit: audit.clone(),
         };
         let tool_catalog = executor.tool_catalog.clone();
         let defaults =

@@ -86,9 +86,12 @@ pub struct AuditRecord {
     pub time: Timestamp,
     /// What happened.
     pub event: AuditEvent,
-    /// The run.
-    #[serde(serialize_with = "short")]
-    pub job: String,
+    /// The run, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "short_if_any")]
+    pub job: Option<String>,
+    /// The scheduled job, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "short_if_any")]
+    pub digest: Option<String>,
     /// Who handed it over, where producers are named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<String>,
@@ -136,6 +139,16 @@ pub enum AuditEvent {
     Resumed,
     /// An operator took back the end of the run.
     Replayed,
+    /// An operator threw a dead letter away.
+    DeadLetterDropped,
+    /// An operator removed what is kept of a user.
+    Erased,
+    /// An operator keeps a digest from firing.
+    DigestPaused,
+    /// An operator lets it fire again.
+    DigestResumed,
+    /// An operator fires it outside its schedule.
+    DigestRun,
 }
 
 /// A tool call.
@@ -174,9 +187,19 @@ impl AuditRecord {
     /// A line about a run.
     pub fn new(time: Timestamp, event: AuditEvent, job: &Job) -> Self {
         let (id, identifier) = (job.id(), Some(job.identifier.to_string()));
-        let (job, producer) = (id.as_str().to_owned(), id.producer().map(str::to_owned));
-        let (entry, call, outcome, execution_id, decision, by) = (None, None, None, None, None, None);
-        Self { time, event, job, producer, identifier, entry, call, outcome, execution_id, decision, by }
+        let (job, producer) = (Some(id.as_str().to_owned()), id.producer().map(str::to_owned));
+        Self { job, producer, identifier, ..Self::empty(time, event) }
+    }
+
+    /// A line about what an operator does.
+    pub fn of_operator(time: Timestamp, event: AuditEvent, by: &str) -> Self {
+        Self { by: Some(by.to_owned()), ..Self::empty(time, event) }
+    }
+
+    fn empty(time: Timestamp, event: AuditEvent) -> Self {
+        let (job, digest, producer, identifier, entry) = (None, None, None, None, None);
+        let (call, outcome, execution_id, decision, by) = (None, None, None, None, None);
+        Self { time, event, job, digest, producer, identifier, entry, call, outcome, execution_id, decision, by }
     }
 }
 

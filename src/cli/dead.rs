@@ -7,12 +7,14 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::jobs::{broker, journal, operator};
+use super::jobs::{audit, broker, journal, operator};
 use super::letters::{Letter, reader, take_all, take_named};
 use super::output::plain;
 use super::timeline::{Timeline, outcome};
 use super::which_run::Whose;
 use super::{CommandError, Context};
+use crate::app::process_name;
+use crate::audit::{AuditEvent, AuditRecord, Unwritten};
 use crate::worker::control::dead_letters::{NotReplayed, Replayed};
 use crate::worker::control::runs::RunError;
 
@@ -242,7 +244,14 @@ async fn drop_letters(context: &Context, arguments: &DropArguments) -> Result<Ex
         println!("nothing dropped");
         return Ok(ExitCode::FAILURE);
     }
+    let audit = audit(context)?;
     for letter in letters {
+        let line = AuditRecord {
+            job: Some(letter.facts.id.clone()),
+            producer: letter.facts.producer.clone(),
+            ..AuditRecord::of_operator(context.clock.now(), AuditEvent::DeadLetterDropped, &process_name())
+        };
+        audit.record(vec![line], Unwritten::Drop).await.map_err(anyhow::Error::from)?;
         letter.delivery.ack().await?;
         println!("{}: dropped", plain(&letter.facts.id));
     }

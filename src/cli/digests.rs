@@ -9,13 +9,15 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
+use super::jobs::audit;
 use super::{CommandError, Context};
 use crate::app;
+use crate::digest_store::DigestStore;
 use crate::digest_store::redis::RedisDigestStore;
-use crate::digest_store::{DigestStore, Hold};
 use crate::metrics::Metrics;
 use crate::queue::amqp::AmqpQueue;
 use crate::redis_client::RedisClient;
+use crate::schedule::by_hand::{HoldError, pause, resume};
 use crate::schedule::digest::{self, Digest};
 use crate::schedule::occurrence::time_zone;
 use crate::schedule::recipients::{Recipients, Source};
@@ -80,12 +82,14 @@ pub(crate) async fn digests(context: Context, arguments: DigestsArguments) -> Re
         }
         Action::Run { name, recipient } => run(&context, named(all, &name)?, recipient.as_deref()).await?,
         Action::Pause { name } => {
-            hold(&context, &named(all, &name)?, Hold::Pause).await?;
+            let (digest, by) = (named(all, &name)?, app::process_name());
+            pause(&digest, &store(&context)?, &audit(&context)?, context.clock.now(), &by).await.map_err(not_held)?;
             println!("{name} is paused; jobs that are on the queue still run");
         }
         Action::Resume { name } => {
             let digest = named(all, &name)?;
-            hold(&context, &digest, Hold::Resume).await?;
+            let by = app::process_name();
+            resume(&digest, &store(&context)?, &audit(&context)?, context.clock.now(), &by).await.map_err(not_held)?;
             match digest.enabled {
                 true => println!("{name} fires again from now on"),
                 false => println!("{name} is not paused any more; {} says `enabled = false`", digest.file.display()),
@@ -174,14 +178,19 @@ async fn run(context: &Context, digest: Digest, recipient: Option<&str>) -> Resu
         rules: app::scheduler_rules(&context.config, owner),
         stop: CancellationToken::new(),
         digests: Arc::new(Digests::new(Vec::new())),
+        audit: audit(context)?,
     };
-    let counts = scheduler.fire_now(&digest, recipient, &mark).await.map_err(anyhow::Error::from)?;
+    let counts =
+        scheduler.fire_now(&digest, recipient, &mark, &app::process_name()).await.map_err(anyhow::Error::from)?;
     println!("{}: {} jobs published, {} recipients left out", digest.name, counts.published, counts.skipped);
     Ok(())
 }
 
-async fn hold(context: &Context, digest: &Digest, hold: Hold) -> Result<(), CommandError> {
-    store(context)?.hold(&digest.name, hold, context.clock.now()).await.map_err(away)
+fn not_held(error: HoldError) -> CommandError {
+    match error {
+        HoldError::Store(error) => away(error),
+        HoldError::Unrecorded(error) => CommandError::Other(error.into()),
+    }
 }
 
 fn named(all: Vec<Digest>, name: &str) -> Result<Digest, CommandError> {

@@ -8,11 +8,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::jobs::{broker, encryption, operator, redis};
+use super::jobs::{audit, broker, encryption, operator, redis};
 use super::output::plain;
 use super::{CommandError, Context};
 use crate::agent::event::Entry;
 use crate::agent::run::Run;
+use crate::app::process_name;
+use crate::audit::{AuditEvent, AuditRecord, Unwritten};
 use crate::cache::redis::RedisCache;
 use crate::digest_store::redis::RedisDigestStore;
 use crate::job::{Identifier, JobId};
@@ -107,6 +109,13 @@ pub(crate) async fn erase(context: Context, arguments: EraseArguments) -> Result
     let mut runs = eraser.runs().await?;
     if arguments.cancel {
         eraser.cancel(&operator, &mut runs, Duration::from_secs(arguments.timeout)).await?;
+    }
+    if eraser.for_real {
+        let line = AuditRecord {
+            identifier: Some(arguments.identifier),
+            ..AuditRecord::of_operator(context.clock.now(), AuditEvent::Erased, &process_name())
+        };
+        audit(&context)?.record(vec![line], Unwritten::Drop).await.map_err(anyhow::Error::from)?;
     }
     let ended = eraser.ended(runs);
     eraser.count_index_entries().await?;

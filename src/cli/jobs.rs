@@ -227,9 +227,14 @@ pub(super) fn operator(context: &Context, broker: &AmqpQueue) -> Result<Operator
     Ok(Operator::new(runs(context, broker)?))
 }
 
+/// The record that this command's act goes into.
+pub(super) fn audit(context: &Context) -> Result<Audit, CommandError> {
+    let audit = Audit::open(&context.config.audit, context.clock.clone(), telemetry::name_of(&context.config.log));
+    audit.map_err(|problem| CommandError::Other(anyhow!("audit.{problem}")))
+}
+
 fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
     let (redis, encryption) = (redis(context)?, encryption(context)?);
-    let audit = Audit::open(&context.config.audit, context.clock.clone(), telemetry::name_of(&context.config.log));
     Ok(Runs {
         journal: Arc::new(
             RedisJournal::with_index_of(redis.clone(), context.config.journal.index_runs).encrypted(encryption.clone()),
@@ -239,7 +244,7 @@ fn runs(context: &Context, broker: &AmqpQueue) -> Result<Runs, CommandError> {
         clock: context.clock.clone(),
         lifetimes: app::lifetimes(&context.config),
         header_key: HeaderKey::of(&context.config.scalekit.client_secret),
-        audit: audit.map_err(|problem| CommandError::Other(anyhow!("audit.{problem}")))?,
+        audit: audit(context)?,
         name: app::process_name(),
     })
 }

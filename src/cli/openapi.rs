@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::components::add_schema;
 use crate::decision::DecisionBody;
+use crate::http_server::SettlementBody;
 use crate::job::Job;
 use crate::reply::{CONTENT_TYPE, Reply};
 use crate::worker::control::dead_letters::LetterFacts;
@@ -42,6 +43,8 @@ pub fn openapi() -> Value {
         ("Accepted", accepted()),
         ("Jobs", jobs()),
         ("Decided", decided()),
+        ("Settlement", schemars::schema_for!(SettlementBody).to_value()),
+        ("Settled", settled()),
         ("DeadLetter", schemars::schema_for!(LetterFacts).to_value()),
         ("DeadLetters", dead_letters()),
         ("Replayed", replayed()),
@@ -136,6 +139,14 @@ fn paths() -> Value {
         answers: vec![(200, "It is decided so.", JSON, "Decided")],
         errors: &[400, 401, 403, 404, 408, 409, 410, 413, 422, 503],
     };
+    let settle = Operation {
+        summary: "Says what became of an effect that was unknown when the job ended; its caller is told by `effect_settled`.",
+        scope: "operate",
+        parameters: vec![id("The job's id.")],
+        body: Some("Settlement"),
+        answers: vec![(200, "It is settled so.", JSON, "Settled")],
+        errors: &[401, 403, 404, 408, 409, 413, 422, 500, 503],
+    };
     let dead = Operation {
         summary: "The dead letters of jobs of the token's users, oldest first; messages that are no job are for a token of all users.",
         scope: "operate",
@@ -156,6 +167,7 @@ fn paths() -> Value {
         "/v1/jobs": {"get": list.document(), "post": submit.document()},
         "/v1/jobs/{id}": {"get": look.document(), "delete": cancel.document()},
         "/v1/jobs/{id}/events": {"get": follow.document()},
+        "/v1/jobs/{id}/settle": {"post": settle.document()},
         "/v1/dead": {"get": dead.document()},
         "/v1/dead/{id}/replay": {"post": replay.document()},
         "/v1/approvals/{id}": {"post": decide.document()},
@@ -279,6 +291,18 @@ fn decided() -> Value {
             "approval": {"type": "string"},
             "decision": {"type": "string", "enum": ["approve", "deny", "edit"]},
             "already": {"const": true, "description": "The same was decided before."}
+        }
+    })
+}
+
+fn settled() -> Value {
+    json!({
+        "type": "object",
+        "required": ["call", "state"],
+        "properties": {
+            "call": {"type": "string"},
+            "state": {"type": "string", "enum": ["done", "not_done"]},
+            "already": {"const": true, "description": "The same was said before."}
         }
     })
 }

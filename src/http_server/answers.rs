@@ -1,6 +1,8 @@
 //! What the answers under `/v1` have in common: who may ask, and errors as JSON.
 
 use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -26,6 +28,17 @@ pub(super) fn permitted<'t>(
         return Err(forbidden(&format!("the token is not good for `{}`", scope.as_str())));
     }
     Ok(token)
+}
+
+#[expect(clippy::result_large_err, reason = "the error is the answer")]
+/// The body of a request, where it came whole and has no more than so many bytes.
+pub(super) fn whole(body: Result<Bytes, BytesRejection>, what: &str, most: usize) -> Result<Bytes, Response> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            said(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &format!("{what} has at most {most} bytes"))
+        }
+        status => said(status, "bad_request", "the body could not be read"),
+    })
 }
 
 /// The token is good, and not for this.

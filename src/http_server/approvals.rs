@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Form, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Endpoints;
-use super::answers::{not_now, permitted, said};
+use super::answers::{not_now, permitted, said, whole};
 use super::link_page::{answer_page, call_page};
 use super::tokens::Scope;
 use crate::agent::ruling::Objection;
@@ -104,10 +105,11 @@ pub(super) async fn decide(
     State(facts): State<Endpoints>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let token = match permitted(&facts.tokens, &headers, Scope::Approvals) {
-        Ok(token) => token,
+    let allowed = permitted(&facts.tokens, &headers, Scope::Approvals);
+    let (token, body) = match allowed.and_then(|token| Ok((token, whole(body, "a decision", DECISION_BYTES)?))) {
+        Ok(request) => request,
         Err(answer) => return answer,
     };
     let unknown = || refused(&NotDecided::Refused(Objection::Unknown));

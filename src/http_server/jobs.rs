@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Endpoints;
-use super::answers::{forbidden, not_now, permitted, said, said_with};
+use super::answers::{forbidden, not_now, permitted, said, said_with, whole};
 use super::tokens::{Scope, TokenHolder};
 use crate::job::JobId;
 use crate::key::encode;
@@ -60,10 +60,7 @@ async fn take(
         return Err(said(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "a job is `application/json`"));
     }
     let key = idempotency_key(headers)?;
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(facts.jobs.max_job_bytes),
-        status => said(status, "bad_request", "the body could not be read"),
-    })?;
+    let body = whole(body, "a job", facts.jobs.max_job_bytes)?;
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
         return Err(said(StatusCode::BAD_REQUEST, "bad_request", &format!("the body is not JSON: {error}")));
     }
@@ -187,10 +184,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Response> {
         return Err(said(StatusCode::BAD_REQUEST, "bad_request", &message));
     }
     Ok(Some(text.to_owned()))
-}
-
-fn too_large(most: usize) -> Response {
-    said(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &format!("a job has at most {most} bytes"))
 }
 
 fn invalid_job(problems: &[String]) -> Response {

@@ -12,6 +12,7 @@ mod link_page;
 mod list;
 pub(crate) mod pages;
 mod process;
+mod settle;
 pub(crate) mod tokens;
 
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ use self::approvals::{DECISION_BYTES, FORM_BYTES};
 pub(crate) use self::connections::ConnectionLimits;
 use self::connections::in_time;
 use self::pages::{PageFacts, frame};
+pub(crate) use self::settle::SettlementBody;
 use self::tokens::Tokens;
 use crate::approval::link::Links;
 use crate::metrics::{Form, Metrics};
@@ -104,6 +106,7 @@ pub(crate) fn operation(within: Duration, max_job_bytes: usize) -> Router<Endpoi
         .route("/v1/approvals/{id}", post(approvals::decide).layer(DefaultBodyLimit::max(DECISION_BYTES)))
         .route("/v1/jobs", get(list::list).post(jobs::submit).layer(DefaultBodyLimit::max(max_job_bytes)))
         .route("/v1/jobs/{id}", delete(jobs::cancel))
+        .route("/v1/jobs/{id}/settle", post(settle::settle).layer(DefaultBodyLimit::max(settle::BODY_BYTES)))
         .route("/v1/dead", get(dead::list))
         .route("/v1/dead/{id}/replay", post(dead::replay))
         .merge(pages::pages());

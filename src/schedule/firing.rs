@@ -4,22 +4,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Scheduler;
-use super::digest::{Digest, Overlap};
+use super::digest::Overlap;
 use super::groups::{Group, Planned};
 use super::occurrence::Occurrence;
 use super::plan::portion_of;
 use super::recipients::{Recipient, Recipients, SourceError};
+use crate::audit::Unrecorded;
 use crate::digest_store::{Firing, LeaseHolder, Memory, StoreError};
 use crate::job::Job;
 use crate::queue::{Destination, Message, QueueError};
 
 /// Recipients that are looked up and noted together.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// Publishes that wait for their confirm at the same time; the publisher has its own bound below.
 const IN_FLIGHT: usize = 32;
 /// A claim takes this fraction of a firing's parts, so that several replicas get some.
@@ -48,6 +49,9 @@ pub enum FireError {
     /// The scheduler was told to stop.
     #[error("stopped")]
     Stopped,
+    /// The audit record did not take its line.
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
 }
 
 /// What became of a firing's recipients.
@@ -119,50 +123,7 @@ impl Scheduler {
         }
     }
 
-    /// Publishes a job outside the schedule for each recipient, or for one; `mark` makes the ids, so the same mark never
-    /// runs a recipient's job twice.
-    pub async fn fire_now(&self, digest: &Digest, only: Option<&str>, mark: &str) -> Result<Counts, FireError> {
-        let now = self.clock.now();
-        let mut counts = Counts::default();
-        let mut recipients = Recipients::open(&digest.recipients, &*self.store).await?;
-        let mut batch = Vec::new();
-        loop {
-            let next = recipients.next().await?;
-            let ended = next.is_none();
-            match next {
-                Some(Ok(recipient)) if only.is_none_or(|only| only == recipient.identifier.as_str()) => {
-                    batch.push(recipient);
-                }
-                Some(Err(bad)) => warn!(digest = digest.name, %bad, "recipient left out"),
-                _ => {}
-            }
-            if batch.len() == BATCH || ended {
-                let names: Vec<&str> = batch.iter().map(|recipient| recipient.identifier.as_str()).collect();
-                let memories = self.store.recall(&digest.name, &names).await?;
-                let mut jobs = Vec::new();
-                for (recipient, memory) in batch.drain(..).zip(memories) {
-                    match extra_job(digest, &recipient, memory, now, self.rules.authorization_wait, mark) {
-                        Ok(job) => jobs.push((recipient.identifier.as_str().to_owned(), job)),
-                        Err(problem) => {
-                            warn!(digest = digest.name, problem, "recipient left out");
-                            counts.skipped += 1;
-                        }
-                    }
-                }
-                let sent = self.publish_all(jobs).await;
-                counts.published += sent.published.len() as u64;
-                counts.skipped += sent.refused.len() as u64;
-                if let Some(error) = sent.error {
-                    return Err(error.into());
-                }
-            }
-            if ended {
-                return Ok(counts);
-            }
-        }
-    }
-
-    async fn publish_all(&self, jobs: Vec<(String, Job)>) -> Sent {
+    pub(super) async fn publish_all(&self, jobs: Vec<(String, Job)>) -> Sent {
         let now = self.clock.now();
         let mut sent = Sent::default();
         let publishes = jobs.into_iter().map(|(name, job)| async move {
@@ -186,10 +147,10 @@ impl Scheduler {
 
 /// What became of a batch; each job is in one place, or was not confirmed.
 #[derive(Default)]
-struct Sent {
-    published: Vec<String>,
-    refused: Vec<String>,
-    error: Option<QueueError>,
+pub(super) struct Sent {
+    pub(super) published: Vec<String>,
+    pub(super) refused: Vec<String>,
+    pub(super) error: Option<QueueError>,
 }
 
 /// One reading of all recipients for the parts that were claimed.
@@ -294,19 +255,6 @@ impl Pass<'_> {
     fn counted(&self, result: &'static str) {
         self.scheduler.metrics.digest_fired(&self.planned.digest.name, result);
     }
-}
-
-fn extra_job(
-    digest: &Digest,
-    recipient: &Recipient,
-    memory: Memory,
-    now: Timestamp,
-    wait: Duration,
-    mark: &str,
-) -> Result<Job, String> {
-    let schedule = digest.schedule_of(recipient)?;
-    let since = memory.success.or_else(|| schedule.latest_until(now).map(|last| last.at)).unwrap_or(now);
-    digest.extra_job(recipient, &schedule, now, since, wait, mark)
 }
 
 fn a_second(count: u64, elapsed: Duration) -> u64 {

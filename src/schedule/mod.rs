@@ -5,6 +5,7 @@
 //! and local time; the store ([`crate::digest_store`]) shares the work out and makes repetitions rare.
 
 mod audience;
+pub mod by_hand;
 pub mod digest;
 mod firing;
 mod groups;
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 pub use digest::{BadDigests, Digest};
 pub use firing::{Counts, FireError};
 
+use crate::audit::Audit;
 use crate::clock::SharedClock;
 use crate::digest_store::{DigestStore, Hold, LeaseHolder, Standing, StoreError};
 use crate::metrics::Metrics;
@@ -72,6 +74,8 @@ pub struct Scheduler {
     pub stop: CancellationToken,
     /// The present set of digests.
     pub digests: Arc<Digests>,
+    /// Of what is done to them by hand.
+    pub audit: Audit,
 }
 
 /// A set of digests that can be replaced while it is in use.

@@ -14,10 +14,11 @@ use tracing::{info, warn};
 use super::frame::{Section, Shown, form_token, nothing, page, sentence};
 use super::session::Viewer;
 use super::{actor, looked_at, reader, unlimited};
-use crate::digest_store::{Hold, Standing};
+use crate::digest_store::Standing;
 use crate::http_server::Endpoints;
 use crate::http_server::tokens::Scope;
 use crate::key::encode;
+use crate::schedule::by_hand::{HoldError, pause, resume};
 use crate::schedule::recipients::Source;
 use crate::schedule::{Digest, Scheduler};
 
@@ -172,8 +173,14 @@ pub(super) async fn act(
     };
     let by = &viewer.holder.name;
     let done = match form.action.as_str() {
-        "pause" => hold(&scheduler, &digest, Hold::Pause, by).await.map(|()| "paused"),
-        "resume" => hold(&scheduler, &digest, Hold::Resume, by).await.map(|()| "resumed"),
+        "pause" => {
+            let paused = pause(&digest, &*scheduler.store, &scheduler.audit, scheduler.clock.now(), by).await;
+            held(&digest, by, paused, "paused")
+        }
+        "resume" => {
+            let resumed = resume(&digest, &*scheduler.store, &scheduler.audit, scheduler.clock.now(), by).await;
+            held(&digest, by, resumed, "resumed")
+        }
         "run" => run_now(&facts, scheduler, digest, by.clone()).await,
         _ => return refused(StatusCode::BAD_REQUEST, "Nothing was done: this is neither pause, resume nor run."),
     };
@@ -183,11 +190,10 @@ pub(super) async fn act(
     }
 }
 
-async fn hold(scheduler: &Scheduler, digest: &Digest, hold: Hold, by: &str) -> Result<(), String> {
-    let now = scheduler.clock.now();
-    scheduler.store.hold(&digest.name, hold, now).await.map_err(|error| error.to_string())?;
-    info!(digest = digest.name, by, ?hold, "a digest is held or let go");
-    Ok(())
+fn held(digest: &Digest, by: &str, held: Result<(), HoldError>, what: &'static str) -> Result<&'static str, String> {
+    held.map_err(|error| error.to_string())?;
+    info!(digest = digest.name, by, "a digest was {what} by hand");
+    Ok(what)
 }
 
 /// Publishes the jobs of all recipients; where that takes long it goes on by itself.
@@ -195,7 +201,7 @@ async fn run_now(facts: &Endpoints, scheduler: Scheduler, digest: Digest, by: St
     let owner = crate::key::digest(&facts.pages.process, 4);
     let mark = format!("now:{}:{owner}", facts.pages.clock.now().as_second());
     let fired = facts.pages.tracker.spawn(async move {
-        let fired = scheduler.fire_now(&digest, None, &mark).await;
+        let fired = scheduler.fire_now(&digest, None, &mark, &by).await;
         match &fired {
             Ok(counts) => info!(digest = digest.name, by, published = counts.published, "a digest was run by hand"),
             Err(error) => warn!(digest = digest.name, by, %error, "a digest that was run by hand came to no good end"),

@@ -11,7 +11,9 @@ use tracing::{debug, info, instrument, warn};
 
 use super::operator::{Cancel, Operator};
 use super::runs::{RunError, Runs};
+use super::settling::SettleOutcome;
 use super::standing::{JobStanding, WaitingLink};
+use crate::agent::event::SettledEffect;
 use crate::agent::run::{BadJournal, Run};
 use crate::job::{Envelope, InvalidJob, Job, JobId, ProducerName};
 use crate::journal::{Announced, JournalError};
@@ -238,6 +240,11 @@ impl JobDoor {
             Cancel::Ended(run) if was_cancelled(&run) => Ok(()),
             Cancel::Ended(_) => Err(NotDone::Ended),
         }
+    }
+
+    /// Says what became of an effect that was unknown at the run's end, and tells the caller.
+    pub(crate) async fn settle(&self, run: &JobId, effect: &SettledEffect) -> Result<SettleOutcome, NotDone> {
+        Ok(self.operator.settle(run, effect).await?)
     }
 
     fn runs(&self) -> &Runs {

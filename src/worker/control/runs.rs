@@ -16,6 +16,7 @@ use crate::journal::{Claim, ClaimMode, Journal, JournalError};
 use crate::parking::{Parking, WaitsFor};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 use crate::reply::Reply;
+use crate::worker::message::posting::addressed;
 use crate::worker::message::reply_message::reply_message;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::message::wake_up::{Reason, WakeUp};
@@ -109,7 +110,8 @@ impl Runs {
 
     /// Writes down what is about to be done to the run.
     pub(super) async fn record(&self, run: &Run, event: AuditEvent) -> Result<(), Unrecorded> {
-        let line = AuditRecord { by: Some(self.name.clone()), ..AuditRecord::new(self.clock.now(), event, run.job()) };
+        let of_run = AuditRecord::new(self.clock.now(), event, run.job());
+        let line = AuditRecord { by: Some(self.name.clone()), ..of_run };
         self.audit.record(vec![line], Unwritten::Drop).await
     }
 
@@ -154,12 +156,13 @@ impl Runs {
         self.publisher.publish(&Destination::Urgent, message).await.map(drop)
     }
 
-    /// Publishes what the caller of an ended run is still to be told, for its reply queue.
+    /// Publishes what the caller of an ended run is still to be told, for where its reply went.
     pub(super) async fn tell(&self, run: &Run, reply: &Reply) -> Result<(), QueueError> {
         let job = run.job();
         let mut message = reply_message(reply, &Message::default(), job);
         self.header_key.sign(&mut message);
-        let published = self.publisher.publish(&Destination::Reply(job.reply_to.clone()), message).await?;
+        let (to, message) = addressed(message, job, &self.header_key);
+        let published = self.publisher.publish(&to, message).await?;
         if published == Published::FellBack {
             warn!("the reply queue does not exist; the caller is told in the common reply queue");
         }

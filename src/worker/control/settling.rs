@@ -23,7 +23,7 @@ pub enum SettleOutcome {
 }
 
 impl Operator {
-    /// Journals what became of an effect and tells the caller, at its reply queue and confirmed. Where only the caller is
+    /// Journals what became of an effect and tells the caller, where its reply went and confirmed. Where only the caller is
     /// still to be told, that is done.
     #[instrument(level = "error", name = "job", skip_all, fields(job.id = %id))]
     pub async fn settle(&self, id: &JobId, said: &SettledEffect) -> Result<SettleOutcome, RunError> {

@@ -5,3 +5,4 @@ mod events;
 mod jobs;
 mod producers;
 mod reply_url;
+mod settling;

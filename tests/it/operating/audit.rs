@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use agentkit_worker::Client;
 use agentkit_worker::internals::clock::SystemClock;
-use agentkit_worker::internals::queue::amqp::ReplyInbox;
+use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config as AmqpConfig, ReplyInbox};
+use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
 use agentkit_worker::internals::sandbox::{Sandbox, SandboxOptions};
 use agentkit_worker::reply::{Reply, ReplyEvent, Status};
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ const USER: &str = "ann@example.com";
 
 struct AuditedSystem {
     _redis: Redis,
+    amqp: AmqpConfig,
     sandbox: Sandbox,
     program: Program,
     client: Client,
@@ -46,7 +48,7 @@ impl AuditedSystem {
             .set("AGENTKIT_WORKER__AUDIT__KEY", KEY);
         let client = Client::connect(amqp.clone(), clock).await.unwrap();
         let inbox = ReplyInbox::open(&amqp).await.unwrap();
-        Self { _redis: redis, sandbox, program, client, inbox, file }
+        Self { _redis: redis, amqp, sandbox, program, client, inbox, file }
     }
 
     /// Sends a job whose mail waits for a person, and waits until that person is asked.
@@ -74,6 +76,27 @@ impl AuditedSystem {
         let files = files.iter().map(|file| file.to_str().unwrap());
         let ran = self.program.run(&["audit", "verify"].into_iter().chain(files).collect::<Vec<_>>()).await;
         (ran.code, ran.all())
+    }
+
+    /// What an operator does to a digest, to a dead letter and to what is kept of a user.
+    async fn acts_on_others_than_runs(&self) {
+        let folder = self.program.folder().join("config/digests");
+        std::fs::create_dir_all(&folder).unwrap();
+        let digest = "name = \"morning\"\ncron = \"0 8 * * *\"\ntimezone = \"UTC\"\nprompt = \"Sum up.\"\nconnections = [\"gmail\"]\n[recipients]\n\
+            list = [{ identifier = \"ben@example.com\" }]\n";
+        std::fs::write(folder.join("morning.toml"), digest).unwrap();
+        for act in ["pause", "resume", "run"] {
+            self.command(&["digests", act, "morning"]).await;
+        }
+        let queue = AmqpQueue::connect(self.amqp.clone()).await.unwrap();
+        let properties = Properties { message_id: Some("no-job".to_owned()), ..Properties::default() };
+        let message = Message { body: "{".into(), properties };
+        queue.publisher().publish(&Destination::Jobs, message).await.unwrap();
+        eventually("the letter", || async {
+            (self.program.run(&["dead", "drop", "no-job", "--yes"]).await.code == Some(0)).then_some(())
+        })
+        .await;
+        self.program.run(&["erase", USER]).await;
     }
 
     async fn count(&self, group: &str) -> u64 {
@@ -144,7 +167,24 @@ async fn writes_decisions_and_operators_acts_are_on_record_once_whatever_is_kill
     let ReplyEvent::Completed(completed) = system.reply().await.event else { panic!("an answer") };
     assert_eq!(completed.status, Status::CompletedWithUnknownEffects);
 
+    system.acts_on_others_than_runs().await;
+
     let (old, new) = (lines(&first), lines(&system.file));
+    let acts = [
+        ("digest_paused", "digest", "morning"),
+        ("digest_resumed", "digest", "morning"),
+        ("digest_run", "digest", "morning"),
+        ("dead_letter_dropped", "job", "no-job"),
+        ("erased", "identifier", "user_"),
+    ];
+    for (event, field, name) in acts {
+        let told: Vec<&Value> = new.iter().filter(|line| line["event"] == event).collect();
+        assert!(
+            told.len() == 1 && told[0][field].as_str().is_some_and(|text| text.starts_with(name)),
+            "{event}: {told:?}"
+        );
+        assert!(told[0]["by"].as_str().is_some_and(|by| by.starts_with("worker-")), "{told:?}");
+    }
     assert_eq!(story(&old, "approved"), ["decided approve cli", "tool_started", "tool_finished done"]);
     assert_eq!(story(&old, "denied"), ["decided deny cli denied"]);
     assert_eq!(story(&old, "cancelled").first().unwrap(), "resumed");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use agentkit_worker::internals::audit::Audit;
 use agentkit_worker::internals::clock::ManualClock;
 use agentkit_worker::internals::digest_store::DigestStore;
 use agentkit_worker::internals::metrics::Metrics;
@@ -72,6 +73,7 @@ pub(crate) fn scheduler(
     digests: Vec<Digest>,
 ) -> Scheduler {
     Scheduler {
+        audit: Audit::default(),
         store: store.clone(),
         publisher: publisher.clone(),
         clock: clock.clone(),
