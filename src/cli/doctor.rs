@@ -17,7 +17,7 @@ use crate::job::ConnectionName;
 use crate::llm::Llm;
 use crate::member_watch::management;
 use crate::metrics::Metrics;
-use crate::queue::amqp::{AddressFacts, QueueState, inspect};
+use crate::queue::amqp::{AddressFacts, QueueState, TopologyMode, inspect};
 use crate::scalekit::{Error, Scalekit};
 
 /// Arguments of `doctor`.
@@ -117,13 +117,12 @@ async fn broker(context: &Context, report: &mut Report) {
         let what = format!("queue {}", queue.name);
         match queue.state {
             QueueState::Missing => report.warn(&what, "does not exist yet", "start a worker: it declares its queues"),
-            QueueState::Present { mismatch: Some(mismatch), .. } => {
-                report.bad(
-                    &what,
-                    &mismatch,
-                    "delete or rename the queue, or set amqp.topology = \"verify\" if it is meant so",
-                );
-            }
+            QueueState::Present { mismatch: Some(mismatch), .. } => match context.config.amqp.topology {
+                TopologyMode::Declare => report.bad(&what, &mismatch, "no worker starts until this is done"),
+                TopologyMode::Verify | TopologyMode::None => {
+                    report.warn(&what, &mismatch, "it is used as it is: see what it does to the worker's promises");
+                }
+            },
             QueueState::Present { messages, .. }
                 if messages > 0 && queue.name == context.config.amqp.names().dead() =>
             {

@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, short, within};
 use super::delivery::ConnectionGeneration;
+use super::topology::TopologyMode;
 use super::{Config, Status, topology};
 use crate::queue::{Consumer, Delivery, QueueError};
 
@@ -98,6 +99,11 @@ async fn open(
     let (names, timeout) = (config.names(), config.answer_timeout());
     let link = BrokerConnection::open(config, last, "agentkit-worker consumer").await?;
     topology::establish(&link, &names, config.topology, timeout).await?;
+    if config.topology == TopologyMode::Verify && queue == names.jobs() {
+        for difference in topology::differences(&link, &names, timeout).await? {
+            tracing::warn!(difference, "a queue is not as this worker would have made it, and is used as it is");
+        }
+    }
     let channel = link.channel(timeout).await?;
     // Per consumer: quorum queues refuse the other kind (measured on 3.10 and 4.0).
     within(timeout, channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;

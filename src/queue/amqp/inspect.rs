@@ -9,7 +9,7 @@ use super::address::{Address, LastPlace, addresses, none_served};
 use super::connection::{BrokerConnection, short, within};
 use super::delivery::ConnectionGeneration;
 use super::greeting::{Greeting, greeting};
-use super::topology::Declared;
+use super::topology::{ACCESS_REFUSED, Declared};
 use super::{Config, definitions};
 use crate::queue::{Delivery, QueueError};
 
@@ -90,7 +90,7 @@ pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
                     messages: queue.message_count(),
                     consumers: queue.consumer_count(),
                     mismatch: match declared {
-                        Err(QueueError::Refused(words)) if !words.contains("ACCESS_REFUSED") => Some(words),
+                        Err(QueueError::Refused(words)) if !words.contains(ACCESS_REFUSED) => Some(words),
                         _ => None,
                     },
                 },

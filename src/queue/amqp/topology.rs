@@ -23,6 +23,8 @@ const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
 pub(super) const UNHELD_TTL: Duration = Duration::from_secs(2);
 /// The own queue of a process that is gone is removed after this time: long after all messages have left it.
 pub(super) const HELD_EXPIRES: Duration = Duration::from_hours(24);
+/// What the broker says to a user who may not do this.
+pub(super) const ACCESS_REFUSED: &str = "ACCESS_REFUSED";
 /// The argument that says what a full queue does, and its value for one that refuses.
 const OVERFLOW: &str = "x-overflow";
 const REJECT: &str = "reject-publish";
@@ -36,8 +38,8 @@ pub enum TopologyMode {
     /// Declares them. A queue that exists with other arguments is refused, in words.
     #[default]
     Declare,
-    /// Looks whether they exist, for users who may not configure queues. Arguments are not compared: the broker does
-    /// not do so in a passive declare.
+    /// Looks whether they exist, for users who may not configure queues. One that has other arguments is used as it is, and
+    /// said; where the user may not configure it, the broker does not tell.
     Verify,
     /// Neither: a missing queue shows when it is used.
     None,
@@ -122,6 +124,29 @@ pub(super) async fn establish(
         }
     }
     if refusals.is_empty() { Ok(()) } else { Err(QueueError::Refused(refusals.join("; "))) }
+}
+
+/// How queues that somebody else has made differ from what the worker would have made, in words each.
+pub(super) async fn differences(
+    link: &BrokerConnection,
+    names: &QueueNames,
+    timeout: Duration,
+) -> Result<Vec<String>, QueueError> {
+    let mut differences = Vec::new();
+    for definition in definitions(names) {
+        // To declare a queue that is there changes nothing, and compares the arguments.
+        if definition.look(&link.channel(timeout).await?, timeout).await?.is_none() {
+            continue;
+        }
+        match definition.declare_or_take(link, names, timeout).await {
+            Ok(_) => {}
+            // Nobody tells a user who may not configure queues: the management API at most.
+            Err(QueueError::Refused(words)) if words.contains(ACCESS_REFUSED) => {}
+            Err(QueueError::Refused(words)) => differences.push(words),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(differences)
 }
 
 impl QueueDefinition {
@@ -243,9 +268,14 @@ impl QueueDefinition {
             return format!("queue {}: {text}", self.name);
         };
         format!(
-            "queue {} exists with another {}: {} at the broker, {} here; delete the queue when it is empty, choose \
-             another prefix, or use it as it is with topology = \"verify\"",
-            self.name, difference.argument, difference.theirs, difference.ours
+            "queue {name} exists with another {}: {} at the broker, {} here; delete it once it is empty \
+             (`rabbitmqctl delete_queue --vhost '{}' --if-empty {name}`) and start a worker that declares it anew, choose another \
+             amqp.prefix, or use it as it is with amqp.topology = \"verify\"",
+            difference.argument,
+            difference.theirs,
+            difference.ours,
+            difference.vhost,
+            name = self.name,
         )
     }
 }
@@ -256,6 +286,7 @@ struct Difference {
     argument: String,
     ours: String,
     theirs: String,
+    vhost: String,
 }
 
 impl Difference {
@@ -264,9 +295,10 @@ impl Difference {
     fn parse(text: &str) -> Option<Self> {
         let (_, rest) = text.split_once("inequivalent arg '")?;
         let (argument, rest) = rest.split_once('\'')?;
-        let (_, rest) = rest.rsplit_once(": received ")?;
+        let (place, rest) = rest.rsplit_once(": received ")?;
+        let vhost = place.rsplit_once("in vhost '").map_or("/", |(_, vhost)| vhost.trim_end_matches('\''));
         let (ours, theirs) = rest.split_once(" but current is ")?;
-        Some(Self { argument: argument.to_owned(), ours: value(ours), theirs: value(theirs) })
+        Some(Self { argument: argument.to_owned(), ours: value(ours), theirs: value(theirs), vhost: vhost.to_owned() })
     }
 }
 
@@ -334,7 +366,8 @@ mod tests {
             ("received the value 'quorum' of type 'longstr' but current is none", "quorum", "none"),
         ] {
             let text = format!("PRECONDITION_FAILED - inequivalent arg 'x-a' for queue 'p.jobs' in vhost '/': {text}");
-            let expected = Difference { argument: "x-a".into(), ours: ours.into(), theirs: theirs.into() };
+            let expected =
+                Difference { argument: "x-a".into(), ours: ours.into(), theirs: theirs.into(), vhost: "/".into() };
             assert_eq!(Difference::parse(&text), Some(expected));
         }
     }

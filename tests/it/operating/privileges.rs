@@ -1,5 +1,7 @@
 //! The least rights that a worker needs at the broker and in Redis, as deploy/README.md gives them.
 
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::broker::Broker;
@@ -68,4 +70,33 @@ async fn a_worker_with_no_more_than_the_documented_rights_does_all_its_work() {
     assert_eq!(denied, None);
     assert_eq!(service.redis.command(&["ACL", "LOG"]).trim(), "", "nothing was tried that is not allowed");
     model.finish();
+}
+
+#[tokio::test]
+async fn a_queue_that_somebody_else_made_otherwise_is_named_with_both_values_and_with_what_mends_it() {
+    let broker = Broker::shared().await;
+    let service = ProxiedService::new(broker).await;
+    let (dead, connection) = (service.amqp.names().dead(), broker.connect().await);
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_delete(dead.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    channel.queue_declare(dead.as_str().into(), options, arguments).await.unwrap();
+    let named = |text: &str| {
+        let mends = format!("rabbitmqctl delete_queue --vhost '/' --if-empty {dead}");
+        [&format!("queue {dead} exists with another x-queue-type: classic at the broker, quorum here"), &mends]
+            .iter()
+            .all(|words| text.contains(*words))
+    };
+    let refused = service.program(&[]).run(&["doctor"]).await;
+    assert!(refused.code == Some(1) && named(&refused.stdout), "{refused:?}");
+    let program = service.program(&[("AMQP__TOPOLOGY", "verify")]);
+    let doctor = program.run(&["doctor"]).await;
+    assert!(doctor.code == Some(0) && named(&doctor.stdout), "{doctor:?}");
+    let worker = program.worker().await;
+    service.send("job", "Fetch my last 2 unread emails").await;
+    assert_eq!(service.reply().await["type"], "agentkit.job.completed");
+    let (_, log) = worker.stop().await;
+    assert_eq!(log.iter().filter(|line| line.contains("\"WARN\"") && named(line)).count(), 1, "{log:#?}");
 }
