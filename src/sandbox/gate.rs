@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::connection::Cut;
 use super::route_group::RouteGroup;
 use super::shared::Shared;
-use super::{consent_page, control, fault_injection, model, scalekit};
+use super::{consent_page, control, fault_injection, model, page, scalekit};
 
 /// Bodies above this are refused; the real services have their limits far below.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -25,6 +25,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .merge(model::router(shared))
         .merge(consent_page::router())
         .merge(control::router())
+        .merge(page::router())
         .fallback(|| async { (StatusCode::NOT_FOUND, "not a route of the sandbox") })
         .layer(middleware::from_fn_with_state(Arc::clone(shared), pass))
         .with_state(Arc::clone(shared))

@@ -1,7 +1,8 @@
 //! Stand-ins for Scalekit's REST API and for both OpenAI model APIs, on one loopback port.
 //!
 //! They keep accounts, a small world of mails, events and channels per identifier, and a rule-based model, so that the
-//! real clients run against them unchanged. Everything is reached over HTTP only; tests steer it through `/_sandbox/`:
+//! real clients run against them unchanged. Everything is reached over HTTP only; people steer it by the page at `/`, tests
+//! through `/_sandbox/`:
 //!
 //! | route | does |
 //! |---|---|
@@ -30,7 +31,7 @@
 //! | layer | files |
 //! |---|---|
 //! | gate: what every request passes | `gate`, `fault_injection`, `connection` |
-//! | doors: the routes | `scalekit`, `model`, `consent_page`, `control` |
+//! | doors: the routes | `scalekit`, `model`, `consent_page`, `control`, `page` |
 //! | what makes an account active | `authorization` |
 //! | what all routes hold | `shared`, `state` |
 //! | what knows nothing of the server | `accounts`, `catalogue`, `data`, `faults`, `options`, `request_log`, `route_group`, `tool_calls`, `webhook`, `world` |
@@ -47,6 +48,7 @@ mod faults;
 mod gate;
 mod model;
 mod options;
+mod page;
 mod request_log;
 mod route_group;
 mod scalekit;

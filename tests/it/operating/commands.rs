@@ -415,6 +415,31 @@ async fn an_interrupted_run_ends_with_130_and_the_sandbox_with_0() {
 }
 
 #[tokio::test]
+async fn the_sandbox_writes_the_env_of_its_worker_and_over_nobody_elses() {
+    let program = Program::new();
+    let file = program.folder().join("stand-ins.env");
+    let arguments = ["sandbox", "--port", "0", "--env-file", file.to_str().unwrap()];
+    for _ in 0..2 {
+        let sandbox = program.start(&arguments);
+        sandbox.line("is the .env of a worker").await;
+        let env = std::fs::read_to_string(&file).unwrap();
+        let url = env.lines().find_map(|line| line.strip_prefix("SCALEKIT_ENV_URL=")).unwrap();
+        assert_eq!(plain_client().get(format!("{url}/")).send().await.unwrap().status(), 200, "it listens");
+        for name in ["SCALEKIT_CLIENT_SECRET=", "SCALEKIT_WEBHOOK_SECRET=whsec_", "OPENAI_API_KEY="] {
+            assert!(env.lines().any(|line| line.starts_with(name)), "{name}: {env}");
+        }
+        sandbox.signal("TERM");
+        sandbox.end().await;
+    }
+    std::fs::write(&file, "OPENAI_API_KEY=mine\n").unwrap();
+    let refused = program.run(&arguments).await;
+    assert!(refused.code == Some(64) && refused.stderr.contains("it is left as it is"), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "OPENAI_API_KEY=mine\n");
+    let secret = program.run(&["sandbox", "--port", "0", "--webhook-secret", "nonsense"]).await;
+    assert!(secret.code == Some(64) && secret.stderr.contains("whsec_"), "{secret:?}");
+}
+
+#[tokio::test]
 async fn a_worker_that_still_looks_for_its_broker_survives_a_hang_up_and_stops_when_told_to() {
     let peer = SandboxPeer::start().await;
     // Takes connections and says nothing.

@@ -5,21 +5,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::broker::Broker;
+use crate::support::least_rights;
 use crate::support::proxied_service::ProxiedService;
 use crate::support::scripted_model::{ScriptedModel, turn};
 use crate::support::unique;
-
-/// The rights in the page on deployment: the line of a code block that begins so.
-fn documented(begins: &str) -> &'static str {
-    let page = include_str!("../../../deploy/README.md");
-    page.lines().find(|line| line.starts_with(begins)).unwrap_or_else(|| panic!("no line begins with {begins}"))
-}
-
-/// The words of a line of shell, without the quotes around them.
-fn words(line: &str, prefix: &str) -> Vec<String> {
-    let unquoted = line.split_whitespace().map(|word| word.trim_matches('\''));
-    unquoted.map(|word| word.replace("agentkit", prefix)).collect()
-}
 
 #[tokio::test]
 async fn a_worker_with_no_more_than_the_documented_rights_does_all_its_work() {
@@ -29,13 +18,13 @@ async fn a_worker_with_no_more_than_the_documented_rights_does_all_its_work() {
     let prefix = service.amqp.prefix.clone();
     let user = unique("worker");
     broker.control(&["add_user", &user, "secret"]).await;
-    let rights = words(documented("rabbitmqctl set_permissions agentkit "), &prefix.replace('.', "\\."));
+    let rights = least_rights::at_the_broker(&prefix);
     let mut command = vec!["set_permissions", &user];
-    command.extend(rights[3..].iter().map(String::as_str));
+    command.extend(rights.iter().map(String::as_str));
     broker.control(&command).await;
-    let rules = words(documented("ACL SETUSER agentkit "), &prefix);
+    let rules = least_rights::in_redis(&prefix);
     let mut command = vec!["ACL", "SETUSER", "worker"];
-    command.extend(rules[3..].iter().map(String::as_str));
+    command.extend(rules.iter().map(String::as_str));
     assert_eq!(service.redis.command(&command).trim(), "OK");
 
     let call = turn::send_mail();

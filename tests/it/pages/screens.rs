@@ -55,6 +55,7 @@ async fn every_page_is_readable_wide_and_narrow_light_and_dark_and_works_by_keyb
     let pages = Pages::start().await;
     let mut browser = Browser::start().await;
     let url = pages.worker.url.clone();
+    let sandbox = format!("{}/", pages.service.peer.sandbox.scalekit_url());
     browser.look(1280, 900, false).await;
     browser.open(&format!("{url}/inbox")).await;
     looks_well(&mut browser, "sign-in-1280").await;
@@ -93,6 +94,8 @@ async fn every_page_is_readable_wide_and_narrow_light_and_dark_and_works_by_keyb
         }
         browser.open(&pages.link).await;
         looks_well(&mut browser, &format!("link-{width}{}", if dark { "-dark" } else { "" })).await;
+        browser.open(&sandbox).await;
+        looks_well(&mut browser, &format!("sandbox-{width}{}", if dark { "-dark" } else { "" })).await;
     }
 
     browser.look(1280, 900, false).await;
@@ -122,11 +125,41 @@ async fn every_page_is_readable_wide_and_narrow_light_and_dark_and_works_by_keyb
     assert_eq!(reply["data"]["effects"][0]["state"], "done", "{reply:#}");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 
+    the_sandbox_is_steered_by_its_page(&mut browser, &sandbox, &pages).await;
+    browser.open(&url).await;
     browser.follow("document.querySelector('form[action=sign-out] button').click()").await;
     assert_eq!(browser.run("document.querySelector('h1').textContent").await, "Sign in");
     let file = pages.get("/page.js").send().await.unwrap();
     assert_eq!(header(&file, "content-type"), "text/javascript; charset=utf-8");
     pages.worker.stop().await;
+}
+
+async fn the_sandbox_is_steered_by_its_page(browser: &mut Browser, sandbox: &str, pages: &Pages<'_>) {
+    browser.open(sandbox).await;
+    let text = async |browser: &mut Browser| browser.run("document.querySelector('main').innerText").await.to_string();
+    let before = text(browser).await;
+    assert!(before.contains("gmail_send_message") && before.contains("None is left."), "{before}");
+    let order = "document.querySelector('form[action=\"/page/fault\"] button').click()";
+    browser.follow(order).await;
+    assert!(text(browser).await.contains("on \\\"execute\\\""), "{}", text(browser).await);
+    browser.follow("document.querySelector('form[action=\"/page/clear\"] button').click()").await;
+    assert!(text(browser).await.contains("None is left."));
+    browser.run("document.querySelector('input[name=identifier]:not([type=hidden])').value = '<b>new</b>'").await;
+    browser.run("document.querySelector('select[name=status]').value = 'EXPIRED'").await;
+    browser.follow("document.querySelector('form.row[action=\"/page/account\"] button').click()").await;
+    let peer = &pages.service.peer;
+    let account = async || {
+        let (_, all) = peer.get("/_sandbox/accounts").await;
+        all["accounts"].as_array().unwrap().iter().find(|account| account["identifier"] == "<b>new</b>").cloned()
+    };
+    assert_eq!(account().await.unwrap()["status"], "EXPIRED");
+    assert!(text(browser).await.contains("<b>new</b>"), "as it stands there");
+    let strange = peer.request(reqwest::Method::POST, "/page/reset").header("origin", "https://evil.example");
+    assert_eq!(strange.send().await.unwrap().status(), 403);
+    assert!(account().await.is_some());
+    browser.follow("document.querySelector('form[action=\"/page/reset\"] button').click()").await;
+    assert!(account().await.is_none());
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 /// Nothing is too faint, too wide, nameless, or refused by the page's own policy; `TEST_SCREENSHOTS` keeps a picture.

@@ -10,7 +10,7 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::{MutexGuard, OnceCell};
 
 use super::broker_node::{NameServer, Node, Settings, run, until_ready};
-use super::{setting, unique, used_queues};
+use super::{least_rights, setting, unique, used_queues};
 
 /// A broker and how it is reached.
 #[derive(Debug)]
@@ -56,11 +56,20 @@ impl Broker {
             node.start();
             let broker = Self::of(node);
             match until_ready(&broker.url, || broker.node().ended()).await {
-                Ok(()) => return broker,
+                Ok(()) => {
+                    broker.give_least_rights().await;
+                    return broker;
+                }
                 Err(ended) => output = ended,
             }
         }
         panic!("the broker ended at every start: {output}");
+    }
+
+    async fn give_least_rights(&self) {
+        for command in least_rights::broker_commands().iter().filter(|_| least_rights::are_wanted()) {
+            self.control(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        }
     }
 
     /// A node of one's own that waits so long for an ack. Up to 4.2 it would look for late ones once a minute only.

@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::sandbox_peer::plain_client;
-use super::soon;
+use super::{least_rights, soon};
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
@@ -147,7 +147,11 @@ impl Program {
             // What most tests are about is not whether somebody approves it; earlier builds do not know the variable.
             command.env("AGENTKIT_WORKER__APPROVAL__WRITES", "none");
         }
-        command.envs(self.variables.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
+        command.envs(self.variables.iter().cloned());
+        if arguments == ["worker"] {
+            command.envs(least_rights::variables(&self.variables));
+        }
+        command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 }

@@ -9,7 +9,7 @@ use agentkit_worker::internals::redis_client::{Config, RedisClient};
 use tempfile::TempDir;
 
 use super::redis_cluster::RedisCluster;
-use super::shortly;
+use super::{least_rights, shortly};
 
 /// A server on a free port of the loopback interface, with an append-only file in its own folder. Gone with the test,
 /// also where the test process is killed.
@@ -99,7 +99,8 @@ impl Redis {
 
     /// A server that was not started yet.
     pub(crate) fn stopped(options: &[&str]) -> Self {
-        let options = USUAL.iter().chain(options).map(ToString::to_string).collect();
+        let given = USUAL.iter().chain(options).map(ToString::to_string);
+        let options = given.chain(least_rights::redis_options()).collect();
         Self { folder: tempfile::tempdir().unwrap(), port: free_port(), file: None, options, running: None }
     }
 
