@@ -20,6 +20,7 @@ use crate::producers::ProducersConfig;
 use crate::telemetry::LogConfig;
 use crate::telemetry::otlp::TelemetryConfig;
 use crate::worker::config::WorkerConfig;
+use crate::worker::fairness::FairnessConfig;
 use crate::worker::resources::poster::ReplyUrlConfig;
 use crate::worker::resources::tool_catalog;
 use crate::worker::rules::Defaults;
@@ -28,8 +29,9 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 19] = [
+const SECTIONS: [&str; 20] = [
     "worker",
+    "fairness",
     "job",
     "authorization",
     "approval",
@@ -71,6 +73,7 @@ const WELL_KNOWN: [(&str, &str); 12] = [
 #[expect(missing_docs, reason = "the sections are explained in config/default.toml")]
 pub struct Config {
     pub worker: WorkerConfig,
+    pub fairness: FairnessConfig,
     pub job: Defaults,
     pub authorization: AuthorizationConfig,
     pub approval: ApprovalConfig,
@@ -194,6 +197,7 @@ impl Config {
     fn from_sections(layers: &::config::Config, sources: &Sources, problems: &mut Vec<String>) -> Option<Self> {
         let layers = &Layers { table: layers, sources };
         let worker = section(layers, "worker", problems);
+        let fairness = section(layers, "fairness", problems);
         let job = section(layers, "job", problems);
         let authorization = section(layers, "authorization", problems);
         let approval = section(layers, "approval", problems);
@@ -214,6 +218,7 @@ impl Config {
         let telemetry = section(layers, "telemetry", problems);
         Some(Self {
             worker: worker?,
+            fairness: fairness?,
             job: job?,
             authorization: authorization?,
             approval: approval?,
@@ -249,6 +254,7 @@ impl Config {
         problems.extend(named("scalekit", self.scalekit.problems()));
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("worker", self.worker.problems()));
+        problems.extend(named("fairness", self.fairness.problems()));
         problems.extend(named("approval", self.approval.problems()));
         problems.extend(named("answer", self.answer.problems()));
         problems.extend(named("telemetry", self.telemetry.problems()));

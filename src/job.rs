@@ -1,6 +1,7 @@
 //! The job message: what a caller asks for, checked whole before anything is done with it.
 
 mod id;
+mod priority;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use self::id::MAX_ID_BYTES;
 pub use self::id::{JobId, ProducerName};
+pub use self::priority::Priority;
 use crate::approval::Approval;
 use crate::key::digest;
 use crate::schema::{MAX_DEPTH, Schema, depth, has_more_values};
@@ -114,6 +116,13 @@ pub struct Job {
     /// Which writes wait for a person.
     #[serde(default, skip_serializing_if = "Approval::is_unsaid")]
     pub approval: Approval,
+    /// Before or behind which other jobs it starts: `normal` where absent, `low` for what a digest fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// The customer that the user belongs to: whose jobs share places fairly, where `fairness.key` is `tenant`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 100))]
+    pub tenant: Option<String>,
     /// Whether progress events are wanted.
     #[serde(default)]
     pub progress: bool,
@@ -313,10 +322,11 @@ impl Job {
         self.id.clone().unwrap_or_else(|| JobId::of_text(self.derived_id()))
     }
 
-    /// A digest of what shall be done: equal for two messages that ask for the same. Where the answer goes does not
-    /// count, so a caller may ask again with a new reply queue.
+    /// A digest of what shall be done: equal for two messages that ask for the same. Where the answer goes and how soon it
+    /// comes do not count, so a caller may ask again with a new reply queue.
     pub fn digest(&self) -> String {
-        let work = Self { id: None, reply_to: None, reply_url: None, correlation_id: None, ..self.clone() };
+        let work =
+            Self { id: None, reply_to: None, reply_url: None, correlation_id: None, priority: None, ..self.clone() };
         let bytes = serde_json::to_vec(&work).expect("a job is made of JSON types only");
         digest(bytes, 16)
     }
@@ -375,12 +385,15 @@ mod tests {
             "authorization": {"wait_seconds": 86400},
             "approval": {"writes": "untrusted", "tools": ["gmail_send_*"], "recipients": ["*@example.com"],
                 "wait_seconds": 86400, "on_expiry": "deny", "edit": true},
+            "priority": "high", "tenant": "acme",
             "progress": false, "metadata": {"any": "json"},
             "reply_to": "answers", "correlation_id": "c-1"
         }))
         .unwrap();
         assert_eq!(job.id().as_str(), "order-1");
         assert_eq!(job.limits.tokens, Some(200_000));
+        assert_eq!((job.priority, job.tenant.as_deref()), (Some(Priority::High), Some("acme")));
+        assert_eq!(job.digest(), Job { priority: None, ..job.clone() }.digest(), "a job that is sent again with more haste");
         let again: Job = serde_json::from_value(serde_json::to_value(&job).unwrap()).unwrap();
         assert_eq!(again, job);
     }
@@ -388,11 +401,12 @@ mod tests {
     #[test]
     fn every_problem_is_named_at_once() {
         let error = read(&json!({
-            "identifier": "", "connections": [], "promt": "typo", "limits": {"steps": 0, "setps": 1}, "model": 4
+            "identifier": "", "connections": [], "promt": "typo", "limits": {"steps": 0, "setps": 1}, "model": 4,
+            "priority": "urgent", "tenant": ""
         }))
         .unwrap_err();
         let all = error.problems.join("\n");
-        for part in ["identifier: ", "connections: ", "promt", "\"prompt\"", "limits.steps: ", "setps", "model: "] {
+        for part in ["identifier: ", "connections: ", "promt", "\"prompt\"", "limits.steps: ", "setps", "model: ", "priority: ", "tenant: "] {
             assert!(all.contains(part), "{part} is missing in:\n{all}");
         }
     }

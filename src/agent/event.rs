@@ -27,7 +27,10 @@ use crate::reply::Reply;
 /// | 3 | [`Event::EndLost`] |
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
 /// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`], jobs with `reply_url` |
-pub const SCHEMA_VERSION: u32 = 5;
+/// | 6 | jobs with `priority` or `tenant` |
+pub const SCHEMA_VERSION: u32 = 6;
+/// What is written where a person settled an effect, and where replies are POSTed.
+const SETTLEMENT_VERSION: u32 = 5;
 /// What a journal is written as that speaks of approval.
 const APPROVAL_VERSION: u32 = 4;
 /// What the end of a journal that was cut is written as.
@@ -328,8 +331,9 @@ impl Event {
             _ => false,
         };
         match self {
-            Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SCHEMA_VERSION,
-            Self::Started(started) if started.job.reply_url.is_some() => SCHEMA_VERSION,
+            Self::Started(started) if started.job.priority.is_some() || started.job.tenant.is_some() => SCHEMA_VERSION,
+            Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SETTLEMENT_VERSION,
+            Self::Started(started) if started.job.reply_url.is_some() => SETTLEMENT_VERSION,
             _ if speaks_of_approval => APPROVAL_VERSION,
             Self::EndLost { .. } => LOSS_VERSION,
             _ => COMMON_VERSION,

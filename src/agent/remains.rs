@@ -34,6 +34,7 @@ impl Run {
         let job = Job {
             identifier: Identifier::new(ERASED).expect("a legal identifier"),
             connections: Vec::new(),
+            tenant: None,
             reply_to: None,
             reply_url: None,
             correlation_id: None,

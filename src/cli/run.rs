@@ -146,6 +146,8 @@ pub fn new_job(prompt: &str, identifier: String, connections: Vec<String>) -> Re
         limits: Limits::default(),
         authorization: crate::job::Authorization::default(),
         approval: crate::approval::Approval::default(),
+        priority: None,
+        tenant: None,
         progress: false,
         metadata: Value::Null,
         reply_to: None,

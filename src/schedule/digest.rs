@@ -16,7 +16,7 @@ use super::recipients::{Recipient, Source};
 use super::template::Template;
 use crate::approval::Approval;
 use crate::digest_store::{Fired, METADATA};
-use crate::job::{Authorization, ConnectionName, Envelope, Job, JobId, Limits, OfferedEffects, ToolSelection};
+use crate::job::{Authorization, ConnectionName, Envelope, Job, JobId, Limits, OfferedEffects, Priority, ToolSelection};
 
 /// Recipients of a digest are divided into so many parts, which replicas share out and which a window spreads.
 const PORTIONS: u32 = 64;
@@ -75,6 +75,7 @@ pub struct Digest {
     authorization: Option<Authorization>,
     output_schema: Option<Value>,
     reply_to: Option<String>,
+    priority: Option<Priority>,
     metadata: Map<String, Value>,
 }
 
@@ -108,6 +109,7 @@ struct Definition {
     authorization: Option<Authorization>,
     output_schema: Option<Value>,
     reply_to: Option<String>,
+    priority: Option<Priority>,
     #[serde(default)]
     metadata: Map<String, Value>,
     recipients: Listed,
@@ -232,6 +234,7 @@ impl Digest {
             authorization: definition.authorization,
             output_schema: definition.output_schema,
             reply_to: definition.reply_to,
+            priority: definition.priority,
             metadata: definition.metadata,
         };
         digest.check_job(&mut problems);
@@ -296,6 +299,8 @@ impl Digest {
             limits: self.limits,
             authorization,
             approval: Approval::default(),
+            priority: self.priority,
+            tenant: None,
             progress: false,
             metadata: Value::Object(metadata),
             reply_to: self.reply_to.clone(),
@@ -405,6 +410,7 @@ instructions = "be short"
 connections = ["gmail", "calendar"]
 model = "gpt-4o"
 reply_to = "digests.ready"
+priority = "normal"
 output_schema = { type = "object" }
 [tools]
 effects = "all"
@@ -435,6 +441,7 @@ list = [{ identifier = "kenji", timezone = "Asia/Tokyo", time = "07:30", name = 
             ("/connections", serde_json::json!(["gmail", "calendar"])),
             ("/model", "gpt-4o".into()),
             ("/reply_to", "digests.ready".into()),
+            ("/priority", "normal".into()),
             ("/output_schema/type", "object".into()),
             ("/tools/effects", "all".into()),
             ("/tools/allow/0", "gmail_fetch_mails".into()),

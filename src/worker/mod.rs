@@ -3,6 +3,7 @@
 
 pub(crate) mod config;
 pub(crate) mod control;
+pub(crate) mod fairness;
 pub(crate) mod intake;
 pub(crate) mod message;
 pub(crate) mod resources;

@@ -1,0 +1,50 @@
+//! The section `fairness` of the configuration.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// The largest weight: shares are compared by products of weights and counts.
+const LARGEST_WEIGHT: u32 = 10_000;
+
+/// How places are shared while more jobs wait than there are places; see `config/default.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FairnessConfig {
+    /// Who shares.
+    pub key: SharedBy,
+    /// Runs of one key at the same time; 0 for no cap.
+    pub per_key: usize,
+    /// Keys that get more than one share.
+    pub weights: BTreeMap<String, u32>,
+}
+
+/// Between whom places are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SharedBy {
+    /// Each user.
+    Identifier,
+    /// Each customer, however many users it has; a job that names none counts for its user.
+    Tenant,
+    /// Nobody: jobs start in order of arrival.
+    None,
+}
+
+impl FairnessConfig {
+    /// What is wrong with it, each as `key: problem`.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let wrong = self.weights.iter().filter(|(_, weight)| !(1..=LARGEST_WEIGHT).contains(*weight));
+        let mut problems: Vec<String> =
+            wrong.map(|(key, _)| format!("weights.{key}: must be 1 to {LARGEST_WEIGHT}")).collect();
+        if self.key == SharedBy::None && (self.per_key > 0 || !self.weights.is_empty()) {
+            problems.push("key: with `none` there is nobody whom per_key and weights are for".to_owned());
+        }
+        problems
+    }
+
+    /// How many shares `key` gets.
+    pub(crate) fn weight(&self, key: &str) -> u32 {
+        self.weights.get(key).copied().unwrap_or(1).clamp(1, LARGEST_WEIGHT)
+    }
+}
