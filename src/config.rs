@@ -45,6 +45,7 @@ const SECTIONS: [&str; 20] = [
     "audit",
     "scalekit",
     "model",
+    "providers",
     "http_client",
     "http",
     "reply_url",
@@ -87,6 +88,7 @@ pub struct Config {
     pub audit: AuditConfig,
     pub scalekit: scalekit::Config,
     pub model: llm::Config,
+    pub providers: llm::Providers,
     pub http_client: http::Config,
     pub http: HttpConfig,
     pub reply_url: ReplyUrlConfig,
@@ -211,6 +213,7 @@ impl Config {
         let audit = section(layers, "audit", problems);
         let scalekit = section(layers, "scalekit", problems);
         let model = section(layers, "model", problems);
+        let providers = section(layers, "providers", problems);
         let http_client = section(layers, "http_client", problems);
         let http = section(layers, "http", problems);
         let reply_url = section(layers, "reply_url", problems);
@@ -232,6 +235,7 @@ impl Config {
             audit: audit?,
             scalekit: scalekit?,
             model: model?,
+            providers: providers?,
             http_client: http_client?,
             http: http?,
             reply_url: reply_url?,
@@ -253,6 +257,7 @@ impl Config {
         let mut problems = Vec::new();
         problems.extend(named("scalekit", self.scalekit.problems()));
         problems.extend(named("model", self.model.problems()));
+        problems.extend(named("providers", self.providers.problems()));
         problems.extend(named("worker", self.worker.problems()));
         problems.extend(named("fairness", self.fairness.problems()));
         problems.extend(named("approval", self.approval.problems()));

@@ -87,7 +87,7 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let reference = Arc::new(ReferenceClock::new(clock));
         let clock: SharedClock = reference.clone();
-        let credentials = Arc::new(Credentials::new(metrics.clone()));
+        let credentials = Arc::new(Credentials::new(metrics.clone(), config.providers.names()));
         let told = credentials.clone();
         let (scalekit, llm) =
             edges(&config, &clock, &metrics, Some(Arc::new(move |news| told.hear_of_scalekit(news))))?;

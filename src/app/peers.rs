@@ -1,5 +1,7 @@
 //! Whom a worker connects to, and what an operator is told of the way there.
 
+use std::borrow::Cow;
+
 use tracing::warn;
 
 use crate::config::Config;
@@ -8,7 +10,7 @@ use crate::transport::{Peer, Protection, TlsConfig};
 /// A peer, what it is, and the certificates for it.
 pub(crate) struct NamedPeer<'a> {
     /// For people.
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// How its address begins where it is encrypted.
     pub(crate) scheme: &'static str,
     /// Where it is.
@@ -17,12 +19,18 @@ pub(crate) struct NamedPeer<'a> {
     pub(crate) tls: &'a TlsConfig,
 }
 
-/// Scalekit and the model.
+/// Scalekit and the models' providers.
 pub(crate) fn run_peers(config: &Config) -> Vec<NamedPeer<'_>> {
     let (scalekit, model) = (&config.scalekit, &config.model);
-    let peer = |name, peer: Option<Peer>, tls| peer.map(|peer| NamedPeer { name, scheme: "https://", peer, tls });
-    let both = [peer("Scalekit", scalekit.peer(), &scalekit.tls), peer("the model", model.peer(), &model.tls)];
-    both.into_iter().flatten().collect()
+    let peer = |name: Cow<'static, str>, peer: Option<Peer>, tls| {
+        peer.map(|peer| NamedPeer { name, scheme: "https://", peer, tls })
+    };
+    let both =
+        [peer("Scalekit".into(), scalekit.peer(), &scalekit.tls), peer("the model".into(), model.peer(), &model.tls)];
+    let providers = config.providers.0.iter();
+    let providers =
+        providers.map(|(name, provider)| peer(format!("provider {name}").into(), provider.peer(), &provider.tls));
+    both.into_iter().chain(providers).flatten().collect()
 }
 
 /// What the service needs besides.
@@ -33,8 +41,8 @@ pub(crate) fn service_peers(config: &Config) -> Vec<NamedPeer<'_>> {
         ("RabbitMQ's management API", "https://", amqp.management_peers(), &amqp.tls),
         ("Redis", "rediss://", redis.peers(), &redis.tls),
     ];
-    let named = |(name, scheme, peers, tls): (_, _, Vec<Peer>, _)| {
-        peers.into_iter().map(move |peer| NamedPeer { name, scheme, peer, tls })
+    let named = |(name, scheme, peers, tls): (&'static str, _, Vec<Peer>, _)| {
+        peers.into_iter().map(move |peer| NamedPeer { name: Cow::Borrowed(name), scheme, peer, tls })
     };
     all.into_iter().flat_map(named).collect()
 }

@@ -42,7 +42,13 @@ pub(crate) fn edges(
         None => scalekit,
     };
     let http = client(&config.model.tls, "model.tls")?;
-    let llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
+    let mut llm = Llm::new(config.model.clone(), Profiles::built_in(), http).map_err(anyhow::Error::msg)?;
+    for (name, provider) in &config.providers.0 {
+        let http =
+            http::Client::with_tls(&config.http_client, &provider.tls, format!("providers.{name}.tls"), clock.clone());
+        let added = llm.with_provider(name, provider, http.context("http_client")?);
+        llm = added.map_err(|problem| anyhow::anyhow!("providers.{name}.{problem}"))?;
+    }
     Ok((Arc::new(scalekit), Arc::new(llm)))
 }
 

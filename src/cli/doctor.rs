@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use secrecy::ExposeSecret;
 
 use super::doctor_redis::{encryption, redis};
 use super::doctor_transport::transport;
@@ -14,7 +13,7 @@ use super::{CommandError, Context};
 use crate::app;
 use crate::http_server::pages::doctor::{Examine, Severity};
 use crate::job::ConnectionName;
-use crate::llm::Llm;
+use crate::llm::{DEFAULT_PROVIDER, Llm};
 use crate::member_watch::management;
 use crate::metrics::Metrics;
 use crate::queue::amqp::{AddressFacts, QueueState, TopologyMode, inspect};
@@ -261,21 +260,50 @@ fn tell(what: &str, error: &Error, report: &mut Report) {
 
 async fn model(context: &Context, llm: &Llm, report: &mut Report) {
     let name = &context.config.model.model;
-    let what = format!("model {name}");
-    if context.config.model.api_key.expose_secret().is_empty() {
-        report.warn(&what, "no API key", "set OPENAI_API_KEY, unless the server wants none");
+    let (what, provider) = (format!("model {name}"), llm.provider(name));
+    let keys = match provider {
+        DEFAULT_PROVIDER => "OPENAI_API_KEY, OPENAI_BASE_URL".to_owned(),
+        provider => format!("api_key and base_url of [providers.{provider}]"),
+    };
+    if !llm.has_key(provider) {
+        report.warn(&what, "no API key", &format!("set {keys}, unless the server wants none"));
     }
     match llm.find_model(name).await {
         Ok(Some(_)) => report.good(&what, "the server knows it"),
         Ok(None) => report.warn(
             &what,
             "the server does not know it",
-            "check model.model and OPENAI_BASE_URL (some compatible servers have no list of models)",
+            &format!("check model.model and {keys} (some compatible servers have no list of models)"),
         ),
-        Err(error) => report.bad(&what, &error.to_string(), "check OPENAI_API_KEY, OPENAI_BASE_URL and the network"),
+        Err(error) => report.bad(&what, &error.to_string(), &format!("check {keys} and the network")),
     }
     let today = context.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
     if let Some(warning) = llm.shutdown_warning(name, today) {
         report.warn(&what, &warning, "set model.model to the successor, and try it with `agentkit-worker run --model`");
+    }
+    other_providers(context, llm, report).await;
+}
+
+/// Providers of models that jobs may name.
+async fn other_providers(context: &Context, llm: &Llm, report: &mut Report) {
+    let own = llm.provider(&context.config.model.model);
+    if own != DEFAULT_PROVIDER && !llm.has_key(DEFAULT_PROVIDER) {
+        let models = "serves models that jobs name without a provider; none is needed where they name none";
+        report.good("provider default", &format!("no API key: it {models}"));
+    }
+    for provider in llm.providers().filter(|provider| *provider != own) {
+        let what = format!("provider {provider}");
+        match llm.show_key(provider).await {
+            Ok(()) => report.good(&what, "answers, and takes the key"),
+            Err(error) => {
+                let section =
+                    if provider == DEFAULT_PROVIDER { "model".to_owned() } else { format!("providers.{provider}") };
+                report.bad(
+                    &what,
+                    &error.to_string(),
+                    &format!("check api_key and base_url of [{section}], and the network"),
+                );
+            }
+        }
     }
 }

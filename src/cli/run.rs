@@ -15,6 +15,7 @@ use crate::job::{ConnectionName, Identifier, Job, Limits, OfferedEffects, ToolSe
 use crate::llm::Profiles;
 use crate::reply::{ApprovalRequired, Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::transport::TlsConfig;
 
 /// What the original script asked for.
 const PROMPT: &str = "Fetch my last 5 unread emails and summarize them.";
@@ -106,6 +107,11 @@ pub fn point_to(sandbox: &Sandbox, config: &mut Config) {
     config.scalekit.client_secret = SecretString::from(sandbox.client_secret());
     config.model.base_url = sandbox.model_url();
     config.model.api_key = SecretString::from(sandbox.api_key());
+    for provider in config.providers.0.values_mut() {
+        provider.base_url = sandbox.model_url();
+        provider.api_key = SecretString::from(sandbox.api_key());
+        provider.tls = TlsConfig::default();
+    }
 }
 
 fn job(context: &Context, arguments: &RunArguments) -> Result<Job, CommandError> {

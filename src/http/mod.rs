@@ -12,6 +12,7 @@ mod redaction;
 mod retry_after;
 mod room;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub struct Client {
     /// Why no `https` address can be called, if none can.
     no_tls: Option<String>,
     /// The section of the configuration that says whom TLS trusts.
-    tls_keys: &'static str,
+    tls_keys: Cow<'static, str>,
 }
 
 /// The methods in use.
@@ -228,10 +229,11 @@ impl Client {
     pub fn with_tls(
         config: &Config,
         tls: &TlsConfig,
-        tls_keys: &'static str,
+        tls_keys: impl Into<Cow<'static, str>>,
         clock: SharedClock,
     ) -> Result<Self, HttpError> {
         transport::choose_provider();
+        let tls_keys = tls_keys.into();
         let proxy = config.proxy.as_ref().map(proxy).transpose()?;
         let own = match tls.is_empty() {
             true => None,
@@ -332,7 +334,7 @@ impl Client {
     fn failure(&self, error: &reqwest::Error, host: &str) -> HttpError {
         let host = host.to_owned();
         // With TLS 1.3 a peer says only after our first bytes that it wants another certificate; it has read none of them.
-        if let Some(reason) = transport::failure(error, self.tls_keys) {
+        if let Some(reason) = transport::failure(error, &self.tls_keys) {
             return HttpError::NotSent { host, reason };
         }
         let reason = words(error);

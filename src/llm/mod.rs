@@ -1,148 +1,39 @@
-//! The model edge: one client, two forms of the wire, and a table of what each model wants.
+//! The model edge: providers, the forms of the wire that they speak, and a table of what each model wants.
 //!
-//! A call is one attempt. Repeating, waiting and writing down are the caller's; [`LlmError::retry`] says what is worth it.
+//! A model's name says who provides it: `PROVIDER/NAME` is a model of `[providers.PROVIDER]`, any other name one of `[model]`,
+//! slashes and all. A call is one attempt. Repeating, waiting and writing down are the caller's; [`LlmError::retry`] says what
+//! is worth it.
 
 mod chat_completions;
+mod config;
 mod error;
 mod profile;
+mod provider;
 mod request;
 mod responses;
+mod server;
 mod strict;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::civil::Date;
-use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::Value;
-use url::Url;
 
+pub use self::config::{ApiChoice, Config};
 pub use self::error::LlmError;
-use self::error::{Failure, classify};
 pub use self::profile::{Api, Profile, Profiles, SystemRole, TokenField};
+pub use self::provider::{DEFAULT_PROVIDER, ProviderApi, ProviderConfig, Providers};
 pub use self::request::{ModelRequest, RenderedTools};
+use self::server::{ModelServer, address, failure};
 use crate::agent::message::ModelReply;
-use crate::http::{self, HttpError, Method, Request, Response};
+use crate::http::{self, Method};
 use crate::key::digest;
 use crate::pattern::fits;
-use crate::retry::Policy;
-use crate::transport::{Peer, TlsConfig};
 
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
 const LONGEST_IDENTIFIER: usize = 64;
-
-/// Providers by the domains of their servers (OpenTelemetry's GenAI conventions, `gen_ai.provider.name`).
-const PROVIDERS: [(&str, &str); 9] = [
-    ("anthropic.com", "anthropic"),
-    ("openai.azure.com", "azure.ai.openai"),
-    ("amazonaws.com", "aws.bedrock"),
-    ("generativelanguage.googleapis.com", "gcp.gemini"),
-    ("deepseek.com", "deepseek"),
-    ("groq.com", "groq"),
-    ("mistral.ai", "mistral_ai"),
-    ("x.ai", "x_ai"),
-    ("moonshot.ai", "moonshot_ai"),
-];
-
-/// Which model, where, and how it is asked.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// The address under which `/chat/completions` or `/responses` is found.
-    pub base_url: String,
-    /// The key, sent as a bearer token; empty for servers that want none.
-    #[schemars(with = "String")]
-    pub api_key: SecretString,
-    /// Whether the key may go to another machine over `http`.
-    pub allow_plaintext_keys: bool,
-    /// Whom the server is trusted by, and who we are to it.
-    pub tls: TlsConfig,
-    /// The model of jobs that name none.
-    pub model: String,
-    /// Models that jobs may name, as patterns in which `*` stands for anything; any where there is none.
-    pub allow: BTreeSet<String>,
-    /// The form of the wire.
-    pub api: ApiChoice,
-    /// Longest time for one attempt, in seconds. Reasoning models think for minutes.
-    pub timeout_seconds: u64,
-    /// How failed attempts are repeated, by the caller.
-    pub retry: Policy,
-    /// Most output tokens of one answer; left out, the model's own limit.
-    pub max_output_tokens: Option<u32>,
-    /// Sampling temperature, 0 to 2, sent to models that take one.
-    pub temperature: Option<f64>,
-    /// Whether a model may want several calls at once, sent to models that take the parameter; left out, it may.
-    pub parallel_tool_calls: Option<bool>,
-}
-
-/// The form of the wire, as configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ApiChoice {
-    /// As the model's profile says.
-    #[default]
-    Auto,
-    /// Chat completions whatever the model, for servers that know nothing else.
-    ChatCompletions,
-    /// The Responses API whatever the model.
-    Responses,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            base_url: "https://api.openai.com/v1".to_owned(),
-            api_key: SecretString::default(),
-            allow_plaintext_keys: false,
-            tls: TlsConfig::default(),
-            model: "gpt-4o".to_owned(),
-            allow: BTreeSet::new(),
-            api: ApiChoice::Auto,
-            timeout_seconds: 300,
-            retry: Policy {
-                attempts: 4,
-                initial_milliseconds: 1_000,
-                // Longer waits than a moment give the place to another run.
-                max_milliseconds: 2_000,
-                max_retry_after_milliseconds: 2_000,
-            },
-            max_output_tokens: None,
-            temperature: None,
-            parallel_tool_calls: None,
-        }
-    }
-}
-
-impl Config {
-    /// Everything that is wrong with it, each as `key: problem`.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        match base(self) {
-            Ok(base) => problems.extend(self.tls.problems(base.scheme() == "https")),
-            Err(problem) => problems.push(format!("base_url: {problem}")),
-        }
-        if self.model.trim().is_empty() {
-            problems.push("model: must not be empty".to_owned());
-        }
-        if self.timeout_seconds == 0 {
-            problems.push("timeout_seconds: must be at least 1".to_owned());
-        }
-        if self.max_output_tokens == Some(0) {
-            problems.push("max_output_tokens: must be at least 1".to_owned());
-        }
-        if self.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
-            problems.push("temperature: must be between 0 and 2".to_owned());
-        }
-        problems
-    }
-
-    /// The server; `None` where its address cannot be read.
-    pub fn peer(&self) -> Option<Peer> {
-        Some(Peer::of_url(&Url::parse(&self.base_url).ok()?))
-    }
-}
 
 /// A model that the server knows, as it tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,20 +42,39 @@ pub struct KnownModel {
     pub shutdown: Option<Date>,
 }
 
-/// Asks models.
+/// Asks models, each at its provider.
 #[derive(Debug, Clone)]
 pub struct Llm {
     config: Config,
-    base: Url,
     profiles: Profiles,
-    http: http::Client,
+    default: ModelServer,
+    named: BTreeMap<String, ModelServer>,
+}
+
+/// Who provides a model, and what it is called there.
+struct Route<'m> {
+    provider: &'m str,
+    server: &'m ModelServer,
+    model: &'m str,
 }
 
 impl Llm {
-    /// A client of the server that `config` names. The error says what is wrong with its address.
+    /// Asks the server that `config` names. The error says what is wrong with its address.
     pub fn new(config: Config, profiles: Profiles, http: http::Client) -> Result<Self, String> {
-        let base = base(&config)?;
-        Ok(Self { config, base, profiles, http })
+        let base = address(&config.base_url, &config.api_key, config.allow_plaintext_keys)?;
+        let api = match config.api {
+            ApiChoice::Auto => None,
+            ApiChoice::ChatCompletions => Some(Api::ChatCompletions),
+            ApiChoice::Responses => Some(Api::Responses),
+        };
+        let default = ModelServer::new(base, config.api_key.clone(), api, http);
+        Ok(Self { config, profiles, default, named: BTreeMap::new() })
+    }
+
+    /// Asks the provider `name` for its models too. The error says what is wrong with it, as `key: problem`.
+    pub fn with_provider(mut self, name: &str, config: &ProviderConfig, http: http::Client) -> Result<Self, String> {
+        self.named.insert(name.to_owned(), config.server(http)?);
+        Ok(self)
     }
 
     /// The configuration: the default model, and how the caller shall repeat.
@@ -172,29 +82,42 @@ impl Llm {
         &self.config
     }
 
-    /// The profile that `model` is spoken to with: the table's, over the API that is configured.
+    /// Who provides `model`: a name of `[providers]`, or [`DEFAULT_PROVIDER`].
+    pub fn provider<'m>(&'m self, model: &'m str) -> &'m str {
+        self.route(model).provider
+    }
+
+    /// The providers that are asked for anything: those with a key of ours, and whoever serves jobs that name no model.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        let all = [(DEFAULT_PROVIDER, &self.default)].into_iter();
+        let all = all.chain(self.named.iter().map(|(name, server)| (name.as_str(), server)));
+        let own = self.provider(&self.config.model);
+        all.filter(move |(name, server)| server.has_key() || *name == own).map(|(name, _)| name)
+    }
+
+    /// Whether `provider` is shown a key.
+    pub fn has_key(&self, provider: &str) -> bool {
+        self.named.get(provider).unwrap_or(&self.default).has_key()
+    }
+
+    /// The profile that `model` is spoken to with: the table's, over the API that its provider serves.
     pub fn profile(&self, model: &str) -> Profile {
+        let Route { server, model, .. } = self.route(model);
         let profile = self.profiles.lookup(model);
-        match self.config.api {
-            ApiChoice::Auto => profile,
-            ApiChoice::ChatCompletions => profile.over(Api::ChatCompletions),
-            ApiChoice::Responses => profile.over(Api::Responses),
+        match server.api {
+            Some(api) => profile.over(api),
+            None => profile,
         }
     }
 
-    /// Who the provider is, in the words of OpenTelemetry's conventions. A server that is none of the known ones counts as one of
-    /// the API that it speaks.
-    pub fn provider(&self) -> &'static str {
-        let host = self.base.host_str().unwrap_or_default();
-        let known = PROVIDERS
-            .iter()
-            .find(|(domain, _)| host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
-        known.map_or("openai", |(_, name)| name)
+    /// Who runs the server of `model`, in the words of OpenTelemetry's conventions (`gen_ai.provider.name`).
+    pub fn operator(&self, model: &str) -> &'static str {
+        self.route(model).server.operator()
     }
 
-    /// Name and port of the server.
-    pub fn server(&self) -> (Option<String>, Option<u16>) {
-        (self.base.host_str().map(str::to_owned), self.base.port_or_known_default())
+    /// Name and port of the server of `model`.
+    pub fn server(&self, model: &str) -> (Option<String>, Option<u16>) {
+        self.route(model).server.host()
     }
 
     /// Whether a job may name the model: one that the operator allows, or the one of jobs that name none.
@@ -204,13 +127,15 @@ impl Llm {
     }
 
     /// What the model is called in metrics. Jobs may name any, so there are few names: the configured ones, those of the
-    /// table of models, and `other`.
-    pub fn metric_name<'m>(&'m self, model: &'m str) -> &'m str {
+    /// table of models, and `other`; behind the name of a provider that is not the default one.
+    pub fn metric_name<'m>(&'m self, model: &'m str) -> Cow<'m, str> {
         let Config { model: own, allow, .. } = &self.config;
         if model == own || allow.contains(model) {
-            return model;
+            return model.into();
         }
-        self.profiles.known_as(model).map_or("other", |name| name.trim_end_matches(['*', '-', '.']))
+        let Route { provider, model, .. } = self.route(model);
+        let known = self.profiles.known_as(model).map_or("other", |name| name.trim_end_matches(['*', '-', '.']));
+        if provider == DEFAULT_PROVIDER { known.into() } else { format!("{provider}/{known}").into() }
     }
 
     /// What to tell the operator of a model that leaves its provider within 90 days or has left; names the successor.
@@ -221,13 +146,15 @@ impl Llm {
     /// Asks once.
     pub async fn complete(&self, request: &ModelRequest<'_>) -> Result<ModelReply, LlmError> {
         let profile = self.profile(request.model);
+        let Route { server, model, .. } = self.route(request.model);
+        let request = &ModelRequest { model, ..*request };
         let (path, body) = match profile.api {
             Api::ChatCompletions => {
                 (chat_completions::PATH, chat_completions::render(request, &profile, &self.config)?)
             }
             Api::Responses => (responses::PATH, responses::render(request, &profile, &self.config)?),
         };
-        let response = self.send(Method::Post, path.split('/'), Some(body)).await?;
+        let response = server.send(Method::Post, path.split('/'), Some(body), self.timeout()).await?;
         let reply = match profile.api {
             _ if response.status != 200 => Err(failure(&response)),
             Api::ChatCompletions => chat_completions::parse(&response.body, request.messages),
@@ -239,15 +166,16 @@ impl Llm {
         }
     }
 
-    /// Asks the server for `model` (`GET /models/{name}`); `None` where it does not know it. Compatible servers do not
+    /// Asks the provider for `model` (`GET /models/{name}`); `None` where it does not know it. Compatible servers do not
     /// all have this address: for them `None` proves nothing.
     pub async fn find_model(&self, model: &str) -> Result<Option<KnownModel>, LlmError> {
-        let response = self.send(Method::Get, ["models", model].into_iter(), None).await?;
+        let Route { server, model, .. } = self.route(model);
+        let response = server.send(Method::Get, ["models", model].into_iter(), None, self.timeout()).await?;
         if response.status == 404 {
             return Ok(None);
         }
         if response.status != 200 {
-            return Err(failure(&response).with_request_id(response.request_id));
+            return Err(failure(&response));
         }
         let Ok(answer @ Value::Object(_)) = serde_json::from_slice(&response.body) else {
             let error = LlmError::bad_answer("not a model", &response.body);
@@ -257,56 +185,29 @@ impl Llm {
         Ok(Some(KnownModel { shutdown }))
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: impl Iterator<Item = &str>,
-        body: Option<http::Body>,
-    ) -> Result<Response, LlmError> {
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("`base` took http addresses only").pop_if_empty().extend(path);
-        let mut request = Request::new(method, url, Duration::from_secs(self.config.timeout_seconds));
-        if !self.config.api_key.expose_secret().is_empty() {
-            request = request.bearer(self.config.api_key.clone());
+    /// Shows `provider` its key by the one request that costs nothing: for the model of jobs that name none, or for the list of
+    /// its models. A model that it does not know is no error.
+    pub async fn show_key(&self, provider: &str) -> Result<(), LlmError> {
+        if self.provider(&self.config.model) == provider {
+            return self.find_model(&self.config.model).await.map(drop);
         }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        self.http.send(request).await.map_err(transport)
+        let server = self.named.get(provider).unwrap_or(&self.default);
+        let response = server.send(Method::Get, ["models"].into_iter(), None, self.timeout()).await?;
+        if matches!(response.status, 200 | 404) { Ok(()) } else { Err(failure(&response)) }
     }
-}
 
-fn transport(error: HttpError) -> LlmError {
-    match error {
-        HttpError::NotSent { .. } => LlmError::NotSent(error.to_string()),
-        HttpError::TimedOut { .. } => LlmError::TimedOut,
-        HttpError::Broken { .. } => LlmError::Interrupted(error.to_string()),
-        HttpError::BodyTooLarge { .. } => LlmError::BadAnswer { excerpt: error.to_string(), request_id: None },
-        HttpError::Invalid(problem) => LlmError::Invalid(problem),
+    /// A name whose beginning is no provider is one of the default provider's, which may be a router whose names have slashes.
+    fn route<'m>(&'m self, model: &'m str) -> Route<'m> {
+        let named = model.split_once('/').and_then(|(provider, model)| {
+            let server = self.named.get(provider).filter(|_| !model.is_empty())?;
+            Some(Route { provider, server, model })
+        });
+        named.unwrap_or(Route { provider: DEFAULT_PROVIDER, server: &self.default, model })
     }
-}
 
-fn failure(response: &Response) -> LlmError {
-    let Response { status, should_retry, retry_after, .. } = *response;
-    // Bodies that are no JSON (a proxy's page) are taken for the reason in words.
-    let body = serde_json::from_slice(&response.body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&response.body).into_owned()));
-    classify(Failure { status, should_retry, retry_after }, &body)
-}
-
-fn base(config: &Config) -> Result<Url, String> {
-    let url = Url::parse(&config.base_url).map_err(|error| format!("not an address: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("must begin with http:// or https://".to_owned());
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.config.timeout_seconds)
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must hold no user and password; the key has a place of its own".to_owned());
-    }
-    let keyless = config.api_key.expose_secret().is_empty();
-    if let Some(problem) = Peer::of_url(&url).key_problem(keyless || config.allow_plaintext_keys) {
-        return Err(problem);
-    }
-    Ok(url)
 }
 
 /// The key that keeps the requests of a run on the server that has its beginning cached.
@@ -348,6 +249,46 @@ mod tests {
     fn the_key_is_never_shown() {
         let config: Config = serde_json::from_str(r#"{"api_key": "sk-hidden"}"#).unwrap();
         assert!(!format!("{config:?}").contains("sk-hidden"));
+    }
+
+    #[test]
+    fn a_name_reaches_its_provider_and_any_other_the_default_one() {
+        let clock = std::sync::Arc::new(crate::clock::ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
+        let http = http::Client::new(&http::Config::default(), clock).unwrap();
+        let router = ProviderConfig {
+            api: Some(ProviderApi::ChatCompletions),
+            base_url: "https://generativelanguage.googleapis.com/v1beta/openai/".to_owned(),
+            ..ProviderConfig::default()
+        };
+        let config = Config { api_key: "k".to_owned().into(), ..Config::default() };
+        let llm = Llm::new(config, Profiles::built_in(), http.clone()).unwrap();
+        let llm = llm.with_provider("gemini", &router, http.clone()).unwrap();
+        for (name, provider, at_provider) in [
+            ("gpt-4o", "default", "gpt-4o"),
+            ("meta-llama/llama-3", "default", "meta-llama/llama-3"),
+            ("gemini/gemini-3-pro", "gemini", "gemini-3-pro"),
+            ("gemini/openai/gpt-6-luna", "gemini", "openai/gpt-6-luna"),
+            ("gemini/", "default", "gemini/"),
+            ("gemini", "default", "gemini"),
+            ("", "default", ""),
+        ] {
+            let route = llm.route(name);
+            assert_eq!((route.provider, route.model), (provider, at_provider), "{name}");
+        }
+        assert_eq!(llm.profile("gemini/gpt-6-luna").api, Api::ChatCompletions, "the provider's API");
+        assert_eq!(llm.profile("openai/gpt-6-luna").api, Api::Responses, "the model's");
+        assert_eq!((llm.operator("gpt-4o"), llm.operator("gemini/x")), ("openai", "gcp.gemini"));
+        let named = |name| llm.metric_name(name).into_owned();
+        assert_eq!(named("gemini/gpt-6-luna"), "gemini/gpt-6");
+        assert_eq!(
+            (named("gemini/house-model"), named("house-model")),
+            ("gemini/other".to_owned(), "other".to_owned())
+        );
+        assert_eq!(llm.providers().collect::<Vec<_>>(), ["default"], "the other has no key");
+        let config = Config { model: "gemini/gemini-3-pro".to_owned(), ..Config::default() };
+        let llm = Llm::new(config, Profiles::built_in(), http.clone()).unwrap();
+        let llm = llm.with_provider("gemini", &router, http).unwrap();
+        assert_eq!(llm.providers().collect::<Vec<_>>(), ["gemini"], "no key is needed where nobody is asked");
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(super) struct DigestName {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ServiceName {
-    pub(super) service: &'static str,
+    pub(super) service: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -228,12 +228,12 @@ impl Metrics {
 
     /// Whether `broker` or `redis` takes what the worker needs of it.
     pub fn service_stands(&self, service: &'static str, up: bool) {
-        self.up.get_or_create(&ServiceName { service }).set(i64::from(up));
+        self.up.get_or_create(&ServiceName { service: service.to_owned() }).set(i64::from(up));
     }
 
-    /// Whether `scalekit` or `model` takes the worker's credentials.
-    pub fn credential_stands(&self, service: &'static str, taken: bool) {
-        self.credentials.get_or_create(&ServiceName { service }).set(i64::from(taken));
+    /// Whether `scalekit`, `model` or a named provider of models takes the worker's credentials.
+    pub fn credential_stands(&self, service: &str, taken: bool) {
+        self.credentials.get_or_create(&ServiceName { service: service.to_owned() }).set(i64::from(taken));
     }
 
     /// So many runs wait for this, of all workers: one process parks a run and another takes it up, so no process can keep the

@@ -138,7 +138,7 @@ impl Intake {
 
     async fn handle_job(&self, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {
         self.note_received(job, &delivery);
-        let _admitted = match self.admitted(&delivery).await {
+        let _admitted = match self.admitted(job, &delivery).await {
             Ok(permits) => permits,
             Err(disposition) => return self.settler.settle(delivery, Some(job), *disposition).await,
         };

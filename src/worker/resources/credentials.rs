@@ -1,15 +1,16 @@
-//! Whether Scalekit and the model take the worker's credentials. While one of them does not, jobs wait and lose no attempt, a
+//! Whether Scalekit and the models' providers take the worker's credentials. While one of them does not, jobs wait and lose no attempt, a
 //! look now and then finds out whether it does again, and the operator is told once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
-use crate::llm::{Llm, LlmError};
+use crate::llm::{DEFAULT_PROVIDER, Llm, LlmError};
 use crate::metrics::Metrics;
 use crate::retry::spread;
 use crate::scalekit::{self, CredentialsNews, Scalekit};
@@ -22,39 +23,52 @@ const LATELY: Duration = Duration::from_secs(10);
 
 /// Who is shown a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
+pub(crate) enum Service<'a> {
     Scalekit,
-    Model,
+    /// A provider of models.
+    Provider(&'a str),
 }
 
-impl Service {
-    const ALL: [Self; 2] = [Self::Scalekit, Self::Model];
-
+impl Service<'_> {
     /// As in metrics.
-    fn as_str(self) -> &'static str {
+    fn as_str(&self) -> &str {
         match self {
             Self::Scalekit => "scalekit",
-            Self::Model => "model",
+            Self::Provider(DEFAULT_PROVIDER) => "model",
+            Self::Provider(name) => name,
         }
     }
 
-    fn problem(self) -> &'static str {
+    fn problem(self) -> String {
         match self {
-            Self::Scalekit => "Scalekit refuses the worker's credentials (scalekit.client_id, scalekit.client_secret)",
-            Self::Model => "the model's server refuses the worker's key (model.api_key)",
+            Self::Scalekit => {
+                "Scalekit refuses the worker's credentials (scalekit.client_id, scalekit.client_secret)".to_owned()
+            }
+            Self::Provider(DEFAULT_PROVIDER) => {
+                "the model's server refuses the worker's key (model.api_key)".to_owned()
+            }
+            Self::Provider(name) => {
+                format!("the models' provider `{name}` refuses the worker's key (providers.{name}.api_key)")
+            }
         }
     }
 
-    fn advice(self) -> &'static str {
+    fn advice(self) -> String {
         match self {
             Self::Scalekit => {
                 "compare SCALEKIT_CLIENT_ID, SCALEKIT_CLIENT_SECRET and SCALEKIT_ENV_URL with Settings > API credentials of the \
                  environment, and start the worker anew with the right ones"
+                    .to_owned()
             }
-            Self::Model => {
+            Self::Provider(DEFAULT_PROVIDER) => {
                 "compare OPENAI_API_KEY and OPENAI_BASE_URL with the provider's page of keys, and start the worker anew with the \
                  right ones"
+                    .to_owned()
             }
+            Self::Provider(name) => format!(
+                "compare api_key and base_url of [providers.{name}] with the provider's page of keys, and start the worker anew \
+                 with the right ones"
+            ),
         }
     }
 }
@@ -94,33 +108,42 @@ impl Known {
 /// What is known of all credentials, for all runs of a process.
 pub(crate) struct Credentials {
     scalekit: Known,
-    model: Known,
+    /// Each of the models' providers, the default one first.
+    providers: Vec<(String, Known)>,
     metrics: Arc<Metrics>,
 }
 
 impl Credentials {
-    /// Nobody has refused anything.
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        for service in Service::ALL {
-            metrics.credential_stands(service.as_str(), true);
+    /// Nobody has refused anything: Scalekit, the default provider, and `named` ones.
+    pub(crate) fn new<'n>(metrics: Arc<Metrics>, named: impl Iterator<Item = &'n str>) -> Self {
+        let providers = [DEFAULT_PROVIDER].into_iter().chain(named);
+        let providers = providers.map(|name| (name.to_owned(), Known::new())).collect();
+        let credentials = Self { scalekit: Known::new(), providers, metrics };
+        for service in credentials.services() {
+            credentials.metrics.credential_stands(service.as_str(), true);
         }
-        Self { scalekit: Known::new(), model: Known::new(), metrics }
+        credentials
     }
 
     /// Why the worker cannot do its work, in words for the operator.
     pub(crate) fn problem(&self) -> Option<String> {
-        let refused = Service::ALL.into_iter().filter(|service| self.is_refused(*service));
+        let refused = self.services().filter(|service| self.is_refused(*service));
         let problems: Vec<_> = refused.map(Service::problem).collect();
         (!problems.is_empty()).then(|| format!("{}: jobs wait", problems.join("; ")))
     }
 
     /// Whether the credential is refused as far as is known.
-    pub(crate) fn is_refused(&self, service: Service) -> bool {
+    pub(crate) fn is_refused(&self, service: Service<'_>) -> bool {
         *self.of(service).standing.borrow() != Standing::Taken
     }
 
+    /// Whether the credential was ever seen to be taken.
+    pub(crate) fn was_taken(&self, service: Service<'_>) -> bool {
+        self.of(service).taken_at().is_some()
+    }
+
     /// The service did what it does only for who has the credential.
-    pub(crate) fn taken(&self, service: Service) {
+    pub(crate) fn taken(&self, service: Service<'_>) {
         let known = self.of(service);
         *known.taken_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if *known.standing.borrow() == Standing::Taken {
@@ -134,7 +157,7 @@ impl Credentials {
     }
 
     /// The service refused the credential itself.
-    pub(crate) fn refused(&self, service: Service) {
+    pub(crate) fn refused(&self, service: Service<'_>) {
         if self.of(service).standing.send_replace(Standing::Refused) == Standing::Taken {
             self.metrics.credential_stands(service.as_str(), false);
             error!(
@@ -149,32 +172,43 @@ impl Credentials {
     /// What Scalekit's edge has heard.
     pub(crate) fn hear_of_scalekit(&self, news: CredentialsNews) {
         let lately = |at: Instant| at.elapsed() < LATELY;
-        let taken_at = || *self.scalekit.taken_at.lock().unwrap_or_else(PoisonError::into_inner);
         match news {
             CredentialsNews::Taken => self.taken(Service::Scalekit),
-            CredentialsNews::CallRefused if taken_at().is_some_and(lately) => {}
+            CredentialsNews::CallRefused if self.scalekit.taken_at().is_some_and(lately) => {}
             CredentialsNews::Refused | CredentialsNews::CallRefused => self.refused(Service::Scalekit),
         }
     }
 
-    /// Waits until a run may begin. Who is let through to try is alone with that while the permits are kept.
-    pub(crate) async fn admitted(&self) -> Vec<OwnedSemaphorePermit> {
+    /// Waits until a run that asks a model of `provider` may begin. Who is let through to try is alone with that while the
+    /// permits are kept.
+    pub(crate) async fn admitted(&self, provider: &str) -> Vec<OwnedSemaphorePermit> {
         let mut permits = Vec::new();
-        for service in Service::ALL {
+        for service in [Service::Scalekit, Service::Provider(provider)] {
             permits.extend(self.of(service).admitted().await);
         }
         permits
     }
 
-    fn of(&self, service: Service) -> &Known {
+    fn services(&self) -> impl Iterator<Item = Service<'_>> {
+        [Service::Scalekit].into_iter().chain(self.providers.iter().map(|(name, _)| Service::Provider(name)))
+    }
+
+    fn of(&self, service: Service<'_>) -> &Known {
         match service {
             Service::Scalekit => &self.scalekit,
-            Service::Model => &self.model,
+            Service::Provider(name) => {
+                let known = self.providers.iter().find(|(known, _)| known == name);
+                &known.unwrap_or(&self.providers[0]).1
+            }
         }
     }
 }
 
 impl Known {
+    fn taken_at(&self) -> Option<Instant> {
+        *self.taken_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn admitted(&self) -> Option<OwnedSemaphorePermit> {
         let mut standing = self.standing.subscribe();
         loop {
@@ -218,19 +252,27 @@ impl CredentialWatch {
     /// Never ends.
     pub(crate) async fn keep(&self) {
         if self.at_start {
-            let (scalekit, model) = tokio::join!(self.scalekit.has_token(), self.model());
-            if let Err(scalekit::Error::Credentials(_)) = scalekit {
-                self.credentials.refused(Service::Scalekit);
-            }
-            if matches!(model, Look::Refused) {
-                self.credentials.refused(Service::Model);
-                self.credentials.model.look_tells.store(true, Ordering::Relaxed);
-            }
+            let used = self.llm.providers().map(Service::Provider);
+            join_all([Service::Scalekit].into_iter().chain(used).map(|service| self.look_at_start(service))).await;
         }
-        tokio::join!(self.look_while_refused(Service::Scalekit), self.look_while_refused(Service::Model));
+        join_all(self.credentials.services().map(|service| self.look_while_refused(service))).await;
     }
 
-    async fn look_while_refused(&self, service: Service) {
+    async fn look_at_start(&self, service: Service<'_>) {
+        let refused = match service {
+            Service::Scalekit => matches!(self.scalekit.has_token().await, Err(scalekit::Error::Credentials(_))),
+            Service::Provider(name) => {
+                let refused = matches!(self.provider(name).await, Look::Refused);
+                self.credentials.of(service).look_tells.store(refused, Ordering::Relaxed);
+                refused
+            }
+        };
+        if refused {
+            self.credentials.refused(service);
+        }
+    }
+
+    async fn look_while_refused(&self, service: Service<'_>) {
         let known = self.credentials.of(service);
         let mut standing = known.standing.subscribe();
         loop {
@@ -266,7 +308,7 @@ impl CredentialWatch {
         }
     }
 
-    async fn look(&self, service: Service) -> Look {
+    async fn look(&self, service: Service<'_>) -> Look {
         match service {
             Service::Scalekit => match self.scalekit.try_credentials().await {
                 Ok(()) => Look::Taken,
@@ -276,17 +318,20 @@ impl CredentialWatch {
                     Look::Unknown
                 }
             },
-            Service::Model => self.model().await,
+            Service::Provider(name) => self.provider(name).await,
         }
     }
 
-    /// The one request of a model's server that costs nothing.
-    async fn model(&self) -> Look {
-        match self.llm.find_model(&self.llm.config().model).await {
-            Ok(_) | Err(LlmError::Rejected { .. } | LlmError::BadAnswer { .. }) => Look::Taken,
+    async fn provider(&self, name: &str) -> Look {
+        match self.llm.show_key(name).await {
+            Ok(()) | Err(LlmError::Rejected { .. } | LlmError::BadAnswer { .. }) => Look::Taken,
             Err(LlmError::Credentials { .. }) => Look::Refused,
             Err(error) => {
-                debug!(error = error.outline(), "whether the model's server takes the key cannot be told");
+                debug!(
+                    provider = name,
+                    error = error.outline(),
+                    "whether the models' provider takes the key cannot be told"
+                );
                 Look::Unknown
             }
         }
@@ -299,34 +344,51 @@ mod tests {
 
     use super::*;
 
+    const MODEL: Service<'_> = Service::Provider(DEFAULT_PROVIDER);
+
     fn credentials() -> Credentials {
-        Credentials::new(Arc::new(Metrics::default()))
+        Credentials::new(Arc::new(Metrics::default()), ["anthropic"].into_iter())
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_goes_on_while_a_credential_is_refused_and_all_do_once_it_is_taken() {
         let credentials = credentials();
-        assert_eq!((credentials.admitted().await.len(), credentials.problem()), (0, None));
-        credentials.refused(Service::Model);
+        assert_eq!((credentials.admitted(DEFAULT_PROVIDER).await.len(), credentials.problem()), (0, None));
+        credentials.refused(MODEL);
         assert!(credentials.problem().unwrap().contains("model.api_key"));
-        assert!(credentials.admitted().now_or_never().is_none());
-        let (taken, admitted) = tokio::join!(async { credentials.taken(Service::Model) }, credentials.admitted());
+        assert!(credentials.admitted(DEFAULT_PROVIDER).now_or_never().is_none());
+        let (taken, admitted) =
+            tokio::join!(async { credentials.taken(MODEL) }, credentials.admitted(DEFAULT_PROVIDER));
         assert_eq!((taken, admitted.len(), credentials.problem()), ((), 0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_refuses_its_key_keeps_nobody_from_the_others() {
+        let credentials = credentials();
+        let anthropic = Service::Provider("anthropic");
+        credentials.refused(anthropic);
+        let problem = credentials.problem().unwrap();
+        assert!(problem.contains("`anthropic`") && problem.contains("providers.anthropic.api_key"), "{problem}");
+        assert_eq!(credentials.admitted(DEFAULT_PROVIDER).await.len(), 0);
+        assert!(credentials.admitted("anthropic").now_or_never().is_none());
+        assert_eq!((credentials.was_taken(MODEL), credentials.was_taken(anthropic)), (false, false));
+        credentials.taken(anthropic);
+        assert_eq!((credentials.problem(), credentials.was_taken(anthropic)), (None, true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_a_look_cannot_tell_one_run_at_a_time_tries() {
         let credentials = credentials();
-        credentials.refused(Service::Model);
-        credentials.model.standing.send_replace(Standing::OnTrial);
-        let first = credentials.admitted().await;
+        credentials.refused(MODEL);
+        credentials.of(MODEL).standing.send_replace(Standing::OnTrial);
+        let first = credentials.admitted(DEFAULT_PROVIDER).await;
         assert_eq!(first.len(), 1);
-        assert!(credentials.admitted().now_or_never().is_none(), "somebody tries");
+        assert!(credentials.admitted(DEFAULT_PROVIDER).now_or_never().is_none(), "somebody tries");
         drop(first);
-        let second = credentials.admitted().await;
-        credentials.refused(Service::Model);
+        let second = credentials.admitted(DEFAULT_PROVIDER).await;
+        credentials.refused(MODEL);
         drop(second);
-        assert!(credentials.admitted().now_or_never().is_none(), "it was refused once more");
+        assert!(credentials.admitted(DEFAULT_PROVIDER).now_or_never().is_none(), "it was refused once more");
     }
 
     #[tokio::test(start_paused = true)]

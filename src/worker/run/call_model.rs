@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::Attempt;
 use super::interruption::Interruption;
 use super::trace_content;
+use super::{Attempt, Executor};
 use crate::agent::event::{Event, MODEL_CALL};
 use crate::agent::examine::{self, Examined};
 use crate::agent::message::{ModelReply, ToolChoice};
@@ -109,7 +109,7 @@ impl Attempt<'_> {
         if let Some(usage) = reply.usage {
             let metrics = &self.executor.metrics;
             metrics.tokens_used(
-                self.executor.llm.metric_name(model),
+                &self.executor.llm.metric_name(model),
                 usage.input_tokens,
                 usage.output_tokens,
                 usage.cached_tokens,
@@ -179,10 +179,10 @@ impl Attempt<'_> {
             self.leased.lease().assure().await.map_err(Unanswered::Lost)?;
             let result = self.executor.llm.complete(&request).await;
             if result.is_ok() {
-                self.executor.credentials.taken(Service::Model);
+                self.executor.credentials.taken(Service::Provider(self.executor.llm.provider(request.model)));
             }
             metrics.model_called(
-                self.executor.llm.metric_name(request.model),
+                &self.executor.llm.metric_name(request.model),
                 result.as_ref().map_or_else(LlmError::code, |_| "answered"),
             );
             result.map_err(Unanswered::Failed)
@@ -213,9 +213,9 @@ impl Attempt<'_> {
         if !span.is_on() {
             return span;
         }
-        let (server, port) = llm.server();
+        let (server, port) = llm.server(&settings.model);
         span.set("gen_ai.operation.name", "chat");
-        span.set("gen_ai.provider.name", llm.provider());
+        span.set("gen_ai.provider.name", llm.operator(&settings.model));
         span.set("gen_ai.request.model", settings.model.clone());
         span.set("gen_ai.conversation.id", self.run().job().id().to_string());
         span.set("gen_ai.output.type", if self.run().job().output_schema.is_some() { "json" } else { "text" });
@@ -232,17 +232,21 @@ impl Attempt<'_> {
         let (llm, model) = (&self.executor.llm, &self.run().settings().model);
         let tokens = reply.and_then(|reply| reply.usage).map(|usage| (usage.input_tokens, usage.output_tokens));
         let seconds = began.elapsed().as_secs_f64();
-        self.executor.metrics.inferred(llm.provider(), llm.metric_name(model), seconds, tokens);
+        self.executor.metrics.inferred(llm.operator(model), &llm.metric_name(model), seconds, tokens);
     }
 
-    /// The key was refused. Some servers say so of a good key that may not use the model which a job names.
+    /// The key was refused. Some servers say so of a good key that may not use the model which a job names; whoever tells
+    /// everybody of its models has to have taken the key once before that is believed.
     async fn key_refused(&self) {
-        let llm = &self.executor.llm;
-        let own = &llm.config().model;
-        let refused = self.run().settings().model == *own
-            || matches!(llm.find_model(own).await, Err(LlmError::Credentials { .. }));
+        let Executor { llm, credentials, .. } = self.executor;
+        let model = &self.run().settings().model;
+        let provider = llm.provider(model);
+        let service = Service::Provider(provider);
+        let refused = *model == llm.config().model
+            || matches!(llm.show_key(provider).await, Err(LlmError::Credentials { .. }))
+            || provider != llm.provider(&llm.config().model) && !credentials.was_taken(service);
         if refused {
-            self.executor.credentials.refused(Service::Model);
+            credentials.refused(service);
         }
     }
 

@@ -153,15 +153,17 @@ impl Executor {
             {
                 attempt.end_wait(&connections).await;
             }
-            done.map_err(|why| self.judged(why))?;
+            let model = &attempt.run().settings().model;
+            done.map_err(|why| self.judged(why, model))?;
         }
     }
 
     /// Whoever refuses one run and takes others' calls with the same credentials refuses the run.
-    fn judged(&self, why: Interruption) -> Interruption {
+    fn judged(&self, why: Interruption, model: &str) -> Interruption {
+        let services = [Service::Scalekit, Service::Provider(self.llm.provider(model))];
         match why {
             Interruption::Credentials { reason, outline }
-                if !self.credentials.is_refused(Service::Scalekit) && !self.credentials.is_refused(Service::Model) =>
+                if !services.into_iter().any(|service| self.credentials.is_refused(service)) =>
             {
                 Interruption::Transient { reason, outline }
             }
