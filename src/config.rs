@@ -15,7 +15,9 @@ use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::audit::AuditConfig;
 use crate::http_server::config::HttpConfig;
+use crate::job::ConnectionName;
 use crate::journal::JournalConfig;
+use crate::mcp::McpConfig;
 use crate::producers::ProducersConfig;
 use crate::telemetry::LogConfig;
 use crate::telemetry::otlp::TelemetryConfig;
@@ -23,13 +25,14 @@ use crate::worker::config::WorkerConfig;
 use crate::worker::fairness::FairnessConfig;
 use crate::worker::resources::poster::ReplyUrlConfig;
 use crate::worker::resources::tool_catalog;
+use crate::worker::resources::tool_source::ConnectionConfig;
 use crate::worker::rules::Defaults;
 use crate::{http, llm, queue, redis_client, scalekit};
 
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 20] = [
+const SECTIONS: [&str; 23] = [
     "worker",
     "fairness",
     "job",
@@ -44,6 +47,8 @@ const SECTIONS: [&str; 20] = [
     "journal",
     "audit",
     "scalekit",
+    "connections",
+    "mcp",
     "model",
     "providers",
     "http_client",
@@ -87,6 +92,8 @@ pub struct Config {
     pub journal: JournalConfig,
     pub audit: AuditConfig,
     pub scalekit: scalekit::Config,
+    pub connections: BTreeMap<ConnectionName, ConnectionConfig>,
+    pub mcp: BTreeMap<String, McpConfig>,
     pub model: llm::Config,
     pub providers: llm::Providers,
     pub http_client: http::Config,
@@ -212,6 +219,8 @@ impl Config {
         let journal = section(layers, "journal", problems);
         let audit = section(layers, "audit", problems);
         let scalekit = section(layers, "scalekit", problems);
+        let connections = section(layers, "connections", problems);
+        let mcp = section(layers, "mcp", problems);
         let model = section(layers, "model", problems);
         let providers = section(layers, "providers", problems);
         let http_client = section(layers, "http_client", problems);
@@ -234,6 +243,8 @@ impl Config {
             journal: journal?,
             audit: audit?,
             scalekit: scalekit?,
+            connections: connections?,
+            mcp: mcp?,
             model: model?,
             providers: providers?,
             http_client: http_client?,
@@ -256,6 +267,11 @@ impl Config {
         };
         let mut problems = Vec::new();
         problems.extend(named("scalekit", self.scalekit.problems()));
+        let servers = self.mcp.iter().flat_map(|(name, server)| server.problems(name));
+        problems.extend(named("mcp", servers.collect()));
+        let own = self.connections.keys().filter(|connection| connection.mcp_server().is_some());
+        problems
+            .extend(own.map(|name| format!("connections.{name}: is a server of [mcp], not a connection of Scalekit")));
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("providers", self.providers.problems()));
         problems.extend(named("worker", self.worker.problems()));

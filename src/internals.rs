@@ -44,6 +44,9 @@ pub mod key {
 pub mod llm {
     pub use crate::llm::*;
 }
+pub mod mcp {
+    pub use crate::mcp::*;
+}
 pub mod metrics {
     pub use crate::metrics::*;
 }
@@ -82,5 +85,6 @@ pub mod worker {
     pub use crate::worker::control::operator::Operator;
     pub use crate::worker::control::runs::Runs;
     pub use crate::worker::message::signature::HeaderKey;
+    pub use crate::worker::resources::tool_source::{ConnectionConfig, ScalekitDoor};
     pub use crate::worker::rules::AfterLoss;
 }

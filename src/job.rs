@@ -69,6 +69,11 @@ impl ConnectionName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The operator's MCP server that it names (`mcp:NAME`), if it is none of Scalekit's connections.
+    pub fn mcp_server(&self) -> Option<&str> {
+        self.0.strip_prefix("mcp:")
+    }
 }
 
 impl fmt::Display for ConnectionName {
@@ -393,7 +398,11 @@ mod tests {
         assert_eq!(job.id().as_str(), "order-1");
         assert_eq!(job.limits.tokens, Some(200_000));
         assert_eq!((job.priority, job.tenant.as_deref()), (Some(Priority::High), Some("acme")));
-        assert_eq!(job.digest(), Job { priority: None, ..job.clone() }.digest(), "a job that is sent again with more haste");
+        assert_eq!(
+            job.digest(),
+            Job { priority: None, ..job.clone() }.digest(),
+            "a job that is sent again with more haste"
+        );
         let again: Job = serde_json::from_value(serde_json::to_value(&job).unwrap()).unwrap();
         assert_eq!(again, job);
     }
@@ -406,7 +415,17 @@ mod tests {
         }))
         .unwrap_err();
         let all = error.problems.join("\n");
-        for part in ["identifier: ", "connections: ", "promt", "\"prompt\"", "limits.steps: ", "setps", "model: ", "priority: ", "tenant: "] {
+        for part in [
+            "identifier: ",
+            "connections: ",
+            "promt",
+            "\"prompt\"",
+            "limits.steps: ",
+            "setps",
+            "model: ",
+            "priority: ",
+            "tenant: ",
+        ] {
             assert!(all.contains(part), "{part} is missing in:\n{all}");
         }
     }

@@ -25,6 +25,7 @@ pub mod job;
 mod journal;
 mod key;
 mod llm;
+mod mcp;
 mod member_watch;
 mod metrics;
 mod parking;

@@ -27,9 +27,9 @@ use crate::reply::Reply;
 /// | 3 | [`Event::EndLost`] |
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
 /// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`], jobs with `reply_url` |
-/// | 6 | jobs with `priority` or `tenant` |
+/// | 6 | jobs with `priority`, `tenant` or connections of MCP servers (`mcp:NAME`) |
 pub const SCHEMA_VERSION: u32 = 6;
-/// What is written where a person settled an effect, and where replies are POSTed.
+/// What a journal is written as whose effects a person settled, or whose replies go to an address.
 const SETTLEMENT_VERSION: u32 = 5;
 /// What a journal is written as that speaks of approval.
 const APPROVAL_VERSION: u32 = 4;
@@ -331,7 +331,7 @@ impl Event {
             _ => false,
         };
         match self {
-            Self::Started(started) if started.job.priority.is_some() || started.job.tenant.is_some() => SCHEMA_VERSION,
+            Self::Started(started) if reaches_further(&started.job) => SCHEMA_VERSION,
             Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SETTLEMENT_VERSION,
             Self::Started(started) if started.job.reply_url.is_some() => SETTLEMENT_VERSION,
             _ if speaks_of_approval => APPROVAL_VERSION,
@@ -368,4 +368,10 @@ impl Event {
             Self::SettlementDelivered { .. } => "settlement_delivered",
         }
     }
+}
+/// Whether workers up to version 5 would read a job as another one.
+fn reaches_further(job: &Job) -> bool {
+    job.priority.is_some()
+        || job.tenant.is_some()
+        || job.connections.iter().any(|connection| connection.mcp_server().is_some())
 }

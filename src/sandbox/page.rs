@@ -253,8 +253,14 @@ fn effects(shared: &Shared) -> Markup {
                 }
             }
             @for user in users {
-                p { a href=(format!("/_sandbox/world/{}", crate::key::encode(user))) { "All that " (user) " has" } }
+                p { a href=(world_of(user)) { "All that " (user) " has" } }
             }
         }
     }
+}
+
+fn world_of(user: &str) -> String {
+    let mut url = url::Url::parse("http://sandbox/_sandbox/world").expect("an address");
+    url.path_segments_mut().expect("it has a path").push(user);
+    url.path().to_owned()
 }

@@ -16,7 +16,9 @@ use super::recipients::{Recipient, Source};
 use super::template::Template;
 use crate::approval::Approval;
 use crate::digest_store::{Fired, METADATA};
-use crate::job::{Authorization, ConnectionName, Envelope, Job, JobId, Limits, OfferedEffects, Priority, ToolSelection};
+use crate::job::{
+    Authorization, ConnectionName, Envelope, Job, JobId, Limits, OfferedEffects, Priority, ToolSelection,
+};
 
 /// Recipients of a digest are divided into so many parts, which replicas share out and which a window spreads.
 const PORTIONS: u32 = 64;

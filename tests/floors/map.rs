@@ -35,6 +35,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "digest_store",
             "parking",
             "llm",
+            "mcp",
             "scalekit",
             "http",
             "redis_client",
@@ -67,14 +68,16 @@ const PROCESS: usize = 4;
 const APART: usize = 5;
 
 /// On the floor of the edges, who may use whom.
-const BESIDE: [(&str, &str); 12] = [
+const BESIDE: [(&str, &str); 14] = [
     ("queue", "transport"),
     ("redis_client", "transport"),
     ("http", "transport"),
     ("llm", "transport"),
     ("scalekit", "transport"),
+    ("mcp", "transport"),
     ("llm", "http"),
     ("scalekit", "http"),
+    ("mcp", "http"),
     ("broker_management", "http"),
     ("cache", "redis_client"),
     ("journal", "redis_client"),

@@ -11,3 +11,4 @@ pub(crate) mod parked_index;
 pub(crate) mod poster;
 pub(crate) mod single_flight;
 pub(crate) mod tool_catalog;
+pub(crate) mod tool_source;

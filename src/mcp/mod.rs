@@ -1,0 +1,5 @@
+//! MCP servers as sources of tools.
+
+mod config;
+
+pub use self::config::{HintTrust, McpConfig};
