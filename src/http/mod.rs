@@ -7,6 +7,7 @@
 //! hyper 1.12 `proto/h1/dispatch.rs` and hyper-util 0.1.21 `client/legacy/client.rs`).
 
 mod body;
+mod config;
 mod public;
 mod redaction;
 mod retry_after;
@@ -18,11 +19,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
+pub use self::config::Config;
 pub use self::public::{addresses_of, is_public};
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
@@ -31,38 +32,6 @@ use self::room::{FREE_BYTES, Held, Room};
 use crate::agent::effect::Ran;
 use crate::clock::SharedClock;
 use crate::transport::{self, TlsConfig};
-
-/// How connections are made and bounded.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Longest time for name lookup, TCP and TLS together, in milliseconds. Keep it below every call's own timeout:
-    /// only then a peer that cannot be reached is told apart from one that does not answer.
-    pub connect_timeout_milliseconds: u64,
-    /// How long an idle connection is kept, in milliseconds. Load balancers close after 60 s (AWS) or 75 s (nginx); a
-    /// request on a connection that is just being closed breaks, so ours must be gone first.
-    pub pool_idle_milliseconds: u64,
-    /// Largest answer in bytes, after decompression.
-    pub max_body_bytes: usize,
-    /// What all answers over 64 KiB that are read or looked through at the same time take together at most; the others wait.
-    /// At least one of the largest has room.
-    pub large_bodies_bytes: usize,
-    /// Proxy for all hosts but loopback, `http://[user:password@]host:port`.
-    #[schemars(with = "Option<String>")]
-    pub proxy: Option<SecretString>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            connect_timeout_milliseconds: 5_000,
-            pool_idle_milliseconds: 20_000,
-            max_body_bytes: 16 << 20,
-            large_bodies_bytes: 64 << 20,
-            proxy: None,
-        }
-    }
-}
 
 /// Sends requests. Clones share their connections.
 #[derive(Debug, Clone)]
