@@ -39,9 +39,10 @@ pub(super) fn redis_options() -> Vec<String> {
     [vec!["--user".to_owned(), USER.to_owned()], in_redis(KEYS)].concat()
 }
 
-/// The variables of a worker who is this user.
+/// The variables of a worker who is this user; on a cluster of brokers workers keep their rights.
 pub(super) fn variables(of: &[(String, String)]) -> Vec<(String, String)> {
-    if !are_wanted() {
+    let on_cluster = of.iter().any(|(name, value)| name == "AMQP_URL" && value.contains(','));
+    if !are_wanted() || on_cluster {
         return Vec::new();
     }
     let mut variables = Vec::new();
