@@ -4,12 +4,19 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 /// Tells the time. Everything that needs "now" takes one of these, so a test can stand still or jump.
 pub trait Clock: std::fmt::Debug + Send + Sync {
     /// The current instant, in UTC.
     fn now(&self) -> Timestamp;
+}
+
+/// The day in UTC.
+pub fn utc_day(at: Timestamp) -> Date {
+    at.to_zoned(TimeZone::UTC).date()
 }
 
 /// A clock that can be shared by every task of a process.

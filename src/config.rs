@@ -15,6 +15,7 @@ use self::origin::{OWN, choices, nearest, with_suggestion, without_values};
 use crate::agent::links::AnswerRules;
 use crate::approval::ApprovalConfig;
 use crate::audit::AuditConfig;
+use crate::budget::BudgetConfig;
 use crate::http_server::config::HttpConfig;
 use crate::job::ConnectionName;
 use crate::journal::JournalConfig;
@@ -33,7 +34,7 @@ use crate::{http, llm, queue, redis_client, scalekit};
 /// `config/default.toml`: every key with its default and its meaning.
 pub(crate) const DEFAULTS: &str = include_str!("../config/default.toml");
 
-const SECTIONS: [&str; 23] = [
+const SECTIONS: [&str; 24] = [
     "worker",
     "fairness",
     "job",
@@ -52,6 +53,7 @@ const SECTIONS: [&str; 23] = [
     "mcp",
     "model",
     "providers",
+    "budget",
     "http_client",
     "http",
     "reply_url",
@@ -97,6 +99,7 @@ pub struct Config {
     pub mcp: BTreeMap<String, McpConfig>,
     pub model: llm::Config,
     pub providers: llm::Providers,
+    pub budget: BudgetConfig,
     pub http_client: http::Config,
     pub http: HttpConfig,
     pub reply_url: ReplyUrlConfig,
@@ -224,6 +227,7 @@ impl Config {
         let mcp = section(layers, "mcp", problems);
         let model = section(layers, "model", problems);
         let providers = section(layers, "providers", problems);
+        let budget = section(layers, "budget", problems);
         let http_client = section(layers, "http_client", problems);
         let http = section(layers, "http", problems);
         let reply_url = section(layers, "reply_url", problems);
@@ -248,6 +252,7 @@ impl Config {
             mcp: mcp?,
             model: model?,
             providers: providers?,
+            budget: budget?,
             http_client: http_client?,
             http: http?,
             reply_url: reply_url?,

@@ -13,6 +13,9 @@ pub mod audit {
 pub mod app {
     pub use crate::app::{App, Backends, lifetimes};
 }
+pub mod budget {
+    pub use crate::budget::*;
+}
 pub mod cache {
     pub use crate::cache::*;
 }

@@ -16,6 +16,7 @@ pub use self::id::{JobId, ProducerName};
 pub use self::priority::Priority;
 use crate::approval::Approval;
 use crate::key::digest;
+use crate::money::{Amount, Currency};
 use crate::schema::{MAX_DEPTH, Schema, depth, has_more_values};
 
 /// Longest AMQP short string in bytes.
@@ -197,6 +198,20 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub seconds: Option<u64>,
+    /// What all model calls may cost: the run ends before the next one once it is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostLimit>,
+}
+
+/// What a run may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CostLimit {
+    /// In whole billionths; at most a million.
+    #[schemars(range(min = 1e-9, max = 1e6))]
+    pub amount: Amount,
+    /// US dollars, as prices are.
+    pub currency: Currency,
 }
 
 /// What to do while the user has not authorized a connection.
@@ -505,6 +520,49 @@ mod tests {
         assert_eq!(read(&value).unwrap().digest(), job.digest());
         value["prompt"] = "other".into();
         assert_ne!(read(&value).unwrap().digest(), job.digest());
+    }
+
+    #[test]
+    fn a_cost_is_dollars_above_nothing_and_whatever_else_it_is_is_refused_in_words() {
+        let limited = |cost: &str| {
+            let body = smallest().to_string();
+            let body = body.replacen('{', &format!("{{\"limits\": {{\"cost\": {cost}}}, "), 1);
+            Job::from_slice(body.as_bytes(), &Envelope::default(), MAX)
+        };
+        let amount = |amount: &str| limited(&format!("{{\"amount\": {amount}, \"currency\": \"USD\"}}"));
+        for (text, nano) in [
+            ("0.20", 200_000_000),
+            ("1", 1_000_000_000),
+            ("1e-9", 1),
+            ("0.1234567891234567891234567891234567", 123_456_789),
+            ("1000000", 1_000_000_000_000_000),
+        ] {
+            let job = amount(text).unwrap();
+            assert_eq!(job.limits.cost.unwrap().amount.nano_usd(), nano, "{text}");
+            let again: Job = serde_json::from_value(serde_json::to_value(&job).unwrap()).unwrap();
+            assert_eq!((again.digest(), &again), (job.digest(), &job), "{text}");
+        }
+        assert_ne!(amount("0.2").unwrap().digest(), amount("0.3").unwrap().digest());
+        let none = ["0", "-0", "-1", "-1e-300", "1e-10", "4.9e-324", "1000000.1", "1e308", "18446744073709551616"];
+        let strange =
+            ["1e309", "NaN", "-Infinity", "\"NaN\"", "\"0.2\"", "null", "true", "[]", "{}", "0x1", "1_000", ""];
+        for text in none.into_iter().chain(strange) {
+            let problems = amount(text).expect_err(text).problems;
+            let told = problems.iter().all(|problem| {
+                (problem.starts_with("limits.cost.amount: ") || problem.starts_with("the body is not JSON: "))
+                    && problem.len() < 300
+            });
+            assert!(told && !problems.is_empty(), "{text}: {problems:?}");
+        }
+        for cost in ["0.2", "{}", "{\"amount\": 1}", "{\"currency\": \"USD\"}"] {
+            assert!(limited(cost).is_err(), "{cost}");
+        }
+        for currency in ["EUR", "usd", "", "USD ", "XBT"] {
+            let problems = limited(&json!({"amount": 1, "currency": currency}).to_string()).unwrap_err().problems;
+            assert!(problems[0].starts_with("limits.cost.currency: ") && problems[0].contains("USD"), "{problems:?}");
+        }
+        let more = limited(&json!({"amount": 1, "currency": "USD", "per": "day"}).to_string()).unwrap_err().problems;
+        assert!(more[0].contains("per"), "{more:?}");
     }
 
     #[test]

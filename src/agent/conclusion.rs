@@ -4,9 +4,12 @@ use jiff::Timestamp;
 
 use super::state::{Conclusion, Run};
 use crate::reply::{
-    Account, Completed, EffectEntry, EffectState, ErrorDetail, Failed, Notice, Reply, ReplyEvent, Status, Timing,
-    TotalUsage, retry_entries,
+    Account, COST_UNKNOWN, Completed, EffectEntry, EffectState, ErrorDetail, Failed, Notice, Reply, ReplyEvent, Status,
+    Timing, TotalUsage, retry_entries,
 };
+
+/// Ends that are the answer to the last request, or come before it leaves: it is not to be paid.
+const REFUSED: [&str; 4] = ["model_rejected", "model_quota", "token_limit", "budget_exceeded"];
 
 /// The terminal reply of `run` with this conclusion, made at `now`.
 pub fn reply(run: &Run, conclusion: Conclusion, now: Timestamp) -> Reply {
@@ -45,13 +48,14 @@ pub fn reply(run: &Run, conclusion: Conclusion, now: Timestamp) -> Reply {
 
 /// What happened in the run up to `now`.
 fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
+    let asked = run.asked && !REFUSED.contains(&stop_reason);
     Account {
         stop_reason: stop_reason.to_owned(),
         steps: run.steps,
         tool_calls: run.calls_made,
         effects: effects(run),
         approvals: run.approvals.outcomes().to_vec(),
-        usage: TotalUsage { unknown: run.usage.unknown || run.asked, ..run.usage },
+        usage: TotalUsage { unknown: run.usage.unknown || asked, cost: run.cost_where(asked), ..run.usage },
         model: run.answered_by.clone().or_else(|| Some(run.settings().model.clone())),
         timing: Timing {
             started_at: Some(run.started_at),
@@ -60,7 +64,7 @@ fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
         },
         attempts: run.attempts(),
         retries: retry_entries(&run.retries),
-        notices: notices(run, stop_reason),
+        notices: notices(run, stop_reason, asked),
         metadata: run.job().metadata.clone(),
     }
 }
@@ -70,7 +74,7 @@ fn effects(run: &Run) -> Vec<EffectEntry> {
     run.ledger.iter().filter(|entry| entry.is_effect()).map(EffectEntry::from).collect()
 }
 
-fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
+fn notices(run: &Run, stop_reason: &str, asked: bool) -> Vec<Notice> {
     let mut notices = Vec::new();
     let mut notice = |code: &str, message: String| notices.push(Notice { code: code.to_owned(), message });
     if stop_reason == "answered" && run.calls_made == 0 && !run.pinned().is_empty() {
@@ -84,6 +88,9 @@ fn notices(run: &Run, stop_reason: &str) -> Vec<Notice> {
     if run.journal_lost {
         let message = "the store lost how far this run was before; whatever it had done before that is not listed here";
         notice("journal_lost", message.to_owned());
+    }
+    if let Some(message) = run.unknown_cost(asked) {
+        notice(COST_UNKNOWN, message);
     }
     if stop_reason == "length" {
         notice("answer_cut", "the answer was cut at the model's output limit".to_owned());

@@ -28,6 +28,7 @@ use crate::reply::Reply;
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
 /// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`], jobs with `reply_url` |
 /// | 6 | jobs with `priority`, `tenant` or connections of MCP servers (`mcp:NAME`) |
+/// | 6 | runs with a limit of their cost, replies that say that a budget is used up |
 pub const SCHEMA_VERSION: u32 = 6;
 /// What a journal is written as whose effects a person settled, or whose replies go to an address.
 const SETTLEMENT_VERSION: u32 = 5;
@@ -146,6 +147,10 @@ pub enum Event {
         /// Whether its words are the answer of the form that the job wants, where it wants one and there are no calls.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Conformity>,
+        /// What it cost, in billionths of a US dollar, at the price of that day; absent where price or usage is not known, and
+        /// in journals up to version 5. An older worker takes no notice of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nano_usd: Option<u64>,
     },
     /// A call failed and is tried again in place.
     Retried {
@@ -262,6 +267,9 @@ pub struct Settings {
     pub parallel_reads: usize,
     /// Bytes of one tool result that the model sees.
     pub result_bytes: usize,
+    /// What the run may cost, in billionths of a US dollar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_nano_usd: Option<u64>,
     /// Seconds to wait for the user's authorization.
     pub authorization_seconds: u64,
     /// Which calls wait for a person.
@@ -331,7 +339,8 @@ impl Event {
             _ => false,
         };
         match self {
-            Self::Started(started) if reaches_further(&started.job) => SCHEMA_VERSION,
+            Self::Started(started) if reaches_further(started) => SCHEMA_VERSION,
+            Self::Finished(reply) if reply.is_over_budget() => SCHEMA_VERSION,
             Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SETTLEMENT_VERSION,
             Self::Started(started) if started.job.reply_url.is_some() => SETTLEMENT_VERSION,
             _ if speaks_of_approval => APPROVAL_VERSION,
@@ -369,9 +378,13 @@ impl Event {
         }
     }
 }
-/// Whether workers up to version 5 would read a job as another one.
-fn reaches_further(job: &Job) -> bool {
+
+/// Whether workers up to version 5 would read a job as another one, or go on without a limit of its cost.
+fn reaches_further(started: &Started) -> bool {
+    let job = &started.job;
     job.priority.is_some()
+        || started.settings.cost_nano_usd.is_some()
+        || job.limits.cost.is_some()
         || job.tenant.is_some()
         || job.connections.iter().any(|connection| connection.mcp_server().is_some())
 }

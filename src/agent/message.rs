@@ -87,6 +87,17 @@ pub struct Usage {
     /// Input tokens that came from the provider's cache.
     #[serde(default)]
     pub cached_tokens: u64,
+    /// Input tokens that the provider put into its cache for some minutes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+    /// Input tokens that it put there for an hour.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_1h_tokens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A model's answer to one request.

@@ -26,6 +26,7 @@ mod script;
 pub mod selection;
 mod settled_effect;
 pub mod settlement;
+mod spent;
 pub mod standing;
 mod state;
 pub mod tool;

@@ -20,6 +20,11 @@ use crate::reply::Reply;
 /// Why a model call failed whose answer may have been made, and is to be paid, although it did not arrive whole.
 const MAY_HAVE_COST: [&str; 3] = ["timed_out", "interrupted", "bad_answer"];
 
+/// Whether a model call that failed for this reason may have to be paid. What a filter stopped may have been made before.
+pub fn may_have_cost(reason: &str) -> bool {
+    MAY_HAVE_COST.contains(&reason) || reason == "content_filtered"
+}
+
 /// What the executor shall do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -183,7 +188,8 @@ impl Run {
             Event::AttemptEnded { cause, .. } => {
                 self.active = false;
                 self.attempt_ended = Some((at, cause));
-                self.usage.unknown |= self.asked;
+                // Who asks to come later has done nothing that is to be paid.
+                self.usage.unknown |= self.asked && cause != Pause::RateLimited;
                 self.asked = false;
                 self.transient_failures += u32::from(cause == Pause::Transient);
                 self.rate_limited += u32::from(cause == Pause::RateLimited);
@@ -217,9 +223,10 @@ impl Run {
                 self.usage.unknown |= self.asked;
                 self.asked = true;
             }
-            Event::ModelReplied { reply, plans, answer } => {
+            Event::ModelReplied { reply, plans, answer, nano_usd } => {
                 self.asked = false;
                 self.authorization = None;
+                self.spent.add(nano_usd);
                 turn::open(self, *reply, plans, answer);
             }
             Event::Retried { call, reason } => {
@@ -688,7 +695,12 @@ mod tests {
             authorization_requested(script),
             Event::ToolsListed { tools: [].into(), left_out: 0 },
             Event::ModelAsked,
-            Event::ModelReplied { reply: Box::new(wants(&[("c9", READ, "{}")])), plans: vec![plan], answer: None },
+            Event::ModelReplied {
+                reply: Box::new(wants(&[("c9", READ, "{}")])),
+                plans: vec![plan],
+                answer: None,
+                nano_usd: None,
+            },
             Event::Retried { call: "model".into(), reason: "503".into() },
             Event::ToolStarted { call_id: call_id() },
             Event::ToolNotRun { call_id: call_id(), reason: "429".into() },
@@ -745,7 +757,9 @@ mod tests {
     fn a_reply_whose_calls_and_plans_do_not_pair_is_refused() {
         let script = Script::ready(|_| {});
         let reply = Box::new(wants(&[("c1", READ, "{}")]));
-        assert!(script.try_event(Event::ModelReplied { reply, plans: Vec::new(), answer: None }).is_err());
+        assert!(
+            script.try_event(Event::ModelReplied { reply, plans: Vec::new(), answer: None, nano_usd: None }).is_err()
+        );
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(super) fn started() -> Started {
         seconds: 600,
         parallel_reads: 2,
         result_bytes: 10_000,
+        cost_nano_usd: None,
         authorization_seconds: 3600,
         approval: ApprovalRules::default(),
         frames_results: false,
@@ -65,7 +66,7 @@ pub(super) fn wants(calls: &[(&str, &str, &str)]) -> ModelReply {
     ModelReply {
         message,
         finish: Finish::Stop,
-        usage: Some(Usage { input_tokens: 10, output_tokens: 5, cached_tokens: 2 }),
+        usage: Some(Usage { input_tokens: 10, output_tokens: 5, cached_tokens: 2, ..Usage::default() }),
         model: None,
         request_id: None,
     }
@@ -144,11 +145,16 @@ impl Script {
         self
     }
 
+    /// The model answers, for nothing.
     pub(super) fn model(&mut self, reply: ModelReply) -> &mut Self {
+        self.priced(reply, Some(0))
+    }
+
+    pub(super) fn priced(&mut self, reply: ModelReply, nano_usd: Option<u64>) -> &mut Self {
         let Examined { arguments, answer } =
             examine(&reply.message, &self.toolset, self.run.job().output_schema.as_ref());
         let plans = plan(&self.run, &reply.message, &self.toolset, arguments);
-        self.event(Event::ModelAsked).event(Event::ModelReplied { reply: Box::new(reply), plans, answer })
+        self.event(Event::ModelAsked).event(Event::ModelReplied { reply: Box::new(reply), plans, answer, nano_usd })
     }
 
     pub(super) fn start(&mut self, id: &str) -> &mut Self {

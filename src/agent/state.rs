@@ -14,6 +14,7 @@ use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
 pub use super::ledger::LedgerEntry;
 use super::message::{Message, ToolCall};
 use super::settled_effect::KeptSettlement;
+use super::spent::Spent;
 use crate::clock::milliseconds_between;
 use crate::job::{ConnectionName, Job, OfferedEffects};
 use crate::reply::{EffectState, ErrorDetail, Reply, TotalUsage};
@@ -88,6 +89,7 @@ pub struct Run {
     pub(super) calls_made: u32,
     pub(super) asked: bool,
     pub(super) usage: TotalUsage,
+    pub(super) spent: Spent,
     pub(super) answered_by: Option<String>,
     pub(super) ledger: Vec<LedgerEntry>,
     pub(super) fenced: BTreeSet<CallKey>,
@@ -141,6 +143,7 @@ impl Run {
             calls_made: 0,
             asked: false,
             usage: TotalUsage::default(),
+            spent: Spent::default(),
             answered_by: None,
             ledger: Vec::new(),
             fenced: BTreeSet::new(),

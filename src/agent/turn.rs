@@ -15,6 +15,7 @@ use super::result;
 pub use super::state::Conclusion;
 use super::state::{CallState, LedgerEntry, OpenCall, Run};
 use crate::key::digest;
+use crate::money::Amount;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
 
 /// A model may be put right so many times in a row: a cut turn, an empty answer, an answer that does not fit the schema.
@@ -307,6 +308,7 @@ fn last_words(run: &Run) -> String {
 pub(super) fn limit_reached(run: &Run) -> Option<Conclusion> {
     let settings = run.settings();
     let tokens = run.usage.input_tokens.saturating_add(run.usage.output_tokens);
+    let (cost, cost_allowed) = (run.spent.known(), settings.cost_nano_usd.map(Amount::of_nano_usd));
     let error = if run.steps >= settings.steps {
         let text = format!("the run had {} model turns without coming to an answer", run.steps);
         ErrorDetail::new(ErrorCode::StepLimit, text)
@@ -315,6 +317,8 @@ pub(super) fn limit_reached(run: &Run) -> Option<Conclusion> {
             ErrorCode::TokenLimit,
             format!("the run used {tokens} tokens, {} are allowed", settings.tokens),
         )
+    } else if let Some(allowed) = cost_allowed.filter(|allowed| cost >= *allowed) {
+        ErrorDetail::new(ErrorCode::BudgetExceeded, format!("the run cost {cost}, {allowed} are allowed"))
     } else {
         return None;
     };
@@ -533,7 +537,8 @@ mod tests {
     #[test]
     fn absurd_token_figures_do_not_overflow() {
         let mut script = Script::ready(|_| {});
-        let most = Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, cached_tokens: u64::MAX };
+        let most =
+            Usage { input_tokens: u64::MAX, output_tokens: u64::MAX, cached_tokens: u64::MAX, ..Usage::default() };
         for _ in 0..2 {
             let mut reply = wants(&[("c1", "nonsense", "{}")]);
             reply.usage = Some(most);
@@ -623,8 +628,12 @@ mod tests {
 
     #[test]
     fn a_replay_believes_what_was_found_and_looks_itself_only_where_an_earlier_version_did_not_say() {
-        let reply =
-            |answer| Event::ModelReplied { reply: Box::new(says(r#"{"count": "x"}"#)), plans: Vec::new(), answer };
+        let reply = |answer| Event::ModelReplied {
+            reply: Box::new(says(r#"{"count": "x"}"#)),
+            plans: Vec::new(),
+            answer,
+            nano_usd: None,
+        };
         let mut script = with_schema();
         script.event(Event::ModelAsked).event(reply(Some(Conformity::Fits)));
         assert!(matches!(script.next(), Step::Finish(_)), "nobody looks again");
@@ -712,6 +721,9 @@ mod tests {
         let mut paused = Script::ready(|_| {});
         paused.event(Event::ModelAsked).pause(crate::agent::event::Pause::Transient);
         assert!(paused.run.usage.unknown);
+        let mut later = Script::ready(|_| {});
+        later.event(Event::ModelAsked).pause(crate::agent::event::Pause::RateLimited);
+        assert!(!later.run.usage.unknown, "it was not taken, and is not to be paid");
         let mut again = Script::ready(|_| {});
         again.event(Event::ModelAsked).model(says("done"));
         assert!(again.run.usage.unknown);

@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::peers::{service_peers, warn_of_plain};
+use crate::budget::BudgetCounters;
+use crate::budget::memory::MemoryBudgets;
+use crate::budget::redis::RedisBudgets;
 use crate::cache::Cache;
 use crate::cache::memory::MemoryCache;
 use crate::cache::redis::RedisCache;
@@ -55,6 +58,8 @@ pub struct Backends {
     pub journal: Arc<dyn Journal>,
     /// Tool lists and links.
     pub cache: Arc<dyn Cache>,
+    /// What was spent of budgets.
+    pub budgets: Arc<dyn BudgetCounters>,
     /// What schedulers and workers share about digests.
     pub digests: Arc<dyn DigestStore>,
     /// Which runs wait for which user.
@@ -130,6 +135,7 @@ impl Backends {
                 RedisJournal::with_index_of(redis.clone(), config.journal.index_runs).encrypted(encryption.clone()),
             ),
             cache: Arc::new(RedisCache::new(redis.clone())),
+            budgets: Arc::new(RedisBudgets::new(redis.clone())),
             digests: Arc::new(RedisDigestStore::new(redis.clone())),
             parking: Arc::new(RedisParking::new(redis).encrypted(encryption)),
             alive,
@@ -154,6 +160,7 @@ impl Backends {
             dead_letters: Arc::new(queue.clone()),
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),
+            budgets: Arc::new(MemoryBudgets::new(clock.clone())),
             digests: Arc::new(MemoryDigestStore::new(clock.clone())),
             parking: Arc::new(MemoryParking::new(clock.clone())),
             alive: fine,

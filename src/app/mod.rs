@@ -33,6 +33,7 @@ use crate::http_server::tokens::Tokens;
 use crate::http_server::{self, Check, Endpoints};
 use crate::member_watch::MemberWatch;
 use crate::metrics::Metrics;
+use crate::money::Amount;
 use crate::queue::Consumer;
 use crate::schedule::{Digests, Scheduler};
 use crate::shutdown::{Ended, Shutdown};
@@ -56,6 +57,7 @@ use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
 use crate::worker::resources::poster::Poster;
+use crate::worker::resources::spending::Spending;
 use crate::worker::resources::tool_catalog::ToolCatalog;
 use crate::worker::rules::Defaults;
 use crate::worker::run::Executor;
@@ -107,6 +109,7 @@ impl App {
             dead_letters,
             journal,
             cache,
+            budgets,
             digests,
             parking,
             alive,
@@ -146,7 +149,11 @@ impl App {
         };
         let poster = Poster::new(&config.reply_url, &config.http_client, clock.clone())
             .map_err(|problem| anyhow::anyhow!("reply_url.{problem}"))?;
+        let call = Duration::from_secs(config.model.timeout_seconds);
+        let spending = Arc::new(Spending::new(config.budget, budgets, call));
+        metrics.model_cost(&llm.metric_name(&config.model.model), Some(Amount::ZERO));
         let executor = Executor {
+            spending: spending.clone(),
             header_key: HeaderKey::of(&config.scalekit.client_secret),
             poster: Arc::new(poster),
             credentials: credentials.clone(),
@@ -224,6 +231,7 @@ impl App {
             journal: journal.clone(),
             runs: by_pages,
             doubtful: DoubtfulEffects::default(),
+            spending,
             scheduler: None,
             examine: None,
             clock: clock.clone(),

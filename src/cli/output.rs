@@ -138,11 +138,12 @@ impl Screen {
         let usage = account.usage;
         let unknown = if usage.unknown { " (not all known)" } else { "" };
         self.note(&format!(
-            "{} model turn(s), {} tool call(s), {} tokens in and {} out{unknown}, {:.1} s, model {}",
+            "{} model turn(s), {} tool call(s), {} tokens in and {} out{unknown}, cost {}, {:.1} s, model {}",
             account.steps,
             account.tool_calls,
             usage.input_tokens,
             usage.output_tokens,
+            usage.cost,
             seconds(account.timing.working_milliseconds),
             account.model.as_deref().unwrap_or("?")
         ));

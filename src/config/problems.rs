@@ -17,6 +17,7 @@ impl Config {
             .extend(own.map(|name| format!("connections.{name}: is a server of [mcp], not a connection of Scalekit")));
         problems.extend(named("model", self.model.problems()));
         problems.extend(named("providers", self.providers.problems()));
+        problems.extend(named("budget", self.budget.problems()));
         problems.extend(named("worker", self.worker.problems()));
         problems.extend(named("fairness", self.fairness.problems()));
         problems.extend(named("approval", self.approval.problems()));

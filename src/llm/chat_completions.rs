@@ -231,10 +231,14 @@ fn finish(word: &str) -> Finish {
 /// Half a usage is no usage: a missing figure is not zero.
 fn usage(usage: Option<&Value>) -> Option<Usage> {
     let usage = usage?;
+    let details = usage.get("prompt_tokens_details");
+    let of_input = |kind: &str| details.and_then(|details| details.get(kind)?.as_u64()).unwrap_or(0);
     Some(Usage {
         input_tokens: usage.get("prompt_tokens")?.as_u64()?,
         output_tokens: usage.get("completion_tokens")?.as_u64()?,
-        cached_tokens: usage.pointer("/prompt_tokens_details/cached_tokens").and_then(Value::as_u64).unwrap_or(0),
+        cached_tokens: of_input("cached_tokens"),
+        cache_write_tokens: of_input("cache_write_tokens"),
+        cache_write_1h_tokens: 0,
     })
 }
 
@@ -393,7 +397,10 @@ mod tests {
                 arguments: "{\"max_results\": 5, \"query\":\"is:unread\"}".to_owned(),
             }]
         );
-        assert_eq!(reply.usage, Some(Usage { input_tokens: 1200, output_tokens: 34, cached_tokens: 1024 }));
+        assert_eq!(
+            reply.usage,
+            Some(Usage { input_tokens: 1200, output_tokens: 34, cached_tokens: 1024, ..Usage::default() })
+        );
         assert_eq!(reply.model.as_deref(), Some("gpt-4o-2024-11-20"));
     }
 

@@ -1,11 +1,12 @@
 //! The configuration of `[model]`: the default provider, and how models are asked, whoever provides them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
+use super::price::{self, Price};
 use super::server::address;
 use crate::retry::Policy;
 use crate::transport::{Peer, TlsConfig};
@@ -39,6 +40,8 @@ pub struct Config {
     pub temperature: Option<f64>,
     /// Whether a model may want several calls at once, sent to models that take the parameter; left out, it may.
     pub parallel_tool_calls: Option<bool>,
+    /// What models cost that `config/models.toml` does not know, or knows otherwise, by name, each in the form of `prices` there.
+    pub prices: BTreeMap<String, Vec<Price>>,
 }
 
 /// The form of the wire, as configured.
@@ -75,6 +78,7 @@ impl Default for Config {
             max_output_tokens: None,
             temperature: None,
             parallel_tool_calls: None,
+            prices: BTreeMap::new(),
         }
     }
 }
@@ -98,6 +102,12 @@ impl Config {
         }
         if self.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
             problems.push("temperature: must be between 0 and 2".to_owned());
+        }
+        for (name, prices) in &self.prices {
+            problems.extend(price::problems(prices).iter().map(|problem| format!("prices: {name}: {problem}")));
+            if prices.is_empty() {
+                problems.push(format!("prices: {name}: there is none"));
+            }
         }
         problems
     }

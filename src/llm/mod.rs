@@ -7,6 +7,7 @@
 mod chat_completions;
 mod config;
 mod error;
+mod price;
 mod profile;
 mod provider;
 mod request;
@@ -23,6 +24,7 @@ use serde_json::Value;
 
 pub use self::config::{ApiChoice, Config};
 pub use self::error::LlmError;
+pub use self::price::{Price, TokenPrice};
 pub use self::profile::{Api, Profile, Profiles, SystemRole, TokenField};
 pub use self::provider::{DEFAULT_PROVIDER, ProviderApi, ProviderConfig, Providers};
 pub use self::request::{ModelRequest, RenderedTools};
@@ -30,6 +32,7 @@ use self::server::{ModelServer, address, failure};
 use crate::agent::message::ModelReply;
 use crate::http::{self, Method};
 use crate::key::digest;
+use crate::money::Amount;
 use crate::pattern::fits;
 
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
@@ -138,6 +141,23 @@ impl Llm {
         if provider == DEFAULT_PROVIDER { known.into() } else { format!("{provider}/{known}").into() }
     }
 
+    /// What a request to `model` costs on `day` whose input has so many tokens, where that is known. What the operator says
+    /// counts more than the table.
+    pub fn price(&self, model: &str, day: Date, input_tokens: u64) -> Option<&Price> {
+        match self.config.prices.get(model) {
+            Some(own) => price::price_on(own, day, input_tokens),
+            None => self.profiles.price(self.route(model).model, day, input_tokens),
+        }
+    }
+
+    /// The most that `request` may cost on `day`, where a price is known: its input as it is estimated, and the longest answer.
+    pub fn most(&self, request: &ModelRequest<'_>, day: Date) -> Option<Amount> {
+        let profile = self.profile(request.model);
+        let input = request.estimated_tokens().min(profile.context_window);
+        let output = request.max_output_tokens.or(self.config.max_output_tokens).map_or(profile.max_output, u64::from);
+        Some(self.price(request.model, day, input)?.at_most(input, output))
+    }
+
     /// What to tell the operator of a model that leaves its provider within 90 days or has left; names the successor.
     pub fn shutdown_warning(&self, model: &str, today: Date) -> Option<String> {
         self.profiles.shutdown_warning(model, today)
@@ -243,6 +263,28 @@ mod tests {
         }
         assert!(serde_json::from_str::<Config>(r#"{"modle": "gpt-4o"}"#).is_err());
         assert!(serde_json::from_str::<Config>(r#"{"api": "telepathy"}"#).is_err());
+    }
+
+    #[test]
+    fn the_operators_prices_count_more_than_the_table_and_are_checked() {
+        let config: Config = serde_json::from_str(
+            r#"{"prices": {"gpt-4o": [{"input": 1, "output": 2}], "house": [{"from": "2026-12-01", "input": 3, "output": 4}],
+                "none": [], "twice": [{"input": 1, "output": 2}, {"input": 1, "output": 2}]}}"#,
+        )
+        .unwrap();
+        let problems = config.problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(
+            problems[0].starts_with("prices: none: ") && problems[1].starts_with("prices: twice: "),
+            "{problems:?}"
+        );
+        let http = http::Client::new(&http::Config::default(), std::sync::Arc::new(crate::clock::SystemClock)).unwrap();
+        let llm = Llm::new(config, Profiles::built_in(), http).unwrap();
+        let day = jiff::civil::date(2026, 11, 30);
+        let cost = |model| Some(llm.price(model, day, 10)?.at_most(1000, 0).to_string());
+        assert_eq!(cost("gpt-4o").as_deref(), Some("0.001 USD"));
+        assert_eq!(cost("gpt-4o-2024-08-06").as_deref(), Some("0.0025 USD"));
+        assert_eq!((cost("house"), cost("else")), (None, None));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use jiff::civil::Date;
 use serde::Deserialize;
 
+use super::price::{self, Price, price_on};
+
 const BUILT_IN: &str = include_str!("../../config/models.toml");
 
 /// A shutdown is warned of so many days ahead.
@@ -64,10 +66,14 @@ pub struct Profile {
     pub description_cap: usize,
     /// Input and output together, in tokens.
     pub context_window: u64,
+    /// Most tokens of one answer, reasoning included.
+    pub max_output: u64,
     /// The day on which the provider takes it away.
     pub shutdown: Option<Date>,
     /// The model that the provider names instead.
     pub successor: Option<String>,
+    /// What its tokens cost; empty where that is not known. For the names as they stand and their dated snapshots.
+    pub prices: Vec<Price>,
 }
 
 impl Default for Profile {
@@ -84,8 +90,10 @@ impl Default for Profile {
             tool_cap: 128,
             description_cap: 1024,
             context_window: 32_768,
+            max_output: 32_768,
             shutdown: None,
             successor: None,
+            prices: Vec::new(),
         }
     }
 }
@@ -118,11 +126,13 @@ impl Profile {
             ("tool_cap", self.tool_cap == 0),
             ("description_cap", self.description_cap == 0),
             ("context_window", self.context_window == 0),
+            ("max_output", self.max_output == 0),
         ] {
             if zero {
                 problems.push(format!("{field} must be at least 1"));
             }
         }
+        problems.extend(price::problems(&self.prices));
         problems
     }
 }
@@ -187,6 +197,15 @@ impl Profiles {
         Some(format!("model {name} {when}{}", successor.unwrap_or_default()))
     }
 
+    /// What a request to the model costs on `day` whose input has so many tokens. Of a model of which only the beginning of
+    /// the name is known, and of a fine-tuned one, that is not known.
+    pub fn price(&self, name: &str, day: Date, input_tokens: u64) -> Option<&Price> {
+        let bare = bare(name);
+        let (pattern, profile) = self.entry(name).filter(|(pattern, _)| is_snapshot(pattern, bare))?;
+        let is_tuned = name.rsplit('/').next().is_some_and(|name| name.starts_with("ft:"));
+        price_on(&profile.prices, day, input_tokens).filter(|_| !is_tuned && !pattern.ends_with('*'))
+    }
+
     /// The name of the table under which it knows the model.
     pub fn known_as(&self, name: &str) -> Option<&str> {
         self.entry(name).map(|(pattern, _)| pattern.as_str())
@@ -197,11 +216,24 @@ impl Profiles {
     }
 
     fn entry(&self, name: &str) -> Option<&(String, Profile)> {
-        let bare = name.rsplit('/').next().unwrap_or(name);
-        let bare = bare.strip_prefix("ft:").unwrap_or(bare);
+        let bare = bare(name);
         let fitting = self.0.iter().filter(|(pattern, _)| covers(pattern, bare));
         fitting.max_by_key(|(pattern, _)| pattern.len())
     }
+}
+
+fn bare(name: &str) -> &str {
+    let bare = name.rsplit('/').next().unwrap_or(name);
+    bare.strip_prefix("ft:").unwrap_or(bare)
+}
+
+/// Whether `name` is that of the entry, or it with a date (`-2024-08-06`, `@20260922`) or `-latest`: `-mini` is another model.
+fn is_snapshot(pattern: &str, name: &str) -> bool {
+    name.strip_prefix(pattern).is_some_and(|rest| {
+        let rest = rest.strip_prefix(['-', '@']).unwrap_or(rest);
+        let is_date = rest.len() >= 8 && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        rest.is_empty() || rest == "latest" || is_date
+    })
 }
 
 fn covers(pattern: &str, name: &str) -> bool {
@@ -221,6 +253,9 @@ fn parse_entry(mut table: toml::Table) -> Result<(Vec<String>, Profile), Vec<Str
     match table.try_into::<Profile>() {
         Ok(profile) => {
             problems.extend(profile.problems());
+            if !profile.prices.is_empty() && names.iter().any(|name| name.ends_with('*')) {
+                problems.push("prices are a model's own: no name with a `*` has any".to_owned());
+            }
             if problems.is_empty() { Ok((names, profile)) } else { Err(problems) }
         }
         Err(error) => {
@@ -264,6 +299,33 @@ mod tests {
     }
 
     #[test]
+    fn a_price_is_a_models_own_and_of_its_dated_snapshots() {
+        let profiles = Profiles::built_in();
+        let input = |name: &str| {
+            let price = profiles.price(name, date(2026, 11, 30), 1000)?;
+            Some(price.of(&crate::agent::message::Usage { input_tokens: 1000, ..Default::default() }).to_string())
+        };
+        for name in ["gpt-4o", "gpt-4o-2024-08-06", "openai/gpt-4o", "chat/openai/gpt-4o-2024-11-20"] {
+            assert_eq!(input(name).as_deref(), Some("0.0025 USD"), "{name}");
+        }
+        assert_eq!(input("gpt-4o-mini-2024-07-18").as_deref(), Some("0.00015 USD"));
+        assert_eq!(input("gpt-6-luna").as_deref(), Some("0.0001 USD"));
+        for name in [
+            "gpt-4o-audio-preview",
+            "gpt-4o-2024-05-13",
+            "ft:gpt-4o-2024-08-06:acme::id",
+            "gpt-6-nova",
+            "llama3",
+            "",
+            "gpt-4o-12",
+        ] {
+            assert_eq!(input(name), None, "{name}");
+        }
+        let long = |tokens| profiles.price("gpt-6-luna", date(2026, 11, 30), tokens).unwrap().output;
+        assert_ne!(long(272_000), long(272_001));
+    }
+
+    #[test]
     fn an_unknown_model_gets_the_generic_profile() {
         let profiles = Profiles::built_in();
         for name in ["llama3.2:3b", "my-deployment", "gpt-4ooo", "o33", "", "/", "ft:"] {
@@ -299,6 +361,9 @@ mod tests {
             [[model]]
             names = ["c", "*"]
             shutdown = "soon"
+            [[model]]
+            names = ["d-*"]
+            prices = [{ input = 1, output = 1 }, { input = 1, output = 2 }]
         "#;
         let problems = Profiles::parse(text).unwrap_err();
         for expected in [
@@ -307,6 +372,8 @@ mod tests {
             "model entry 2: reasoning_effort `low`",
             "model entry 3: unknown field `colour`",
             "model entry 4: names",
+            "model entry 5: prices: there are two",
+            "model entry 5: prices are a model's own",
         ] {
             assert!(problems.contains(expected), "{expected} is missing in:\n{problems}");
         }

@@ -37,6 +37,26 @@ pub struct ModelRequest<'a> {
 /// What a request prints beside its texts: names, quotes, lengths of the usual calls.
 const EXPECTED_BESIDE_TEXTS: usize = 512;
 
+/// Bytes of JSON and plain text that a token has, at the least as far as most texts go: English has four, code three.
+const BYTES_OF_A_TOKEN: u64 = 3;
+
+impl ModelRequest<'_> {
+    /// How many tokens its input has, in all likelihood at most.
+    pub(super) fn estimated_tokens(&self) -> u64 {
+        let said = |message: &Message| match message {
+            Message::System(text) | Message::User(text) | Message::ToolResult { content: text, .. } => text.len(),
+            Message::Assistant(said) => {
+                let calls = said.calls.iter().map(|call| call.name.len() + call.arguments.len()).sum::<usize>();
+                let items = said.provider_items.iter().map(|item| item.to_string().len()).sum::<usize>();
+                said.text.as_ref().map_or(0, String::len) + calls.max(items)
+            }
+        };
+        let schema = self.output_schema.map_or(0, |schema| schema.to_string().len());
+        let bytes = self.messages.iter().map(said).sum::<usize>() + self.tools.bytes() + schema;
+        (bytes as u64).div_ceil(BYTES_OF_A_TOKEN) + 16 * self.messages.len() as u64
+    }
+}
+
 /// The tools of a run as they stand in every request: printed once, and the end of each request's body as they are. The
 /// order is the caller's and must not change within a run, or the provider's cache is lost.
 #[derive(Debug, Clone)]

@@ -232,10 +232,14 @@ fn finish(answer: &Value) -> Finish {
 /// Half a usage is no usage: a missing figure is not zero.
 fn usage(usage: Option<&Value>) -> Option<Usage> {
     let usage = usage?;
+    let details = usage.get("input_tokens_details");
+    let of_input = |kind: &str| details.and_then(|details| details.get(kind)?.as_u64()).unwrap_or(0);
     Some(Usage {
         input_tokens: usage.get("input_tokens")?.as_u64()?,
         output_tokens: usage.get("output_tokens")?.as_u64()?,
-        cached_tokens: usage.pointer("/input_tokens_details/cached_tokens").and_then(Value::as_u64).unwrap_or(0),
+        cached_tokens: of_input("cached_tokens"),
+        cache_write_tokens: of_input("cache_write_tokens"),
+        cache_write_1h_tokens: 0,
     })
 }
 
@@ -326,7 +330,10 @@ mod tests {
         assert_eq!(reply.message.text.as_deref(), Some("I look at your mail."));
         let ids: Vec<_> = reply.message.calls.iter().map(|call| (&*call.id, &*call.arguments)).collect();
         assert_eq!(ids, [("call_1", "{\"max_results\":5}"), ("call_2", "{}")]);
-        assert_eq!(reply.usage, Some(Usage { input_tokens: 900, output_tokens: 150, cached_tokens: 512 }));
+        assert_eq!(
+            reply.usage,
+            Some(Usage { input_tokens: 900, output_tokens: 150, cached_tokens: 512, ..Usage::default() })
+        );
         assert_eq!(reply.model.as_deref(), Some("gpt-6-luna-2026-09-22"));
     }
 

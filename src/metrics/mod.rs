@@ -19,10 +19,11 @@ use prometheus_client::registry::Registry;
 
 pub use self::exposition::Form;
 use self::labels::{
-    ApprovalLabels, CacheResult, DigestName, Fire, InferenceLabels, ModelCallLabels, OutcomeLabel, QueueName,
-    ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName, TypeLabel,
+    ApprovalLabels, BudgetName, CacheResult, DigestName, Fire, InferenceLabels, ModelCallLabels, ModelName,
+    OutcomeLabel, QueueName, ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName, TypeLabel,
 };
 use crate::decision::{Door, Verdict};
+use crate::money::Amount;
 
 /// Tools that metrics tell apart: those of some dozen providers. What is called beyond is `other`, as users' connections may
 /// bring tools without end.
@@ -56,6 +57,10 @@ pub struct Metrics {
     model_calls: Family<ModelCallLabels, Counter>,
     model_retries: Family<ReasonLabel, Counter>,
     model_tokens: Family<TokenLabels, Counter>,
+    model_cost: Family<ModelName, Counter<f64, AtomicU64>>,
+    model_cost_unknown: Family<ModelName, Counter>,
+    budgets_exceeded: Family<BudgetName, Counter>,
+    digest_cost: Family<DigestName, Counter<f64, AtomicU64>>,
     parked_jobs: Family<ReasonLabel, Gauge>,
     approvals: Family<ApprovalLabels, Counter>,
     dead_letters: Family<ReasonLabel, Counter>,
@@ -206,6 +211,25 @@ impl Metrics {
         for (kind, count) in [("input", input), ("output", output), ("cached", cached)] {
             self.model_tokens.get_or_create(&TokenLabels { model: model.to_owned(), kind }).inc_by(count);
         }
+    }
+
+    /// An answered model call cost so much, where that is known.
+    pub fn model_cost(&self, model: &str, cost: Option<Amount>) {
+        let model = ModelName { model: model.to_owned() };
+        match cost {
+            Some(cost) => drop(self.model_cost.get_or_create(&model).inc_by(cost.usd())),
+            None => drop(self.model_cost_unknown.get_or_create(&model).inc()),
+        }
+    }
+
+    /// A run ended as a budget had no room for its next call.
+    pub fn budget_exceeded(&self, budget: &'static str) {
+        self.budgets_exceeded.get_or_create(&BudgetName { budget }).inc();
+    }
+
+    /// A digest's job ended that cost so much.
+    pub fn digest_cost(&self, digest: &str, cost: Amount) {
+        self.digest_cost.get_or_create(&DigestName { digest: digest.to_owned() }).inc_by(cost.usd());
     }
 
     /// This machine's clock is so far ahead of the fleet's.

@@ -10,7 +10,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::labels::{
-    ApprovalLabels, CacheResult, InferenceLabels, ModelCallLabels, OutcomeLabel, ReasonLabel, ToolCallLabels, ToolName,
+    ApprovalLabels, BudgetName, CacheResult, InferenceLabels, ModelCallLabels, ModelName, OutcomeLabel, ReasonLabel,
+    ToolCallLabels, ToolName,
 };
 use super::{Metrics, OTHER};
 use crate::decision::{Door, Verdict};
@@ -132,6 +133,30 @@ impl Default for Metrics {
             model_calls: add(all, "model_calls", "Model calls, by model and outcome", Family::default()),
             model_retries: add(all, "model_retries", "Repeated model calls, by reason", Family::default()),
             model_tokens: add(all, "model_tokens", "Tokens, by model and kind", Family::default()),
+            model_cost: add(
+                all,
+                "model_cost_usd",
+                "What answered model calls cost in US dollars, at list prices, by model",
+                Family::default(),
+            ),
+            model_cost_unknown: add(
+                all,
+                "model_cost_unknown",
+                "Answered model calls whose cost is not known, by model: no price, or no usage",
+                Family::default(),
+            ),
+            budgets_exceeded: add(
+                all,
+                "budget_exceeded",
+                "Runs that ended as a budget of the operator had no room for their next model call, by budget",
+                Family::default(),
+            ),
+            digest_cost: add(
+                all,
+                "digest_cost_usd",
+                "What the jobs of digests cost in US dollars, at list prices, by digest; where it is known",
+                Family::default(),
+            ),
             parked_jobs: add(
                 all,
                 "parked_jobs",
@@ -215,6 +240,12 @@ impl Metrics {
         for outcome in ["credentials", "quota_exhausted", "rate_limited", "rejected", "timed_out", "unavailable"] {
             drop(self.model_calls.get_or_create(&ModelCallLabels { model: OTHER.to_owned(), outcome }));
         }
+        for budget in ["identifier_day", "digest_firing", "day", "month"] {
+            drop(self.budgets_exceeded.get_or_create(&BudgetName { budget }));
+        }
+        let other = ModelName { model: OTHER.to_owned() };
+        drop(self.model_cost.get_or_create(&other));
+        drop(self.model_cost_unknown.get_or_create(&other));
         for result in ["process", "redis", "scalekit"] {
             drop(self.tool_cache.get_or_create(&CacheResult { result }));
         }

@@ -84,6 +84,8 @@ pub enum ErrorCode {
     ToolCallLimit,
     /// More tokens than allowed.
     TokenLimit,
+    /// More money than allowed: by the job's own limit, or by a budget of the operator.
+    BudgetExceeded,
     /// More working time than allowed.
     DeadlineExceeded,
     /// The model made the same call with the same result again and again.
@@ -102,7 +104,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidJob,
         Self::ProducerNotAllowed,
         Self::IdConflict,
@@ -120,6 +122,7 @@ impl ErrorCode {
         Self::StepLimit,
         Self::ToolCallLimit,
         Self::TokenLimit,
+        Self::BudgetExceeded,
         Self::DeadlineExceeded,
         Self::LoopDetected,
         Self::ToolErrors,
@@ -149,6 +152,7 @@ impl ErrorCode {
             Self::StepLimit => "step_limit",
             Self::ToolCallLimit => "tool_call_limit",
             Self::TokenLimit => "token_limit",
+            Self::BudgetExceeded => "budget_exceeded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::LoopDetected => "loop_detected",
             Self::ToolErrors => "tool_errors",
@@ -157,6 +161,11 @@ impl ErrorCode {
             Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }
+    }
+
+    /// Whether a job that is refused so cannot have had a run of its own.
+    pub(crate) fn is_before_any_run(self) -> bool {
+        matches!(self, Self::InvalidJob | Self::ProducerNotAllowed | Self::IdConflict)
     }
 
     /// What to do, where nothing more exact is known.
@@ -197,6 +206,9 @@ impl ErrorCode {
             Self::StepLimit => "ask for less in one job, or raise `limits.steps`",
             Self::ToolCallLimit => "ask for less in one job, or raise `limits.tool_calls`",
             Self::TokenLimit => "ask for less in one job, allow fewer tools, or raise `limits.tokens`",
+            Self::BudgetExceeded => {
+                "ask for less in one job, raise `limits.cost`, or have the operator raise the budget that the message names"
+            }
             Self::DeadlineExceeded => "ask for less in one job, or raise `limits.seconds`",
             Self::LoopDetected => "make the prompt more exact, or allow fewer tools",
             Self::ToolErrors => "see `effects` and the message; allow only the tools that the job needs",

@@ -16,7 +16,10 @@ pub use self::approval::{ApprovalEntry, ApprovalOutcome, ApprovalRequired, Decis
 pub use self::effect::{EffectEntry, EffectSettled, EffectState, Settlement};
 pub use self::error::{ErrorCode, ErrorDetail};
 use crate::job::JobId;
+use crate::money::Cost;
 
+/// The code of the [`Notice`] that goes with a cost that is not known.
+pub const COST_UNKNOWN: &str = "cost_unknown";
 /// The `source` of every event and the `app_id` of every message.
 pub const SOURCE: &str = "agentkit-worker";
 /// Media type of a structured-mode CloudEvent.
@@ -92,6 +95,11 @@ impl ReplyEvent {
             Self::Failed(failed) => Some(&failed.account),
             _ => None,
         }
+    }
+
+    /// Whether a budget was used up.
+    pub(crate) fn is_over_budget(&self) -> bool {
+        matches!(self, Self::Failed(failed) if failed.error.code == ErrorCode::BudgetExceeded)
     }
 
     /// Whether nothing follows.
@@ -187,8 +195,12 @@ pub struct TotalUsage {
     pub cached_tokens: u64,
     /// Model calls that were answered.
     pub model_calls: u32,
-    /// Whether some call's cost is not known (no figures given, or asked and never answered).
+    /// Whether some call's tokens are not known (no figures given, or asked and never answered).
     pub unknown: bool,
+    /// What all of them cost, at list prices; null, with the notice `cost_unknown`, where a price or a usage is not known.
+    #[serde(default = "Cost::unsaid", skip_serializing_if = "Cost::is_unsaid")]
+    #[schemars(with = "Option<crate::money::Money>")]
+    pub cost: Cost,
 }
 
 /// When and how long a run worked.
@@ -287,6 +299,20 @@ pub struct Progress {
     pub tool: Option<String>,
 }
 
+impl Account {
+    /// What is known of a job that is refused: nothing was done for it, or nobody knows what.
+    pub(crate) fn of_refused(code: ErrorCode, metadata: Value) -> Self {
+        let mut account = Self { stop_reason: code.as_str().to_owned(), metadata, ..Self::default() };
+        if !code.is_before_any_run() {
+            account.usage.unknown = true;
+            account.usage.cost = Cost::Unknown;
+            let message = "what the job cost is not known, as how far its run was is not".to_owned();
+            account.notices.push(Notice { code: COST_UNKNOWN.to_owned(), message });
+        }
+        account
+    }
+}
+
 impl Reply {
     /// The mark of the event that ends a job.
     pub(crate) const RESULT: &str = "result";
@@ -299,6 +325,11 @@ impl Reply {
     /// The one reply to a message that is no job and has no id that can be read; `id` is a name made of its bytes.
     pub fn rejection(id: &str, time: Timestamp, event: ReplyEvent) -> Self {
         Self::of(id, id, Self::RESULT, time, event)
+    }
+
+    /// Whether it says that a budget was used up.
+    pub(crate) fn is_over_budget(&self) -> bool {
+        self.event.is_over_budget()
     }
 
     /// A reply that something follows; `mark` tells it from the job's others.

@@ -12,6 +12,7 @@ use crate::approval::ApprovalConfig;
 use crate::audit::Audit;
 use crate::encryption::Encryption;
 use crate::job::Job;
+use crate::money::Amount;
 use crate::retry::Policy;
 use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
@@ -74,6 +75,18 @@ pub struct LimitDefaults {
     pub seconds: u64,
     /// The most that a job may ask for, in seconds of work.
     pub seconds_at_most: u64,
+    /// US dollars that a run may cost, where its job does not say; 0: any.
+    pub cost: Amount,
+    /// The most that a job may ask for; 0: any.
+    pub cost_at_most: Amount,
+}
+
+impl LimitDefaults {
+    fn cost_of(&self, job: &Job) -> Option<Amount> {
+        let some = |amount: Amount| Some(amount).filter(|amount| *amount > Amount::ZERO);
+        let wanted = job.limits.cost.map(|cost| cost.amount).or(some(self.cost));
+        [wanted, some(self.cost_at_most)].into_iter().flatten().min()
+    }
 }
 
 impl Defaults {
@@ -90,6 +103,7 @@ impl Defaults {
             seconds: job.limits.seconds.unwrap_or(limits.seconds).min(limits.seconds_at_most),
             parallel_reads: self.parallel_reads,
             result_bytes: self.result_bytes,
+            cost_nano_usd: limits.cost_of(job).map(Amount::nano_usd),
             authorization_seconds: job.authorization.wait_seconds.unwrap_or(self.authorization_wait_seconds),
             approval: ApprovalRules::stricter(&self.approval, &job.approval),
             frames_results: true,
@@ -118,6 +132,8 @@ impl Default for LimitDefaults {
             tokens_at_most: 2_000_000,
             seconds: 600,
             seconds_at_most: 7200,
+            cost: Amount::ZERO,
+            cost_at_most: Amount::ZERO,
         }
     }
 }

@@ -17,6 +17,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "pattern",
             "producers",
             "metrics",
+            "money",
             "trace",
             "standing",
             "text",
@@ -31,6 +32,7 @@ const FLOORS: [(&str, &[&str]); 6] = [
             "audit",
             "broker_management",
             "cache",
+            "budget",
             "journal",
             "digest_store",
             "parking",
@@ -68,7 +70,7 @@ const PROCESS: usize = 4;
 const APART: usize = 5;
 
 /// On the floor of the edges, who may use whom.
-const BESIDE: [(&str, &str); 14] = [
+const BESIDE: [(&str, &str); 15] = [
     ("queue", "transport"),
     ("redis_client", "transport"),
     ("http", "transport"),
@@ -80,6 +82,7 @@ const BESIDE: [(&str, &str); 14] = [
     ("mcp", "http"),
     ("broker_management", "http"),
     ("cache", "redis_client"),
+    ("budget", "redis_client"),
     ("journal", "redis_client"),
     ("digest_store", "redis_client"),
     ("parking", "redis_client"),
@@ -96,6 +99,7 @@ const KEPT: [(&str, &[&str]); 12] = [
         &[
             "redis_client",
             "cache::redis",
+            "budget::redis",
             "journal::redis",
             "journal::redis_change",
             "journal::redis_index",

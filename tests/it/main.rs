@@ -11,6 +11,7 @@ mod edges;
 mod hostile;
 mod http;
 mod journal;
+mod money;
 mod operating;
 mod pages;
 mod parking;

@@ -11,6 +11,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use super::figures::Figures;
 use super::frame::{Section, Shown, form_token, nothing, page, sentence};
 use super::session::Viewer;
 use super::{actor, looked_at, reader, unlimited};
@@ -50,10 +51,12 @@ pub(super) struct ShownDigest {
     pub(super) next: Option<Timestamp>,
     /// How it stands, or why that cannot be told.
     pub(super) standing: Result<Standing, String>,
+    /// US dollars that its jobs cost in this process, as far as that is known.
+    pub(super) cost: f64,
 }
 
 impl ShownDigest {
-    async fn of(digest: &Digest, scheduler: &Scheduler, now: Timestamp) -> Self {
+    async fn of(digest: &Digest, scheduler: &Scheduler, now: Timestamp, cost: f64) -> Self {
         let schedule = digest.schedule();
         let standing = scheduler.store.look(&digest.name, &[], now, now).await;
         Self {
@@ -64,6 +67,7 @@ impl ShownDigest {
             zone: schedule.zone().clone(),
             next: schedule.next_after(now).map(|next| next.at),
             standing: standing.map_err(|error| error.to_string()),
+            cost,
         }
     }
 }
@@ -85,7 +89,9 @@ pub(super) async fn show(
         Some(scheduler) => {
             let now = facts.pages.clock.now();
             let all = scheduler.digests.definitions();
-            let all = all.iter().map(|digest| ShownDigest::of(digest, scheduler, now));
+            let costs = Figures::new(facts.metrics.render()).by("agentkit_digest_cost_usd_total", "digest");
+            let cost = |name: &str| costs.get(name).copied().unwrap_or_default();
+            let all = all.iter().map(|digest| ShownDigest::of(digest, scheduler, now, cost(&digest.name)));
             Some(futures_util::future::join_all(all).await)
         }
     };
@@ -125,6 +131,7 @@ fn card(viewer: &Viewer<'_>, digest: &ShownDigest) -> Markup {
                     @else { (shown(digest.next)) }
                 } }
                 div { dt { "Recipients" } dd { (Shown(&digest.recipients)) } }
+                div { dt { "Cost" } dd { (format!("{:.4}", digest.cost)) " USD, in this worker since it started" } }
                 @match &digest.standing {
                     Err(why) => div { dt { "Stands" } dd.trouble { "not known: " (Shown(why)) } },
                     Ok(standing) => {

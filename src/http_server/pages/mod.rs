@@ -40,6 +40,7 @@ use crate::schedule::Scheduler;
 use crate::worker::control::operator::Operator;
 use crate::worker::control::runs::{RunError, Runs};
 use crate::worker::control::timeline::Timeline;
+use crate::worker::resources::spending::Spending;
 
 /// Said by the script, which looks every few seconds: a session that nobody uses must end nevertheless.
 const LIVE_LOOK: &str = "x-live";
@@ -58,6 +59,8 @@ pub(crate) struct PageFacts {
     pub examine: Option<Examine>,
     /// What was found in doubt a moment ago.
     pub doubtful: DoubtfulEffects,
+    /// The operator's budgets.
+    pub spending: Arc<Spending>,
     pub clock: SharedClock,
     /// Work that may go on after the answer.
     pub tracker: TaskTracker,

@@ -13,6 +13,7 @@ use super::{looked_at, viewer};
 use crate::http_server::Endpoints;
 use crate::http_server::tokens::Scope;
 use crate::parking::WaitsFor;
+use crate::worker::resources::spending::BudgetScope;
 
 /// A figure of the whole fleet, or why it is not known.
 struct Tile {
@@ -47,6 +48,12 @@ pub(super) async fn show(State(facts): State<Endpoints>, headers: HeaderMap) -> 
             WaitsFor::Approval => ("wait for approval", Some(Section::Inbox.address())),
         };
         tiles.push(Tile { name, value, address, alarms: false });
+    }
+    for (scope, limit, balance) in facts.pages.spending.balances(facts.pages.clock.now()).await {
+        let name = if scope == BudgetScope::Day { "USD of today's budget" } else { "USD of this month's budget" };
+        let alarms = balance.as_ref().is_ok_and(|balance| balance.spent >= limit);
+        let value = balance.map(|balance| format!("{:.2} of {:.2}", balance.spent.usd(), limit.usd()));
+        tiles.push(Tile { name, value: value.map_err(|error| error.to_string()), address: None, alarms });
     }
     let letters = match Letters::of(&facts, &viewer, false).await {
         Letters::Unknown(why) => Err(why),
@@ -123,6 +130,7 @@ fn process_part(figures: &Figures) -> Markup {
     let models = figures.by("agentkit_model_calls_total", "model");
     let tokens = figures.by("agentkit_model_tokens_total", "kind");
     let all: f64 = outcomes.values().sum();
+    let unknown = figures.sum("agentkit_model_cost_unknown_total");
     html! {
         dl.tiles {
             div.tile { dd { (count(figures.sum("agentkit_jobs_in_flight"))) } dt { "runs in flight" } }
@@ -131,6 +139,8 @@ fn process_part(figures: &Figures) -> Markup {
             div.tile { dd { (count(models.values().sum())) } dt { "model calls" } }
             div.tile { dd { (count(tokens.get("input").copied().unwrap_or_default())) } dt { "tokens in" } }
             div.tile { dd { (count(tokens.get("output").copied().unwrap_or_default())) } dt { "tokens out" } }
+            div.tile { dd { (format!("{:.4}", figures.sum("agentkit_model_cost_usd_total"))) } dt { "USD, as far as is known" } }
+            @if unknown > 0.0 { div.tile { dd { (count(unknown)) } dt { "model calls of unknown cost" } } }
         }
         @if all == 0.0 { (nothing("No run has ended in this process yet.")) }
         @else {
@@ -178,7 +188,11 @@ mod tests {
         metrics.queue_stands("agentkit.jobs", 1234, 2);
         let found: Vec<_> = queue_tiles(&Figures::new(metrics.render())).into_iter().map(|tile| tile.value).collect();
         assert_eq!(found, [Ok("2".to_owned()), Ok("1\u{202f}234".to_owned())]);
+        metrics.model_cost("gpt-4o", Some(crate::money::Amount::of_nano_usd(1_250_000_000)));
         let text = view(Ok(()), &metrics);
+        assert!(text.contains("1.2500") && !text.contains("unknown cost"), "{text}");
+        metrics.model_cost("else", None);
+        assert!(view(Ok(()), &metrics).contains("model calls of unknown cost"));
         assert!(text.contains("75.0 %") && text.contains("token_limit") && !text.contains("0.0 %"), "{text}");
         assert!(text.contains("Work is taken"), "{text}");
     }

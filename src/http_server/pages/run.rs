@@ -69,7 +69,10 @@ fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup 
                 div { dt { "Attempts" } dd { (attempts) } }
                 div { dt { "Model turns" } dd { (steps) } }
                 @if let Some(account) = account { (account_facts(account)) }
-                @else if run.is_under_way() { div { dt { "It is at" } dd { (Shown(run.doing(now))) } } }
+                @else {
+                    div { dt { "Cost so far" } dd { (run.cost()) } }
+                    @if run.is_under_way() { div { dt { "It is at" } dd { (Shown(run.doing(now))) } } }
+                }
             }
             @if run.reply().is_none() && viewer.holder.allows(Scope::Operate) { (buttons(viewer, &timeline.run().job().id())) }
             @if let Some(ReplyEvent::Failed(failed)) = run.reply().map(|reply| &reply.event) {
@@ -101,7 +104,7 @@ fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup 
 }
 
 fn account_facts(account: &Account) -> Markup {
-    let TotalUsage { input_tokens, output_tokens, cached_tokens, model_calls, unknown, .. } = &account.usage;
+    let TotalUsage { input_tokens, output_tokens, cached_tokens, model_calls, unknown, cost } = &account.usage;
     let seconds = account.timing.working_milliseconds / 1000;
     html! {
         div { dt { "Tool calls" } dd { (account.tool_calls) } }
@@ -110,6 +113,7 @@ fn account_facts(account: &Account) -> Markup {
             (input_tokens) " in (" (cached_tokens) " cached), " (output_tokens) " out"
             @if *unknown { ", and some that are not known" }
         } }
+        div { dt { "Cost" } dd { (cost) } }
         div { dt { "Worked" } dd { (seconds) " s" } }
         @for retry in &account.retries {
             div { dt { "Tried again" } dd { (retry.count) " × " (Shown(&retry.call)) ": " (Shown(&retry.reason)) } }

@@ -9,6 +9,7 @@ use crate::agent::event::{Entry, Event, Pause, Plan, ToolOutcome};
 use crate::agent::message::ModelReply;
 use crate::agent::run::{BadJournal, Run};
 use crate::job::ConnectionName;
+use crate::money::{Amount, Cost};
 use crate::reply::{Reply, ReplyEvent};
 use crate::text::plain;
 
@@ -80,6 +81,12 @@ impl Timeline {
         }
     }
 
+    /// What it cost so far; of a run that has ended its reply knows it.
+    fn cost(&self) -> Cost {
+        let account = self.run.reply().and_then(|reply| reply.event.account());
+        account.map_or_else(|| self.run.cost(), |account| account.usage.cost)
+    }
+
     /// For people: lines without anything that a terminal would obey.
     pub(crate) fn lines(&self, content: bool) -> Vec<String> {
         let job = self.run.job();
@@ -88,7 +95,7 @@ impl Timeline {
         let mut lines = vec![
             format!("run {} of {}{producer}", plain(job.id().as_str()), plain(job.identifier.as_str())),
             format!("state: {}", plain(&self.state.words)),
-            format!("{attempts} attempt(s), {steps} model turn(s)"),
+            format!("{attempts} attempt(s), {steps} model turn(s), cost {}", self.cost()),
         ];
         if job.prompt.is_empty() {
             lines.push("its time is over: only its beginning and its end are kept".to_owned());
@@ -121,6 +128,7 @@ impl Timeline {
             "state_words": self.state.words,
             "attempts": attempts,
             "steps": steps,
+            "cost": self.cost(),
             "timeline": rows.collect::<Vec<_>>(),
         });
         if let Some(producer) = job.id().producer() {
@@ -204,11 +212,11 @@ impl Row {
                 format!("{} ({}){by}", settled.verdict.as_str(), settled.door.as_str())
             }
             Event::ToolsListed { tools, left_out } => format!("{} tools, {left_out} left out", tools.len()),
-            Event::ModelReplied { reply, plans, .. } => {
+            Event::ModelReplied { reply, plans, nano_usd, .. } => {
                 content.extend(reply.message.text.iter().map(|text| format!("text: {text}")));
                 let calls = reply.message.calls.iter();
                 content.extend(calls.map(|call| format!("call: {} {}", call.name, call.arguments)));
-                answered(reply, plans)
+                answered(reply, plans, *nano_usd)
             }
             Event::Retried { call, reason } => format!("{call}: {reason}"),
             Event::ToolStarted { call_id } => tool(call_id),
@@ -261,11 +269,14 @@ fn called(plan: &Plan) -> String {
     }
 }
 
-fn answered(reply: &ModelReply, plans: &[Plan]) -> String {
+fn answered(reply: &ModelReply, plans: &[Plan], nano_usd: Option<u64>) -> String {
     let calls: Vec<String> = plans.iter().map(called).collect();
     let what = if calls.is_empty() { "an answer".to_owned() } else { format!("wants {}", calls.join(", ")) };
     match reply.usage {
-        Some(usage) => format!("{what}; {} tokens in, {} out", usage.input_tokens, usage.output_tokens),
+        Some(usage) => {
+            let cost = nano_usd.map(|nano| format!(", {}", Amount::of_nano_usd(nano))).unwrap_or_default();
+            format!("{what}; {} tokens in, {} out{cost}", usage.input_tokens, usage.output_tokens)
+        }
         None => what,
     }
 }

@@ -10,5 +10,6 @@ pub(crate) mod offers;
 pub(crate) mod parked_index;
 pub(crate) mod poster;
 pub(crate) mod single_flight;
+pub(crate) mod spending;
 pub(crate) mod tool_catalog;
 pub(crate) mod tool_source;

@@ -1,6 +1,7 @@
 //! Calling the model: one turn, retried in place, abandoned when the worker stops.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use crate::agent::examine::{self, Examined};
 use crate::agent::message::{ModelReply, ToolChoice};
 use crate::agent::plan;
 use crate::llm::{LlmError, ModelRequest};
+use crate::money::Amount;
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::{RetryDecision, retry};
 use crate::trace::{Kind, Span};
@@ -45,11 +47,13 @@ fn model_answered(span: &mut Span, reply: &ModelReply) {
 }
 
 /// Why there is no answer.
-enum Unanswered {
+pub(super) enum Unanswered {
     /// It failed, as often as it may.
     Failed(LlmError),
-    /// The run is not ours any more.
+    /// The run is not ours any more, or has to wait.
     Lost(Interruption),
+    /// A budget of the operator has no room for it.
+    OverBudget(Box<ErrorDetail>),
 }
 
 impl Attempt<'_> {
@@ -93,6 +97,12 @@ impl Attempt<'_> {
         let (reply, retries) = match asked {
             (Ok(reply), retries) => (reply, retries),
             (Err(Unanswered::Lost(why)), _) => return Err(why),
+            (Err(Unanswered::OverBudget(error)), retries) => {
+                span.fail(error.code.as_str());
+                drop(span);
+                self.leased.record(retries).await?;
+                return self.fail(*error).await;
+            }
             (Err(Unanswered::Failed(error)), retries) => {
                 span.fail(error.code());
                 drop(span);
@@ -106,15 +116,12 @@ impl Attempt<'_> {
         self.inferred(began, Some(&reply));
         let settings = self.run().settings();
         let model = settings.model.as_str();
+        let cost = self.price_of(&reply);
+        let (metrics, name) = (&self.executor.metrics, self.executor.llm.metric_name(model));
         if let Some(usage) = reply.usage {
-            let metrics = &self.executor.metrics;
-            metrics.tokens_used(
-                &self.executor.llm.metric_name(model),
-                usage.input_tokens,
-                usage.output_tokens,
-                usage.cached_tokens,
-            );
+            metrics.tokens_used(&name, usage.input_tokens, usage.output_tokens, usage.cached_tokens);
         }
+        metrics.model_cost(&name, cost);
         debug!(
             step = self.run().steps() + 1,
             model,
@@ -130,7 +137,12 @@ impl Attempt<'_> {
             None => (Vec::new(), None),
         };
         let mut events = retries;
-        events.push(Event::ModelReplied { reply: Box::new(reply), plans, answer });
+        events.push(Event::ModelReplied {
+            reply: Box::new(reply),
+            plans,
+            answer,
+            nano_usd: cost.map(Amount::nano_usd),
+        });
         self.leased.note(events)
     }
 
@@ -175,9 +187,14 @@ impl Attempt<'_> {
             user: run.job().identifier.as_str(),
         };
         let metrics = &self.executor.metrics;
+        let requests = AtomicU32::new(0);
         let complete = || async {
             self.leased.lease().assure().await.map_err(Unanswered::Lost)?;
+            let held = self.hold_for(&request, requests.fetch_add(1, Ordering::Relaxed)).await?;
             let result = self.executor.llm.complete(&request).await;
+            if let Some(held) = held {
+                self.executor.spending.settle(held, self.cost_of(&result)).await;
+            }
             if result.is_ok() {
                 self.executor.credentials.taken(Service::Provider(self.executor.llm.provider(request.model)));
             }
@@ -189,7 +206,7 @@ impl Attempt<'_> {
         };
         let decide = |unanswered: &Unanswered| match unanswered {
             Unanswered::Failed(error) => error.retry(),
-            Unanswered::Lost(_) => RetryDecision::Stop,
+            Unanswered::Lost(_) | Unanswered::OverBudget(_) => RetryDecision::Stop,
         };
         let notice = |unanswered: &Unanswered, attempt: u32, wait: Duration| {
             let Unanswered::Failed(error) = unanswered else { return };

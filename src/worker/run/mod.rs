@@ -11,6 +11,7 @@ pub(crate) mod interruption;
 pub(crate) mod lease;
 pub(crate) mod leased_run;
 mod list_tools;
+mod money;
 mod outbound_call;
 mod progress;
 pub(crate) mod revocation;
@@ -35,6 +36,7 @@ use super::resources::magic_links::MagicLinks;
 use super::resources::offers::{Offer, Offers};
 use super::resources::parked_index::ParkedIndex;
 use super::resources::poster::Poster;
+use super::resources::spending::Spending;
 use super::resources::tool_catalog::ToolCatalog;
 use crate::agent::conclusion;
 use crate::agent::event::Event;
@@ -67,6 +69,8 @@ pub(crate) struct Executor {
     pub credentials: Arc<Credentials>,
     /// Models that asked to be left alone.
     pub cooldowns: Cooldowns,
+    /// The operator's budgets.
+    pub spending: Arc<Spending>,
     /// Magic links that were handed out.
     pub magic_links: Arc<MagicLinks>,
     /// How the jobs of digests end, and which of them may ask their users.

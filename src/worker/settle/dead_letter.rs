@@ -1,5 +1,6 @@
 //! Dead letters: messages that are given up, each with its reason, for a person to look at.
 
+use serde_json::Value;
 use tracing::{debug, error, warn};
 
 use super::disposition::{REPLY_WAIT, Undeliverable};
@@ -117,7 +118,7 @@ impl Settler {
         // Bytes that name no queue have nobody who waits for an answer.
         if invalid.reply_to.is_some() || code == ErrorCode::ProducerNotAllowed {
             let error = ErrorDetail::new(code, detail.clone());
-            let account = Account { stop_reason: error.code.as_str().to_owned(), ..Account::default() };
+            let account = Account::of_refused(error.code, Value::Null);
             let failed = Failed { error, text: None, account };
             // Without an id of its own the event is named after the bytes, so that a second delivery names it the same.
             let (now, event) = (self.clock.now(), ReplyEvent::Failed(Box::new(failed)));

@@ -2,6 +2,7 @@
 
 use tracing::{debug, info, warn};
 
+use crate::money::Amount;
 use crate::reply::{Account, EffectState, Reply, ReplyEvent};
 
 /// Says how a job ended and what it took: to operators, who are to see from one line what went wrong and what to do. The words
@@ -14,6 +15,7 @@ pub(super) fn say_ended(outcome: &str, working_milliseconds: u64, reply: &Reply)
     };
     let Account { steps, tool_calls, attempts, usage, .. } = account;
     let (input_tokens, output_tokens) = (usage.input_tokens, usage.output_tokens);
+    let cost_usd = usage.cost.amount().map(Amount::usd);
     let retries: u32 = account.retries.iter().map(|retry| retry.count).sum();
     let unknown: Vec<&str> = account
         .effects
@@ -34,6 +36,7 @@ pub(super) fn say_ended(outcome: &str, working_milliseconds: u64, reply: &Reply)
                 tool_calls,
                 input_tokens,
                 output_tokens,
+                cost_usd,
                 retries,
                 attempts,
                 working_milliseconds,
@@ -42,7 +45,15 @@ pub(super) fn say_ended(outcome: &str, working_milliseconds: u64, reply: &Reply)
         }
         return info!(
             outcome,
-            steps, tool_calls, input_tokens, output_tokens, retries, attempts, working_milliseconds, "job ended"
+            steps,
+            tool_calls,
+            input_tokens,
+            output_tokens,
+            cost_usd,
+            retries,
+            attempts,
+            working_milliseconds,
+            "job ended"
         );
     };
     warn!(
@@ -56,6 +67,7 @@ pub(super) fn say_ended(outcome: &str, working_milliseconds: u64, reply: &Reply)
         tool_calls,
         input_tokens,
         output_tokens,
+        cost_usd,
         retries,
         attempts,
         working_milliseconds,

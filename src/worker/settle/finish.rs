@@ -74,6 +74,10 @@ impl Settler {
             }
         }
         self.metrics.job_ended(outcome, working);
+        let cost = reply.event.account().and_then(|account| account.usage.cost.amount());
+        if let (Some(fired), Some(cost)) = (Fired::of(job), cost) {
+            self.metrics.digest_cost(&fired.digest, cost);
+        }
         say_ended(outcome, working, reply);
         Exit::Ack
     }

@@ -115,10 +115,10 @@ impl Settler {
         mark: &str,
         error: ErrorDetail,
     ) -> Result<(), QueueError> {
+        let account = Account::of_refused(error.code, job.metadata.clone());
         let code = error.code.as_str();
         warn!(code, "the job is refused");
         debug!(message = error.message, "the caller is told");
-        let account = Account { stop_reason: code.to_owned(), metadata: job.metadata.clone(), ..Account::default() };
         let event = ReplyEvent::Failed(Box::new(Failed { error, text: None, account }));
         let reply = Reply::interim(&job.id(), mark, self.clock.now(), event);
         self.send_reply(&reply, delivery, job, None).await?;

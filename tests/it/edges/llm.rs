@@ -84,7 +84,10 @@ async fn a_conversation_with_tool_calls_goes_through_over_both_apis() {
         let first = ask(&llm, name, &messages).await.unwrap();
         assert_eq!(first.message.text.as_deref(), Some("Looking."));
         assert_eq!(first.message.calls[0].arguments, r#"{"max_results":5}"#);
-        assert_eq!(first.usage, Some(Usage { input_tokens: 100, output_tokens: 10, cached_tokens: 50 }));
+        assert_eq!(
+            first.usage,
+            Some(Usage { input_tokens: 100, output_tokens: 10, cached_tokens: 50, ..Usage::default() })
+        );
         assert_eq!(first.request_id.as_deref(), Some("req_scripted"));
         let ids: Vec<String> = first.message.calls.iter().map(|call| call.id.clone()).collect();
         assert_eq!(ids, ["call_0_0", "call_0_1"]);

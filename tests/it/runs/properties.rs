@@ -81,6 +81,7 @@ impl RandomWorld {
             seconds: 60 + 60 * u64::from(draw(10)),
             parallel_reads: usize::from(draw(4)),
             result_bytes: 1000,
+            cost_nano_usd: None,
             authorization_seconds: 3600,
             approval: ApprovalRules::stricter(&operator, &Approval::default()),
             frames_results: draw(2) == 1,
@@ -289,7 +290,7 @@ impl RandomWorld {
                 }
             }
         }
-        self.event(Event::ModelReplied { reply: Box::new(reply), plans, answer: examined.answer });
+        self.event(Event::ModelReplied { reply: Box::new(reply), plans, answer: examined.answer, nano_usd: Some(1) });
     }
 
     fn model_reply(&mut self) -> ModelReply {
@@ -315,7 +316,12 @@ impl RandomWorld {
             5 => Finish::Other("eos".into()),
             _ => Finish::Stop,
         };
-        let usage = (self.draw(4) != 1).then_some(Usage { input_tokens: 30, output_tokens: 10, cached_tokens: 0 });
+        let usage = (self.draw(4) != 1).then_some(Usage {
+            input_tokens: 30,
+            output_tokens: 10,
+            cached_tokens: 0,
+            ..Usage::default()
+        });
         let message = AssistantMessage { text, calls, provider_items: Vec::new() };
         ModelReply { message, finish, usage, model: None, request_id: None }
     }
