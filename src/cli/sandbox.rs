@@ -16,7 +16,9 @@ use crate::sandbox::{Sandbox, SandboxOptions, WebhookTarget};
   agentkit-worker sandbox --port 8787 --env-file .env
   agentkit-worker sandbox --consent-after 5 --webhook-url http://127.0.0.1:9465/webhooks/scalekit
 
-The page at http://127.0.0.1:8787/ shows accounts, faults and what tools did; /_sandbox/ steers them by requests.")]
+The page at http://127.0.0.1:8787/ shows accounts, faults and what tools did; /_sandbox/ steers them by
+requests. Served are Scalekit's REST API, the model APIs below /v1, Scalekit's MCP server of each connection at
+/mcp/v3/connections/NAME, and one of an operator's own kind at /mcp/crm.")]
 pub struct SandboxArguments {
     /// Port on 127.0.0.1; 0 takes any that is free
     #[arg(long, value_name = "P", default_value_t = 8787)]
@@ -63,6 +65,8 @@ pub(crate) async fn sandbox(context: Context, arguments: SandboxArguments) -> Re
         }
     }
     println!("# connections: {}", sandbox.connection_names().join(", "));
+    println!("# an MCP server of an operator's own kind: {}", sandbox.crm_url());
+    println!("#   with the header Authorization: Bearer {}", sandbox.crm_token());
     println!("# a page to steer it by: {}/", sandbox.scalekit_url());
     println!("# the same by requests: {}", sandbox.control_url());
     shutdown.soft().cancelled().await;

@@ -30,6 +30,12 @@ impl Tool {
     pub(super) fn input_schema(&self) -> &Value {
         &self.entry["definition"]["input_schema"]
     }
+
+    /// Whether the definition says that the tool only reads, in either of the spellings that occur.
+    pub(super) fn is_read_only(&self) -> bool {
+        let hints = &self.entry["definition"]["annotations"];
+        hints["read_only_hint"] == true || hints["readOnlyHint"] == true
+    }
 }
 
 /// All connections and tools.
@@ -66,6 +72,11 @@ impl Catalogue {
 
     pub(super) fn connection(&self, name: &str) -> Option<&Connection> {
         self.connections.get(name)
+    }
+
+    /// The connection with this name, whatever the case of its letters.
+    pub(super) fn connection_in_any_case(&self, name: &str) -> Option<&Connection> {
+        self.connections().find(|connection| connection.name.eq_ignore_ascii_case(name))
     }
 
     pub(super) fn tools(&self) -> &[Tool] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::accounts::Account;
 use super::authorization::{self, Problem};
 use super::faults::{Fault, Faults};
+use super::mcp_state::McpSettings;
 use super::request_log::RequestLog;
 use super::shared::Shared;
 
@@ -23,6 +24,8 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/_sandbox/faults", get(list_faults).post(add_faults).delete(clear_faults))
         .route("/_sandbox/requests", get(list_requests).delete(clear_requests))
         .route("/_sandbox/world/{identifier}", get(show_world))
+        .route("/_sandbox/mcp", get(show_mcp).post(set_mcp))
+        .route("/_sandbox/mcp/sessions", delete(end_sessions))
         .route("/_sandbox/reset", post(reset))
 }
 
@@ -86,6 +89,21 @@ async fn clear_requests(State(shared): State<Arc<Shared>>) {
 async fn show_world(State(shared): State<Arc<Shared>>, Path(identifier): Path<String>) -> Json<Value> {
     let now = shared.now();
     Json(json!(shared.lock().world(&identifier, now)))
+}
+
+async fn show_mcp(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let state = shared.lock();
+    Json(json!({"settings": state.mcp.settings, "sessions": state.mcp.sessions.len(), "crm": state.mcp.crm}))
+}
+
+async fn set_mcp(State(shared): State<Arc<Shared>>, Json(settings): Json<McpSettings>) -> Json<Value> {
+    let mut state = shared.lock();
+    state.mcp.settings = settings;
+    Json(json!({ "settings": state.mcp.settings }))
+}
+
+async fn end_sessions(State(shared): State<Arc<Shared>>) {
+    shared.lock().mcp.sessions.clear();
 }
 
 async fn reset(State(shared): State<Arc<Shared>>) {

@@ -19,9 +19,13 @@ use super::model::errors::model_error;
 use super::route_group::RouteGroup;
 use super::scalekit::errors::error_body;
 
-/// Lets the request meet the fault; silence lasts until `stop`.
+/// What every stream begins with: a comment, which says nothing.
+const STREAM_START: &str = ": the answer follows\r\n\r\n";
+
+/// Lets the request meet the fault; silence lasts until `stop`. `rpc_id` is the id of a message to an MCP server.
 pub(super) async fn apply(
     fault: &Fault,
+    rpc_id: Value,
     stop: &CancellationToken,
     cut: &Cut,
     request: Request,
@@ -32,7 +36,7 @@ pub(super) async fn apply(
         stop.run_until_cancelled(pause).await;
     }
     match fault.kind {
-        FaultKind::Status => answer(fault),
+        FaultKind::Status => answer(fault, &rpc_id),
         FaultKind::Delay => next.run(request).await,
         FaultKind::Reset => broken(cut),
         FaultKind::CommitThenTimeout => {
@@ -46,13 +50,36 @@ pub(super) async fn apply(
         }
         FaultKind::HalfAnswer => half(next.run(request).await).await,
         FaultKind::BigAnswer => padded(next.run(request).await, fault.big_answer_bytes).await,
+        FaultKind::RpcResult => Json(json!({"jsonrpc": "2.0", "id": rpc_id, "result": fault.result})).into_response(),
+        FaultKind::StreamEnds => {
+            let _lost = next.run(request).await;
+            stream_of(STREAM_START.into())
+        }
+        FaultKind::StreamStalls => {
+            let _lost = next.run(request).await;
+            let (stop, start) = (stop.clone(), Some(STREAM_START));
+            stream_of(Body::from_stream(stream::unfold(start, move |start| {
+                let stop = stop.clone();
+                async move {
+                    if let Some(start) = start {
+                        return Some((Ok::<_, io::Error>(start), None));
+                    }
+                    stop.cancelled().await;
+                    None
+                }
+            })))
+        }
     }
 }
 
-fn answer(fault: &Fault) -> Response {
+fn stream_of(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+fn answer(fault: &Fault, rpc_id: &Value) -> Response {
     let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let (content_type, text) = content(fault, status.as_u16());
+    let (content_type, text) = content(fault, rpc_id, status.as_u16());
     let text = if fault.truncated { text.chars().take(text.chars().count() / 2).collect() } else { text };
     let mut response = (status, [(header::CONTENT_TYPE, content_type)], text).into_response();
     for (name, value) in &fault.headers {
@@ -64,20 +91,24 @@ fn answer(fault: &Fault) -> Response {
     response
 }
 
-fn content(fault: &Fault, status: u16) -> (&'static str, String) {
+fn content(fault: &Fault, rpc_id: &Value, status: u16) -> (&'static str, String) {
     if fault.html {
         return ("text/html", format!("<html><head><title>{status}</title></head><body>{status}</body></html>"));
     }
     if let Some(Value::String(text)) = &fault.body {
         return ("text/plain", text.clone());
     }
-    let body = fault.body.clone().unwrap_or_else(|| usual_body(fault, status));
+    let body = fault.body.clone().unwrap_or_else(|| usual_body(fault, rpc_id, status));
     ("application/json", body.to_string())
 }
 
-fn usual_body(fault: &Fault, status: u16) -> Value {
+fn usual_body(fault: &Fault, rpc_id: &Value, status: u16) -> Value {
     let message = fault.message.as_deref().unwrap_or("ordered by a fault");
     let code = fault.error_code.as_deref();
+    if fault.on.is_mcp() {
+        let error = json!({"code": fault.rpc_code.unwrap_or(-32603), "message": message});
+        return json!({"jsonrpc": "2.0", "id": rpc_id, "error": error});
+    }
     if matches!(fault.on, RouteGroup::Model | RouteGroup::Models) {
         let mut body = model_error(message, code, None);
         let limited = code.filter(|code| *code == "insufficient_quota").unwrap_or("requests");
@@ -130,6 +161,10 @@ async fn padded(response: Response, bytes: usize) -> Response {
         return (parts.status, "x".repeat(bytes)).into_response();
     };
     let padding: Value = "x".repeat(bytes).into();
+    if let Some(Value::Array(content)) = answer.pointer_mut("/result/content") {
+        content.push(json!({"type": "text", "text": padding}));
+        return (parts.status, Json(answer)).into_response();
+    }
     match answer.get_mut("data") {
         Some(Value::Object(data)) => data.insert("padding".to_owned(), padding),
         _ => answer.as_object_mut().and_then(|answer| answer.insert("padding".to_owned(), padding)),

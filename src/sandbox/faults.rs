@@ -14,7 +14,7 @@ use super::route_group::RouteGroup;
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {
     pub(super) on: RouteGroup,
-    /// Only calls of this tool (for `execute`).
+    /// Only calls of this tool (for `execute` and `mcp_call`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) tool: Option<String>,
     /// How many fitting requests pass unharmed first.
@@ -51,6 +51,12 @@ pub(super) struct Fault {
     /// For `status`: further headers, such as `retry-after`.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
+    /// For `status` at an MCP server: the code of the JSON-RPC error, -32603 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rpc_code: Option<i64>,
+    /// For `rpc_result`: the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) result: Option<Value>,
     /// For `big_answer`: bytes that the answer is padded with.
     #[serde(default)]
     pub(super) big_answer_bytes: usize,
@@ -73,6 +79,12 @@ pub(super) enum FaultKind {
     HalfAnswer,
     /// Does it, and pads the answer.
     BigAnswer,
+    /// At an MCP server: does nothing and answers with the result given.
+    RpcResult,
+    /// At an MCP server: does it, and ends the stream in good order before the response was on it.
+    StreamEnds,
+    /// At an MCP server: does it, and opens a stream on which the response never comes.
+    StreamStalls,
 }
 
 fn once() -> u32 {

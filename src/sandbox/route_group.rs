@@ -20,6 +20,14 @@ pub(super) enum RouteGroup {
     Tools,
     /// `POST …/execute_tool`.
     Execute,
+    /// `POST …/mcp/connections/{name}/tokens`.
+    McpToken,
+    /// `tools/list` at an MCP server.
+    McpList,
+    /// `tools/call` at an MCP server.
+    McpCall,
+    /// Whatever else is asked of an MCP server: discovery, handshakes, the end of sessions.
+    Mcp,
     /// `GET …/agentkit/tool_call_logs`.
     Logs,
     /// What is asked of models: everything below `/v1` but the list of them.
@@ -31,8 +39,9 @@ pub(super) enum RouteGroup {
 }
 
 impl RouteGroup {
-    /// The group of a path; the routes that steer the stand-ins have none.
-    pub(super) fn of(path: &str) -> Option<Self> {
+    /// The group of a path, and of the method that a message to an MCP server names; the routes that steer the stand-ins
+    /// have none.
+    pub(super) fn of(path: &str, rpc_method: Option<&str>) -> Option<Self> {
         let group = match path {
             "/oauth/token" => Self::Token,
             "/api/v1/connected_accounts/details" => Self::Details,
@@ -42,11 +51,22 @@ impl RouteGroup {
             _ if path.starts_with("/api/v1/connected_accounts") => Self::Accounts,
             _ if path.starts_with("/api/v1/tools") => Self::Tools,
             _ if path.starts_with("/api/v1/agentkit/tool_call_logs") => Self::Logs,
+            _ if path.starts_with("/api/v1/mcp/connections/") => Self::McpToken,
+            _ if path.starts_with("/mcp/") => match rpc_method {
+                Some("tools/list") => Self::McpList,
+                Some("tools/call") => Self::McpCall,
+                _ => Self::Mcp,
+            },
             _ if path.starts_with("/v1/models") => Self::Models,
             _ if path.starts_with("/v1/") => Self::Model,
             _ if path.starts_with("/magicLink/") => Self::Consent,
             _ => return None,
         };
         Some(group)
+    }
+
+    /// Whether its requests are messages to an MCP server, and answered in that protocol's form.
+    pub(super) fn is_mcp(self) -> bool {
+        matches!(self, Self::McpList | Self::McpCall | Self::Mcp)
     }
 }

@@ -16,6 +16,8 @@ use super::webhook::Sender;
 pub(super) const CLIENT_ID: &str = "skc_sandbox";
 pub(super) const CLIENT_SECRET: &str = "sandbox-client-secret";
 pub(super) const API_KEY: &str = "sk-sandbox";
+/// What the operator's own MCP server wants to see.
+pub(super) const CRM_TOKEN: &str = "sandbox-crm-token";
 
 /// Options, state and the means to stop.
 pub(super) struct Shared {

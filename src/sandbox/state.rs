@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::accounts::Accounts;
 use super::faults::Faults;
+use super::mcp_state::McpState;
 use super::request_log::RequestLog;
 use super::tool_calls::ToolCall;
 use super::world::World;
@@ -21,6 +22,7 @@ pub(super) struct State {
     pub(super) worlds: BTreeMap<String, World>,
     pub(super) tool_calls: Vec<ToolCall>,
     pub(super) faults: Faults,
+    pub(super) mcp: McpState,
     pub(super) requests: RequestLog,
     counter: u64,
 }
@@ -28,8 +30,8 @@ pub(super) struct State {
 impl State {
     /// Drops everything but the tokens given out; numbers go on, so that nothing old is taken for something new.
     pub(super) fn forget(&mut self) {
-        let tokens = std::mem::take(&mut self.tokens);
-        *self = Self { tokens, counter: self.counter, ..Self::default() };
+        let (tokens, mcp) = (std::mem::take(&mut self.tokens), self.mcp.with_grants_alone());
+        *self = Self { tokens, mcp, counter: self.counter, ..Self::default() };
     }
 
     /// What belongs to `identifier`, made up at the first look.

@@ -12,6 +12,8 @@ pub(super) struct ToolCall {
     pub(super) account: Account,
     pub(super) tool_name: String,
     pub(super) agent_run_id: String,
+    /// The door that it came by: `API` or `MCP`.
+    pub(super) source: &'static str,
     /// `success` or `provider_error`.
     pub(super) status: &'static str,
     pub(super) error: Option<ProviderError>,
@@ -24,7 +26,7 @@ impl ToolCall {
         json!({
             "id": format!("tcl_{}", self.execution_id), "connected_account_id": self.account.id,
             "connection_id": self.account.connection_id, "connection_name": self.account.connector,
-            "provider": self.account.provider, "identifier": self.account.identifier, "source": "API",
+            "provider": self.account.provider, "identifier": self.account.identifier, "source": self.source,
             "execution_id": self.execution_id, "tool_name": self.tool_name, "status": self.status, "error_tier": "",
             "error_code": self.error.as_ref().map_or("", |error| error.code),
             "error_message": self.error.as_ref().map_or("", |error| error.message.as_str()),

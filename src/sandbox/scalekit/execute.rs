@@ -1,4 +1,4 @@
-//! `execute_tool`: chooses the account, checks the parameters, runs the tool on the identifier's world, keeps the log.
+//! `execute_tool`: chooses the account and runs the tool on it.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::fields::{Body, identifier, read, required};
 use crate::sandbox::accounts::Account;
 use crate::sandbox::authorization;
 use crate::sandbox::catalogue::Tool;
+use crate::sandbox::execution::{Execution, ExecutionOrder, execute};
 use crate::sandbox::shared::Shared;
 use crate::sandbox::state::State;
-use crate::sandbox::tool_calls::ToolCall;
-use crate::sandbox::world::{self, Effect, ProviderError};
+use crate::sandbox::world::ProviderError;
 
 /// The request's body; unknown fields are dropped silently, as the real service does.
 #[derive(Debug, Deserialize)]
@@ -50,29 +50,14 @@ fn run(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
     if !account.is_active() {
         return Err(Refusal::invalid("connected account is not active"));
     }
-    let now = shared.now();
-    let execution_id = (320_000_000_000 + state.next_number()).to_string();
-    let params = call.params.clone().unwrap_or_default();
-    let outcome = check(tool, &params).and_then(|()| {
-        let world = state.world(&account.identifier, now);
-        let before = world.clone();
-        let data = world::run(world, name, &params, now)?;
-        if *world != before {
-            world.effects.push(Effect { tool: name.to_owned(), params, execution_id: execution_id.clone(), at: now });
-        }
-        Ok(data)
-    });
-    state.accounts.mark_used(&account, shared.now());
-    let status = if outcome.is_ok() { "success" } else { "provider_error" };
-    state.tool_calls.push(ToolCall {
-        execution_id: execution_id.clone(),
+    let order = ExecutionOrder {
+        tool,
         account,
-        tool_name: name.to_owned(),
-        agent_run_id: call.agent_run_id.clone(),
-        status,
-        error: outcome.as_ref().err().cloned(),
-        started_at: now,
-    });
+        params: call.params.clone().unwrap_or_default(),
+        agent_run_id: &call.agent_run_id,
+        source: "API",
+    };
+    let Execution { execution_id, outcome } = execute(shared, &mut state, order);
     match outcome {
         Ok(data) if data.is_array() => Ok(json!({"data": {"array": data}, "execution_id": execution_id})),
         Ok(data) => Ok(json!({"data": data, "execution_id": execution_id})),
@@ -112,31 +97,4 @@ fn chosen_account(shared: &Shared, state: &mut State, call: &Call, tool: &Tool) 
         (Some(account), None) => Ok(account.clone()),
         (Some(_), Some(_)) => Err(Refusal::invalid("multiple connected accounts found")),
     }
-}
-
-/// Loose, as the real service is: what is required must be there, and numbers must be numbers.
-fn check(tool: &Tool, params: &Map<String, Value>) -> Result<(), ProviderError> {
-    let schema = tool.input_schema();
-    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        if params.get(name).is_none_or(|value| value.is_null() || value == "") {
-            let message = if name.ends_with("_id") || name == "id" {
-                format!("path templating failed: missing value for \"input.{name}\"")
-            } else {
-                format!("missing or invalid {name} parameter")
-            };
-            return Err(ProviderError::bad_parameters(message));
-        }
-    }
-    for (name, value) in params {
-        let wanted = &schema["properties"][name]["type"];
-        let fits = match wanted.as_str() {
-            Some("integer" | "number") => value.is_number() || value.is_null(),
-            Some("array") => value.is_array() || value.is_null(),
-            _ => true,
-        };
-        if !fits {
-            return Err(ProviderError::bad_parameters(format!("missing or invalid {name} parameter")));
-        }
-    }
-    Ok(())
 }

@@ -1,10 +1,11 @@
-//! The stand-in for Scalekit's REST API: tokens, accounts, tools, execution, call logs.
+//! The stand-in for Scalekit's REST API: tokens, accounts, tools, execution, call logs, tokens for MCP.
 
 mod accounts;
 mod call_log;
 pub(super) mod errors;
 mod execute;
 mod fields;
+mod mcp_tokens;
 mod paging;
 mod parameters;
 mod token;
@@ -31,6 +32,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/api/v1/execute_tool", post(execute::execute_tool))
         .route("/api/v1/agentkit/tool_call_logs", get(call_log::list))
         .route("/api/v1/agentkit/tool_call_logs/{execution_id}", get(call_log::show))
+        .route("/api/v1/mcp/connections/{name}/tokens", post(mcp_tokens::give))
         .route_layer(middleware::from_fn_with_state(Arc::clone(shared), token::demand))
         .route("/oauth/token", post(token::give))
 }

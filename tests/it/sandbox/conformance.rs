@@ -19,9 +19,14 @@ const SEEN_ELSEWHERE: [(&str, u16); 3] = [
     ("/api/v1/tools/scoped", 404),
 ];
 
-/// Routes that are not in the document: tokens are described in its text only, logs are a preview.
-const UNDOCUMENTED: [&str; 3] =
-    ["/oauth/token", "/api/v1/agentkit/tool_call_logs", "/api/v1/agentkit/tool_call_logs/{execution_id}"];
+/// Routes that are not in the document: tokens are described in its text only, logs are a preview, and what belongs to
+/// MCP servers of connections is in the SDKs alone.
+const UNDOCUMENTED: [&str; 4] = [
+    "/oauth/token",
+    "/api/v1/agentkit/tool_call_logs",
+    "/api/v1/agentkit/tool_call_logs/{execution_id}",
+    "/api/v1/mcp/connections/{name}/tokens",
+];
 
 /// Drives one peer and keeps what was driven.
 struct Driver {

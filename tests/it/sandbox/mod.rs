@@ -1,6 +1,7 @@
-//! The sandbox: stand-ins for Scalekit and the model that behave as the real ones do.
+//! The sandbox: stand-ins for Scalekit, MCP servers and the model that behave as the real ones do.
 
 mod clients;
 mod conformance;
+mod mcp;
 mod models;
 mod world;
