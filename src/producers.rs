@@ -151,6 +151,11 @@ impl Producers {
         self.by_name.keys().map(String::as_str)
     }
 
+    /// The producer of this name.
+    pub fn named(&self, name: &str) -> Option<&Producer> {
+        self.by_name.get(name)
+    }
+
     /// The producer that a user of the broker is.
     pub fn of_user(&self, user: &str) -> Option<(&str, &Producer)> {
         self.find(|producer| &producer.amqp_users, user)
@@ -172,6 +177,11 @@ impl Producer {
         queue.starts_with(BROKERS_OWN) || is_one_of(&self.reply_to, queue)
     }
 
+    /// Whether its jobs may name this model.
+    pub fn may_name(&self, model: &str) -> bool {
+        is_one_of(&self.models, model)
+    }
+
     /// What `job` asks for that it may not, each as `field: problem`.
     pub fn objections(&self, job: &Job) -> Vec<String> {
         let mut objections = Vec::new();
@@ -184,7 +194,7 @@ impl Producer {
         for connection in job.connections.iter().filter(|name| !is_one_of(&self.connections, name.as_str())) {
             object("connections", connection.as_str());
         }
-        if let Some(model) = job.model.as_ref().filter(|model| !is_one_of(&self.models, model)) {
+        if let Some(model) = job.model.as_ref().filter(|model| !self.may_name(model)) {
             object("model", model);
         }
         if let Some(queue) = job.reply_to.as_ref().filter(|queue| !self.may_be_answered_at(queue)) {

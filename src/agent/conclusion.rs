@@ -56,7 +56,8 @@ fn account(run: &Run, stop_reason: &str, now: Timestamp) -> Account {
         effects: effects(run),
         approvals: run.approvals.outcomes().to_vec(),
         usage: TotalUsage { unknown: run.usage.unknown || asked, cost: run.cost_where(asked), ..run.usage },
-        model: run.answered_by.clone().or_else(|| Some(run.settings().model.clone())),
+        model: run.answered_by.clone().or_else(|| Some(run.model().to_owned())),
+        models: run.models_asked(),
         timing: Timing {
             started_at: Some(run.started_at),
             finished_at: Some(now),
@@ -91,6 +92,19 @@ fn notices(run: &Run, stop_reason: &str, asked: bool) -> Vec<Notice> {
     }
     if let Some(message) = run.unknown_cost(asked) {
         notice(COST_UNKNOWN, message);
+    }
+    let left = run.models_asked().into_iter().filter_map(|used| Some(format!("{} ({})", used.model, used.reason?)));
+    let left: Vec<String> = left.collect();
+    if !left.is_empty() {
+        notice("model_fallback", format!("{} went on in the place of {}", run.model(), left.join(", ")));
+    }
+    if run.results_left_out() > 0 {
+        let message = format!(
+            "{} tool results were left out of the conversation on the way, the oldest first, so that it fitted the model; it was \
+             told which, and could call again",
+            run.results_left_out()
+        );
+        notice("history_compacted", message);
     }
     if stop_reason == "length" {
         notice("answer_cut", "the answer was cut at the model's output limit".to_owned());

@@ -6,13 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::approval::ApprovalRules;
 pub use super::asked::{AskedCall, Settled};
 pub use super::attempts::Pause;
 use super::effect::{CallKey, Effect};
-use super::links::AnswerRules;
 use super::message::{Conformity, ModelReply};
 pub use super::outcome::ToolOutcome;
+pub use super::settings::Settings;
 pub use super::settled_effect::SettledEffect;
 use crate::job::{ConnectionName, Job};
 use crate::reply::Reply;
@@ -27,6 +26,7 @@ use crate::reply::Reply;
 /// | 3 | [`Event::EndLost`] |
 /// | 4 | [`Event::ApprovalAsked`], [`Event::ApprovalDecided`], [`Pause::Approval`], jobs and replies that speak of approval |
 /// | 5 | [`Event::EffectSettled`], [`Event::SettlementDelivered`], jobs with `reply_url` |
+/// | 6 | [`Event::ModelSwitched`], [`Event::HistoryCompacted`], replies that name several models |
 /// | 6 | jobs with `priority`, `tenant` or connections of MCP servers (`mcp:NAME`) |
 /// | 6 | runs with a limit of their cost, replies that say that a budget is used up |
 pub const SCHEMA_VERSION: u32 = 6;
@@ -152,6 +152,21 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nano_usd: Option<u64>,
     },
+    /// From here on the run asks another model: the present one is not asked again before something has changed. What only
+    /// the former one could read of its own words is dropped.
+    ModelSwitched {
+        /// The model that was asked until then.
+        from: String,
+        /// The model that is asked from then on.
+        to: String,
+        /// The code of the failure, such as `model_gone` or `unavailable`.
+        reason: String,
+    },
+    /// The conversation was too long for the model: what these calls answered is left out of it from here on.
+    HistoryCompacted {
+        /// The calls.
+        results: Vec<String>,
+    },
     /// A call failed and is tried again in place.
     Retried {
         /// The tool, or `model`.
@@ -248,41 +263,6 @@ pub struct GivenUp {
     pub step: String,
 }
 
-/// The rules of one run, fixed at its start, so that a changed configuration does not change a run under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// As the provider knows it, such as `gpt-4o`; fixed for the run, whatever the configuration says later.
-    pub model: String,
-    /// What the system message was when the run began; the same words again keep the provider's cache warm.
-    pub instructions: String,
-    /// Model turns at most.
-    pub steps: u32,
-    /// Tool calls at most.
-    pub tool_calls: u32,
-    /// Input and output tokens at most.
-    pub tokens: u64,
-    /// Working seconds at most.
-    pub seconds: u64,
-    /// Reading calls that run at the same time.
-    pub parallel_reads: usize,
-    /// Bytes of one tool result that the model sees.
-    pub result_bytes: usize,
-    /// What the run may cost, in billionths of a US dollar.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost_nano_usd: Option<u64>,
-    /// Seconds to wait for the user's authorization.
-    pub authorization_seconds: u64,
-    /// Which calls wait for a person.
-    #[serde(default, skip_serializing_if = "ApprovalRules::is_idle")]
-    pub approval: ApprovalRules,
-    /// Whether the model gets what tools say in a frame; not in runs of earlier versions.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub frames_results: bool,
-    /// What becomes of links in the answer.
-    #[serde(default, skip_serializing_if = "AnswerRules::keeps_all")]
-    pub answer: AnswerRules,
-}
-
 /// A tool as it is pinned for a run; its definition is found again in the tool_catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedTool {
@@ -341,6 +321,8 @@ impl Event {
         match self {
             Self::Started(started) if reaches_further(started) => SCHEMA_VERSION,
             Self::Finished(reply) if reply.is_over_budget() => SCHEMA_VERSION,
+            Self::ModelSwitched { .. } | Self::HistoryCompacted { .. } => SCHEMA_VERSION,
+            Self::Finished(reply) if reply.names_models() => SCHEMA_VERSION,
             Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SETTLEMENT_VERSION,
             Self::Started(started) if started.job.reply_url.is_some() => SETTLEMENT_VERSION,
             _ if speaks_of_approval => APPROVAL_VERSION,
@@ -363,6 +345,8 @@ impl Event {
             Self::ToolsListed { .. } => "tools_listed",
             Self::ModelAsked => "model_asked",
             Self::ModelReplied { .. } => "model_replied",
+            Self::ModelSwitched { .. } => "model_switched",
+            Self::HistoryCompacted { .. } => "history_compacted",
             Self::Retried { .. } => "retried",
             Self::ToolStarted { .. } => "tool_started",
             Self::ToolNotRun { .. } => "tool_not_run",

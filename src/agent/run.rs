@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 pub use super::attempts::AttemptBefore;
 pub use super::awaited::Awaited;
+use super::compaction;
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
 use super::standing::stand;
@@ -193,6 +194,9 @@ impl Run {
                 self.asked = false;
                 self.transient_failures += u32::from(cause == Pause::Transient);
                 self.rate_limited += u32::from(cause == Pause::RateLimited);
+                if matches!(cause, Pause::Transient | Pause::RateLimited) {
+                    self.models.forgive();
+                }
                 // The call was refused once more, and the same wait goes on.
                 self.accounts_ready &= cause != Pause::Authorization;
                 self.approvals.told |= cause == Pause::Approval;
@@ -228,6 +232,17 @@ impl Run {
                 self.authorization = None;
                 self.spent.add(nano_usd);
                 turn::open(self, *reply, plans, answer);
+            }
+            Event::ModelSwitched { to, reason, .. } => {
+                self.usage.unknown |= self.asked && MAY_HAVE_COST.contains(&reason.as_str());
+                self.asked = false;
+                self.models.switch(&to, &reason);
+                turn::forget_foreign_items(self);
+            }
+            Event::HistoryCompacted { results } => {
+                // A request that was refused for its length cost nothing.
+                self.asked = false;
+                compaction::leave_out(self, results);
             }
             Event::Retried { call, reason } => {
                 self.usage.unknown |= call == MODEL_CALL && MAY_HAVE_COST.contains(&reason.as_str());
@@ -265,6 +280,7 @@ impl Run {
                 self.reopened += 1;
                 self.active = false;
                 self.forgive();
+                self.models.forgive_all();
             }
         }
         Ok(())
@@ -275,6 +291,7 @@ impl Run {
         self.crash_count = 0;
         self.transient_failures = 0;
         self.rate_limited = 0;
+        self.models.forgive();
     }
 
     fn set_call_state(&mut self, call_id: &str, state: CallState) {
@@ -695,6 +712,8 @@ mod tests {
             authorization_requested(script),
             Event::ToolsListed { tools: [].into(), left_out: 0 },
             Event::ModelAsked,
+            Event::HistoryCompacted { results: vec!["c0".into()] },
+            Event::ModelSwitched { from: "model-1".into(), to: "b".into(), reason: "unavailable".into() },
             Event::ModelReplied {
                 reply: Box::new(wants(&[("c9", READ, "{}")])),
                 plans: vec![plan],
@@ -727,8 +746,8 @@ mod tests {
         let reply = finished.reply();
         finished.event(Event::Finished(Box::new(reply)));
         let table: [(&Script, &[&str], &[&str]); 6] = [
-            (&new, &alive, &["tools_listed", "model_asked", "model_replied"]),
-            (&ready, &alive, &["model_asked", "model_replied"]),
+            (&new, &alive, &["tools_listed", "model_asked", "model_switched", "model_replied"]),
+            (&ready, &alive, &["model_asked", "model_switched", "model_replied"]),
             (&planned, &alive, &["tool_started"]),
             (&out, &alive, &["tool_started", "tool_not_run", "tool_finished"]),
             (&answered, &alive, &[]),

@@ -38,15 +38,22 @@ pub fn select(
         .filter(|tool| !denied.contains(&tool.name))
         .filter(|tool| [rules.effects, ceiling].iter().all(|most| most.allows(tool.effect)))
         .collect();
-    let left_out = allowed.len().saturating_sub(cap);
-    if left_out > 0 {
-        let words = words(prompt);
-        allowed.sort_by_cached_key(|tool| (Reverse(relevance(tool, &words)), tool.effect, tool.name.clone()));
-        allowed.truncate(cap);
-    }
-    allowed.sort_by(|one, other| (&one.name, &one.connection).cmp(&(&other.name, &other.connection)));
+    let left_out = keep_most_relevant(&mut allowed, prompt, cap);
     name_uniquely(&mut allowed);
     Selected { tools: allowed, left_out, offered }
+}
+
+/// Keeps `cap` of the tools at most, sorted by name: those that share words with the prompt, reading ones before others.
+/// Returns how many are left out.
+pub fn keep_most_relevant(tools: &mut Vec<Arc<Tool>>, prompt: &str, cap: usize) -> usize {
+    let left_out = tools.len().saturating_sub(cap);
+    if left_out > 0 {
+        let words = words(prompt);
+        tools.sort_by_cached_key(|tool| (Reverse(relevance(tool, &words)), tool.effect, tool.name.clone()));
+        tools.truncate(cap);
+    }
+    tools.sort_by(|one, other| (&one.name, &one.connection).cmp(&(&other.name, &other.connection)));
+    left_out
 }
 
 /// Two connections of one provider have tools of the same name: each but the first gets a mark of its connection.

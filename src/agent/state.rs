@@ -7,8 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::approvals::Approvals;
+use super::asked_models::AskedModels;
 use super::attempts::AttemptBefore;
 use super::awaited::Awaited;
+use super::counted_tokens::CountedTokens;
 use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
 pub use super::ledger::LedgerEntry;
@@ -81,7 +83,10 @@ pub struct Run {
     pub(super) authorization_waits: u32,
     pub(super) tools: Option<Arc<[PinnedTool]>>,
     pub(super) tools_left_out: usize,
+    pub(super) models: AskedModels,
     pub(super) messages: Vec<Message>,
+    pub(super) counted: CountedTokens,
+    pub(super) left_out: BTreeSet<String>,
     pub(super) turn: Vec<OpenCall>,
     pub(super) conclusion: Option<Conclusion>,
     pub(super) last_text: Option<String>,
@@ -125,6 +130,7 @@ impl Run {
         let messages =
             vec![Message::System(started.settings.instructions.clone()), Message::User(started.job.prompt.clone())];
         Self {
+            models: AskedModels::new(&started.settings.model),
             journal_lost: started.journal_lost,
             started,
             started_at: at,
@@ -136,6 +142,8 @@ impl Run {
             tools: None,
             tools_left_out: 0,
             messages,
+            counted: CountedTokens::default(),
+            left_out: BTreeSet::new(),
             turn: Vec::new(),
             conclusion: None,
             last_text: None,

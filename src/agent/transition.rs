@@ -62,9 +62,11 @@ impl Run {
             | Event::Finished(_) => true,
             Event::ToolsListed { .. } => self.tools.is_none(),
             Event::ModelAsked => self.turn.is_empty(),
+            Event::ModelSwitched { from, to, .. } => self.turn.is_empty() && self.models.may_switch(from, to),
             Event::ModelReplied { reply, plans, .. } => {
                 self.turn.is_empty() && plans.len() == reply.message.calls.len()
             }
+            Event::HistoryCompacted { results } => self.turn.is_empty() && self.may_leave_out(results),
             Event::ToolStarted { call_id } => {
                 matches!(state(call_id), Some((Plan::Run { .. }, CallState::Planned | CallState::Started)))
                     && self.approvals.may_leave(call_id)

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::compaction;
 use super::effect::Effect;
 use super::event::{PinnedTool, Plan, ToolOutcome};
 use super::examine::{conformity, parse};
@@ -32,12 +33,14 @@ const REPEATS_ENDED: u32 = 5;
 /// Takes in what the model said. `plans` stand beside its calls, one for each, `answer` beside its words.
 pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>, answer: Option<Conformity>) {
     run.steps += 1;
+    run.models.answered();
     run.usage.model_calls += 1;
     match reply.usage {
         Some(usage) => {
             run.usage.input_tokens = run.usage.input_tokens.saturating_add(usage.input_tokens);
             run.usage.output_tokens = run.usage.output_tokens.saturating_add(usage.output_tokens);
             run.usage.cached_tokens = run.usage.cached_tokens.saturating_add(usage.cached_tokens);
+            compaction::count(run, usage.input_tokens);
         }
         None => run.usage.unknown = true,
     }
@@ -67,6 +70,15 @@ pub(super) fn open(run: &mut Run, reply: ModelReply, plans: Vec<Plan>, answer: O
             )
         }),
         _ => open_calls(run, reply.message, plans),
+    }
+}
+
+/// Another model goes on: what only the one that made it can read is dropped, the words and the calls stay.
+pub(super) fn forget_foreign_items(run: &mut Run) {
+    for message in &mut run.messages {
+        if let Message::Assistant(said) = message {
+            said.provider_items.clear();
+        }
     }
 }
 

@@ -53,6 +53,7 @@ use crate::worker::resources::accounts::SharedAccounts;
 use crate::worker::resources::admission::Admission;
 use crate::worker::resources::cooldown::Cooldowns;
 use crate::worker::resources::credentials::{CredentialWatch, Credentials};
+use crate::worker::resources::fallbacks::Fallbacks;
 use crate::worker::resources::magic_links::MagicLinks;
 use crate::worker::resources::offers::Offers;
 use crate::worker::resources::parked_index::ParkedIndex;
@@ -94,10 +95,11 @@ impl App {
         let (scalekit, llm) =
             edges(&config, &clock, &metrics, Some(Arc::new(move |news| told.hear_of_scalekit(news))))?;
         warn_of_plain(&run_peers(&config));
-        if let Some(warning) =
-            llm.shutdown_warning(&config.model.model, clock.now().to_zoned(jiff::tz::TimeZone::UTC).date())
-        {
-            warn!("{warning}");
+        let today = clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+        for model in std::iter::once(&config.model.model).chain(config.model.fallback.iter().flatten()) {
+            if let Some(warning) = llm.shutdown_warning(model, today) {
+                warn!("{warning}");
+            }
         }
         let Backends {
             process,
@@ -158,6 +160,7 @@ impl App {
             poster: Arc::new(poster),
             credentials: credentials.clone(),
             cooldowns: Cooldowns::new(cache.clone(), clock.clone()),
+            fallbacks: Fallbacks::new(llm.clone(), config.producers.all.clone()),
             magic_links: Arc::new(MagicLinks::new(scalekit.clone(), cache, clock.clone(), encryption.clone())),
             scalekit,
             accounts,

@@ -260,26 +260,24 @@ fn tell(what: &str, error: &Error, report: &mut Report) {
 
 async fn model(context: &Context, llm: &Llm, report: &mut Report) {
     let name = &context.config.model.model;
-    let (what, provider) = (format!("model {name}"), llm.provider(name));
-    let keys = match provider {
-        DEFAULT_PROVIDER => "OPENAI_API_KEY, OPENAI_BASE_URL".to_owned(),
-        provider => format!("api_key and base_url of [providers.{provider}]"),
-    };
-    if !llm.has_key(provider) {
-        report.warn(&what, "no API key", &format!("set {keys}, unless the server wants none"));
+    let what = format!("model {name}");
+    if !llm.has_key(llm.provider(name)) {
+        report.warn(&what, "no API key", &format!("set {}, unless the server wants none", keys_of(llm, name)));
     }
-    match llm.find_model(name).await {
-        Ok(Some(_)) => report.good(&what, "the server knows it"),
-        Ok(None) => report.warn(
-            &what,
-            "the server does not know it",
-            &format!("check model.model and {keys} (some compatible servers have no list of models)"),
-        ),
-        Err(error) => report.bad(&what, &error.to_string(), &format!("check {keys} and the network")),
-    }
+    let is_there = known(llm, name, &what, report).await;
     let today = context.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    if let Some(warning) = llm.shutdown_warning(name, today) {
-        report.warn(&what, &warning, "set model.model to the successor, and try it with `agentkit-worker run --model`");
+    let warning = llm.shutdown_warning(name, today);
+    if let Some(warning) = &warning {
+        report.warn(&what, warning, "set model.model to the successor, and try it with `agentkit-worker run --model`");
+    }
+    // Nobody takes over by itself from a model that stays.
+    let needed = context.config.model.fallback.is_some() || !is_there || warning.is_some();
+    for substitute in llm.substitutes().into_iter().filter(|_| needed) {
+        let what = format!("model {substitute}, which takes over from {name}");
+        known(llm, &substitute, &what, report).await;
+        if let Some(warning) = llm.shutdown_warning(&substitute, today) {
+            report.warn(&what, &warning, "name another one in model.fallback");
+        }
     }
     other_providers(context, llm, report).await;
 }
@@ -305,5 +303,33 @@ async fn other_providers(context: &Context, llm: &Llm, report: &mut Report) {
                 );
             }
         }
+    }
+}
+
+/// Whether the server knows a model, or does not say that it does not.
+async fn known(llm: &Llm, name: &str, what: &str, report: &mut Report) -> bool {
+    match llm.find_model(name).await {
+        Ok(Some(_)) => report.good(what, "the server knows it"),
+        Ok(None) => {
+            let text = format!("the server does not know it; {}", llm.without(name));
+            let keys = keys_of(llm, name);
+            let advice = format!(
+                "check model.model, model.fallback and {keys} (some compatible servers have no list of models)"
+            );
+            report.warn(what, &text, &advice);
+            return false;
+        }
+        Err(error) => {
+            report.bad(what, &error.to_string(), &format!("check {} and the network", keys_of(llm, name)));
+        }
+    }
+    true
+}
+
+/// Where the key and the address for a model are set.
+fn keys_of(llm: &Llm, model: &str) -> String {
+    match llm.provider(model) {
+        DEFAULT_PROVIDER => "OPENAI_API_KEY, OPENAI_BASE_URL".to_owned(),
+        provider => format!("api_key and base_url of [providers.{provider}]"),
     }
 }

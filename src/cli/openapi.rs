@@ -110,7 +110,7 @@ fn paths() -> Value {
     let last = header("Last-Event-ID", "The `id` of the last event that was seen: the stream goes on behind it.");
     let follow = Operation {
         summary: "What happens to a job, as server-sent events; `id` is the number of an entry in its journal. Kinds: `started`, `running`, \
-                  `tools`, `step`, `tool_call`, `retry`, `waiting`, `authorization_required`, `approval_required`, \
+                  `tools`, `step`, `tool_call`, `retry`, `model_switched`, `history_compacted`, `waiting`, `authorization_required`, `approval_required`, \
                   `approval_decided`, `journal_lost`, `reopened`, and last the reply under its own type.",
         scope: "jobs:read",
         parameters: vec![id("The job's id."), last],

@@ -28,6 +28,11 @@ pub struct Config {
     pub model: String,
     /// Models that jobs may name, as patterns in which `*` stands for anything; any where there is none.
     pub allow: BTreeSet<String>,
+    /// Models that take over, in this order, in runs of jobs that name none. Left out, the named successor of one that its
+    /// provider does not have any more takes over, in all runs; an empty list has nobody take over.
+    pub fallback: Option<Vec<String>>,
+    /// A model that asks to come later than after so many seconds is left for one of `fallback`.
+    pub fallback_after_seconds: u64,
     /// The form of the wire.
     pub api: ApiChoice,
     /// Longest time for one attempt, in seconds. Reasoning models think for minutes.
@@ -66,6 +71,8 @@ impl Default for Config {
             tls: TlsConfig::default(),
             model: "gpt-4o".to_owned(),
             allow: BTreeSet::new(),
+            fallback: None,
+            fallback_after_seconds: 10,
             api: ApiChoice::Auto,
             timeout_seconds: 300,
             retry: Policy {
@@ -93,6 +100,11 @@ impl Config {
         }
         if self.model.trim().is_empty() {
             problems.push("model: must not be empty".to_owned());
+        }
+        for (index, name) in self.fallback.iter().flatten().enumerate() {
+            if name.trim().is_empty() {
+                problems.push(format!("fallback[{index}]: must not be empty"));
+            }
         }
         if self.timeout_seconds == 0 {
             problems.push("timeout_seconds: must be at least 1".to_owned());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::agent::models::{CONTEXT_TOO_LONG, MODEL_GONE, QUOTA_EXHAUSTED, RATE_LIMITED};
 use crate::http::{excerpt, redacted};
 use crate::retry::RetryDecision;
 
@@ -21,6 +22,15 @@ const FILTER_CODES: [&str; 3] = ["content_filter", "content_policy_violation", "
 const BUSY_CODES: [&str; 4] = ["slow_down", "server_is_overloaded", "rate_limit_exceeded", "overloaded_error"];
 /// A good key that may not use this one model: gateways say it with a 401 (LiteLLM, `proxy/_types.py`).
 const MODEL_CODES: [&str; 3] = ["key_model_access_denied", "team_model_access_denied", "model_not_found"];
+/// The model is not there, or not any more: OpenAI's code, and those of Azure, Groq and others for models taken away.
+const GONE_CODES: [&str; 6] = [
+    "model_not_found",
+    "model_deprecated",
+    "model_decommissioned",
+    "DeploymentNotFound",
+    "ModelNotFound",
+    "DeprecatedModel",
+];
 /// Longest reason of a server that goes into an error, in characters.
 const LONGEST_REASON: usize = 300;
 
@@ -79,6 +89,18 @@ pub enum LlmError {
         /// The server's id of the request.
         request_id: Option<String>,
     },
+    /// The server does not have the model, or not any more (404, 410). Other requests to it fail the same way.
+    #[error("the model's server does not have the model (status {status}{}): {message}", detail(.code.as_deref(), None))]
+    ModelGone {
+        /// The HTTP status; 200 where a failure came in a successful answer.
+        status: u16,
+        /// The server's code.
+        code: Option<String>,
+        /// The server's words, shortened.
+        message: String,
+        /// The server's id of the request.
+        request_id: Option<String>,
+    },
     /// The conversation does not fit the model's context window, or is larger than what the account may send in a minute.
     #[error("the conversation is longer than the model takes")]
     ContextTooLong {
@@ -118,6 +140,7 @@ impl LlmError {
             Self::Invalid(_)
             | Self::QuotaExhausted { .. }
             | Self::Rejected { .. }
+            | Self::ModelGone { .. }
             | Self::ContextTooLong { .. }
             | Self::ContentFiltered { .. }
             | Self::Credentials { .. } => RetryDecision::Stop,
@@ -132,10 +155,11 @@ impl LlmError {
             Self::TimedOut => "timed_out",
             Self::Interrupted(_) => "interrupted",
             Self::Unavailable { .. } => "unavailable",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::QuotaExhausted { .. } => "quota_exhausted",
+            Self::RateLimited { .. } => RATE_LIMITED,
+            Self::QuotaExhausted { .. } => QUOTA_EXHAUSTED,
             Self::Rejected { .. } => "rejected",
-            Self::ContextTooLong { .. } => "context_too_long",
+            Self::ModelGone { .. } => MODEL_GONE,
+            Self::ContextTooLong { .. } => CONTEXT_TOO_LONG,
             Self::ContentFiltered { .. } => "content_filtered",
             Self::Credentials { .. } => "credentials",
             Self::BadAnswer { .. } => "bad_answer",
@@ -146,6 +170,7 @@ impl LlmError {
     pub fn outline(&self) -> String {
         match self {
             Self::Rejected { status, .. } => format!("the model's server rejected the request (status {status})"),
+            Self::ModelGone { status, .. } => format!("the model's server does not have the model (status {status})"),
             Self::BadAnswer { .. } => "the model's server gave a malformed answer".to_owned(),
             Self::QuotaExhausted { .. } => "the model account's quota is used up".to_owned(),
             error => error.to_string(),
@@ -160,6 +185,7 @@ impl LlmError {
             | Self::RateLimited { request_id, .. }
             | Self::QuotaExhausted { request_id, .. }
             | Self::Rejected { request_id, .. }
+            | Self::ModelGone { request_id, .. }
             | Self::ContextTooLong { request_id }
             | Self::ContentFiltered { request_id }
             | Self::Credentials { request_id }
@@ -181,6 +207,7 @@ impl LlmError {
             | Self::RateLimited { request_id, .. }
             | Self::QuotaExhausted { request_id, .. }
             | Self::Rejected { request_id, .. }
+            | Self::ModelGone { request_id, .. }
             | Self::ContextTooLong { request_id }
             | Self::ContentFiltered { request_id }
             | Self::Credentials { request_id }
@@ -244,6 +271,10 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
     if is_one_of(&["context_length_exceeded"]).is_some() || tells_of_context(status, &message) {
         return LlmError::ContextTooLong { request_id: None };
     }
+    if matches!(status, 400 | 404 | 410) && is_one_of(&GONE_CODES).is_some() || tells_of_no_model(status, &message) {
+        let message = redacted(&message, LONGEST_REASON);
+        return LlmError::ModelGone { status, code, message, request_id: None };
+    }
     let busy = status == 429 || is_one_of(&BUSY_CODES).is_some();
     let passing =
         busy || matches!(status, 408 | 409 | 500..) || status == 200 && is_one_of(&["server_error"]).is_some();
@@ -275,6 +306,17 @@ fn tells_of_context(status: u16, message: &str) -> bool {
         _ => &[],
     };
     words.iter().any(|words| message.contains(words))
+}
+
+/// Compatible servers tell of a model that they do not have in words only, and Anthropic by a code that is one of anything not
+/// found. A page that is not there at all has other words.
+fn tells_of_no_model(status: u16, message: &str) -> bool {
+    const WORDS: [&str; 7] =
+        ["not found", "does not exist", "not exist", "no longer", "deprecated", "decommissioned", "retired"];
+    let message = message.to_ascii_lowercase();
+    let speaks_of_models = message.contains("model") || message.contains("deployment");
+    let is_absent = message.starts_with("model:") || WORDS.iter().any(|words| message.contains(words));
+    matches!(status, 404 | 410) && speaks_of_models && is_absent
 }
 
 fn text_of(value: Option<&Value>) -> Option<String> {
@@ -342,6 +384,56 @@ mod tests {
             assert_eq!(error.to_string(), words);
         }
         assert!(matches!(failed(401, &json!({})), LlmError::Credentials { .. }));
+    }
+
+    #[test]
+    fn a_model_that_is_gone_is_told_from_a_wrong_address_and_from_a_key_that_may_not_use_it() {
+        // As OpenAI, Azure, Anthropic, Ollama, vLLM and Groq say it.
+        let of_openai = json!({"error": {"message": "The model `gpt-4-0314` has been deprecated, learn more here: \
+            https://platform.openai.com/docs/deprecations", "type": "invalid_request_error", "param": null,
+            "code": "model_not_found"}});
+        let bodies = [
+            (404, of_openai.clone()),
+            (
+                404,
+                json!({"error": {"message": "The model `gpt-4o` does not exist or you do not have access to it.",
+                "type": "invalid_request_error", "param": null, "code": "model_not_found"}}),
+            ),
+            (404, json!({"error": {"code": "DeploymentNotFound", "message": "The API deployment does not exist."}})),
+            (404, json!({"type": "error", "error": {"type": "not_found_error", "message": "model: claude-2.1"}})),
+            (404, json!({"error": "model \"llama3\" not found, try pulling it first"})),
+            (
+                404,
+                json!({"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError",
+                "code": 404}),
+            ),
+            (410, json!({"error": {"message": "This model was retired.", "code": null}})),
+            (
+                400,
+                json!({"error": {"message": "The model `mixtral` has been decommissioned and is no longer supported.",
+                "type": "invalid_request_error", "code": "model_decommissioned"}}),
+            ),
+        ];
+        for (status, body) in bodies {
+            let error = failed(status, &body);
+            assert!(matches!(error, LlmError::ModelGone { .. }), "{body}: {error:?}");
+            assert_eq!((error.retry(), error.code()), (RetryDecision::Stop, "model_gone"));
+            assert!(!error.outline().contains("gpt"), "{}", error.outline());
+        }
+        let others = [
+            (403, of_openai.clone()),
+            (401, of_openai),
+            (404, json!("<html><h1>404 Not Found</h1></html>")),
+            (
+                404,
+                json!({"error": {"message": "Unknown request URL: POST /v2/chat/completions.", "code": "unknown_url"}}),
+            ),
+            (404, json!({})),
+            (400, json!({"error": {"message": "The model `x` does not exist", "code": "invalid_value"}})),
+        ];
+        for (status, body) in others {
+            assert!(matches!(failed(status, &body), LlmError::Rejected { .. }), "{status} {body}");
+        }
     }
 
     #[test]

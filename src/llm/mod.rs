@@ -38,6 +38,9 @@ use crate::pattern::fits;
 /// `prompt_cache_key` and `safety_identifier` are at most so long (OpenAPI document, 2026-08-21).
 const LONGEST_IDENTIFIER: usize = 64;
 
+/// Room for an answer where nobody says how long it may be: the most that the gpt-4o generation gives.
+const USUAL_OUTPUT_TOKENS: u64 = 16_384;
+
 /// A model that the server knows, as it tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownModel {
@@ -132,8 +135,11 @@ impl Llm {
     /// What the model is called in metrics. Jobs may name any, so there are few names: the configured ones, those of the
     /// table of models, and `other`; behind the name of a provider that is not the default one.
     pub fn metric_name<'m>(&'m self, model: &'m str) -> Cow<'m, str> {
-        let Config { model: own, allow, .. } = &self.config;
-        if model == own || allow.contains(model) {
+        let Config { model: own, allow, fallback, .. } = &self.config;
+        let takes_over = || self.successor(own).is_some_and(|successor| successor == model);
+        let is_configured =
+            model == own || allow.contains(model) || fallback.iter().flatten().any(|name| name == model);
+        if is_configured || fallback.is_none() && takes_over() {
             return model.into();
         }
         let Route { provider, model, .. } = self.route(model);
@@ -158,9 +164,47 @@ impl Llm {
         Some(self.price(request.model, day, input)?.at_most(input, output))
     }
 
-    /// What to tell the operator of a model that leaves its provider within 90 days or has left; names the successor.
+    /// How many tokens a request to `model` may have, so that there is room for its answer.
+    pub fn input_room(&self, model: &str) -> u64 {
+        let window = self.profile(model).context_window;
+        let answer = match self.config.max_output_tokens {
+            Some(most) => u64::from(most).min(window / 2),
+            None => USUAL_OUTPUT_TOKENS.min(window / 4),
+        };
+        window - answer
+    }
+
+    /// What to tell the operator of a model that leaves its provider within 90 days or has left: names the successor, and says
+    /// what becomes of jobs.
     pub fn shutdown_warning(&self, model: &str, today: Date) -> Option<String> {
-        self.profiles.shutdown_warning(model, today)
+        let warning = self.profiles.shutdown_warning(model, today)?;
+        Some(format!("{warning}; {}", self.without(model)))
+    }
+
+    /// What becomes of jobs once their model is gone, in words for the operator.
+    pub fn without(&self, model: &str) -> String {
+        match (&self.config.fallback, self.successor(model)) {
+            (Some(fallback), _) => {
+                let others: Vec<&str> = fallback.iter().map(String::as_str).filter(|other| *other != model).collect();
+                match others.as_slice() {
+                    [] => "once it is gone its jobs fail, as `model.fallback` names no other".to_owned(),
+                    others => format!("once it is gone jobs that name no model go on with {}", others.join(", then ")),
+                }
+            }
+            (None, Some(successor)) => format!("once it is gone its jobs go on with {successor}, and say so"),
+            (None, None) => "once it is gone its jobs fail, unless `model.fallback` names another".to_owned(),
+        }
+    }
+
+    /// The models that take over from the configured one: those of `fallback`, or its successor.
+    pub fn substitutes(&self) -> Vec<String> {
+        let Config { model, fallback, .. } = &self.config;
+        fallback.clone().unwrap_or_else(|| self.successor(model).into_iter().collect())
+    }
+
+    /// The model that the provider of `model` names instead, under the same provider's name where it has one.
+    pub fn successor(&self, model: &str) -> Option<String> {
+        self.profiles.successor(model)
     }
 
     /// Asks once.
@@ -248,13 +292,13 @@ mod tests {
     fn the_default_configuration_is_sound_and_every_problem_of_another_is_named() {
         assert_eq!(Config::default().problems(), Vec::<String>::new());
         let config: Config = serde_json::from_str(
-            r#"{"base_url": "ftp://x", "model": " ", "timeout_seconds": 0, "max_output_tokens": 0, "temperature": 3.0,
+            r#"{"base_url": "ftp://x", "model": " ", "fallback": ["a", ""], "timeout_seconds": 0, "max_output_tokens": 0, "temperature": 3.0,
                 "retry": {"attempts": 1, "initial_milliseconds": 0, "max_milliseconds": 0,
                           "max_retry_after_milliseconds": 0}}"#,
         )
         .unwrap();
         let problems = config.problems();
-        for key in ["base_url", "model", "timeout_seconds", "max_output_tokens", "temperature"] {
+        for key in ["base_url", "model", "fallback[1]", "timeout_seconds", "max_output_tokens", "temperature"] {
             assert!(problems.iter().any(|problem| problem.starts_with(&format!("{key}: "))), "{key}: {problems:?}");
         }
         for address in ["", "api.openai.com/v1", "https://", "http://user:pass@localhost/v1", "mailto:x@example.com"] {
@@ -263,6 +307,37 @@ mod tests {
         }
         assert!(serde_json::from_str::<Config>(r#"{"modle": "gpt-4o"}"#).is_err());
         assert!(serde_json::from_str::<Config>(r#"{"api": "telepathy"}"#).is_err());
+    }
+
+    #[test]
+    fn the_operator_is_told_what_becomes_of_jobs_once_their_model_is_gone() {
+        let told = |config: &str| {
+            let http = http::Client::new(&http::Config::default(), std::sync::Arc::new(crate::clock::SystemClock));
+            let config = serde_json::from_str(config).unwrap();
+            let llm = Llm::new(config, Profiles::built_in(), http.unwrap()).unwrap();
+            (llm.without(&llm.config().model), llm.substitutes())
+        };
+        let (words, substitutes) = told("{}");
+        assert!(words.contains("go on with gpt-6-luna") && substitutes == ["gpt-6-luna"], "{words}");
+        let (words, substitutes) = told(r#"{"fallback": ["a", "gpt-4o", "b"]}"#);
+        assert!(words.contains("go on with a, then b") && substitutes.len() == 3, "{words}");
+        let (words, substitutes) = told(r#"{"fallback": []}"#);
+        assert!(words.contains("its jobs fail") && substitutes.is_empty(), "{words}");
+        let (words, substitutes) = told(r#"{"model": "llama3"}"#);
+        assert!(words.contains("unless `model.fallback`") && substitutes.is_empty(), "{words}");
+    }
+
+    #[test]
+    fn a_request_leaves_room_for_its_answer() {
+        let room = |config: &str, model: &str| {
+            let http = http::Client::new(&http::Config::default(), std::sync::Arc::new(crate::clock::SystemClock));
+            let config = serde_json::from_str(config).unwrap();
+            Llm::new(config, Profiles::built_in(), http.unwrap()).unwrap().input_room(model)
+        };
+        assert_eq!(room("{}", "gpt-4o"), 128_000 - 16_384);
+        assert_eq!(room("{}", "unknown"), 32_768 * 3 / 4);
+        assert_eq!(room(r#"{"max_output_tokens": 1000}"#, "unknown"), 31_768);
+        assert_eq!(room(r#"{"max_output_tokens": 4000000}"#, "unknown"), 16_384);
     }
 
     #[test]

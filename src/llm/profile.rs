@@ -193,8 +193,17 @@ impl Profiles {
             1 => format!("leaves its provider's API on {shutdown}, in 1 day"),
             days => format!("leaves its provider's API on {shutdown}, in {days} days"),
         };
-        let successor = profile.successor.as_ref().map(|name| format!("; the named successor is {name}"));
+        let successor = self.successor(name).map(|name| format!("; the named successor is {name}"));
         Some(format!("model {name} {when}{}", successor.unwrap_or_default()))
+    }
+
+    /// The model that the provider names instead: where `name` begins with a provider's name, the same provider's.
+    pub fn successor(&self, name: &str) -> Option<String> {
+        let successor = self.find(name)?.successor.as_ref()?;
+        Some(match name.rsplit_once('/') {
+            Some((provider, _)) => format!("{provider}/{successor}"),
+            None => successor.clone(),
+        })
     }
 
     /// What a request to the model costs on `day` whose input has so many tokens. Of a model of which only the beginning of
@@ -296,6 +305,16 @@ mod tests {
         assert_eq!(shutdown("openai/gpt-4.1"), Some(date(2027, 1, 14)));
         assert_eq!(profiles.lookup("gpt-6.1-sol").api, Api::Responses);
         assert_eq!(profiles.lookup("gpt-6-luna").context_window, 1_050_000);
+    }
+
+    #[test]
+    fn a_successor_is_looked_for_at_the_same_provider() {
+        let profiles = Profiles::built_in();
+        let successor = |name: &str| profiles.successor(name);
+        assert_eq!(successor("gpt-4o").as_deref(), Some("gpt-6-luna"));
+        assert_eq!(successor("azure/gpt-4o").as_deref(), Some("azure/gpt-6-luna"));
+        assert_eq!(successor("gateway/openai/gpt-4o-mini").as_deref(), Some("gateway/openai/gpt-6-luna"));
+        assert_eq!((successor("gpt-6-luna"), successor("llama3"), successor("")), (None, None, None));
     }
 
     #[test]

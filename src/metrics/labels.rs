@@ -52,6 +52,13 @@ pub(super) struct BudgetName {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct FallbackLabels {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct TokenLabels {
     pub(super) model: String,
     pub(super) kind: &'static str,

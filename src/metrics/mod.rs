@@ -19,8 +19,8 @@ use prometheus_client::registry::Registry;
 
 pub use self::exposition::Form;
 use self::labels::{
-    ApprovalLabels, BudgetName, CacheResult, DigestName, Fire, InferenceLabels, ModelCallLabels, ModelName,
-    OutcomeLabel, QueueName, ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName, TypeLabel,
+    ApprovalLabels, BudgetName, CacheResult, DigestName, FallbackLabels, Fire, InferenceLabels, ModelCallLabels,
+    ModelName, OutcomeLabel, QueueName, ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName, TypeLabel,
 };
 use crate::decision::{Door, Verdict};
 use crate::money::Amount;
@@ -56,6 +56,7 @@ pub struct Metrics {
     tool_cache: Family<CacheResult, Counter>,
     model_calls: Family<ModelCallLabels, Counter>,
     model_retries: Family<ReasonLabel, Counter>,
+    model_fallbacks: Family<FallbackLabels, Counter>,
     model_tokens: Family<TokenLabels, Counter>,
     model_cost: Family<ModelName, Counter<f64, AtomicU64>>,
     model_cost_unknown: Family<ModelName, Counter>,
@@ -204,6 +205,12 @@ impl Metrics {
     /// A model call is tried again.
     pub fn model_retried(&self, reason: &str) {
         self.model_retries.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+    }
+
+    /// A run goes on with another model.
+    pub fn model_switched(&self, from: &str, to: &str, reason: &'static str) {
+        let labels = FallbackLabels { from: from.to_owned(), to: to.to_owned(), reason };
+        self.model_fallbacks.get_or_create(&labels).inc();
     }
 
     /// Tokens of an answered model call.

@@ -132,6 +132,7 @@ impl Default for Metrics {
             tool_cache: add(all, "tool_cache", "Look-ups of tool lists, by where they were found", Family::default()),
             model_calls: add(all, "model_calls", "Model calls, by model and outcome", Family::default()),
             model_retries: add(all, "model_retries", "Repeated model calls, by reason", Family::default()),
+            model_fallbacks: add(all, "model_fallbacks", "Switches of runs to another model", Family::default()),
             model_tokens: add(all, "model_tokens", "Tokens, by model and kind", Family::default()),
             model_cost: add(
                 all,
@@ -237,7 +238,9 @@ impl Metrics {
         {
             drop(self.tool_calls.get_or_create(&ToolCallLabels { tool: OTHER.to_owned(), effect, outcome }));
         }
-        for outcome in ["credentials", "quota_exhausted", "rate_limited", "rejected", "timed_out", "unavailable"] {
+        for outcome in
+            ["credentials", "model_gone", "quota_exhausted", "rate_limited", "rejected", "timed_out", "unavailable"]
+        {
             drop(self.model_calls.get_or_create(&ModelCallLabels { model: OTHER.to_owned(), outcome }));
         }
         for budget in ["identifier_day", "digest_firing", "day", "month"] {

@@ -166,9 +166,12 @@ pub struct Account {
     pub approvals: Vec<ApprovalOutcome>,
     /// Tokens and calls of all requests to the model, those of earlier attempts included.
     pub usage: TotalUsage,
-    /// The model's name as the provider answered it, such as `gpt-4o-2024-08-06`.
+    /// The model that gave the answer, by its name as the provider answered it, such as `gpt-4o-2024-08-06`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// All models that were to be asked, in that order, where there was more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelUse>,
     /// When and how long.
     pub timing: Timing,
     /// How often the run was taken up, the first time included.
@@ -201,6 +204,18 @@ pub struct TotalUsage {
     #[serde(default = "Cost::unsaid", skip_serializing_if = "Cost::is_unsaid")]
     #[schemars(with = "Option<crate::money::Money>")]
     pub cost: Cost,
+}
+
+/// One of several models of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelUse {
+    /// Its name as the configuration or the job has it.
+    pub model: String,
+    /// How many requests it answered; none where it was known before that it is of no use.
+    pub calls: u32,
+    /// Why the run left it for another one, such as `model_gone` or `unavailable`; absent of the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// When and how long a run worked.
@@ -314,6 +329,11 @@ impl Account {
 }
 
 impl Reply {
+    /// Whether it names several models, which readers of earlier versions do not know.
+    pub fn names_models(&self) -> bool {
+        self.event.account().is_some_and(|account| !account.models.is_empty())
+    }
+
     /// The mark of the event that ends a job.
     pub(crate) const RESULT: &str = "result";
 

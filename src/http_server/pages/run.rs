@@ -65,7 +65,7 @@ fn run_part(viewer: &Viewer<'_>, timeline: &Timeline, now: Timestamp) -> Markup 
             dl.facts {
                 div { dt { "For" } dd { (Shown(&run.job().identifier)) } }
                 @if let Some(producer) = run.job().id().producer() { div { dt { "Job of" } dd { (Shown(producer)) } } }
-                div { dt { "Model" } dd { (Shown(&run.settings().model)) } }
+                div { dt { "Model" } dd { (Shown(run.model())) } }
                 div { dt { "Attempts" } dd { (attempts) } }
                 div { dt { "Model turns" } dd { (steps) } }
                 @if let Some(account) = account { (account_facts(account)) }

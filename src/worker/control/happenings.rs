@@ -85,6 +85,10 @@ impl JournalFollower {
                 }
                 ("step", json!({"step": self.steps, "tool_calls": plans.len()}))
             }
+            Event::ModelSwitched { from, to, reason } => {
+                ("model_switched", json!({"from": from, "to": to, "reason": reason}))
+            }
+            Event::HistoryCompacted { results } => ("history_compacted", json!({"results": results.len()})),
             Event::Retried { call, reason } => ("retry", json!({"call": call, "reason": reason})),
             Event::ToolStarted { call_id } => ("tool_call", self.call(&call_id, json!({"state": "started"}))),
             Event::ToolNotRun { call_id, reason } => {

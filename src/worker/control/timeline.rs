@@ -218,6 +218,8 @@ impl Row {
                 content.extend(calls.map(|call| format!("call: {} {}", call.name, call.arguments)));
                 answered(reply, plans, *nano_usd)
             }
+            Event::ModelSwitched { from, to, reason } => format!("{to} instead of {from}: {reason}"),
+            Event::HistoryCompacted { results } => format!("{} tool results left out", results.len()),
             Event::Retried { call, reason } => format!("{call}: {reason}"),
             Event::ToolStarted { call_id } => tool(call_id),
             Event::ToolNotRun { call_id, reason } => format!("{}: {reason}; it is made again", tool(call_id)),
@@ -257,7 +259,11 @@ fn is_trouble(event: &Event) -> bool {
     match event {
         Event::ToolFinished { outcome, .. } => !matches!(outcome, ToolOutcome::Done { .. }),
         Event::Finished(reply) => matches!(reply.event, ReplyEvent::Failed(_)),
-        Event::Retried { .. } | Event::EndLost { .. } | Event::JournalLost | Event::GivenUp(_) => true,
+        Event::Retried { .. }
+        | Event::ModelSwitched { .. }
+        | Event::EndLost { .. }
+        | Event::JournalLost
+        | Event::GivenUp(_) => true,
         _ => false,
     }
 }

@@ -102,7 +102,7 @@ fn spans(trace: &Trace, run: &Run, number: u32, start: Timestamp) -> (Span, Span
     span.set("gen_ai.operation.name", "invoke_agent");
     span.set("gen_ai.agent.name", AGENT);
     span.set("gen_ai.conversation.id", job.to_string());
-    span.set("gen_ai.request.model", run.settings().model.clone());
+    span.set("gen_ai.request.model", run.model().to_owned());
     span.count("agentkit.attempt", number.into());
     if number > 1 {
         span.link(trace.place(Known::InvokeAgent(number - 1)));

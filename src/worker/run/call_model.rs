@@ -19,12 +19,9 @@ use crate::money::Amount;
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::retry::{RetryDecision, retry};
 use crate::trace::{Kind, Span};
-use crate::worker::resources::cooldown::SHORTEST;
 use crate::worker::resources::credentials::Service;
+use crate::worker::resources::fallbacks::RATE_LIMIT_WAIT;
 use crate::worker::resources::offers::Offer;
-
-/// A rate limit that does not say when to come back.
-const RATE_LIMIT_WAIT: Duration = Duration::from_secs(30);
 
 /// What a model said is checked within this time. Its steps are counted before, and take a fraction of it; this is for a
 /// process whose threads are all taken.
@@ -60,22 +57,14 @@ impl Attempt<'_> {
     /// One model turn. What the model said is journalled together with what follows from it first: a call that starts, or the
     /// run's end.
     pub(super) async fn call_model(&mut self) -> Result<(), Interruption> {
-        // Boxed, and seldom needed: only after a change of worker.
+        if !self.may_ask_model().await? {
+            return Ok(());
+        }
+        // Boxed, and seldom needed: only after a change of worker or model.
         if self.offer.is_none() && Box::pin(self.offer()).await?.is_none() {
             return Ok(());
         }
-        let model = self.run().settings().model.clone();
-        match self.executor.cooldowns.remaining(&model).await {
-            None => {}
-            Some(wait) if wait < SHORTEST => tokio::select! {
-                () = self.stop.cancelled() => return Err(Interruption::Shutdown),
-                () = tokio::time::sleep(wait) => {}
-            },
-            Some(wait) => {
-                let reason = format!("the model `{model}` asked to come later");
-                return Err(Interruption::RateLimited { wait, outline: reason.clone(), reason });
-            }
-        }
+        self.compact_history()?;
         self.leased.record(vec![Event::ModelAsked]).await?;
         self.progress("model", None);
         let left = self.run().remaining(self.leased.clock().now());
@@ -114,8 +103,8 @@ impl Attempt<'_> {
         model_answered(&mut span, &reply);
         drop(span);
         self.inferred(began, Some(&reply));
-        let settings = self.run().settings();
-        let model = settings.model.as_str();
+        let model = self.run().model();
+        self.executor.fallbacks.answered(model);
         let cost = self.price_of(&reply);
         let (metrics, name) = (&self.executor.metrics, self.executor.llm.metric_name(model));
         if let Some(usage) = reply.usage {
@@ -177,7 +166,7 @@ impl Attempt<'_> {
         };
         let id = run.job().id();
         let request = ModelRequest {
-            model: &run.settings().model,
+            model: run.model(),
             messages: run.messages(),
             tools: &offer.rendered,
             tool_choice: ToolChoice::Auto,
@@ -225,15 +214,15 @@ impl Attempt<'_> {
 
     /// The span of one request, its repeats included.
     fn model_span(&self) -> Span {
-        let (llm, settings) = (&self.executor.llm, self.run().settings());
-        let mut span = self.span.child(Kind::Client, || format!("chat {}", settings.model));
+        let (llm, model) = (&self.executor.llm, self.run().model());
+        let mut span = self.span.child(Kind::Client, || format!("chat {model}"));
         if !span.is_on() {
             return span;
         }
-        let (server, port) = llm.server(&settings.model);
+        let (server, port) = llm.server(model);
         span.set("gen_ai.operation.name", "chat");
-        span.set("gen_ai.provider.name", llm.operator(&settings.model));
-        span.set("gen_ai.request.model", settings.model.clone());
+        span.set("gen_ai.provider.name", llm.operator(model));
+        span.set("gen_ai.request.model", model.to_owned());
         span.set("gen_ai.conversation.id", self.run().job().id().to_string());
         span.set("gen_ai.output.type", if self.run().job().output_schema.is_some() { "json" } else { "text" });
         span.set_some("gen_ai.request.max_tokens", llm.config().max_output_tokens.map(i64::from));
@@ -246,7 +235,7 @@ impl Attempt<'_> {
 
     /// Counts a request, its repeats included.
     fn inferred(&self, began: Instant, reply: Option<&ModelReply>) {
-        let (llm, model) = (&self.executor.llm, &self.run().settings().model);
+        let (llm, model) = (&self.executor.llm, self.run().model());
         let tokens = reply.and_then(|reply| reply.usage).map(|usage| (usage.input_tokens, usage.output_tokens));
         let seconds = began.elapsed().as_secs_f64();
         self.executor.metrics.inferred(llm.operator(model), &llm.metric_name(model), seconds, tokens);
@@ -256,10 +245,10 @@ impl Attempt<'_> {
     /// everybody of its models has to have taken the key once before that is believed.
     async fn key_refused(&self) {
         let Executor { llm, credentials, .. } = self.executor;
-        let model = &self.run().settings().model;
+        let model = self.run().model();
         let provider = llm.provider(model);
         let service = Service::Provider(provider);
-        let refused = *model == llm.config().model
+        let refused = model == llm.config().model
             || matches!(llm.show_key(provider).await, Err(LlmError::Credentials { .. }))
             || provider != llm.provider(&llm.config().model) && !credentials.was_taken(service);
         if refused {
@@ -269,14 +258,20 @@ impl Attempt<'_> {
 
     /// What a failure that outlived its retries means for the run.
     async fn no_answer(&mut self, error: &LlmError) -> Result<(), Interruption> {
+        let wait = match error {
+            LlmError::RateLimited { retry_after, .. } => Some(retry_after.unwrap_or(RATE_LIMIT_WAIT)),
+            _ => None,
+        };
+        if self.leaves_after(error, wait).await? {
+            return Ok(());
+        }
         let code = match error {
             LlmError::QuotaExhausted { .. } => ErrorCode::ModelQuota,
-            LlmError::Rejected { .. } | LlmError::Invalid(_) => ErrorCode::ModelRejected,
+            LlmError::Rejected { .. } | LlmError::ModelGone { .. } | LlmError::Invalid(_) => ErrorCode::ModelRejected,
             LlmError::ContextTooLong { .. } => ErrorCode::TokenLimit,
             LlmError::ContentFiltered { .. } => ErrorCode::ContentFiltered,
-            LlmError::RateLimited { retry_after, .. } => {
-                let wait = retry_after.unwrap_or(RATE_LIMIT_WAIT);
-                self.executor.cooldowns.begin(&self.run().settings().model, wait).await;
+            LlmError::RateLimited { .. } => {
+                let wait = wait.unwrap_or(RATE_LIMIT_WAIT);
                 return Err(Interruption::RateLimited { wait, reason: error.to_string(), outline: error.outline() });
             }
             LlmError::Credentials { .. } => {
@@ -291,6 +286,6 @@ impl Attempt<'_> {
                 return Err(Interruption::Transient { reason: error.to_string(), outline: error.outline() });
             }
         };
-        self.fail(ErrorDetail::new(code, error.to_string())).await
+        self.fail(self.last_failure(code, error)).await
     }
 }

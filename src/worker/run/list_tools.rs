@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 use super::Attempt;
 use super::interruption::Interruption;
 use crate::agent::event::{Event, PinnedTool};
-use crate::agent::selection::{Selected, select};
+use crate::agent::selection::{Selected, keep_most_relevant, select};
 use crate::agent::tool::Tool;
 use crate::job::{ConnectionName, Identifier};
 use crate::reply::{ErrorCode, ErrorDetail};
@@ -20,7 +20,7 @@ impl Attempt<'_> {
         self.progress("tools", None);
         let Some(listed) = self.all_tools().await? else { return Ok(()) };
         let executor = self.executor;
-        let (job, profile) = (self.run().job(), executor.llm.profile(&self.run().settings().model));
+        let (job, profile) = (self.run().job(), executor.llm.profile(self.run().model()));
         let rules = executor.tool_catalog.config();
         let (deny, ceiling) = (&rules.deny, rules.effects_ceiling);
         let selected = select(listed, &job.tools, deny, ceiling, &job.prompt, profile.tool_cap);
@@ -71,11 +71,15 @@ impl Attempt<'_> {
             let pinned = self.run().pinned();
             let catalog = &self.executor.tool_catalog;
             let allowed = pinned.iter().filter(|pinned| !catalog.forbids(pinned));
-            let tools: Vec<Arc<Tool>> = allowed.filter_map(|pinned| define(pinned, &listed)).collect();
+            let mut tools: Vec<Arc<Tool>> = allowed.filter_map(|pinned| define(pinned, &listed)).collect();
             if tools.len() < pinned.len() {
                 warn!(missing = pinned.len() - tools.len(), "pinned tools are gone, or forbidden now");
             }
-            let profile = self.executor.llm.profile(&self.run().settings().model);
+            let profile = self.executor.llm.profile(self.run().model());
+            let left_out = keep_most_relevant(&mut tools, &self.run().job().prompt, profile.tool_cap);
+            if left_out > 0 {
+                warn!(tools = tools.len(), left_out, "more tools than the model takes");
+            }
             self.offer = Some(self.executor.offers.of(&profile, tools).await);
         }
         Ok(self.offer.as_ref())

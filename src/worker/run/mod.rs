@@ -7,6 +7,8 @@ mod call_model;
 mod call_tools;
 pub(crate) mod check_accounts;
 mod classify_failure;
+mod compact_history;
+mod fall_over;
 pub(crate) mod interruption;
 pub(crate) mod lease;
 pub(crate) mod leased_run;
@@ -32,6 +34,7 @@ use super::message::witness::Witness;
 use super::resources::accounts::SharedAccounts;
 use super::resources::cooldown::Cooldowns;
 use super::resources::credentials::{Credentials, Service};
+use super::resources::fallbacks::Fallbacks;
 use super::resources::magic_links::MagicLinks;
 use super::resources::offers::{Offer, Offers};
 use super::resources::parked_index::ParkedIndex;
@@ -71,6 +74,8 @@ pub(crate) struct Executor {
     pub cooldowns: Cooldowns,
     /// The operator's budgets.
     pub spending: Arc<Spending>,
+    /// Who takes over from which model.
+    pub fallbacks: Fallbacks,
     /// Magic links that were handed out.
     pub magic_links: Arc<MagicLinks>,
     /// How the jobs of digests end, and which of them may ask their users.
@@ -157,7 +162,7 @@ impl Executor {
             {
                 attempt.end_wait(&connections).await;
             }
-            let model = &attempt.run().settings().model;
+            let model = attempt.run().model();
             done.map_err(|why| self.judged(why, model))?;
         }
     }

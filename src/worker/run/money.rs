@@ -19,7 +19,7 @@ impl Attempt<'_> {
     /// What the answer costs, where its tokens and a price of them are known.
     pub(super) fn price_of(&self, reply: &ModelReply) -> Option<Amount> {
         let (usage, day) = (reply.usage?, utc_day(self.leased.clock().now()));
-        let price = self.executor.llm.price(&self.run().settings().model, day, usage.input_tokens)?;
+        let price = self.executor.llm.price(self.run().model(), day, usage.input_tokens)?;
         Some(price.of(&usage))
     }
 

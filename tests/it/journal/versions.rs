@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use agentkit_worker::internals::agent::conclusion;
 use agentkit_worker::internals::agent::effect::CallKey;
 use agentkit_worker::internals::agent::event::{Entry, Event, SettledEffect};
+use agentkit_worker::internals::agent::message::Message;
 use agentkit_worker::internals::agent::run::{BadJournal, Run, Step};
 use agentkit_worker::internals::agent::settlement::NotSettled;
 use agentkit_worker::reply::{ReplyEvent, Settlement};
@@ -17,6 +18,8 @@ const CUT: &str = include_str!("../../data/journal/v1-cut.ndjson");
 const PUT_ASIDE: &str = include_str!("../../data/journal/v2-put-aside.ndjson");
 const APPROVALS: &str = include_str!("../../data/journal/v4-approvals.ndjson");
 const SETTLED: &str = include_str!("../../data/journal/v5-settled.ndjson");
+const MODELS: &str = include_str!("../../data/journal/v6-models.ndjson");
+const COMPACTED: &str = include_str!("../../data/journal/v6-compacted.ndjson");
 const END_LOST: &str = include_str!("../../data/journal/v3-end-lost.ndjson");
 
 fn lines(journal: &str) -> Vec<String> {
@@ -37,7 +40,7 @@ fn send(to: &str) -> CallKey {
 
 #[test]
 fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
-    for line in [FINISHED, PUT_ASIDE, END_LOST, APPROVALS, SETTLED].into_iter().flat_map(lines) {
+    for line in [FINISHED, PUT_ASIDE, END_LOST, APPROVALS, SETTLED, MODELS, COMPACTED].into_iter().flat_map(lines) {
         let entry: Entry = serde_json::from_str(&line).unwrap();
         let written: Value = serde_json::to_value(entry).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(&line).unwrap());
@@ -45,11 +48,13 @@ fn an_entry_is_written_as_it_was_read_also_of_an_older_version() {
 }
 
 /// All kinds but the operator's `reopened`, which a test of its own appends.
-const KINDS: usize = 22;
+const KINDS: usize = 24;
 
 #[test]
 fn every_kind_of_event_is_kept() {
-    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST, APPROVALS, SETTLED].iter().flat_map(|journal| journal.lines());
+    let kept = [FINISHED, CUT, PUT_ASIDE, END_LOST, APPROVALS, SETTLED, MODELS, COMPACTED]
+        .iter()
+        .flat_map(|journal| journal.lines());
     let events: Vec<Event> = kept.map(|line| serde_json::from_str::<Entry>(line).unwrap().event).collect();
     let names: BTreeSet<_> = events.iter().map(Event::name).collect();
     assert_eq!(names.len(), KINDS, "{names:?}");
@@ -67,6 +72,8 @@ fn every_kind_of_event_is_kept() {
             | Event::ToolsListed { .. }
             | Event::ModelAsked
             | Event::ModelReplied { .. }
+            | Event::ModelSwitched { .. }
+            | Event::HistoryCompacted { .. }
             | Event::Retried { .. }
             | Event::ToolStarted { .. }
             | Event::ToolNotRun { .. }
@@ -145,13 +152,42 @@ fn a_run_of_version_5_knows_what_a_person_said_of_it() {
 }
 
 #[test]
+fn a_run_of_version_6_goes_on_with_the_model_that_took_over() {
+    let lines = lines(MODELS);
+    let run = replay(&lines);
+    assert_eq!(run.next(at(&lines[lines.len() - 1])), Step::CallModel);
+    assert_eq!(run.model(), "house/llama");
+    let asked: Vec<_> = run.models_asked().into_iter().map(|used| (used.model, used.calls, used.reason)).collect();
+    let expected = [
+        ("gpt-4o".to_owned(), 1, Some("model_gone".to_owned())),
+        ("gpt-6-luna".to_owned(), 0, Some("unavailable".to_owned())),
+        ("house/llama".to_owned(), 0, None),
+    ];
+    assert_eq!(asked, expected);
+    let older = lines.iter().take_while(|line| !line.contains("model_switched"));
+    assert!(older.into_iter().all(|line| line.contains(r#""schema":2"#)), "an older worker goes on up to the switch");
+}
+
+#[test]
+fn a_run_of_version_6_goes_on_without_what_was_left_out() {
+    let lines = lines(COMPACTED);
+    let run = replay(&lines);
+    assert_eq!((run.next(at(&lines[lines.len() - 1])), run.results_left_out()), (Step::CallModel, 1));
+    let told = run.messages().iter().find_map(|message| match message {
+        Message::ToolResult { call_id, content } if call_id == "c1" => Some(content),
+        _ => None,
+    });
+    assert!(told.is_some_and(|told| told.contains("gmail_fetch_mails") && !told.contains("ann")), "{told:?}");
+}
+
+#[test]
 fn a_line_of_a_newer_worker_is_refused_wherever_it_stands_and_whatever_it_says() {
     for newer in [
-        r#"{"schema":6,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
-        r#"{"schema":6,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
+        r#"{"schema":7,"at":"2026-11-24T08:00:00Z","event":"delivered"}"#,
+        r#"{"schema":7,"at":"2026-11-24T08:00:00Z","event":{"unheard_of":{"by":"us"}}}"#,
     ] {
         let journal = [lines(CUT), vec![newer.to_owned()]].concat();
-        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 6 }));
+        assert_eq!(Run::replay(&journal), Err(BadJournal::Newer { found: 7 }));
     }
 }
 

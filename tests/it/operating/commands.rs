@@ -310,6 +310,8 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
             "ok      clock: as Redis'",
             "ok      connection gmail: 1 connected",
             "ok      model gpt-4o",
+            "once it is gone its jobs go on with gpt-6-luna, and say so",
+            "ok      model gpt-6-luna, which takes over from gpt-4o: the server knows it",
             " 0 broken",
         ],
     );

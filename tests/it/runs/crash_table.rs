@@ -227,6 +227,19 @@ async fn waiting(redis: &Redis, cut: Cut, says: &'static str) -> Aftermath {
     case.end(&fuse, replies).await
 }
 
+/// A run whose model is gone, so that another one takes over, and sends a mail.
+async fn with_another_model(redis: &Redis, cut: Cut) -> Aftermath {
+    let mut case = CrashCase::new(redis, None).await;
+    case.config.model.model = "gpt-retired".into();
+    case.config.model.fallback = Some(vec!["gpt-4o".into()]);
+    case.peer.activate("gmail", "user_123").await;
+    let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
+    case.send(&format!("call gmail_send_message with {mail}")).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
+}
+
 /// A run whose worker died; the next one gives it up.
 async fn poison(redis: &Redis, cut: Cut) -> Aftermath {
     let mut case = CrashCase::new(redis, None).await;
@@ -463,6 +476,17 @@ fn check_denied(case: &str, _: Option<(&str, Failure)>, aftermath: &Aftermath) {
     assert_eq!((states.as_slice(), account.approvals.len()), ([EffectState::Denied].as_slice(), 1), "{case}");
 }
 
+fn check_fallback(case: &str, _: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let ReplyEvent::Completed(completed) = &aftermath.replies[0].event else { panic!("{case}: {aftermath:#?}") };
+    let account = &completed.account;
+    let models: Vec<_> = account.models.iter().map(|used| (used.model.as_str(), used.calls)).collect();
+    assert_eq!(models, [("gpt-retired", 0), ("gpt-4o", 2)], "{case}");
+    assert_eq!((account.effects.len(), aftermath.letters.len()), (1, 0), "{case}");
+    assert!(account.effects[0].state != EffectState::Done || aftermath.sent.len() == 1, "{case}");
+    let switches = aftermath.journal.iter().filter(|line| event_name(line) == "model_switched").count();
+    assert_eq!(switches, 1, "{case}");
+}
+
 fn check_poison(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
     let Aftermath { replies, letters, model_requests, .. } = aftermath;
     let ReplyEvent::Failed(failed) = &replies[0].event else { panic!("{case}: {replies:#?}") };
@@ -535,6 +559,18 @@ async fn a_write_that_is_denied_is_never_made_wherever_the_journal_of_its_run_en
     let points = ["append model_asked", "append model_replied+finished", "append delivered"];
     let points = [WAIT.as_slice(), &points].concat();
     table(async |cut| waiting(&redis, cut, "deny").await, check_denied, Where::There, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_model_is_gone_goes_on_with_another_one_wherever_its_journal_ends() {
+    let redis = Redis::start().await;
+    let points = [
+        "append accounts_ready+tools_listed+model_asked",
+        "append model_switched+model_asked",
+        "append model_replied+tool_started",
+        "append model_replied+finished",
+    ];
+    table(async |cut| with_another_model(&redis, cut).await, check_fallback, Where::There, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,6 +56,8 @@ struct RandomWorld {
     refused: BTreeSet<String>,
     /// Calls that nobody allowed.
     denied: BTreeSet<String>,
+    /// Models that the run must not ask again.
+    gone: BTreeSet<String>,
 }
 
 impl RandomWorld {
@@ -127,6 +129,7 @@ impl RandomWorld {
             writes: BTreeSet::new(),
             refused: BTreeSet::new(),
             denied: BTreeSet::new(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -161,6 +164,7 @@ impl RandomWorld {
                 Step::Deliver(_) => self.event(Event::Delivered),
                 Step::Done if self.draw(4) == 1 => {
                     self.event(Event::Reopened);
+                    self.gone.clear();
                     self.take_up();
                 }
                 Step::Done => return self.check_replay(),
@@ -267,8 +271,15 @@ impl RandomWorld {
 
     fn call_model(&mut self) {
         check_conversation(self.run.messages());
+        match self.draw(12) {
+            1 => _ = self.switch_models(),
+            2 | 3 => self.compact(),
+            _ => {}
+        }
+        check_conversation(self.run.messages());
         self.event(Event::ModelAsked);
         match self.draw(8) {
+            4 if self.switch_models() => return,
             1 => return self.take_up(),
             2 => return self.pause(Pause::Transient),
             3 => self.event(Event::Retried { call: "model".into(), reason: "503".into() }),
@@ -291,6 +302,33 @@ impl RandomWorld {
             }
         }
         self.event(Event::ModelReplied { reply: Box::new(reply), plans, answer: examined.answer, nano_usd: Some(1) });
+    }
+
+    /// The conversation is too long.
+    fn compact(&mut self) {
+        let room = 100 * u64::from(self.draw(10));
+        let before = self.run.estimated_tokens(0);
+        let results = self.run.results_to_leave_out(0, room);
+        if results.is_empty() {
+            return;
+        }
+        self.event(Event::HistoryCompacted { results });
+        assert!(self.run.estimated_tokens(0) <= before, "it is no longer than before");
+    }
+
+    /// The present model is of no use, and another one takes its place if there is one. Returns whether it does.
+    fn switch_models(&mut self) -> bool {
+        let chain = ["model-1", "model-2", "model-3"].map(str::to_owned);
+        let reason = ["unavailable", "model_gone", "timed_out", "rate_limited"][usize::from(self.draw(4))].to_owned();
+        let from = self.run.model().to_owned();
+        let Some(to) = self.run.next_model(&chain, &reason).map(str::to_owned) else { return false };
+        if reason == "model_gone" {
+            self.gone.insert(from.clone());
+        }
+        assert!(!self.gone.contains(&to), "{to} is gone");
+        self.event(Event::ModelSwitched { from, to: to.clone(), reason });
+        assert_eq!(self.run.model(), to);
+        true
     }
 
     fn model_reply(&mut self) -> ModelReply {
@@ -367,6 +405,7 @@ impl RandomWorld {
                 (EffectState::Unknown, ToolOutcome::Unknown { message: "timeout".into(), execution_id })
             }
             3 => (EffectState::Done, ToolOutcome::Done { content: "same".into(), execution_id }),
+            4 => (EffectState::Done, ToolOutcome::Done { content: "long ".repeat(300), execution_id }),
             _ => (EffectState::Done, ToolOutcome::Done { content: format!("result of {id}"), execution_id }),
         };
         self.event(Event::ToolFinished { call_id: id.to_owned(), outcome });
@@ -393,6 +432,11 @@ impl RandomWorld {
             other => panic!("{other:?} is not the end of a run"),
         };
         assert_eq!(account.tool_calls as usize, self.started.len());
+        if !account.models.is_empty() {
+            assert_eq!(account.models.iter().map(|used| used.calls).sum::<u32>(), account.usage.model_calls);
+            let present = account.models.iter().filter(|used| used.reason.is_none());
+            assert_eq!(present.map(|used| used.model.as_str()).collect::<Vec<_>>(), [self.run.model()]);
+        }
         let of_state = |state| account.effects.iter().filter(move |effect| effect.state == state);
         assert_eq!(of_state(EffectState::Denied).count(), self.denied.len());
         for state in [EffectState::Done, EffectState::Failed, EffectState::Unknown] {
