@@ -1,14 +1,17 @@
 //! The least rights that a worker needs at the broker and in Redis, as deploy/README.md gives them. With `TEST_LEAST_RIGHTS`
 //! all workers that are processes of their own have no more; what tests and commands do themselves is another matter.
 
+use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config};
+
 use super::setting;
 
 /// At the broker and in Redis.
 pub(crate) const USER: &str = "least-rights";
 const PASSWORD: &str = "password";
-/// The prefixes of tests, as a regular expression and as Redis' pattern.
+/// The prefixes of tests at the broker, as a regular expression.
 const PREFIXES: &str = "test-[0-9a-f]+";
-const KEYS: &str = "test-*";
+/// And in Redis, as patterns; a test with a Redis of its own may have the usual one.
+const KEYS: [&str; 2] = ["test-*", "agentkit"];
 
 pub(crate) fn are_wanted() -> bool {
     setting("TEST_LEAST_RIGHTS").is_some()
@@ -36,7 +39,20 @@ pub(super) fn redis_options() -> Vec<String> {
     if !are_wanted() {
         return Vec::new();
     }
-    [vec!["--user".to_owned(), USER.to_owned()], in_redis(KEYS)].concat()
+    let rules = KEYS.iter().flat_map(|keys| in_redis(keys)).collect();
+    [vec!["--user".to_owned(), USER.to_owned()], rules].concat()
+}
+
+/// Has the queues made that such a worker finds.
+pub(super) async fn prepare(of: &[(String, String)]) {
+    let last = |name: &str| of.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let url = last("AGENTKIT_WORKER__AMQP__URL").or_else(|| last("AMQP_URL"));
+    if let Some(url) = url.filter(|_| are_wanted()) {
+        let prefix = last("AGENTKIT_WORKER__AMQP__PREFIX").unwrap_or_else(|| "agentkit".to_owned());
+        let config = Config { url: url.into(), prefix, connect_attempts: 1, ..Config::default() };
+        // Where that fails a test may want it so.
+        let _ = AmqpQueue::connect(config).await;
+    }
 }
 
 /// The variables of a worker who is this user; on a cluster of brokers workers keep their rights.

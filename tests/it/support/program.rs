@@ -129,6 +129,7 @@ impl Program {
 
     /// Starts a worker that may not become ready.
     pub(crate) async fn worker_in_trouble(&self) -> WorkerProcess {
+        least_rights::prepare(&self.variables).await;
         let running = self.start(&["worker"]);
         let line = running.line("HTTP: /livez").await;
         let line: Value = serde_json::from_str(&line).unwrap();
