@@ -200,7 +200,7 @@ mod tests {
         let first = script.run.estimated_tokens(3000);
         assert!((1000..1100).contains(&first), "tools and prompt: {first}");
         let mut turn = wants(&[("c1", READ, "{}")]);
-        turn.usage = Some(Usage { input_tokens: 5000, output_tokens: 10, cached_tokens: 0 });
+        turn.usage = Some(Usage { input_tokens: 5000, output_tokens: 10, cached_tokens: 0, ..Usage::default() });
         script.model(turn).start("c1").done("c1", &"x".repeat(3000));
         let then = script.run.estimated_tokens(3000);
         assert!((6000..6100).contains(&then), "the tools are in the count: {then}");
@@ -219,7 +219,7 @@ mod tests {
         // All but the last one are in what the provider counted.
         let mut counted = reader(10);
         let mut turn = wants(&[("last", READ, "{}")]);
-        turn.usage = Some(Usage { input_tokens: 3000, output_tokens: 10, cached_tokens: 0 });
+        turn.usage = Some(Usage { input_tokens: 3000, output_tokens: 10, cached_tokens: 0, ..Usage::default() });
         counted.model(turn).start("last").done("last", &"y".repeat(1000));
         let tokens = counted.run.estimated_tokens(0);
         let left_out = counted.run.results_to_leave_out(0, tokens - 1);
