@@ -109,7 +109,14 @@ fn notices(run: &Run, stop_reason: &str, asked: bool) -> Vec<Notice> {
     if stop_reason == "length" {
         notice("answer_cut", "the answer was cut at the model's output limit".to_owned());
     }
-    if run.tools_left_out > 0 {
+    if run.tools_left_out > 0 && run.search.is_some() {
+        let message = format!(
+            "{} more tools could be found by `search_tools` alone, as the model takes no more at a time; name the ones you need \
+             in `tools.allow` to have them offered from the start",
+            run.tools_left_out
+        );
+        notice("tools_left_out", message);
+    } else if run.tools_left_out > 0 {
         let message = format!(
             "{} more tools were left out, as the model takes {} at most; name the ones you need in `tools.allow`",
             run.tools_left_out,
@@ -218,7 +225,7 @@ mod tests {
     fn a_cut_answer_and_tools_left_out_are_noticed() {
         let mut script = Script::new(|_| {});
         let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
-        script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 173 });
+        script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 173, finds: 0 });
         let mut cut = says("once upon");
         cut.finish = Finish::Length;
         script.model(cut);

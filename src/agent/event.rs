@@ -29,6 +29,7 @@ use crate::reply::Reply;
 /// | 6 | [`Event::ModelSwitched`], [`Event::HistoryCompacted`], replies that name several models |
 /// | 6 | jobs with `priority`, `tenant` or connections of MCP servers (`mcp:NAME`) |
 /// | 6 | runs with a limit of their cost, replies that say that a budget is used up |
+/// | 6 | [`Plan::Search`] |
 pub const SCHEMA_VERSION: u32 = 6;
 /// What a journal is written as whose effects a person settled, or whose replies go to an address.
 const SETTLEMENT_VERSION: u32 = 5;
@@ -68,6 +69,11 @@ fn first_version() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_first_version(version: &u32) -> bool {
     *version == FIRST_VERSION
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none_at_all(count: &usize) -> bool {
+    *count == 0
 }
 
 /// [`Event::Retried::call`] of a request to the model.
@@ -135,6 +141,10 @@ pub enum Event {
         tools: Arc<[PinnedTool]>,
         /// How many more there are, beyond the model's cap.
         left_out: usize,
+        /// How many tools that searches find are offered beside them; none where the run does not search. A worker of an
+        /// earlier version offers no search.
+        #[serde(default, skip_serializing_if = "is_none_at_all")]
+        finds: usize,
     },
     /// A request to the model is about to leave; without a [`Event::ModelReplied`] its cost is not known.
     ModelAsked,
@@ -289,6 +299,15 @@ pub enum Plan {
         /// Names the call by what it does.
         key: CallKey,
     },
+    /// The model looked for further tools: nothing leaves, and the call is answered at once.
+    Search {
+        /// Names the call by what it looks for.
+        key: CallKey,
+        /// What was found: offered from the next step on.
+        found: Vec<PinnedTool>,
+        /// What the model is told.
+        told: String,
+    },
     /// It never runs; the model is told why.
     Refuse {
         /// What the model is told.
@@ -297,6 +316,11 @@ pub enum Plan {
 }
 
 impl Event {
+    /// Whether it tells of a search for tools.
+    fn has_search(&self) -> bool {
+        matches!(self, Self::ModelReplied { plans, .. } if plans.iter().any(|plan| matches!(plan, Plan::Search { .. })))
+    }
+
     /// Whether the run got further by this event: what failed before it is forgiven.
     pub fn is_progress(&self) -> bool {
         matches!(
@@ -323,6 +347,7 @@ impl Event {
             Self::Finished(reply) if reply.is_over_budget() => SCHEMA_VERSION,
             Self::ModelSwitched { .. } | Self::HistoryCompacted { .. } => SCHEMA_VERSION,
             Self::Finished(reply) if reply.names_models() => SCHEMA_VERSION,
+            _ if self.has_search() => SCHEMA_VERSION,
             Self::EffectSettled(_) | Self::SettlementDelivered { .. } => SETTLEMENT_VERSION,
             Self::Started(started) if started.job.reply_url.is_some() => SETTLEMENT_VERSION,
             _ if speaks_of_approval => APPROVAL_VERSION,

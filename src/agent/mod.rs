@@ -27,6 +27,7 @@ pub mod ruling;
 pub mod run;
 #[cfg(test)]
 mod script;
+pub mod search;
 pub mod selection;
 mod settings;
 mod settled_effect;

@@ -5,17 +5,28 @@ use serde_json::{Map, Value};
 use super::effect::{CallKey, Effect};
 use super::event::Plan;
 use super::message::{AssistantMessage, ToolCall};
+use super::search::{SEARCH_TOOLS, ToolIndex, ToolSearch};
 use super::state::Run;
 use super::tool::Toolset;
 
-/// Plans for all calls of `message`, in its order, whose arguments were examined.
+/// Plans for all calls of `message`, in its order, whose arguments were examined. Searches for tools look in `index`, where the
+/// run may search.
 pub fn plan(
     run: &Run,
     message: &AssistantMessage,
     toolset: &Toolset,
+    index: Option<&ToolIndex>,
     arguments: Vec<Result<Map<String, Value>, String>>,
 ) -> Vec<Plan> {
-    message.calls.iter().zip(arguments).map(|(call, arguments)| plan_call(run, call, toolset, arguments)).collect()
+    let mut search = run.search().zip(index).map(|(room, index)| ToolSearch::new(index, room, run.pinned()));
+    let planned = |(call, arguments): (&ToolCall, Result<Map<String, Value>, String>)| match &mut search {
+        Some(search) if call.name == SEARCH_TOOLS => match arguments {
+            Ok(arguments) => search.plan(&arguments),
+            Err(reason) => Plan::Refuse { reason },
+        },
+        _ => plan_call(run, call, toolset, arguments),
+    };
+    message.calls.iter().zip(arguments).map(planned).collect()
 }
 
 fn plan_call(run: &Run, call: &ToolCall, toolset: &Toolset, arguments: Result<Map<String, Value>, String>) -> Plan {
@@ -68,7 +79,7 @@ mod tests {
     use super::*;
 
     fn plan(script: &Script, message: &AssistantMessage) -> Vec<Plan> {
-        super::plan(&script.run, message, &script.toolset, examine(message, &script.toolset, None).arguments)
+        super::plan(&script.run, message, &script.toolset, None, examine(message, &script.toolset, None).arguments)
     }
 
     fn planned(script: &Script, name: &str, arguments: &str) -> Plan {
@@ -78,7 +89,7 @@ mod tests {
     fn refusal(script: &Script, name: &str, arguments: &str) -> String {
         match planned(script, name, arguments) {
             Plan::Refuse { reason } => reason,
-            Plan::Run { tool, .. } => panic!("{} runs", tool.name),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -10,6 +10,7 @@ pub use super::awaited::Awaited;
 use super::compaction;
 use super::effect::{Effect, InDoubt, Ran, in_doubt};
 use super::event::{Entry, Event, MODEL_CALL, NOT_SECURED, NOT_WITNESSED, Pause, Plan, SCHEMA_VERSION};
+use super::search::SearchRoom;
 use super::standing::stand;
 use super::state::{CallState, Conclusion};
 pub use super::state::{LedgerEntry, OpenCall, Run};
@@ -218,8 +219,9 @@ impl Run {
             }
             Event::ApprovalAsked { calls, until } => self.approvals.ask(calls, at, until),
             Event::ApprovalDecided(settled) => self.decide(*settled, at),
-            Event::ToolsListed { tools, left_out } => {
+            Event::ToolsListed { tools, left_out, finds } => {
                 self.authorization = None;
+                self.search = (finds > 0).then(|| SearchRoom { first: tools.len(), finds });
                 self.tools = Some(tools);
                 self.tools_left_out = left_out;
             }
@@ -381,7 +383,7 @@ mod tests {
         script.event(Event::AccountsReady);
         assert_eq!(script.next(), Step::ListTools);
         let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
-        script.event(Event::ToolsListed { tools, left_out: 0 });
+        script.event(Event::ToolsListed { tools, left_out: 0, finds: 0 });
         assert_eq!(script.next(), Step::CallModel);
         script.model(wants(&[("c1", READ, "{}")]));
         assert_eq!(script.next(), Step::CallTools(vec!["c1".into()]));
@@ -710,7 +712,7 @@ mod tests {
             Event::WakeUpPublished { generation: 1 },
             Event::AccountsReady,
             authorization_requested(script),
-            Event::ToolsListed { tools: [].into(), left_out: 0 },
+            Event::ToolsListed { tools: [].into(), left_out: 0, finds: 0 },
             Event::ModelAsked,
             Event::HistoryCompacted { results: vec!["c0".into()] },
             Event::ModelSwitched { from: "model-1".into(), to: "b".into(), reason: "unavailable".into() },

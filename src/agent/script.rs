@@ -108,7 +108,7 @@ impl Script {
     pub(super) fn ready(change: impl FnOnce(&mut Started)) -> Self {
         let mut script = Self::new(change);
         let tools = script.toolset.tools().iter().map(|tool| tool.pinned()).collect();
-        script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 0 });
+        script.attempt().event(Event::AccountsReady).event(Event::ToolsListed { tools, left_out: 0, finds: 0 });
         script
     }
 
@@ -153,7 +153,7 @@ impl Script {
     pub(super) fn priced(&mut self, reply: ModelReply, nano_usd: Option<u64>) -> &mut Self {
         let Examined { arguments, answer } =
             examine(&reply.message, &self.toolset, self.run.job().output_schema.as_ref());
-        let plans = plan(&self.run, &reply.message, &self.toolset, arguments);
+        let plans = plan(&self.run, &reply.message, &self.toolset, None, arguments);
         self.event(Event::ModelAsked).event(Event::ModelReplied { reply: Box::new(reply), plans, answer, nano_usd })
     }
 

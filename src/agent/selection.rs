@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::search::{SEARCH_TOOLS, SearchRoom, terms};
 use super::tool::{Tool, marked};
 use crate::job::{OfferedEffects, ToolSelection};
 
@@ -16,12 +17,16 @@ pub struct Selected {
     pub tools: Vec<Arc<Tool>>,
     /// How many more the job allows, beyond the model's cap.
     pub left_out: usize,
+    /// How many of them are offered at a time once searches found them; none where the model does not search.
+    pub finds: usize,
+    /// All that the job allows, where the model may search among them; under the names that they have when they are offered.
+    pub searchable: Vec<Arc<Tool>>,
     /// How many the user has, before the job's and the operator's rules.
     pub offered: usize,
 }
 
 /// Selects by the job's rules and the operator's, of which the stricter counts; where more than `cap` remain, those that share words with
-/// the prompt come first, reading ones before others.
+/// the prompt come first, reading ones before others, and places are kept for what the model finds among the others.
 pub fn select(
     tools: Vec<Arc<Tool>>,
     rules: &ToolSelection,
@@ -31,6 +36,34 @@ pub fn select(
     cap: usize,
 ) -> Selected {
     let offered = tools.len();
+    let mut tools = allowed(tools, rules, denied, ceiling);
+    let room = if tools.len() > cap { SearchRoom::of(cap) } else { None };
+    name_uniquely(&mut tools, room.is_some());
+    let searchable = room.map_or_else(Vec::new, |_| tools.clone());
+    let cap = room.map_or(cap, |room| room.first);
+    let left_out = keep_most_relevant(&mut tools, prompt, cap);
+    Selected { tools, left_out, finds: room.map_or(0, |room| room.finds), searchable, offered }
+}
+
+/// All tools that may be found by a run whose model searches, under the names that [`select`] gives them.
+pub fn searchable(
+    tools: Vec<Arc<Tool>>,
+    rules: &ToolSelection,
+    denied: &BTreeSet<String>,
+    ceiling: OfferedEffects,
+) -> Vec<Arc<Tool>> {
+    let mut tools = allowed(tools, rules, denied, ceiling);
+    name_uniquely(&mut tools, true);
+    tools
+}
+
+/// What both the job and the operator allow, sorted by name.
+fn allowed(
+    tools: Vec<Arc<Tool>>,
+    rules: &ToolSelection,
+    denied: &BTreeSet<String>,
+    ceiling: OfferedEffects,
+) -> Vec<Arc<Tool>> {
     let mut allowed: Vec<Arc<Tool>> = tools
         .into_iter()
         .filter(|tool| rules.allow.is_empty() || rules.allow.contains(&tool.name))
@@ -38,9 +71,8 @@ pub fn select(
         .filter(|tool| !denied.contains(&tool.name))
         .filter(|tool| [rules.effects, ceiling].iter().all(|most| most.allows(tool.effect)))
         .collect();
-    let left_out = keep_most_relevant(&mut allowed, prompt, cap);
-    name_uniquely(&mut allowed);
-    Selected { tools: allowed, left_out, offered }
+    sort_by_name(&mut allowed);
+    allowed
 }
 
 /// Keeps `cap` of the tools at most, sorted by name: those that share words with the prompt, reading ones before others.
@@ -52,14 +84,19 @@ pub fn keep_most_relevant(tools: &mut Vec<Arc<Tool>>, prompt: &str, cap: usize) 
         tools.sort_by_cached_key(|tool| (Reverse(relevance(tool, &words)), tool.effect, tool.name.clone()));
         tools.truncate(cap);
     }
-    tools.sort_by(|one, other| (&one.name, &one.connection).cmp(&(&other.name, &other.connection)));
+    sort_by_name(tools);
     left_out
 }
 
-/// Two connections of one provider have tools of the same name: each but the first gets a mark of its connection.
-fn name_uniquely(tools: &mut [Arc<Tool>]) {
+fn sort_by_name(tools: &mut [Arc<Tool>]) {
+    tools.sort_by(|one, other| (&one.name, &one.connection).cmp(&(&other.name, &other.connection)));
+}
+
+/// Two connections of one provider have tools of the same name: each but the first gets a mark of its connection. So does a
+/// tool that is called as the search is, where the model searches.
+fn name_uniquely(tools: &mut [Arc<Tool>], searches: bool) {
     let listed = tools.to_vec();
-    let mut taken = HashSet::new();
+    let mut taken: HashSet<Cow<'_, str>> = searches.then_some(Cow::Borrowed(SEARCH_TOOLS)).into_iter().collect();
     for (tool, listed) in tools.iter_mut().zip(&listed) {
         if taken.insert(Cow::Borrowed(listed.model_name.as_str())) {
             continue;
@@ -71,10 +108,7 @@ fn name_uniquely(tools: &mut [Arc<Tool>]) {
 }
 
 fn words(text: &str) -> HashSet<String> {
-    text.split(|character: char| !character.is_alphanumeric())
-        .filter(|word| word.chars().count() > 2)
-        .map(|word| word.to_lowercase().trim_end_matches('s').to_owned())
-        .collect()
+    terms(text).collect()
 }
 
 /// A word in the name says more than one in the description.
@@ -130,9 +164,34 @@ mod tests {
             .collect();
         let selected =
             select(tools, &ToolSelection::default(), &BTreeSet::new(), OfferedEffects::All, "List my open issues", 128);
-        assert_eq!((selected.tools.len(), selected.left_out, selected.offered), (128, 173, 301));
+        assert_eq!((selected.tools.len(), selected.left_out, selected.offered), (95, 206, 301));
+        assert_eq!((selected.finds, selected.searchable.len()), (32, 301), "the search has the last place");
         assert!(names(&selected).contains(&"github_list_issues"));
         assert!(names(&selected).is_sorted());
+    }
+
+    #[test]
+    fn what_may_be_searched_keeps_its_names_and_holds_nothing_that_is_denied() {
+        let listed = || {
+            let tools = ["search_tools", "b_read", "c_send", "d_list"].map(|name| tool(name, "work"));
+            tools.into_iter().chain([tool("b_read", "home")]).collect::<Vec<_>>()
+        };
+        let denied = BTreeSet::from(["d_list".to_owned()]);
+        let rules = ToolSelection { effects: OfferedEffects::Read, ..Default::default() };
+        let selected = select(listed(), &ToolSelection::default(), &denied, OfferedEffects::All, "", 3);
+        assert_eq!((selected.finds, selected.tools.len(), selected.left_out), (0, 3, 1), "too few places for a search");
+        let many = || (0..10).map(|index| tool(&format!("e_list_{index}"), "work")).chain(listed()).collect::<Vec<_>>();
+        let selected = select(many(), &rules, &denied, OfferedEffects::All, "", 8);
+        assert_eq!((selected.tools.len(), selected.finds), (5, 2));
+        let found: Vec<&str> = selected.searchable.iter().map(|tool| tool.model_name.as_str()).collect();
+        assert!(
+            !found.contains(&"c_send") && !found.contains(&"d_list") && !found.contains(&SEARCH_TOOLS),
+            "{found:?}"
+        );
+        assert!(found.iter().any(|name| name.starts_with("search_tools_")), "{found:?}");
+        assert_eq!(found.len(), 13);
+        let again = searchable(many(), &rules, &denied, OfferedEffects::All);
+        assert_eq!(again, selected.searchable);
     }
 
     #[test]

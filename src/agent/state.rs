@@ -15,6 +15,7 @@ use super::effect::{CallKey, Effect};
 use super::event::{GivenUp, Pause, PinnedTool, Plan, Settings, Started};
 pub use super::ledger::LedgerEntry;
 use super::message::{Message, ToolCall};
+use super::search::SearchRoom;
 use super::settled_effect::KeptSettlement;
 use super::spent::Spent;
 use crate::clock::milliseconds_between;
@@ -84,6 +85,7 @@ pub struct Run {
     pub(super) tools: Option<Arc<[PinnedTool]>>,
     pub(super) tools_left_out: usize,
     pub(super) models: AskedModels,
+    pub(super) search: Option<SearchRoom>,
     pub(super) messages: Vec<Message>,
     pub(super) counted: CountedTokens,
     pub(super) left_out: BTreeSet<String>,
@@ -141,6 +143,7 @@ impl Run {
             authorization_waits: 0,
             tools: None,
             tools_left_out: 0,
+            search: None,
             messages,
             counted: CountedTokens::default(),
             left_out: BTreeSet::new(),
@@ -206,7 +209,12 @@ impl Run {
         &self.messages
     }
 
-    /// The tools pinned for the run, once there are any.
+    /// How the run's offer is shared out, where its model may search for further tools.
+    pub fn search(&self) -> Option<SearchRoom> {
+        self.search
+    }
+
+    /// The tools pinned for the run, once there are any: those from the start, and then those found.
     pub fn pinned(&self) -> &[PinnedTool] {
         self.tools.as_deref().unwrap_or_default()
     }
@@ -278,8 +286,9 @@ impl Run {
     /// Whether the run may start something that is more than reading, by its tools or else by its job, or has.
     pub fn may_have_effects(&self) -> bool {
         let allowed = match &self.tools {
-            Some(tools) => tools.iter().any(|tool| tool.effect != Effect::Read),
-            None => self.job().tools.effects == OfferedEffects::All,
+            Some(tools) if self.search.is_none() => tools.iter().any(|tool| tool.effect != Effect::Read),
+            // What is listed, or found, may be any that the job allows.
+            _ => self.job().tools.effects == OfferedEffects::All,
         };
         allowed || self.has_effects()
     }

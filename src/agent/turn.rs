@@ -15,6 +15,7 @@ use super::message::{AssistantMessage, Conformity, Finish, Message, ModelReply};
 use super::result;
 pub use super::state::Conclusion;
 use super::state::{CallState, LedgerEntry, OpenCall, Run};
+use super::tool::model_name;
 use crate::key::digest;
 use crate::money::Amount;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
@@ -83,7 +84,7 @@ pub(super) fn forget_foreign_items(run: &mut Run) {
 }
 
 fn open_calls(run: &mut Run, message: AssistantMessage, plans: Vec<Plan>) {
-    let wanted = plans.iter().filter(|plan| matches!(plan, Plan::Run { .. })).count();
+    let wanted = plans.iter().filter(|plan| !matches!(plan, Plan::Refuse { .. })).count();
     let limit = run.settings().tool_calls;
     if u64::from(run.calls_made) + wanted as u64 > u64::from(limit) {
         let text = format!("the model wanted {wanted} more tool calls after {}, {limit} are allowed", run.calls_made);
@@ -94,11 +95,19 @@ fn open_calls(run: &mut Run, message: AssistantMessage, plans: Vec<Plan>) {
     if message.text.is_some() {
         run.last_text.clone_from(&message.text);
     }
+    let frames = run.settings().frames_results;
+    for plan in &plans {
+        take_finds(run, plan);
+    }
     let calls = message.calls.iter().cloned().zip(plans);
     run.turn = calls
         .map(|(call, plan)| {
             let state = match &plan {
                 Plan::Run { .. } => CallState::Planned,
+                Plan::Search { told, .. } => {
+                    let content = if frames { result::framed(told) } else { told.clone() };
+                    CallState::Answered { content, succeeded: true }
+                }
                 Plan::Refuse { reason } => CallState::Answered { content: refusal(reason), succeeded: false },
             };
             OpenCall { call, plan, state }
@@ -106,6 +115,13 @@ fn open_calls(run: &mut Run, message: AssistantMessage, plans: Vec<Plan>) {
         .collect();
     run.messages.push(Message::Assistant(message));
     close_when_answered(run);
+}
+
+/// What a search found is offered from now on.
+fn take_finds(run: &mut Run, plan: &Plan) {
+    let (Plan::Search { found, .. }, Some(room)) = (plan, run.search) else { return };
+    run.calls_made += 1;
+    run.tools = Some(room.with(run.pinned(), found).0.into());
 }
 
 /// The model answered in words.
@@ -199,6 +215,7 @@ pub(super) fn lose_end(run: &mut Run, call_id: &str, tool: &str) {
     let Some(last) = run.turn.iter().position(|open| open.call.id == call_id) else {
         let known = run.ledger.iter().any(|entry| entry.call_id == call_id);
         let pinned = run.pinned().iter().find(|pinned| pinned.name == tool).cloned();
+        let pinned = pinned.or_else(|| run.search.and_then(|_| lost_find(run, tool)));
         if let Some(tool) = pinned.filter(|_| !known) {
             run.calls_made += 1;
             run.ledger.push(LedgerEntry {
@@ -214,7 +231,7 @@ pub(super) fn lose_end(run: &mut Run, call_id: &str, tool: &str) {
     };
     let changes = |open: &OpenCall| match &open.plan {
         Plan::Run { tool, .. } => tool.effect != Effect::Read && open.state == CallState::Planned,
-        Plan::Refuse { .. } => false,
+        Plan::Search { .. } | Plan::Refuse { .. } => false,
     };
     let started: Vec<String> =
         run.turn[..=last].iter().filter(|open| changes(open)).map(|open| open.call.id.clone()).collect();
@@ -224,6 +241,16 @@ pub(super) fn lose_end(run: &mut Run, call_id: &str, tool: &str) {
         }
         record_start(run, &call_id);
     }
+}
+
+/// The tool of a lost call that no pinned one is, as the journal lost that it was found: of the job's connections the one that
+/// it is named after, else the first.
+fn lost_find(run: &Run, tool: &str) -> Option<PinnedTool> {
+    let connections = &run.started.job.connections;
+    let named = connections.iter().find(|connection| tool.starts_with(connection.as_str()));
+    let connection = named.or_else(|| connections.first())?.clone();
+    let (name, model_name) = (tool.to_owned(), model_name(tool));
+    Some(PinnedTool { name, model_name, connection, effect: Effect::Write })
 }
 
 /// The call proved not to have run.
@@ -280,7 +307,7 @@ fn close_when_answered(run: &mut Run) {
     for OpenCall { call, plan, state } in std::mem::take(&mut run.turn) {
         let CallState::Answered { content, succeeded } = state else { continue };
         fruitful |= succeeded;
-        if let Plan::Run { key, .. } = plan {
+        if let Plan::Run { key, .. } | Plan::Search { key, .. } = plan {
             keys.insert((key, digest(&content, 8)));
         }
         run.messages.push(Message::ToolResult { call_id: call.id, content });

@@ -211,7 +211,7 @@ impl Row {
                 let by = settled.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
                 format!("{} ({}){by}", settled.verdict.as_str(), settled.door.as_str())
             }
-            Event::ToolsListed { tools, left_out } => format!("{} tools, {left_out} left out", tools.len()),
+            Event::ToolsListed { tools, left_out, .. } => format!("{} tools, {left_out} left out", tools.len()),
             Event::ModelReplied { reply, plans, nano_usd, .. } => {
                 content.extend(reply.message.text.iter().map(|text| format!("text: {text}")));
                 let calls = reply.message.calls.iter();
@@ -271,6 +271,7 @@ fn is_trouble(event: &Event) -> bool {
 fn called(plan: &Plan) -> String {
     match plan {
         Plan::Run { tool, .. } => tool.name.clone(),
+        Plan::Search { found, .. } => format!("a search for tools ({} found)", found.len()),
         Plan::Refuse { .. } => "a refused call".to_owned(),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::event::PinnedTool;
+use crate::agent::search;
 use crate::agent::tool::{Tool, Toolset};
 use crate::llm::{Api, Profile, RenderedTools};
 
@@ -33,6 +34,8 @@ struct Content {
     api: Api,
     description_cap: usize,
     tools: Vec<Arc<Tool>>,
+    /// Whether the search for further tools stands behind them.
+    searches: bool,
 }
 
 impl Hash for Content {
@@ -52,16 +55,17 @@ impl Default for Offers {
 }
 
 impl Offers {
-    /// The offer of `tools` to a model of this profile.
-    pub(crate) async fn of(&self, profile: &Profile, tools: Vec<Arc<Tool>>) -> Arc<Offer> {
-        let content = Content { api: profile.api, description_cap: profile.description_cap, tools };
+    /// The offer of `tools` to a model of this profile, and of the search for further ones.
+    pub(crate) async fn of(&self, profile: &Profile, tools: Vec<Arc<Tool>>, searches: bool) -> Arc<Offer> {
+        let content = Content { api: profile.api, description_cap: profile.description_cap, tools, searches };
         if let Some(offer) = self.recent.get(&content).await {
             return offer;
         }
         let tools = content.tools.clone();
         let offer = async {
+            let search = searches.then(search::definition);
             Arc::new(Offer {
-                rendered: RenderedTools::new(profile, tools.iter().map(|tool| &**tool)),
+                rendered: RenderedTools::new(profile, tools.iter().map(|tool| &**tool).chain(&search)),
                 pinned: tools.iter().map(|tool| tool.pinned()).collect(),
                 toolset: Toolset::new(tools),
             })
@@ -89,7 +93,7 @@ mod tests {
     }
 
     async fn offer(offers: &Offers, profile: &Profile, tool: Tool) -> Arc<Offer> {
-        offers.of(profile, vec![Arc::new(tool)]).await
+        offers.of(profile, vec![Arc::new(tool)], false).await
     }
 
     #[tokio::test]

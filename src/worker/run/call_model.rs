@@ -121,10 +121,12 @@ impl Attempt<'_> {
         let (plans, answer) = match self.offer.clone() {
             Some(offer) => {
                 let Examined { arguments, answer } = self.examine(&reply, offer.clone()).await;
-                (plan::plan(self.run(), &reply.message, &offer.toolset, arguments), answer)
+                let index = self.index_for(&reply.message).await;
+                (plan::plan(self.run(), &reply.message, &offer.toolset, index.as_deref(), arguments), answer)
             }
             None => (Vec::new(), None),
         };
+        self.searched(&plans);
         let mut events = retries;
         events.push(Event::ModelReplied {
             reply: Box::new(reply),

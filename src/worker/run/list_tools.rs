@@ -6,8 +6,9 @@ use tracing::{debug, warn};
 
 use super::Attempt;
 use super::interruption::Interruption;
+use super::searchable::Searchable;
 use crate::agent::event::{Event, PinnedTool};
-use crate::agent::selection::{Selected, keep_most_relevant, select};
+use crate::agent::selection::{Selected, keep_most_relevant, searchable, select};
 use crate::agent::tool::Tool;
 use crate::job::{ConnectionName, Identifier};
 use crate::reply::{ErrorCode, ErrorDetail};
@@ -24,17 +25,24 @@ impl Attempt<'_> {
         let rules = executor.tool_catalog.config();
         let (deny, ceiling) = (&rules.deny, rules.effects_ceiling);
         let selected = select(listed, &job.tools, deny, ceiling, &job.prompt, profile.tool_cap);
+        let searches = selected.finds > 0;
         if selected.tools.is_empty() {
             return self.fail(nothing_allowed(&selected)).await;
         }
         if selected.left_out > 0 {
-            warn!(tools = selected.tools.len(), left_out = selected.left_out, "more tools than the model takes");
+            warn!(
+                tools = selected.tools.len(),
+                left_out = selected.left_out,
+                searches,
+                "more tools than the model takes"
+            );
         }
         debug!(tools = selected.tools.len(), "tools listed");
-        let offer = executor.offers.of(&profile, selected.tools).await;
-        let pinned = offer.pinned.clone();
-        self.leased.note(vec![Event::ToolsListed { tools: pinned, left_out: selected.left_out }])?;
+        let offer = executor.offers.of(&profile, selected.tools, searches).await;
+        let (tools, left_out, finds) = (offer.pinned.clone(), selected.left_out, selected.finds);
+        self.leased.note(vec![Event::ToolsListed { tools, left_out, finds }])?;
         self.offer = Some(offer);
+        self.searchable = searches.then(|| Searchable::new(selected.searchable));
         Ok(())
     }
 
@@ -64,23 +72,45 @@ impl Attempt<'_> {
         Ok(Some(all))
     }
 
-    /// The pinned tools with their definitions; found again after a change of worker.
+    /// The pinned tools with their definitions; found again after a change of worker, and after the model found more.
     pub(super) async fn offer(&mut self) -> Result<Option<&Arc<Offer>>, Interruption> {
         if self.offer.is_none() {
-            let Some(listed) = self.all_tools().await? else { return Ok(None) };
+            let searches = self.run().search().is_some();
+            if searches && self.searchable.is_none() {
+                let Some(listed) = self.all_tools().await? else { return Ok(None) };
+                let (rules, allowed) = (self.executor.tool_catalog.config(), &self.run().job().tools);
+                let tools = searchable(listed, allowed, &rules.deny, rules.effects_ceiling);
+                self.searchable = Some(Searchable::new(tools));
+            }
+            let listed = match &self.searchable {
+                Some(searchable) => searchable.tools(),
+                None => match self.all_tools().await? {
+                    Some(listed) => listed.into(),
+                    None => return Ok(None),
+                },
+            };
             let pinned = self.run().pinned();
             let catalog = &self.executor.tool_catalog;
-            let allowed = pinned.iter().filter(|pinned| !catalog.forbids(pinned));
-            let mut tools: Vec<Arc<Tool>> = allowed.filter_map(|pinned| define(pinned, &listed)).collect();
-            if tools.len() < pinned.len() {
-                warn!(missing = pinned.len() - tools.len(), "pinned tools are gone, or forbidden now");
+            let defined = |pinned: &[PinnedTool]| -> Vec<Arc<Tool>> {
+                let allowed = pinned.iter().filter(|pinned| !catalog.forbids(pinned));
+                allowed.filter_map(|pinned| define(pinned, &listed)).collect()
+            };
+            let (first, found) = pinned.split_at(self.run().search().map_or(pinned.len(), |room| room.first));
+            let (mut tools, mut finds) = (defined(first), defined(found));
+            if tools.len() + finds.len() < pinned.len() {
+                let missing = pinned.len() - tools.len() - finds.len();
+                warn!(missing, "pinned tools are gone, or forbidden now");
             }
             let profile = self.executor.llm.profile(self.run().model());
-            let left_out = keep_most_relevant(&mut tools, &self.run().job().prompt, profile.tool_cap);
+            // The latest finds are what the model works with: they stay where another one takes fewer tools.
+            let cap = profile.tool_cap.saturating_sub(usize::from(searches));
+            let finds = finds.split_off(finds.len().saturating_sub(cap));
+            let left_out = keep_most_relevant(&mut tools, &self.run().job().prompt, cap - finds.len());
             if left_out > 0 {
                 warn!(tools = tools.len(), left_out, "more tools than the model takes");
             }
-            self.offer = Some(self.executor.offers.of(&profile, tools).await);
+            tools.extend(finds);
+            self.offer = Some(self.executor.offers.of(&profile, tools, searches).await);
         }
         Ok(self.offer.as_ref())
     }

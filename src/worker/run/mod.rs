@@ -17,6 +17,7 @@ mod money;
 mod outbound_call;
 mod progress;
 pub(crate) mod revocation;
+mod searchable;
 mod trace_content;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::interruption::Interruption;
 use self::leased_run::LeasedRun;
+use self::searchable::Searchable;
 use super::message::posting::addressed;
 use super::message::reply_message::reply_message;
 use super::message::signature::HeaderKey;
@@ -123,6 +125,8 @@ pub(super) struct Attempt<'a> {
     /// The attempt in its trace.
     pub(super) span: &'a Span,
     offer: Option<Arc<Offer>>,
+    /// All that the run may find, where its model may search for further tools.
+    searchable: Option<Searchable>,
 }
 
 impl Executor {
@@ -135,7 +139,8 @@ impl Executor {
         stop: &CancellationToken,
         span: &Span,
     ) -> Result<Box<Reply>, Interruption> {
-        let mut attempt = Attempt { executor: self, leased, message, witness, stop, span, offer: None };
+        let mut attempt =
+            Attempt { executor: self, leased, message, witness, stop, span, offer: None, searchable: None };
         loop {
             let now = attempt.leased.clock().now();
             let step = attempt.leased.run().next(now);

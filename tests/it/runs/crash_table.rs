@@ -45,6 +45,7 @@ struct CrashCase {
     journal: Arc<RedisJournal>,
     id: JobId,
     subject: String,
+    connections: &'static [&'static str],
     /// What a person says to a call that waits.
     says: Option<&'static str>,
 }
@@ -81,7 +82,17 @@ impl CrashCase {
         let journal = Arc::new(RedisJournal::new(RedisClient::new(&patient(&config.redis)).unwrap()));
         let reply_to = inbox.name().to_owned();
         let (id, subject) = (JobId::new(unique("job")).unwrap(), unique("subject"));
-        Self { peer, config, inbox: Mutex::new(inbox), reply_to, journal, id, subject, says: None }
+        Self {
+            peer,
+            config,
+            inbox: Mutex::new(inbox),
+            reply_to,
+            journal,
+            id,
+            subject,
+            connections: &["gmail"],
+            says: None,
+        }
     }
 
     /// With a key for what is kept of the run.
@@ -95,7 +106,7 @@ impl CrashCase {
     async fn send(&self, prompt: &str) {
         let client = Client::connect(self.config.amqp.clone(), Arc::new(SystemClock)).await.unwrap();
         let job: Job = serde_json::from_value(json!({
-            "id": self.id, "identifier": "user_123", "connections": ["gmail"], "prompt": prompt,
+            "id": self.id, "identifier": "user_123", "connections": self.connections, "prompt": prompt,
             "reply_to": self.reply_to
         }))
         .unwrap();
@@ -237,6 +248,30 @@ async fn with_another_model(redis: &Redis, cut: Cut) -> Aftermath {
     case.send(&format!("call gmail_send_message with {mail}")).await;
     let worker = FusedWorker::start(&case.config, cut);
     let (fuse, replies) = case.to_the_end(worker).await;
+    case.end(&fuse, replies).await
+}
+
+/// A run that finds a further tool before it writes. The next worker offers what was found, too.
+async fn searching(redis: &Redis, cut: Cut) -> Aftermath {
+    let mut case = CrashCase::new(redis, None).await;
+    case.connections = &["github", "gmail"];
+    for connection in case.connections {
+        case.peer.activate(connection, "user_123").await;
+    }
+    // A part of a word: by whole ones of the prompt the tools would be offered from the start.
+    let find = json!({"query": "webho"});
+    let mail = json!({"to": "a@example.com", "subject": case.subject, "body": "hello"});
+    case.send(&format!("call search_tools with {find} then call gmail_send_message with {mail}")).await;
+    let worker = FusedWorker::start(&case.config, cut);
+    let (fuse, replies) = case.to_the_end(worker).await;
+    let offers: Vec<bool> = case
+        .peer
+        .bodies("model")
+        .await
+        .iter()
+        .map(|request| request["tools"].to_string().contains("github_webhook_delete"))
+        .collect();
+    assert!(!offers[0] && offers.ends_with(&[true, true]), "{cut:?}: what was found is not offered: {offers:?}");
     case.end(&fuse, replies).await
 }
 
@@ -398,6 +433,13 @@ fn check_mail(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
     assert!(in_doubt || begun_anew(aftermath) || state == EffectState::Done, "{case}: there is no reason for doubt");
 }
 
+fn check_searching(case: &str, cut: Option<(&str, Failure)>, aftermath: &Aftermath) {
+    let state = check_completed(case, cut, aftermath);
+    assert!(begun_anew(aftermath) || state == EffectState::Done, "{case}: there is no reason for doubt");
+    let searches = aftermath.journal.iter().filter(|line| line.contains(r#"{"search":"#)).count();
+    assert_eq!(searches, 1, "{case}: the search is journalled with what it found");
+}
+
 /// A store that is as new as this one, and was empty after a worker had the message, may have lost what that one did.
 fn begun_anew(aftermath: &Aftermath) -> bool {
     aftermath.journal[0].contains(r#""writes_lost":true"#)
@@ -525,6 +567,13 @@ async fn a_run_that_is_cut_off_anywhere_ends_with_one_reply_and_at_most_one_writ
         "ack",
     ];
     table(async |cut| mail(&redis, cut).await, check_mail, Where::Everywhere, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_search_found_is_offered_by_the_next_worker_and_the_write_is_made_at_most_once() {
+    let redis = Redis::start().await;
+    let points = ["append model_replied+model_asked"];
+    table(async |cut| searching(&redis, cut).await, check_searching, Where::There, &points).await;
 }
 
 /// Where the journal of a run that waits for a person grows, from the question on.

@@ -16,3 +16,4 @@ mod ownership;
 mod properties;
 mod rate_limits;
 mod recovery;
+mod searches;

@@ -148,7 +148,7 @@ impl RandomWorld {
                 Step::CheckAccounts => self.event(Event::AccountsReady),
                 Step::ListTools => {
                     let tools = self.toolset.tools().iter().map(|tool| tool.pinned()).collect();
-                    self.event(Event::ToolsListed { tools, left_out: 0 });
+                    self.event(Event::ToolsListed { tools, left_out: 0, finds: 0 });
                 }
                 Step::AskApproval(ids) => self.ask_for_approval(&ids),
                 Step::AwaitApproval => self.wait_for_approval(),
@@ -287,7 +287,7 @@ impl RandomWorld {
         }
         let reply = self.model_reply();
         let examined = examine(&reply.message, &self.toolset, self.run.job().output_schema.as_ref());
-        let plans = plan(&self.run, &reply.message, &self.toolset, examined.arguments);
+        let plans = plan(&self.run, &reply.message, &self.toolset, None, examined.arguments);
         for (call, plan) in reply.message.calls.iter().zip(&plans) {
             match plan {
                 Plan::Refuse { .. } => {
@@ -299,6 +299,7 @@ impl RandomWorld {
                         self.writes.insert(call.id.clone());
                     }
                 }
+                Plan::Search { .. } => panic!("a run searches that may not"),
             }
         }
         self.event(Event::ModelReplied { reply: Box::new(reply), plans, answer: examined.answer, nano_usd: Some(1) });
