@@ -23,14 +23,14 @@ const USUAL_LIFETIME: u64 = 3_600;
 
 /// Whom the token is for.
 #[derive(Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct TokenOrder {
     identifier: Option<String>,
     expiry: Option<String>,
     access_level: Option<String>,
 }
 
 /// Gives out a token that the connection's server takes, and no other.
-pub(super) async fn give(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: Body<Wanted>) -> Answer {
+pub(super) async fn give(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: Body<TokenOrder>) -> Answer {
     let wanted = read(body)?;
     let identifier = required("identifier", wanted.identifier.as_deref())?;
     if identifier.chars().count() > 255 {
