@@ -25,6 +25,7 @@ mod remains;
 pub mod result;
 pub mod ruling;
 pub mod run;
+mod run_cost;
 #[cfg(test)]
 mod script;
 pub mod search;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::effect::CallKey;
+use super::effect::{CallKey, Effect};
 use super::event::{PinnedTool, Plan};
-use super::tool::Tool;
+use super::tool::{Tool, model_name};
 use crate::job::ConnectionName;
 
 /// What the model calls to search. No tool of a user's has this name in a run that searches.
@@ -274,6 +274,15 @@ fn parted(text: &str) -> String {
 #[expect(clippy::cast_precision_loss, reason = "tools are counted in thousands")]
 fn number(count: usize) -> f64 {
     count as f64
+}
+
+/// The tool of a lost call that no pinned one is, as the journal lost that it was found: of the job's connections the one that
+/// it is named after, else the first.
+pub(super) fn lost_find(connections: &[ConnectionName], tool: &str) -> Option<PinnedTool> {
+    let named = connections.iter().find(|connection| tool.starts_with(connection.as_str()));
+    let connection = named.or_else(|| connections.first())?.clone();
+    let (name, model_name) = (tool.to_owned(), model_name(tool));
+    Some(PinnedTool { name, model_name, connection, effect: Effect::Write })
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use super::event::{PinnedTool, Plan, ToolOutcome};
 use super::examine::{conformity, parse};
 use super::message::{AssistantMessage, Conformity, Finish, Message, ModelReply};
 use super::result;
+use super::search::lost_find;
 pub use super::state::Conclusion;
 use super::state::{CallState, LedgerEntry, OpenCall, Run};
-use super::tool::model_name;
 use crate::key::digest;
 use crate::money::Amount;
 use crate::reply::{EffectState, ErrorCode, ErrorDetail};
@@ -215,7 +215,7 @@ pub(super) fn lose_end(run: &mut Run, call_id: &str, tool: &str) {
     let Some(last) = run.turn.iter().position(|open| open.call.id == call_id) else {
         let known = run.ledger.iter().any(|entry| entry.call_id == call_id);
         let pinned = run.pinned().iter().find(|pinned| pinned.name == tool).cloned();
-        let pinned = pinned.or_else(|| run.search.and_then(|_| lost_find(run, tool)));
+        let pinned = pinned.or_else(|| run.search.and_then(|_| lost_find(&run.started.job.connections, tool)));
         if let Some(tool) = pinned.filter(|_| !known) {
             run.calls_made += 1;
             run.ledger.push(LedgerEntry {
@@ -241,16 +241,6 @@ pub(super) fn lose_end(run: &mut Run, call_id: &str, tool: &str) {
         }
         record_start(run, &call_id);
     }
-}
-
-/// The tool of a lost call that no pinned one is, as the journal lost that it was found: of the job's connections the one that
-/// it is named after, else the first.
-fn lost_find(run: &Run, tool: &str) -> Option<PinnedTool> {
-    let connections = &run.started.job.connections;
-    let named = connections.iter().find(|connection| tool.starts_with(connection.as_str()));
-    let connection = named.or_else(|| connections.first())?.clone();
-    let (name, model_name) = (tool.to_owned(), model_name(tool));
-    Some(PinnedTool { name, model_name, connection, effect: Effect::Write })
 }
 
 /// The call proved not to have run.

@@ -29,7 +29,7 @@ pub(super) const MOST_STEPS_TOLD: u64 = 50_000;
 
 /// A schema as it is applied: each part once, with what it leads to.
 #[derive(Debug)]
-pub(super) struct Cost {
+pub(super) struct ValidationCost {
     parts: Vec<Part>,
     pub(super) patterns: usize,
 }
@@ -38,7 +38,7 @@ pub(super) struct Cost {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooManySteps;
 
-impl Cost {
+impl ValidationCost {
     /// The cost of `schema`, or why it is not used.
     pub(super) fn of(schema: &Value) -> Result<Self, BadSchema> {
         let bytes = serde_json::to_vec(schema).map_or(0, |text| text.len());
@@ -62,7 +62,7 @@ impl Cost {
 
     /// The longest way that gets no further in the value must end, and early enough.
     fn check_chains(&self) -> Result<(), BadSchema> {
-        fn chain(cost: &Cost, part: usize, known: &mut [Option<usize>], above: usize) -> Option<usize> {
+        fn chain(cost: &ValidationCost, part: usize, known: &mut [Option<usize>], above: usize) -> Option<usize> {
             if let Some(known) = known[part] {
                 return Some(known);
             }
@@ -88,7 +88,7 @@ impl Cost {
 
     /// Parts, each as often as references lead to it; what leads back to itself is not followed further.
     fn expanded(&self) -> u64 {
-        fn count(cost: &Cost, part: usize, known: &mut [Option<u64>], depth: usize) -> u64 {
+        fn count(cost: &ValidationCost, part: usize, known: &mut [Option<u64>], depth: usize) -> u64 {
             if let Some(known) = known[part] {
                 return known;
             }
@@ -129,7 +129,7 @@ impl At<'_> {
 }
 
 struct Count<'p> {
-    cost: &'p Cost,
+    cost: &'p ValidationCost,
     most: u64,
     /// By part and by where the value is.
     known: HashMap<(usize, usize), u64>,

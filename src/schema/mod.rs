@@ -10,7 +10,7 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-use self::cost::{Cost, MOST_STEPS, MOST_STEPS_TOLD};
+use self::cost::{MOST_STEPS, MOST_STEPS_TOLD, ValidationCost};
 pub use self::count::has_more_values;
 
 /// Deepest nesting of JSON that is taken in: schemas, jobs, arguments and answers. Tool definitions seen in the field stay
@@ -29,7 +29,7 @@ const BACKTRACKS: usize = 10_000;
 #[derive(Debug)]
 pub struct Schema {
     validator: Validator,
-    cost: Cost,
+    cost: ValidationCost,
 }
 
 /// Why a schema cannot be used.
@@ -123,11 +123,11 @@ fn is_pattern(value: &Value) -> bool {
     jsonschema::options().should_validate_formats(true).build(&schema).is_ok_and(|schema| schema.is_valid(value))
 }
 
-fn cost(schema: &Value) -> Result<Cost, BadSchema> {
+fn cost(schema: &Value) -> Result<ValidationCost, BadSchema> {
     if depth(schema) > MAX_DEPTH {
         return Err(BadSchema::costs(format!("it is nested deeper than {MAX_DEPTH} levels")));
     }
-    Cost::of(schema)
+    ValidationCost::of(schema)
 }
 
 /// Levels of arrays and objects in `value`.

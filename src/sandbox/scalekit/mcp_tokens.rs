@@ -30,7 +30,11 @@ pub(super) struct TokenOrder {
 }
 
 /// Gives out a token that the connection's server takes, and no other.
-pub(super) async fn give(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: Body<TokenOrder>) -> Answer {
+pub(super) async fn give(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    body: Body<TokenOrder>,
+) -> Answer {
     let wanted = read(body)?;
     let identifier = required("identifier", wanted.identifier.as_deref())?;
     if identifier.chars().count() > 255 {
