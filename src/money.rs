@@ -92,12 +92,27 @@ impl JsonSchema for Amount {
 }
 
 /// The currencies that amounts are given in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Currency {
     /// US dollars.
     #[default]
     #[serde(rename = "USD")]
     Usd,
+}
+
+/// As a list of names: whoever gives another one is told which there are.
+impl JsonSchema for Currency {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Currency".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": ["USD"]})
+    }
 }
 
 /// An amount with its currency.
@@ -111,7 +126,7 @@ pub struct Money {
 
 /// What something cost. As JSON [`Money`], or null where it is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cost {
+pub enum ModelCost {
     /// Exactly this.
     Known(Money),
     /// More than nothing, perhaps, and nobody knows how much.
@@ -120,7 +135,7 @@ pub enum Cost {
     Unsaid,
 }
 
-impl Cost {
+impl ModelCost {
     /// So much.
     pub fn of(amount: Amount) -> Self {
         Self::Known(Money { amount, currency: Currency::Usd })
@@ -144,7 +159,7 @@ impl Cost {
 }
 
 /// For people.
-impl fmt::Display for Cost {
+impl fmt::Display for ModelCost {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(money) => money.amount.fmt(formatter),
@@ -154,13 +169,13 @@ impl fmt::Display for Cost {
 }
 
 /// Nothing was asked for, nothing is to be paid.
-impl Default for Cost {
+impl Default for ModelCost {
     fn default() -> Self {
         Self::of(Amount::ZERO)
     }
 }
 
-impl Serialize for Cost {
+impl Serialize for ModelCost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Known(money) => money.serialize(serializer),
@@ -169,19 +184,19 @@ impl Serialize for Cost {
     }
 }
 
-impl<'de> Deserialize<'de> for Cost {
+impl<'de> Deserialize<'de> for ModelCost {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Option::deserialize(deserializer)?.map_or(Self::Unknown, Self::Known))
     }
 }
 
-impl JsonSchema for Cost {
+impl JsonSchema for ModelCost {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Cost".into()
+        "ModelCost".into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
@@ -217,13 +232,13 @@ mod tests {
     fn a_cost_that_is_not_known_is_null_and_one_that_was_not_said_is_not_written() {
         #[derive(Debug, PartialEq, Serialize, Deserialize)]
         struct Usage {
-            #[serde(default = "Cost::unsaid", skip_serializing_if = "Cost::is_unsaid")]
-            cost: Cost,
+            #[serde(default = "ModelCost::unsaid", skip_serializing_if = "ModelCost::is_unsaid")]
+            cost: ModelCost,
         }
         let written = [
-            (Cost::of(Amount(2_500_000)), json!({"cost": {"amount": 0.0025, "currency": "USD"}})),
-            (Cost::Unknown, json!({"cost": null})),
-            (Cost::Unsaid, json!({})),
+            (ModelCost::of(Amount(2_500_000)), json!({"cost": {"amount": 0.0025, "currency": "USD"}})),
+            (ModelCost::Unknown, json!({"cost": null})),
+            (ModelCost::Unsaid, json!({})),
         ];
         for (cost, value) in written {
             assert_eq!(serde_json::to_value(Usage { cost }).unwrap(), value);

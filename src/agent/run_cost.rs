@@ -1,17 +1,17 @@
 //! What a run's calls of models cost so far, as its journal says.
 
 use super::state::Run;
-use crate::money::{Amount, Cost};
+use crate::money::{Amount, ModelCost};
 
 impl Run {
     /// What all its calls of models cost so far.
-    pub fn cost(&self) -> Cost {
+    pub fn cost(&self) -> ModelCost {
         self.cost_where(self.asked)
     }
 
     /// The same, where a request is out and may have to be paid, or none is.
-    pub(super) fn cost_where(&self, asked: bool) -> Cost {
-        if self.unknown_cost(asked).is_some() { Cost::Unknown } else { Cost::of(self.spent.known()) }
+    pub(super) fn cost_where(&self, asked: bool) -> ModelCost {
+        if self.unknown_cost(asked).is_some() { ModelCost::Unknown } else { ModelCost::of(self.spent.known()) }
     }
 
     /// What of its cost is known: it is at least this.
@@ -23,7 +23,8 @@ impl Run {
     pub(super) fn unknown_cost(&self, asked: bool) -> Option<String> {
         let why = if self.spent.unpriced > 0 {
             format!(
-                "of {} answered model call(s) no price is known (`prices` in config/models.toml, `model.prices`)",
+                "of {} answered model call(s) the price (`prices` in config/models.toml, `model.prices`) or the tokens are not \
+                 known",
                 self.spent.unpriced
             )
         } else if self.usage.unknown || asked {
@@ -55,7 +56,7 @@ mod tests {
         let mut script = Script::ready(|_| {});
         script.priced(wants(&[("c1", "nonsense", "{}")]), Some(12_345)).priced(says("done"), Some(1));
         let account = script.account();
-        assert_eq!(account.usage.cost, Cost::of(Amount::of_nano_usd(12_346)));
+        assert_eq!(account.usage.cost, ModelCost::of(Amount::of_nano_usd(12_346)));
         assert_eq!(unknown(&account.notices), [""; 0]);
     }
 
@@ -64,9 +65,9 @@ mod tests {
         let mut script = Script::ready(|_| {});
         script.priced(wants(&[("c1", "nonsense", "{}")]), Some(12_000_000)).priced(says("done"), None);
         let account = script.account();
-        assert_eq!(account.usage.cost, Cost::Unknown);
+        assert_eq!(account.usage.cost, ModelCost::Unknown);
         let said = unknown(&account.notices);
-        assert!(said[0].contains("no price") && said[0].contains("at least 0.012 USD") && said.len() == 1, "{said:?}");
+        assert!(said[0].contains("the price") && said[0].contains("at least 0.012 USD") && said.len() == 1, "{said:?}");
     }
 
     #[test]
@@ -81,7 +82,7 @@ mod tests {
         lost.priced(says("done"), Some(5));
         for script in [cut_off, silent, lost] {
             let account = script.account();
-            assert_eq!((account.usage.cost, unknown(&account.notices).len()), (Cost::Unknown, 1));
+            assert_eq!((account.usage.cost, unknown(&account.notices).len()), (ModelCost::Unknown, 1));
         }
     }
 
@@ -89,12 +90,12 @@ mod tests {
     fn a_request_that_was_refused_is_not_paid() {
         use super::super::{conclusion, state::Conclusion};
         for (code, cost) in [
-            (ErrorCode::ModelRejected, Cost::default()),
-            (ErrorCode::ModelQuota, Cost::default()),
-            (ErrorCode::TokenLimit, Cost::default()),
-            (ErrorCode::BudgetExceeded, Cost::default()),
-            (ErrorCode::ContentFiltered, Cost::Unknown),
-            (ErrorCode::Cancelled, Cost::Unknown),
+            (ErrorCode::ModelRejected, ModelCost::default()),
+            (ErrorCode::ModelQuota, ModelCost::default()),
+            (ErrorCode::TokenLimit, ModelCost::default()),
+            (ErrorCode::BudgetExceeded, ModelCost::default()),
+            (ErrorCode::ContentFiltered, ModelCost::Unknown),
+            (ErrorCode::Cancelled, ModelCost::Unknown),
         ] {
             let mut script = Script::ready(|_| {});
             script.event(Event::ModelAsked);
@@ -109,7 +110,7 @@ mod tests {
         let mut script = Script::ready(|_| {});
         script.asleep(10_000);
         let account = script.account();
-        assert_eq!((account.usage.cost, unknown(&account.notices).len()), (Cost::default(), 0));
+        assert_eq!((account.usage.cost, unknown(&account.notices).len()), (ModelCost::default(), 0));
     }
 
     #[test]
@@ -120,7 +121,7 @@ mod tests {
         script.start("w1").done("w1", "sent");
         assert_eq!(script.failure(), ErrorCode::BudgetExceeded);
         let account = script.account();
-        assert_eq!((account.effects.len(), account.usage.cost), (1, Cost::of(Amount::of_nano_usd(1000))));
+        assert_eq!((account.effects.len(), account.usage.cost), (1, ModelCost::of(Amount::of_nano_usd(1000))));
         let mut script = limit(1001);
         script.priced(wants(&[("c1", "nonsense", "{}")]), Some(1000));
         assert_eq!(script.next(), super::super::run::Step::CallModel);

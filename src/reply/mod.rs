@@ -16,7 +16,7 @@ pub use self::approval::{ApprovalEntry, ApprovalOutcome, ApprovalRequired, Decis
 pub use self::effect::{EffectEntry, EffectSettled, EffectState, Settlement};
 pub use self::error::{ErrorCode, ErrorDetail};
 use crate::job::JobId;
-use crate::money::Cost;
+use crate::money::ModelCost;
 
 /// The code of the [`Notice`] that goes with a cost that is not known.
 pub const COST_UNKNOWN: &str = "cost_unknown";
@@ -201,9 +201,9 @@ pub struct TotalUsage {
     /// Whether some call's tokens are not known (no figures given, or asked and never answered).
     pub unknown: bool,
     /// What all of them cost, at list prices; null, with the notice `cost_unknown`, where a price or a usage is not known.
-    #[serde(default = "Cost::unsaid", skip_serializing_if = "Cost::is_unsaid")]
+    #[serde(default = "ModelCost::unsaid", skip_serializing_if = "ModelCost::is_unsaid")]
     #[schemars(with = "Option<crate::money::Money>")]
-    pub cost: Cost,
+    pub cost: ModelCost,
 }
 
 /// One of several models of a run.
@@ -320,7 +320,7 @@ impl Account {
         let mut account = Self { stop_reason: code.as_str().to_owned(), metadata, ..Self::default() };
         if !code.is_before_any_run() {
             account.usage.unknown = true;
-            account.usage.cost = Cost::Unknown;
+            account.usage.cost = ModelCost::Unknown;
             let message = "what the job cost is not known, as how far its run was is not".to_owned();
             account.notices.push(Notice { code: COST_UNKNOWN.to_owned(), message });
         }

@@ -9,7 +9,7 @@ use crate::agent::event::{Entry, Event, Pause, Plan, ToolOutcome};
 use crate::agent::message::ModelReply;
 use crate::agent::run::{BadJournal, Run};
 use crate::job::ConnectionName;
-use crate::money::{Amount, Cost};
+use crate::money::{Amount, ModelCost};
 use crate::reply::{Reply, ReplyEvent};
 use crate::text::plain;
 
@@ -82,7 +82,7 @@ impl Timeline {
     }
 
     /// What it cost so far; of a run that has ended its reply knows it.
-    fn cost(&self) -> Cost {
+    fn cost(&self) -> ModelCost {
         let account = self.run.reply().and_then(|reply| reply.event.account());
         account.map_or_else(|| self.run.cost(), |account| account.usage.cost)
     }
