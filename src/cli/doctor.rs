@@ -279,6 +279,10 @@ async fn model(context: &Context, llm: &Llm, report: &mut Report) {
             report.warn(&what, &warning, "name another one in model.fallback");
         }
     }
+    if context.config.budget.is_on() && llm.price(name, today, 0).is_none() {
+        let advice = "give one in [model.prices]; see Money in config/README.md";
+        report.warn(&what, "no price of it is known: its calls count in no budget", advice);
+    }
     other_providers(context, llm, report).await;
 }
 
