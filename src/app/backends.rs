@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::peers::{service_peers, warn_of_plain};
+use super::rules::places;
 use crate::budget::BudgetCounters;
 use crate::budget::memory::MemoryBudgets;
 use crate::budget::redis::RedisBudgets;
@@ -29,7 +30,7 @@ use crate::parking::memory::MemoryParking;
 use crate::parking::redis::RedisParking;
 use crate::queue::amqp::{AmqpPublisher, AmqpQueue};
 use crate::queue::memory::MemoryQueue;
-use crate::queue::{Consumer, DeadLetterQueue, Holder, Publisher};
+use crate::queue::{Backlog, Consumer, DeadLetterQueue, Holder, Publisher};
 use crate::redis_client::RedisClient;
 use crate::worker::control::decisions::AT_ONCE;
 use crate::worker::urgent_places;
@@ -52,6 +53,8 @@ pub struct Backends {
     pub publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub holder: Arc<dyn Holder>,
+    /// Jobs that were put aside.
+    pub backlog: Arc<dyn Backlog>,
     /// What was given up.
     pub dead_letters: Arc<dyn DeadLetterQueue>,
     /// How far runs are.
@@ -88,10 +91,14 @@ impl Backends {
         if let Err(error) = redis.ping().await {
             warn!(%error, "Redis does not answer yet; jobs wait for it");
         }
-        let (places, prefetch) = (config.worker.concurrency, config.worker.prefetch(config.worker.concurrency));
-        if usize::from(prefetch) < places {
-            warn!(concurrency = places, prefetch, "fewer jobs run at a time: more may not fit worker.prefetch_bytes");
+        let (places, window) = places(config);
+        if places < config.worker.concurrency {
+            warn!(
+                concurrency = config.worker.concurrency,
+                places, window, "fewer jobs run at a time: more may not fit worker.prefetch_bytes"
+            );
         }
+        let prefetch = u16::try_from(places + window).unwrap_or(u16::MAX);
         let urgent = queue.urgent_consumer(config.worker.prefetch(urgent_places(places))).await;
         let urgent = urgent.context("RabbitMQ cannot be used")?;
         let decisions = queue.decision_consumer(AT_ONCE).await.context("RabbitMQ cannot be used")?;
@@ -128,6 +135,7 @@ impl Backends {
             urgent: urgent.map(|urgent| Box::new(urgent) as Box<dyn Consumer>),
             decisions: decisions.map(|decisions| Box::new(decisions) as Box<dyn Consumer>),
             publisher: queue.publisher(),
+            backlog: Arc::new(queue.backlog()),
             dead_letters: Arc::new(queue.dead_letter_queue()),
             holder: Arc::new(queue.holder(&process).await.context("RabbitMQ cannot be used")?),
             process,
@@ -157,6 +165,7 @@ impl Backends {
             decisions: Some(Box::new(queue.decision_consumer())),
             publisher: queue.publisher(),
             holder: Arc::new(queue.clone()),
+            backlog: Arc::new(queue.clone()),
             dead_letters: Arc::new(queue.clone()),
             journal: Arc::new(MemoryJournal::new(clock.clone(), MEMORY_RUNS)),
             cache: Arc::new(MemoryCache::new(clock.clone(), MEMORY_CACHE_BYTES)),

@@ -82,11 +82,18 @@ pub(crate) fn senders(config: &Config) -> Senders {
     Senders { producers: config.producers.all.clone(), user: config.amqp.stated_user.clone() }
 }
 
+/// Places for runs, and jobs that wait for one beside them.
+pub(super) fn places(config: &Config) -> (usize, usize) {
+    config.worker.places(config.fairness.window(config.worker.concurrency))
+}
+
 pub(super) fn worker_rules(config: &Config, name: String, encryption: Encryption, audit: Audit) -> WorkerRules {
     let worker = &config.worker;
+    let (concurrency, window) = places(config);
     WorkerRules {
         name,
-        concurrency: worker.concurrency,
+        concurrency,
+        window,
         max_job_bytes: worker.max_job_bytes,
         lifetimes: lifetimes(config),
         transient: worker.transient,

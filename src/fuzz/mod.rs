@@ -30,12 +30,14 @@ use crate::schema::Schema;
 use crate::text::{visible, visible_value};
 use crate::webhook::{Secrets, Signed};
 use crate::worker::control::change::Change;
+use crate::worker::fairness::SharedBy;
 use crate::worker::message::dead_letter::is_from_the_broker;
 use crate::worker::message::fresh::{as_sent, deliveries, fresh, handed_on};
 use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
 use crate::worker::message::version::{is_newer, left};
 use crate::worker::message::wake_up::{Reason, WakeUp, WitnessedCall};
+use crate::worker::places::flow::Flow;
 use crate::worker::resources::parked_index;
 
 /// Largest job in bytes.
@@ -52,6 +54,7 @@ fn jobs() -> [Value; 3] {
             "authorization": {"wait_seconds": 86400},
             "approval": {"writes": "untrusted", "tools": ["gmail_send_*"], "recipients": ["*@example.com"],
                 "wait_seconds": 86400, "on_expiry": "deny", "edit": true},
+            "priority": "high", "tenant": "acme",
             "progress": false, "metadata": {"any": ["json", {"deep": null}]}, "reply_to": "answers", "correlation_id": "c-1"}),
         json!({"id": "digest:morning:user_123:2026-03-30T08:00:00", "identifier": "user_123", "connections": ["gmail"],
             "prompt": "p", "metadata": {"agentkit.digest": {"digest": "morning", "recipient": "user_123",
@@ -60,6 +63,9 @@ fn jobs() -> [Value; 3] {
 }
 
 fn read_job(bytes: &[u8]) -> Result<Job, String> {
+    let message = Message { body: bytes.to_vec().into(), ..Message::default() };
+    let flow = Flow::of(&message, SharedBy::Tenant, LARGEST);
+    assert!(flow.key.len() < 500, "a key is bounded");
     let job = Job::from_slice(bytes, &Envelope::default(), LARGEST).map_err(|invalid| {
         assert!(!invalid.problems.is_empty());
         invalid.to_string()

@@ -20,7 +20,8 @@ use prometheus_client::registry::Registry;
 pub use self::exposition::Form;
 use self::labels::{
     ApprovalLabels, BudgetName, CacheResult, DigestName, FallbackLabels, Fire, InferenceLabels, ModelCallLabels,
-    ModelName, OutcomeLabel, QueueName, ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName, TypeLabel,
+    ModelName, OutcomeLabel, PriorityLabel, QueueName, ReasonLabel, ServiceName, TokenLabels, ToolCallLabels, ToolName,
+    TypeLabel,
 };
 use crate::decision::{Door, Verdict};
 use crate::money::Amount;
@@ -48,6 +49,8 @@ pub struct Metrics {
     registry: Registry,
     jobs: Family<OutcomeLabel, Counter>,
     jobs_in_flight: Gauge<i64, AtomicI64>,
+    jobs_waiting: Family<PriorityLabel, Gauge>,
+    jobs_put_aside: Family<PriorityLabel, Counter>,
     job_duration: Histogram,
     queue_wait: Histogram,
     tool_calls: Family<ToolCallLabels, Counter>,
@@ -160,6 +163,17 @@ impl Metrics {
     pub fn job_in_flight(&self) -> InFlight {
         self.jobs_in_flight.inc();
         InFlight(self.jobs_in_flight.clone())
+    }
+
+    /// So many jobs of this priority wait in this process for a place.
+    pub fn jobs_waiting(&self, priority: &'static str, count: usize) {
+        let gauge = self.jobs_waiting.get_or_create(&PriorityLabel { priority });
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A job of somebody who has many waiting was put aside.
+    pub fn job_put_aside(&self, priority: &'static str) {
+        self.jobs_put_aside.get_or_create(&PriorityLabel { priority }).inc();
     }
 
     /// A job ended: `completed`, or the error's code.

@@ -114,6 +114,18 @@ impl Default for Metrics {
                 Family::default(),
             ),
             jobs_in_flight: add(all, "jobs_in_flight", "Runs that hold a place in this process", Gauge::default()),
+            jobs_waiting: add(
+                all,
+                "jobs_waiting",
+                "Jobs that wait in this process for a place, by priority",
+                Family::default(),
+            ),
+            jobs_put_aside: add(
+                all,
+                "jobs_put_aside",
+                "Jobs that were put behind those of others, as many of the same key waited, by priority",
+                Family::default(),
+            ),
             job_duration: add(all, "job_duration_seconds", "Working time of ended jobs", Histogram::new(SECONDS)),
             queue_wait: add(
                 all,

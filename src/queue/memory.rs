@@ -8,7 +8,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::{
-    Consumer, DeadLetterQueue, Delivery, Destination, Holder, Message, Published, Publisher, QueueError, Settle, Wanted,
+    Backlog, Consumer, DeadLetterQueue, Delivery, Destination, Holder, Lane, Look, Message, Published, Publisher,
+    QueueError, Settle, Wanted,
 };
 
 /// A bounded queue. Clones are handles on the same one.
@@ -36,15 +37,17 @@ struct State {
     inboxes: HashMap<String, mpsc::UnboundedSender<Message>>,
     replies: VecDeque<Message>,
     dead: VecDeque<Ready>,
+    backlog: [VecDeque<Ready>; Lane::COUNT],
 }
 
-/// The two job queues, the one of decisions, and the dead letters.
+/// The job queues, the one of decisions, and the dead letters.
 #[derive(Debug, Clone, Copy)]
-enum Lane {
+enum Part {
     Normal,
     Urgent,
     Decisions,
     Dead,
+    Backlog(Lane),
 }
 
 #[derive(Debug)]
@@ -62,17 +65,17 @@ impl MemoryQueue {
 
     /// A consumer; several share the messages.
     pub fn consumer(&self) -> MemoryConsumer {
-        MemoryConsumer { shared: self.shared.clone(), lane: Lane::Normal, stopped: false }
+        MemoryConsumer { shared: self.shared.clone(), part: Part::Normal, stopped: false }
     }
 
     /// Gets what was published to [`Destination::Urgent`], and nothing else.
     pub fn urgent_consumer(&self) -> MemoryConsumer {
-        MemoryConsumer { lane: Lane::Urgent, ..self.consumer() }
+        MemoryConsumer { part: Part::Urgent, ..self.consumer() }
     }
 
     /// Gets what was published to [`Destination::Decisions`], and nothing else.
     pub fn decision_consumer(&self) -> MemoryConsumer {
-        MemoryConsumer { lane: Lane::Decisions, ..self.consumer() }
+        MemoryConsumer { part: Part::Decisions, ..self.consumer() }
     }
 
     /// Publishes into the same process; every publish is confirmed at once.
@@ -96,7 +99,7 @@ impl MemoryQueue {
     /// Jobs and wake-ups that are not in anybody's hands.
     pub fn waiting(&self) -> usize {
         let state = self.shared.lock();
-        state.ready.len() + state.urgent.len() + state.waiting.len()
+        state.jobs() + state.urgent.len() + state.waiting.len()
     }
 
     /// The dead letters, oldest first.
@@ -111,8 +114,8 @@ impl Shared {
     }
 
     /// Puts a message back that was handed out, before all others: it has waited longest.
-    fn give_back(&self, message: Message, lane: Lane) {
-        self.lock().lane(lane).push_front(Ready { message, redelivered: true });
+    fn give_back(&self, message: Message, part: Part) {
+        self.lock().part(part).push_front(Ready { message, redelivered: true });
         self.changed.notify_waiters();
     }
 
@@ -126,23 +129,29 @@ impl Shared {
 }
 
 impl State {
-    fn lane(&mut self, lane: Lane) -> &mut VecDeque<Ready> {
-        match lane {
-            Lane::Normal => &mut self.ready,
-            Lane::Urgent => &mut self.urgent,
-            Lane::Decisions => &mut self.decisions,
-            Lane::Dead => &mut self.dead,
+    /// Jobs that are ready, those that were put aside as well.
+    fn jobs(&self) -> usize {
+        self.ready.len() + self.backlog.iter().map(VecDeque::len).sum::<usize>()
+    }
+
+    fn part(&mut self, part: Part) -> &mut VecDeque<Ready> {
+        match part {
+            Part::Normal => &mut self.ready,
+            Part::Urgent => &mut self.urgent,
+            Part::Decisions => &mut self.decisions,
+            Part::Dead => &mut self.dead,
+            Part::Backlog(lane) => &mut self.backlog[lane.index()],
         }
     }
 
     /// The next ready message, or when the next waiting one is due.
-    fn next(&mut self, lane: Lane, now: Instant) -> Result<Ready, Option<Instant>> {
+    fn next(&mut self, part: Part, now: Instant) -> Result<Ready, Option<Instant>> {
         while let Some(first) = self.waiting.first_entry()
             && first.key().0 <= now
         {
             self.ready.push_back(Ready { message: first.remove(), redelivered: false });
         }
-        self.lane(lane).pop_front().ok_or_else(|| self.waiting.keys().next().map(|(due, _)| *due))
+        self.part(part).pop_front().ok_or_else(|| self.waiting.keys().next().map(|(due, _)| *due))
     }
 }
 
@@ -150,7 +159,7 @@ impl State {
 #[derive(Debug)]
 pub struct MemoryConsumer {
     shared: Arc<Shared>,
-    lane: Lane,
+    part: Part,
     stopped: bool,
 }
 
@@ -164,11 +173,11 @@ impl Consumer for MemoryConsumer {
             // Listened before looked, so that nothing that happens in between is missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
-            let next = self.shared.lock().next(self.lane, Instant::now());
+            let next = self.shared.lock().next(self.part, Instant::now());
             match next {
                 Ok(ready) => {
                     let held = Mutex::new(Some(ready.message.clone()));
-                    let settle = MemorySettle { shared: self.shared.clone(), held, lane: self.lane };
+                    let settle = MemorySettle { shared: self.shared.clone(), held, part: self.part };
                     return Some(Delivery::new(ready.message, ready.redelivered, Box::new(settle)));
                 }
                 Err(None) => changed.await,
@@ -189,7 +198,7 @@ impl Consumer for MemoryConsumer {
 struct MemorySettle {
     shared: Arc<Shared>,
     held: Mutex<Option<Message>>,
-    lane: Lane,
+    part: Part,
 }
 
 impl MemorySettle {
@@ -207,7 +216,7 @@ impl Settle for MemorySettle {
 
     async fn requeue(&self) -> Result<(), QueueError> {
         if let Some(message) = self.take() {
-            self.shared.give_back(message, self.lane);
+            self.shared.give_back(message, self.part);
         }
         Ok(())
     }
@@ -223,7 +232,7 @@ impl Settle for MemorySettle {
 impl Drop for MemorySettle {
     fn drop(&mut self) {
         if let Some(message) = self.take() {
-            self.shared.give_back(message, self.lane);
+            self.shared.give_back(message, self.part);
         }
     }
 }
@@ -232,8 +241,26 @@ impl Drop for MemorySettle {
 impl Holder for MemoryQueue {
     async fn hold(&self, message: Message) -> Result<Delivery, QueueError> {
         let held =
-            MemorySettle { shared: self.shared.clone(), held: Mutex::new(Some(message.clone())), lane: Lane::Normal };
+            MemorySettle { shared: self.shared.clone(), held: Mutex::new(Some(message.clone())), part: Part::Normal };
         Ok(Delivery::new(message, false, Box::new(held)))
+    }
+}
+
+#[async_trait]
+impl Backlog for MemoryQueue {
+    async fn look(&self) -> Result<Look, QueueError> {
+        let state = self.shared.lock();
+        let filled = Lane::all().filter(|lane| !state.backlog[lane.index()].is_empty()).collect();
+        Ok(Look { filled, takes: true, alone: true })
+    }
+
+    async fn take(&self, lane: Lane) -> Result<Option<Delivery>, QueueError> {
+        let taken = self.shared.lock().backlog[lane.index()].pop_front();
+        Ok(taken.map(|Ready { message, redelivered }| {
+            let held = Mutex::new(Some(message.clone()));
+            let settle = MemorySettle { shared: self.shared.clone(), held, part: Part::Backlog(lane) };
+            Delivery::new(message, redelivered, Box::new(settle))
+        }))
     }
 }
 
@@ -249,7 +276,7 @@ impl DeadLetterQueue for MemoryQueue {
         state.dead = others;
         let taken = |Ready { message, redelivered }: Ready| {
             let held = Mutex::new(Some(message.clone()));
-            let settle = MemorySettle { shared: self.shared.clone(), held, lane: Lane::Dead };
+            let settle = MemorySettle { shared: self.shared.clone(), held, part: Part::Dead };
             Delivery::new(message, redelivered, Box::new(settle))
         };
         let found: VecDeque<Ready> = found;
@@ -269,8 +296,11 @@ impl Publisher for MemoryPublisher {
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         match destination {
-            Destination::Jobs if state.ready.len() >= self.shared.capacity => {
-                return Err(QueueError::Unavailable(format!("{} jobs are waiting already", state.ready.len())));
+            Destination::Jobs if state.jobs() >= self.shared.capacity => {
+                return Err(QueueError::Unavailable(format!("{} jobs are waiting already", state.jobs())));
+            }
+            Destination::Backlog(lane) => {
+                state.backlog[lane.index()].push_back(Ready { message, redelivered: false });
             }
             Destination::Jobs => state.ready.push_back(Ready { message, redelivered: false }),
             Destination::Decisions if state.decisions.len() >= self.shared.capacity => {

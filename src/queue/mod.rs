@@ -3,6 +3,7 @@
 //! Two implementations, [`amqp`] for RabbitMQ and [`memory`] for the embedded mode, pass one contract test suite.
 
 pub mod amqp;
+mod backlog;
 pub mod memory;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use self::backlog::{Backlog, Lane, Look};
 use crate::job::{Envelope, Job, JobId, ProducerName};
 
 /// How often the job queue delivers one message before it gives it up. Only the net for workers that crash on a job: runs
@@ -118,6 +120,9 @@ pub enum Destination {
     /// The job queue of high priority: for copies of a message that somebody waits for now. Each must have another copy on its
     /// way, as workers of an earlier version do not look there.
     Urgent,
+    /// Beside the job queue, for jobs of whoever has many waiting there. Where that lane does not exist, behind all others in the
+    /// job queue.
+    Backlog(Lane),
     /// The job queue, after a wait. The AMQP implementation has wait tiers (1 s to 1 h) and takes the longest tier that is not
     /// longer than the wait; the caller publishes again until the time has come (see [`Destination::wait`]).
     Wait(Duration),

@@ -57,6 +57,16 @@ impl WorkerConfig {
         problems
     }
 
+    /// Places for runs, and jobs that wait for one beside them, `window` at most: together they are what is fetched, and fit
+    /// [`WorkerConfig::prefetch_bytes`].
+    pub(crate) fn places(&self, window: usize) -> (usize, usize) {
+        let fetched: usize = self.prefetch(self.concurrency.saturating_add(window)).into();
+        // Where not all fit, every eighth waits: without any nobody is found behind others.
+        let least = window.min((fetched / 8).max(usize::from(fetched > 1)));
+        let window = fetched.saturating_sub(self.concurrency).max(least);
+        (self.concurrency.min(fetched - window), window)
+    }
+
     /// So many messages are fetched at a time for `places` runs: as many as fit [`WorkerConfig::prefetch_bytes`].
     pub(crate) fn prefetch(&self, places: usize) -> u16 {
         let fit = self.prefetch_bytes.map_or(usize::MAX, |bytes| bytes / self.max_job_bytes);
@@ -66,5 +76,28 @@ impl WorkerConfig {
     /// [`WorkerConfig::grace_seconds`] as a duration.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn places_and_window_together_are_what_may_be_fetched() {
+        for (concurrency, wanted, bytes, expected) in [
+            (100, 50, None, (100, 50)),
+            (100, 0, None, (100, 0)),
+            (1, 8, None, (1, 8)),
+            (100, 50, Some(120), (100, 20)),
+            (100, 50, Some(100), (88, 12)),
+            (100, 50, Some(4), (3, 1)),
+            (100, 50, Some(1), (1, 0)),
+            (65_535, 256, None, (65_279, 256)),
+        ] {
+            let mut worker = Config::built_in().worker;
+            (worker.concurrency, worker.prefetch_bytes) = (concurrency, bytes.map(|jobs| jobs * worker.max_job_bytes));
+            assert_eq!(worker.places(wanted), expected, "{concurrency} and {wanted} of {bytes:?}");
+        }
     }
 }

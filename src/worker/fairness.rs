@@ -7,6 +7,9 @@ use serde::Deserialize;
 /// The largest weight: shares are compared by products of weights and counts.
 const LARGEST_WEIGHT: u32 = 10_000;
 
+/// Each job that waits in the process is looked at when a place is free.
+const LARGEST_WINDOW: usize = 256;
+
 /// How places are shared while more jobs wait than there are places; see `config/default.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +44,11 @@ impl FairnessConfig {
             problems.push("key: with `none` there is nobody whom per_key and weights are for".to_owned());
         }
         problems
+    }
+
+    /// So many jobs wait for `concurrency` places in the process, to be chosen from: half as many, and some where that is few.
+    pub(crate) fn window(&self, concurrency: usize) -> usize {
+        if self.key == SharedBy::None { 0 } else { (concurrency / 2).clamp(8, LARGEST_WINDOW) }
     }
 
     /// How many shares `key` gets.

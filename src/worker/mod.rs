@@ -1,11 +1,13 @@
 //! The worker: deliveries come in by one door ([`intake`]) and leave by one ([`settle`]); what is between is the run
-//! ([`run`]). A room uses the rooms before it: `message`, `resources`, `run`, `settle`, `intake`; `control` stands beside.
+//! ([`run`]). A room uses the rooms before it: `message`, `resources`, `run`, `settle`, `intake`, `places`; `control`
+//! stands beside.
 
 pub(crate) mod config;
 pub(crate) mod control;
 pub(crate) mod fairness;
 pub(crate) mod intake;
 pub(crate) mod message;
+pub(crate) mod places;
 pub(crate) mod resources;
 pub(crate) mod rules;
 pub(crate) mod run;
@@ -20,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+use self::fairness::FairnessConfig;
 use self::intake::{Intake, Suspects};
+use self::places::filling::Filling;
 use self::resources::admission::Admission;
 use self::rules::{Defaults, WorkerRules};
 use self::run::Executor;
@@ -28,7 +32,7 @@ use self::run::revocation::Revocations;
 use self::settle::Settler;
 use crate::clock::SharedClock;
 use crate::journal::Journal;
-use crate::queue::{Consumer, DeadLetterQueue, Delivery, Destination, Holder, Publisher};
+use crate::queue::{Backlog, Consumer, DeadLetterQueue, Delivery, Destination, Holder, Publisher};
 
 /// A delivery that finds no place is kept for so long: the place may be free by then, and nobody need have it.
 const SURPLUS_WAIT: Duration = Duration::from_millis(200);
@@ -40,7 +44,9 @@ pub(crate) fn urgent_places(concurrency: usize) -> usize {
 
 /// Takes jobs and brings them to their end.
 pub(crate) struct Worker {
-    intake: Intake,
+    intake: Arc<Intake>,
+    backlog: Arc<dyn Backlog>,
+    fairness: FairnessConfig,
     dead_letters: Arc<dyn DeadLetterQueue>,
     tracker: TaskTracker,
 }
@@ -55,6 +61,10 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<dyn Publisher>,
     /// Messages that stand for runs under way.
     pub(crate) holder: Arc<dyn Holder>,
+    /// Jobs that were put aside.
+    pub(crate) backlog: Arc<dyn Backlog>,
+    /// Between whom places are shared.
+    pub(crate) fairness: FairnessConfig,
     /// What was given up, by the broker too.
     pub(crate) dead_letters: Arc<dyn DeadLetterQueue>,
     pub(crate) clock: SharedClock,
@@ -70,7 +80,8 @@ pub(crate) struct Parts {
 impl Worker {
     /// A worker that takes nothing yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { executor, journal, publisher, holder, dead_letters, clock, rules, defaults, stop, tracker } = parts;
+        let Parts { executor, journal, publisher, holder, backlog, fairness, dead_letters, clock, .. } = parts;
+        let Parts { rules, defaults, stop, tracker, .. } = parts;
         let (rules, metrics) = (Arc::new(rules), executor.metrics.clone());
         let admission = Admission {
             senders: rules.senders.clone(),
@@ -107,7 +118,7 @@ impl Worker {
             stop,
             claims,
         };
-        Self { intake, dead_letters, tracker }
+        Self { intake: Arc::new(intake), backlog, fairness, dead_letters, tracker }
     }
 
     /// Consumes until told to stop; runs that are under way then are waited for by whoever holds the tracker. What is urgent
@@ -117,6 +128,12 @@ impl Worker {
         // Made before the first job: a job that is older than the data lost its journal.
         self.intake.data_began().await;
         info!(worker = rules.name, concurrency = rules.concurrency, "worker takes jobs");
+        let filling = Filling {
+            intake: self.intake.clone(),
+            tracker: self.tracker.clone(),
+            backlog: self.backlog.clone(),
+            fairness: self.fairness.clone(),
+        };
         let consume_urgent = async {
             match &mut urgent {
                 Some(urgent) => {
@@ -125,11 +142,20 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            () = self.consume(&mut *consumer, rules.concurrency.max(1), Destination::Jobs) => {}
-            () = consume_urgent => {}
-            () = self.intake.revocations.watch(&*self.intake.journal) => {}
-            () = self.intake.settler.watch_dead_letters(&*self.dead_letters) => {}
+        let beside = async {
+            tokio::select! {
+                () = consume_urgent => {}
+                () = self.intake.revocations.watch(&*self.intake.journal) => {}
+                () = self.intake.settler.watch_dead_letters(&*self.dead_letters) => {}
+            }
+        };
+        {
+            let mut fill = Box::pin(filling.fill(&mut *consumer));
+            tokio::select! {
+                () = &mut fill => {}
+                // Told to stop, it gives back those that wait.
+                () = beside => if self.intake.stop.is_cancelled() { fill.await },
+            }
         }
         info!(worker = rules.name, "worker takes no more jobs");
         consumer.stop().await;

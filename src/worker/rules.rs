@@ -144,6 +144,8 @@ pub(crate) struct WorkerRules {
     pub name: String,
     /// Runs under way at the same time.
     pub concurrency: usize,
+    /// Jobs that wait here for a place, beyond those that have one.
+    pub window: usize,
     pub max_job_bytes: usize,
     /// How long leases and journals last.
     pub lifetimes: Lifetimes,

@@ -6,6 +6,7 @@
 //! publish, and acks must still get through.
 
 mod address;
+mod backlog;
 mod connection;
 mod consumer;
 mod dead_letter_queue;
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use backlog::AmqpBacklog;
 pub use consumer::AmqpConsumer;
 pub use dead_letter_queue::AmqpDeadLetterQueue;
 pub use depth::QueueDepth;
@@ -249,6 +251,11 @@ impl AmqpQueue {
     /// Holds messages for this process, in a queue of its own that is called after `process`.
     pub async fn holder(&self, process: &str) -> Result<AmqpHolder, QueueError> {
         AmqpHolder::start(self.config.clone(), process, self.publisher.clone(), &self.status).await
+    }
+
+    /// The jobs that were put aside; connects when it is first looked at.
+    pub fn backlog(&self) -> AmqpBacklog {
+        AmqpBacklog::new(self.config.clone())
     }
 
     /// A reader of `<prefix>.dead`; connects when it is used, not before.

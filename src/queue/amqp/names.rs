@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::queue::Destination;
+use crate::queue::{Destination, Lane};
 
 /// The waits that messages can be given at the broker, each a queue with that message TTL. One queue per wait, because
 /// a shorter wait behind a longer one in the same queue would not end before it (measured on 3.10, 4.0 and 4.3).
@@ -89,6 +89,16 @@ impl QueueNames {
         format!("{}.dead", self.prefix)
     }
 
+    /// Jobs that were put aside.
+    pub fn backlog(&self, lane: Lane) -> String {
+        format!("{}.backlog.{}", self.prefix, lane.name())
+    }
+
+    /// Whether `queue` is one of those.
+    pub(super) fn is_backlog(&self, queue: &str) -> bool {
+        Lane::all().any(|lane| self.backlog(lane) == queue)
+    }
+
     /// Jobs that wait as long as the tier says.
     pub fn wait(&self, tier: Tier) -> String {
         format!("{}.wait.{}", self.prefix, tier.name())
@@ -111,7 +121,8 @@ impl QueueNames {
         }
         let ours = [self.jobs(), self.urgent(), self.decisions(), self.dead()];
         let waits = Tier::ALL.into_iter().map(|tier| self.wait(tier));
-        queue.starts_with(&self.held("")) || ours.into_iter().chain(waits).any(|name| name == queue)
+        let is_ours = ours.into_iter().chain(waits).any(|name| name == queue);
+        queue.starts_with(&self.held("")) || is_ours || self.is_backlog(queue)
     }
 
     /// The queue that `destination` is first published to.
@@ -119,6 +130,7 @@ impl QueueNames {
         match destination {
             Destination::Jobs => self.jobs(),
             Destination::Urgent => self.urgent(),
+            Destination::Backlog(lane) => self.backlog(*lane),
             Destination::Wait(wait) => self.wait(Tier::for_wait(*wait)),
             Destination::Reply(Some(name)) | Destination::Progress(name) => name.clone(),
             Destination::Reply(None) => self.replies(),

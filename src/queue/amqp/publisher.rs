@@ -166,12 +166,15 @@ impl Publisher for AmqpPublisher {
             }
             Destination::Jobs
             | Destination::Urgent
+            | Destination::Backlog(_)
             | Destination::Wait(_)
             | Destination::Decisions
             | Destination::Dead => self.send(&queue, true, &message.body, properties.clone()).await?,
         };
         match (destination, fate) {
-            (Destination::Urgent, Fate::Returned | Fate::Refused) => self.publish(&Destination::Jobs, message).await,
+            (Destination::Urgent | Destination::Backlog(_), Fate::Returned | Fate::Refused) => {
+                self.publish(&Destination::Jobs, message).await
+            }
             (_, Fate::Refused) => Err(full(&queue)),
             (Destination::Reply(Some(_)) | Destination::Progress(_), Fate::Taken) => Ok(Published::Routed),
             (Destination::Progress(_), Fate::Returned) => Err(does_not_exist(&queue)),

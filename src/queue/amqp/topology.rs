@@ -14,7 +14,7 @@ use lapin::{Channel, Queue};
 
 use super::connection::{BrokerConnection, short, within};
 use super::names::{QueueNames, Tier};
-use crate::queue::{DELIVERY_LIMIT, QueueError};
+use crate::queue::{DELIVERY_LIMIT, Lane, QueueError};
 
 /// Looking at a dead letter and putting it back counts as a delivery, and brokers from 4.0 drop it after 20 unless
 /// told otherwise; -1 for "never" is refused by 3.x.
@@ -72,6 +72,10 @@ impl fmt::Display for Argument {
     }
 }
 
+/// A job that was put aside goes back to the job queue after this time: an older worker, which does not know of the backlog, has
+/// it then, where no newer one is left. A newer one puts it aside again, so a job costs a move a minute while it waits.
+const ASIDE_TTL: Duration = Duration::from_mins(1);
+
 /// All queues of `names`.
 pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
     let jobs = |name| {
@@ -92,7 +96,20 @@ pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {
             .number("x-message-ttl", milliseconds(tier.wait()))
             .dead_lettered_safely_to(&names.jobs())
     }));
+    all.extend(backlog(names));
     all
+}
+
+/// The queues of jobs that were put aside; made by workers alone. Given back by workers that died, a message is still a job's
+/// only one: no delivery limit may take it past the job queue.
+pub(super) fn backlog(names: &QueueNames) -> Vec<QueueDefinition> {
+    let lane = |lane| {
+        QueueDefinition::new(names.backlog(lane))
+            .number("x-message-ttl", milliseconds(ASIDE_TTL))
+            .number("x-delivery-limit", DELIVERY_LIMIT.into())
+            .dead_lettered_safely_to(&names.jobs())
+    };
+    Lane::all().map(lane).collect()
 }
 
 /// How a queue was found.
@@ -113,7 +130,8 @@ pub(super) async fn establish(
         return Ok(());
     }
     // All at once: while a leader stands still, each answer takes the broker a quarter of a second.
-    let definitions = definitions(names);
+    let mut definitions = definitions(names);
+    definitions.retain(|definition| !names.is_backlog(&definition.name));
     let each = definitions.iter().map(|definition| definition.establish(link, names, mode, timeout));
     let mut refusals = Vec::new();
     for established in join_all(each).await {
@@ -338,7 +356,7 @@ mod tests {
     fn every_queue_is_a_quorum_queue_and_dead_letters_stop_at_the_dead_queue() {
         let names = QueueNames::new("p");
         let all = definitions(&names);
-        assert_eq!(all.len(), 11);
+        assert_eq!(all.len(), 11 + Lane::COUNT);
         for definition in &all {
             assert_eq!(definition.arguments["x-queue-type"].to_string(), "quorum");
             let target = definition.arguments.get("x-dead-letter-routing-key").map(ToString::to_string);

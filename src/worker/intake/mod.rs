@@ -4,6 +4,7 @@ mod admit;
 mod admitted;
 mod claim;
 mod decide;
+mod hand_on;
 mod look;
 mod look_at_approvals;
 mod lost_journal;
@@ -16,7 +17,6 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,6 @@ use tracing::{Instrument, Span, debug, error, error_span, field, info, warn};
 use self::decide::{Found, Next, SUSPECT_WAIT, Situation, decide};
 pub(crate) use self::suspects::Suspects;
 use self::suspects::{Alone, is_poison, is_suspect, unread};
-use super::message::fresh::was_handed_on;
 use super::message::in_flight_delivery::InFlightDelivery;
 use super::message::posting::Posting;
 use super::message::witness::witness;
@@ -50,9 +49,6 @@ use crate::job::Job;
 use crate::journal::{Claim, Journal};
 use crate::metrics::Metrics;
 use crate::queue::{Delivery, Destination};
-
-/// A message that no worker had a place for is handed on again after this time.
-const HAND_ON_WAIT: Duration = Duration::from_secs(1);
 
 /// Takes deliveries and brings them to their end.
 pub(crate) struct Intake {
@@ -122,18 +118,6 @@ impl Intake {
     fn in_flight(&self, mut delivery: Delivery) -> InFlightDelivery {
         delivery.message = self.rules.senders.believed(std::mem::take(&mut delivery.message), &self.rules.header_key);
         InFlightDelivery::new(delivery, self.rules.hold_at_most, &self.rules.header_key)
-    }
-
-    /// Gives a delivery to a worker that has a place for it: at once, and where that did not help, after a moment. As a new
-    /// message, which the broker does not count towards its delivery limit.
-    pub(crate) async fn hand_on(&self, delivery: Delivery, lane: Destination) {
-        let delivery = self.in_flight(delivery);
-        let again = was_handed_on(delivery.message());
-        let deferral = match delivery.wake_up().and_then(|wake_up| wake_up.remaining(self.clock.now())) {
-            Some(remaining) => Deferral::NotDue { remaining },
-            None => Deferral::HandedOn { to: if again { Destination::Wait(HAND_ON_WAIT) } else { lane } },
-        };
-        self.settler.settle(delivery, None, Disposition::Defer(deferral)).await;
     }
 
     async fn handle_job(&self, job: &Arc<Job>, delivery: InFlightDelivery, alone: Option<Alone>) {

@@ -83,6 +83,8 @@ async fn a_job_takes_no_more_of_the_services_around_than_it_did() {
     let peer = SandboxPeer::with_active_accounts_in_real_time().await;
     let amqp = broker.config();
     let program = Program::of_service(&peer.sandbox, &amqp, &redis.url())
+        // One that is slow has a place for each: what is put behind others takes a message more.
+        .set("AGENTKIT_WORKER__WORKER__CONCURRENCY", "400")
         // A machine that is busy lists no tools again, and takes no Redis for one that is away.
         .set("AGENTKIT_WORKER__TOOLS__MEMORY_SECONDS", "600")
         .set("AGENTKIT_WORKER__REDIS__RESPONSE_TIMEOUT_MILLISECONDS", "20000");

@@ -5,6 +5,7 @@ mod commands;
 mod cost;
 mod encryption;
 mod examples;
+mod fairness;
 mod finding;
 mod health;
 mod interventions;

@@ -1,18 +1,20 @@
 //! What every queue promises, asked of RabbitMQ and of the memory queue alike.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, Config, ReplyInbox};
 use agentkit_worker::internals::queue::memory::{MemoryInbox, MemoryQueue};
 use agentkit_worker::internals::queue::{
-    Consumer, Delivery, Destination, Holder, Message, Properties, Published, Publisher,
+    Backlog, Consumer, Delivery, Destination, Holder, Lane, Message, Properties, Published, Publisher,
 };
+use agentkit_worker::job::Priority;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use crate::support::broker::Broker;
-use crate::support::{soon, unique};
+use crate::support::{eventually, soon, unique};
 
 enum QueueUnderTest {
     Amqp(Box<Config>, AmqpQueue),
@@ -45,6 +47,13 @@ impl QueueUnderTest {
         match self {
             Self::Amqp(_, queue) => Box::new(queue.urgent_consumer(8).await.unwrap().expect("it was declared")),
             Self::Memory(queue) => Box::new(queue.urgent_consumer()),
+        }
+    }
+
+    fn backlog(&self) -> Box<dyn Backlog> {
+        match self {
+            Self::Amqp(_, queue) => Box::new(queue.backlog()),
+            Self::Memory(queue) => Box::new(queue.clone()),
         }
     }
 
@@ -136,6 +145,35 @@ async fn what_is_urgent_is_before_all_other_jobs_and_comes_again_there(backend: 
     assert_eq!((id(&again), again.redelivered), ("urgent", true));
     again.ack().await.unwrap();
     assert_eq!(id(&next(&mut backend.consumer()).await), "a");
+}
+
+async fn what_is_put_aside_is_taken_in_order_from_its_lane_and_by_nobody_else(backend: QueueUnderTest) {
+    let backlog = backend.backlog();
+    // The first look makes the lanes.
+    assert_eq!(soon("a look", backlog.look()).await.unwrap().filled, []);
+    let lanes = [Lane::of_many(Priority::Low), Lane::of_few(Priority::High).next().unwrap()];
+    for (lane, id) in lanes.into_iter().zip(["low", "high"]).chain([(lanes[0], "later")]) {
+        assert_eq!(backend.publish(Destination::Backlog(lane), message(id)).await, Published::Routed);
+    }
+    backend.publish(Destination::Jobs, message("job")).await;
+    eventually("a look shows which lanes hold jobs", || async {
+        let filled = backlog.look().await.unwrap().filled;
+        (filled.into_iter().collect::<BTreeSet<_>>() == lanes.into_iter().collect()).then_some(())
+    })
+    .await;
+    let take = async |lane| soon("an answer", backlog.take(lane)).await.unwrap();
+    take(lanes[0]).await.unwrap().requeue().await.unwrap();
+    let again = take(lanes[0]).await.unwrap();
+    assert_eq!((id(&again), again.redelivered), ("low", true));
+    let (later, high) = (take(lanes[0]).await.unwrap(), take(lanes[1]).await.unwrap());
+    assert_eq!((id(&later), id(&high)), ("later", "high"));
+    for delivery in [again, later, high] {
+        delivery.ack().await.unwrap();
+    }
+    for lane in lanes {
+        assert!(take(lane).await.is_none());
+    }
+    assert_eq!(id(&next(&mut backend.consumer()).await), "job");
 }
 
 async fn an_unsettled_message_comes_again_when_its_consumer_is_gone(backend: QueueUnderTest) {
@@ -358,6 +396,11 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn what_is_put_aside_is_taken_in_order_from_its_lane_and_by_nobody_else() {
+        super::what_is_put_aside_is_taken_in_order_from_its_lane_and_by_nobody_else(QueueUnderTest::memory()).await;
+    }
+
+    #[tokio::test]
     async fn bodies_and_properties_arrive_as_they_were() {
         super::bodies_and_properties_arrive_as_they_were(QueueUnderTest::memory()).await;
     }
@@ -419,6 +462,11 @@ mod amqp {
     #[tokio::test]
     async fn what_is_urgent_is_before_all_other_jobs_and_comes_again_there() {
         super::what_is_urgent_is_before_all_other_jobs_and_comes_again_there(QueueUnderTest::amqp().await).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_put_aside_is_taken_in_order_from_its_lane_and_by_nobody_else() {
+        super::what_is_put_aside_is_taken_in_order_from_its_lane_and_by_nobody_else(QueueUnderTest::amqp().await).await;
     }
 
     #[tokio::test]
