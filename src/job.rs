@@ -200,6 +200,8 @@ pub struct Limits {
     pub seconds: Option<u64>,
     /// What all model calls may cost: the run ends before the next one once it is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // As the type itself: what is wrong in it would else be told as "none of these".
+    #[schemars(with = "CostLimit")]
     pub cost: Option<CostLimit>,
 }
 

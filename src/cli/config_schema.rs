@@ -129,7 +129,7 @@ mod tests {
             }
         }
         // Their keys are the user's own.
-        let of_maps = ["http.tokens", "tools.effects", "model.prices"];
+        let of_maps = ["connections", "http.tokens", "mcp", "model.prices", "providers", "tools.effects"];
         let written: BTreeSet<_> =
             written.into_iter().filter(|key| !of_maps.iter().any(|map| key.starts_with(&format!("{map}.")))).collect();
         let declared: BTreeSet<_> = declared.into_iter().filter(|key| !of_maps.contains(&key.as_str())).collect();

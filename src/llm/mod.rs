@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(llm.profile("openai/gpt-6-luna").api, Api::Responses, "the model's");
         assert_eq!((llm.operator("gpt-4o"), llm.operator("gemini/x")), ("openai", "gcp.gemini"));
         let named = |name| llm.metric_name(name).into_owned();
-        assert_eq!(named("gemini/gpt-6-luna"), "gemini/gpt-6");
+        assert_eq!(named("gemini/gpt-6-luna"), "gemini/gpt-6-luna");
         assert_eq!(
             (named("gemini/house-model"), named("house-model")),
             ("gemini/other".to_owned(), "other".to_owned())
