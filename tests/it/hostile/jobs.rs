@@ -108,7 +108,7 @@ async fn a_model_that_nobody_knows_is_refused_where_models_are_listed_and_is_no_
     let metrics = worker.page("/metrics", 200).await;
     let series =
         |name: &str| metrics.contains(&format!("agentkit_model_calls_total{{model=\"{name}\",outcome=\"answered\"}}"));
-    assert!(series("other") && series("gpt-4o") && !metrics.contains("invented"), "{metrics}");
+    assert!(series("other") && series("gpt-4o-mini") && !metrics.contains("invented"), "{metrics}");
     worker.stop().await;
 
     let program = service.program(&[]).set("OPENAI_BASE_URL", &model.base_url());
