@@ -429,11 +429,11 @@ mod tests {
             content.starts_with(r#"{"tool_result":"Offered from your next step on:\nacme_mail_send: "#),
             "{content}"
         );
-        assert_eq!(script.account().tool_calls, 1);
+        assert_eq!(script.run.calls_made, 1);
         let empty = planned(&script, &index, r#"{"query": ""}"#);
         assert_eq!(Entry::new(script.now, empty.clone()).schema, COMMON_VERSION);
         script.event(Event::ModelAsked).event(empty);
-        assert_eq!(script.account().tool_calls, 1, "a refused call is none");
+        assert_eq!(script.run.calls_made, 1, "a refused call is none");
         for _ in 0..2 {
             let found = planned(&script, &index, r#"{"query": "shelf"}"#);
             script.event(Event::ModelAsked).event(found);

@@ -177,7 +177,7 @@ mod tests {
             tools.into_iter().chain([tool("b_read", "home")]).collect::<Vec<_>>()
         };
         let denied = BTreeSet::from(["d_list".to_owned()]);
-        let rules = ToolSelection { effects: OfferedEffects::Read, ..Default::default() };
+        let rules = ToolSelection { deny: BTreeSet::from(["c_send".to_owned()]), ..Default::default() };
         let selected = select(listed(), &ToolSelection::default(), &denied, OfferedEffects::All, "", 3);
         assert_eq!((selected.finds, selected.tools.len(), selected.left_out), (0, 3, 1), "too few places for a search");
         let many = || (0..10).map(|index| tool(&format!("e_list_{index}"), "work")).chain(listed()).collect::<Vec<_>>();
@@ -192,6 +192,11 @@ mod tests {
         assert_eq!(found.len(), 13);
         let again = searchable(many(), &rules, &denied, OfferedEffects::All);
         assert_eq!(again, selected.searchable);
+        let reading = searchable(many(), &ToolSelection::default(), &denied, OfferedEffects::Read);
+        assert!(
+            reading.iter().all(|tool| OfferedEffects::Read.allows(tool.effect)) && reading.len() == 12,
+            "{reading:?}"
+        );
     }
 
     #[test]
