@@ -229,7 +229,7 @@ fn wanted(arguments: &Map<String, Value>) -> Result<(BTreeSet<String>, usize), S
 }
 
 fn told(found: &[&Arc<Tool>], offered: &[&str], gone: &[PinnedTool]) -> String {
-    let mut told = if found.is_empty() {
+    let head = if found.is_empty() {
         "No further tool has these words. Try others; a tool that is not allowed here is not found.".to_owned()
     } else {
         let lines = found.iter().map(|tool| {
@@ -240,14 +240,15 @@ fn told(found: &[&Arc<Tool>], offered: &[&str], gone: &[PinnedTool]) -> String {
         });
         format!("Offered from your next step on:{}", lines.collect::<String>())
     };
+    let mut told = vec![head];
     if !offered.is_empty() {
-        told += &format!("\nOffered already: {}", offered.join(", "));
+        told.push(format!("Offered already: {}", offered.join(", ")));
     }
     if !gone.is_empty() {
         let names: Vec<&str> = gone.iter().map(|tool| tool.model_name.as_str()).collect();
-        told += &format!("\nNo longer offered, as there is room for so many only: {}", names.join(", "));
+        told.push(format!("No longer offered, as there is room for so many only: {}", names.join(", ")));
     }
-    told
+    told.join("\n")
 }
 
 /// The words of three letters or more, in small letters and without a plural's end.
