@@ -98,6 +98,16 @@ pub fn stated_effect(name: &str, definition: &Value) -> Stated {
     Stated { doubted: by_name.max(stricter), believed }
 }
 
+/// The effect that a tool's own hints tell (MCP: `readOnlyHint`, `idempotentHint`, both false where they are not said).
+pub fn effect_by_hints(definition: &Value) -> Effect {
+    let hint = |name: &str| definition.get("annotations").and_then(|all| all.get(name)?.as_bool()) == Some(true);
+    match (hint("readOnlyHint"), hint("idempotentHint")) {
+        (true, _) => Effect::Read,
+        (false, true) => Effect::Idempotent,
+        (false, false) => Effect::Write,
+    }
+}
+
 /// The effect that a tool's name tells.
 pub fn effect_by_name(name: &str) -> Effect {
     if has_reading_verb(name) { Effect::Read } else { Effect::Write }

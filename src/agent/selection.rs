@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::search::{SEARCH_TOOLS, SearchRoom, terms};
-use super::tool::{Tool, marked};
+use super::tool::{Tool, is_named, marked};
 use crate::job::{OfferedEffects, ToolSelection};
 
 /// The tools that a run is offered.
@@ -66,9 +66,8 @@ fn allowed(
 ) -> Vec<Arc<Tool>> {
     let mut allowed: Vec<Arc<Tool>> = tools
         .into_iter()
-        .filter(|tool| rules.allow.is_empty() || rules.allow.contains(&tool.name))
-        .filter(|tool| !rules.deny.contains(&tool.name))
-        .filter(|tool| !denied.contains(&tool.name))
+        .filter(|tool| rules.allow.is_empty() || is_named(&rules.allow, &tool.name, &tool.connection))
+        .filter(|tool| ![&rules.deny, denied].into_iter().any(|deny| is_named(deny, &tool.name, &tool.connection)))
         .filter(|tool| [rules.effects, ceiling].iter().all(|most| most.allows(tool.effect)))
         .collect();
     sort_by_name(&mut allowed);

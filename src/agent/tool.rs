@@ -1,13 +1,13 @@
 //! A tool as a run sees it: its name on both sides, whose connection runs it, and what it does to the world.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::effect::{Effect, Stated, stated_effect};
+use super::effect::{Effect, Stated, effect_by_hints, stated_effect};
 use super::event::PinnedTool;
 use crate::job::ConnectionName;
 use crate::key::digest;
@@ -44,18 +44,36 @@ impl Tool {
     /// The tool that `definition` describes (Scalekit's free-form `definition`: everything but `name` may be missing),
     /// or `None` where it has no name. What a model reads of it is what people see.
     pub fn from_definition(definition: &Value, connection: &ConnectionName) -> Option<Self> {
+        Self::read(definition, connection, &HIDDEN_PARAMETERS)
+    }
+
+    /// The tool that an MCP server of the operator's describes: the model knows it by the server's name, too, and its name says
+    /// nothing of its effect.
+    pub fn of_server(definition: &Value, server: &str, connection: &ConnectionName) -> Option<Self> {
+        let tool = Self::read(definition, connection, &[])?;
+        let believed = effect_by_hints(definition);
+        Some(Self {
+            model_name: model_name(&prefixed(server, &tool.name)),
+            effect: Effect::Write,
+            hinted: Some(believed).filter(|believed| *believed != Effect::Write),
+            ..tool
+        })
+    }
+
+    fn read(definition: &Value, connection: &ConnectionName, hidden: &[&str]) -> Option<Self> {
         let name = definition.get("name")?.as_str().filter(|name| !name.is_empty())?;
         let text = |field: &str| definition.get(field).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
-        let parameters =
-            visible_value(model_schema(definition.get("input_schema").or_else(|| definition.get("inputSchema"))));
+        let schema = definition.get("input_schema").or_else(|| definition.get("inputSchema"));
+        let parameters = visible_value(model_schema(schema, hidden));
         let Stated { doubted, believed } = stated_effect(name, definition);
+        let described = text("description").or_else(|| text("display_name")).or_else(|| text("title"));
         Some(Self {
             name: name.to_owned(),
             model_name: model_name(name),
             connection: connection.clone(),
             effect: doubted,
             hinted: Some(believed).filter(|believed| *believed != doubted),
-            description: visible(text("description").or_else(|| text("display_name")).unwrap_or(name)).into_owned(),
+            description: visible(described.unwrap_or(name)).into_owned(),
             parameters: serde_json::value::to_raw_value(&parameters).expect("JSON values print").into(),
         })
     }
@@ -77,6 +95,23 @@ impl Tool {
     }
 }
 
+/// The name under which people and models know a tool of an MCP server of the operator's.
+fn prefixed(server: &str, name: &str) -> String {
+    format!("{server}__{name}")
+}
+
+/// What `rules` say of the tool `name`: by that name or, of an MCP server of the operator's, by the one that has the server's
+/// before it, which counts more.
+pub fn rule_for<T>(name: &str, connection: &ConnectionName, rule: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let with_server = connection.mcp_server().map(|server| prefixed(server, name));
+    with_server.and_then(|name| rule(&name)).or_else(|| rule(name))
+}
+
+/// Whether `names` have the tool in one of these ways.
+pub fn is_named(names: &BTreeSet<String>, name: &str, connection: &ConnectionName) -> bool {
+    rule_for(name, connection, |name| names.contains(name).then_some(())).is_some()
+}
+
 /// A name that the model APIs accept. A name that had to be changed carries a mark of the original, so that two names
 /// never become one.
 pub fn model_name(name: &str) -> String {
@@ -96,8 +131,8 @@ pub(super) fn marked(name: &str, origin: &str) -> String {
 }
 
 /// The arguments' schema as a model gets it: an object with `properties`, arrays with `items` (model servers refuse them
-/// without), and without what is not the model's business.
-fn model_schema(input: Option<&Value>) -> Value {
+/// without), and without what is `hidden`, as it is not the model's business.
+fn model_schema(input: Option<&Value>, hidden: &[&str]) -> Value {
     let mut schema = match input {
         Some(Value::Object(fields)) => Value::Object(fields.clone()),
         _ => json!({}),
@@ -109,11 +144,11 @@ fn model_schema(input: Option<&Value>) -> Value {
         fields.insert("properties".into(), json!({}));
     }
     if let Some(properties) = fields.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.retain(|name, _| !HIDDEN_PARAMETERS.contains(&name.as_str()));
+        properties.retain(|name, _| !hidden.contains(&name.as_str()));
     }
     match fields.get_mut("required") {
         Some(Value::Array(required)) => {
-            required.retain(|name| name.as_str().is_some_and(|name| !HIDDEN_PARAMETERS.contains(&name)));
+            required.retain(|name| name.as_str().is_some_and(|name| !hidden.contains(&name)));
         }
         Some(_) => drop(fields.remove("required")),
         None => {}
@@ -215,6 +250,45 @@ mod tests {
         let tool = tool(&json!({"name": "acme_ping"})).unwrap();
         assert_eq!(tool.parameters.get(), r#"{"properties":{},"type":"object"}"#);
         assert_eq!((tool.description.as_str(), tool.effect), ("acme_ping", Effect::Write));
+    }
+
+    #[test]
+    fn tools_of_a_server_have_its_name_before_theirs_and_write_unless_their_hints_are_believed() {
+        let connection = ConnectionName::new("mcp:crm").unwrap();
+        let long = "x".repeat(128);
+        let tool = |name: &str, annotations: Value| {
+            let properties = json!({"tool_version": {"type": "string"}});
+            let definition = json!({"name": name, "title": "Finds.", "annotations": annotations,
+                "inputSchema": {"properties": properties, "required": ["tool_version"]}});
+            Tool::of_server(&definition, "crm", &connection).unwrap()
+        };
+        for (annotations, hinted) in [
+            (Value::Null, None),
+            (json!({"readOnlyHint": true}), Some(Effect::Read)),
+            (json!({"idempotentHint": true, "destructiveHint": true}), Some(Effect::Idempotent)),
+            (json!({"readOnlyHint": false, "idempotentHint": "yes"}), None),
+        ] {
+            let tool = tool("acme_search_contacts", annotations);
+            assert_eq!(
+                (tool.model_name.as_str(), tool.name.as_str()),
+                ("crm__acme_search_contacts", "acme_search_contacts")
+            );
+            assert_eq!((tool.effect, tool.hinted, tool.description.as_str()), (Effect::Write, hinted, "Finds."));
+            assert!(tool.parameters.get().contains("tool_version"), "nothing of it is hidden");
+        }
+        for name in ["admin.tools.list", &long] {
+            let tool = tool(name, Value::Null);
+            assert!(tool.model_name.starts_with("crm__") && tool.model_name.len() <= 64, "{}", tool.model_name);
+            assert_eq!(tool.name, name);
+        }
+        let names = |name: &str| BTreeSet::from([name.to_owned()]);
+        for name in ["search", "crm__search"] {
+            assert!(is_named(&names(name), "search", &connection), "{name}");
+        }
+        assert!(!is_named(&names("crm__search"), "search", &ConnectionName::new("crm").unwrap()));
+        let rules = [("search", 1), ("crm__search", 2)];
+        let rule = |name: &str| rules.iter().find(|(known, _)| *known == name).map(|(_, rule)| *rule);
+        assert_eq!(rule_for("search", &connection, rule), Some(2));
     }
 
     #[test]

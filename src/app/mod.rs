@@ -20,7 +20,7 @@ pub(crate) use self::backends::process_name;
 use self::peers::warn_of_plain;
 pub(crate) use self::peers::{run_peers, service_peers};
 pub use self::rules::lifetimes;
-pub(crate) use self::rules::{edges, scheduled_jobs, scheduler_rules, senders};
+pub(crate) use self::rules::{edges, scheduled_jobs, scheduler_rules, senders, tool_sources};
 use self::rules::{executor_rules, worker_rules};
 use crate::approval::link::Links;
 use crate::audit::Audit;
@@ -124,7 +124,8 @@ impl App {
         } = backends;
         let (tracer, export) = otlp::start(&config.telemetry, &process, &config.amqp.names(), clock.clone(), &metrics)
             .map_err(anyhow::Error::msg)?;
-        let tool_catalog = ToolCatalog::new(config.tools.clone(), scalekit.clone(), cache.clone(), metrics.clone());
+        let sources = tool_sources(&config, &clock, &scalekit)?;
+        let tool_catalog = ToolCatalog::new(config.tools.clone(), sources.clone(), cache.clone(), metrics.clone());
         let tool_catalog = Arc::new(tool_catalog);
         let parked = Arc::new(ParkedIndex::new(parking.clone(), cache.clone()));
         let accounts = Arc::new(SharedAccounts::new(scalekit.clone(), clock.clone()));
@@ -164,6 +165,7 @@ impl App {
             fallbacks: Fallbacks::new(llm.clone(), config.producers.all.clone()),
             magic_links: Arc::new(MagicLinks::new(scalekit.clone(), cache, clock.clone(), encryption.clone())),
             scalekit,
+            sources,
             accounts,
             llm,
             tool_catalog,

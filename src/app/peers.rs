@@ -19,18 +19,18 @@ pub(crate) struct NamedPeer<'a> {
     pub(crate) tls: &'a TlsConfig,
 }
 
-/// Scalekit and the models' providers.
+/// Scalekit, the models' providers, and MCP servers.
 pub(crate) fn run_peers(config: &Config) -> Vec<NamedPeer<'_>> {
+    fn peer(name: impl Into<Cow<'static, str>>, peer: Option<Peer>, tls: &TlsConfig) -> Option<NamedPeer<'_>> {
+        Some(NamedPeer { name: name.into(), scheme: "https://", peer: peer?, tls })
+    }
     let (scalekit, model) = (&config.scalekit, &config.model);
-    let peer = |name: Cow<'static, str>, peer: Option<Peer>, tls| {
-        peer.map(|peer| NamedPeer { name, scheme: "https://", peer, tls })
-    };
-    let both =
-        [peer("Scalekit".into(), scalekit.peer(), &scalekit.tls), peer("the model".into(), model.peer(), &model.tls)];
+    let both = [peer("Scalekit", scalekit.peer(), &scalekit.tls), peer("the model", model.peer(), &model.tls)];
     let providers = config.providers.0.iter();
-    let providers =
-        providers.map(|(name, provider)| peer(format!("provider {name}").into(), provider.peer(), &provider.tls));
-    both.into_iter().chain(providers).flatten().collect()
+    let providers = providers.map(|(name, provider)| peer(format!("provider {name}"), provider.peer(), &provider.tls));
+    let servers = config.mcp.iter();
+    let servers = servers.map(|(name, server)| peer(format!("the MCP server {name}"), server.peer(), &server.tls));
+    both.into_iter().chain(providers).chain(servers).flatten().collect()
 }
 
 /// What the service needs besides.

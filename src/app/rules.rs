@@ -18,6 +18,7 @@ use crate::schedule;
 use crate::worker::message::scheduled::ScheduledJobs;
 use crate::worker::message::sender::Senders;
 use crate::worker::message::signature::HeaderKey;
+use crate::worker::resources::tool_source::ToolSources;
 use crate::worker::rules::{Lifetimes, WorkerRules};
 use crate::worker::run::RunRules;
 
@@ -50,6 +51,27 @@ pub(crate) fn edges(
         llm = added.map_err(|problem| anyhow::anyhow!("providers.{name}.{problem}"))?;
     }
     Ok((Arc::new(scalekit), Arc::new(llm)))
+}
+
+/// Where tools come from, as configured.
+pub(crate) fn tool_sources(
+    config: &Config,
+    clock: &SharedClock,
+    scalekit: &Arc<Scalekit>,
+) -> anyhow::Result<Arc<ToolSources>> {
+    let retry = config.scalekit.control_retry;
+    let client = |tls, keys: String| {
+        http::Client::with_tls(&config.http_client, tls, keys, clock.clone()).context("http_client")
+    };
+    let http = client(&config.scalekit.tls, "scalekit.tls".to_owned())?;
+    let mut sources = ToolSources::new(scalekit.clone(), clock.clone()).over_mcp(&config.connections, retry, &http);
+    for (name, server) in &config.mcp {
+        let http = client(&server.tls, format!("mcp.{name}.tls"))?;
+        sources = sources
+            .server(name, server, retry, http)
+            .map_err(|problem| anyhow::anyhow!("mcp.{name}.url: {problem}"))?;
+    }
+    Ok(Arc::new(sources))
 }
 
 pub(super) fn executor_rules(config: &Config) -> RunRules {

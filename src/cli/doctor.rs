@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::doctor_mcp::check_servers;
 use super::doctor_redis::{encryption, redis};
 use super::doctor_transport::transport;
 use super::report::Report;
@@ -79,7 +80,9 @@ async fn examine(context: &Context, mut connections: Vec<String>, report: &mut R
     }
     match app::edges(&context.config, &context.clock, &Arc::new(Metrics::default()), None) {
         Ok((scalekit, llm)) => {
+            let (servers, connections) = connections.into_iter().partition(|name| name.strip_prefix("mcp:").is_some());
             check_scalekit(&scalekit, connections, report).await;
+            check_servers(context, &scalekit, servers, report).await;
             model(context, &llm, report).await;
         }
         Err(error) => report.bad("Scalekit and model", &format!("{error:#}"), "correct the configuration first"),

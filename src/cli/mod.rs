@@ -8,6 +8,7 @@ mod decide;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod doctor;
+mod doctor_mcp;
 mod doctor_redis;
 mod doctor_transport;
 mod end_of_life;

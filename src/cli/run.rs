@@ -16,6 +16,7 @@ use crate::llm::Profiles;
 use crate::reply::{ApprovalRequired, Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::transport::TlsConfig;
+use crate::worker::resources::tool_source::ToolUser;
 
 /// What the original script asked for.
 const PROMPT: &str = "Fetch my last 5 unread emails and summarize them.";
@@ -235,8 +236,10 @@ async fn show_tools(worker: &Embedded, job: &Job) {
     const NAMED: usize = 8;
     let mut names = Vec::new();
     for connection in &job.connections {
-        if let Ok((tools, _)) = worker.tool_catalog().list(&job.identifier, connection).await {
-            names.extend(tools.iter().map(|tool| tool.name.clone()));
+        let reads_only = job.tools.effects == OfferedEffects::Read;
+        let user = ToolUser { identifier: &job.identifier, run: "", reads_only };
+        if let Ok((tools, _)) = worker.tool_catalog().list(user, connection).await {
+            names.extend(tools.iter().map(|tool| tool.model_name.clone()));
         }
     }
     let more = if names.len() > NAMED { ", …" } else { "" };

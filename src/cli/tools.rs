@@ -7,25 +7,27 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 
 use super::{CommandError, Context};
+use crate::agent::tool::is_named;
 use crate::app;
 use crate::cache::redis::RedisCache;
 use crate::job::{ConnectionName, Identifier};
 use crate::metrics::Metrics;
 use crate::redis_client::RedisClient;
 use crate::worker::resources::tool_catalog::{ToolCatalog, ToolCatalogError};
+use crate::worker::resources::tool_source::ToolUser;
 
 /// Arguments of `tools`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   agentkit-worker tools user_123
-  agentkit-worker tools user_123 --connection gmail --connection slack --refresh")]
+  agentkit-worker tools user_123 --connection gmail --connection mcp:crm --refresh")]
 pub struct ToolsArguments {
     /// The user
     pub identifier: String,
     /// A connection; may be given several times [default: CONNECTION_NAME, else gmail]
     #[arg(long = "connection", value_name = "C")]
     pub connections: Vec<String>,
-    /// Ask Scalekit, whatever is cached
+    /// Ask Scalekit or the MCP server, whatever is cached
     #[arg(long)]
     pub refresh: bool,
 }
@@ -43,9 +45,10 @@ pub(crate) async fn tools(context: Context, arguments: ToolsArguments) -> Result
     }
     let metrics = Arc::new(Metrics::default());
     let (scalekit, _) = app::edges(&context.config, &context.clock, &metrics, None)?;
+    let sources = app::tool_sources(&context.config, &context.clock, &scalekit)?;
     let redis = RedisClient::new(&context.config.redis).context("redis")?;
     let tool_catalog =
-        ToolCatalog::new(context.config.tools.clone(), scalekit, Arc::new(RedisCache::new(redis)), metrics);
+        ToolCatalog::new(context.config.tools.clone(), sources, Arc::new(RedisCache::new(redis)), metrics);
     for name in names {
         let connection =
             ConnectionName::new(name).ok_or(CommandError::Usage("--connection: not a connection name".into()))?;
@@ -62,13 +65,21 @@ async fn show(
     identifier: &Identifier,
     connection: &ConnectionName,
 ) -> Result<(), CommandError> {
-    let (tools, source) = match tool_catalog.list(identifier, connection).await {
+    let user = ToolUser { identifier, run: "", reads_only: false };
+    let (tools, source) = match tool_catalog.list(user, connection).await {
         Ok(found) => found,
+        Err(ToolCatalogError::Empty) if connection.mcp_server().is_some() => {
+            return Err(anyhow!("{connection}: the MCP server lists no tools").into());
+        }
         Err(ToolCatalogError::Empty) => {
             let hint = "check that the connection has tools and that the user's account is ACTIVE";
             return Err(anyhow!("{connection}: the tool list of {identifier} is empty; {hint}").into());
         }
-        Err(ToolCatalogError::Scalekit(error)) if error.auth_lost() => {
+        Err(ToolCatalogError::Source(error)) if error.operator_error(connection).is_some() => {
+            let detail = error.operator_error(connection).map(|detail| format!("{}; {}", detail.message, detail.hint));
+            return Err(anyhow!("{}", detail.unwrap_or_default()).into());
+        }
+        Err(ToolCatalogError::Source(error)) if error.auth_lost() => {
             let hint =
                 "compare the connection's name (upper and lower case count), and let the user connect the account";
             return Err(anyhow!("{connection}: {error}; {hint}").into());
@@ -78,12 +89,15 @@ async fn show(
     println!("{connection}: {} tools for {identifier} (from {})", tools.len(), source.as_str());
     let rules = tool_catalog.config();
     for tool in &*tools {
-        let denied = match (rules.deny.contains(&tool.name), rules.effects_ceiling.allows(tool.effect)) {
+        let is_denied = is_named(&rules.deny, &tool.name, connection);
+        let denied = match (is_denied, rules.effects_ceiling.allows(tool.effect)) {
             (true, _) => "  denied by `tools.deny`",
             (false, false) => "  above `tools.effects_ceiling`",
             (false, true) => "",
         };
-        println!("  {:<10} {}{denied}", tool.effect.as_str(), tool.name);
+        // Of Scalekit's tools the name there, by which rules name them.
+        let name = if connection.mcp_server().is_some() { &tool.model_name } else { &tool.name };
+        println!("  {:<10} {name}{denied}", tool.effect.as_str());
     }
     Ok(())
 }

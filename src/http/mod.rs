@@ -7,14 +7,15 @@
 //! hyper 1.12 `proto/h1/dispatch.rs` and hyper-util 0.1.21 `client/legacy/client.rs`).
 
 mod body;
+mod bounded;
 mod config;
 mod public;
 mod redaction;
+mod request;
 mod retry_after;
 mod room;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,10 +24,12 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
+pub use self::bounded::parse as parse_bounded;
 pub use self::config::Config;
 pub use self::public::{addresses_of, is_public};
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
+pub use self::request::{Method, Request};
 use self::retry_after::retry_after;
 use self::room::{FREE_BYTES, Held, Room};
 use crate::agent::effect::Ran;
@@ -46,27 +49,6 @@ pub struct Client {
     tls_keys: Cow<'static, str>,
 }
 
-/// The methods in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Sent without a body.
-    Get,
-    /// Sent with the request's body, where it has one.
-    Post,
-}
-
-/// One request, complete with its time limit.
-#[derive(Clone)]
-#[must_use]
-pub struct Request {
-    method: Method,
-    url: Url,
-    timeout: Duration,
-    bearer: Option<SecretString>,
-    headers: Vec<(&'static str, String)>,
-    body: Option<Body>,
-}
-
 /// A whole answer, whatever its status.
 #[derive(Debug, Clone)]
 pub struct Response {
@@ -80,6 +62,10 @@ pub struct Response {
     pub should_retry: Option<bool>,
     /// The media type with its parameters, such as `application/json; charset=utf-8`.
     pub content_type: Option<String>,
+    /// `mcp-session-id`, of MCP servers that keep sessions.
+    pub session_id: Option<String>,
+    /// Whether it says how to authenticate (`www-authenticate`).
+    pub wants_authentication: bool,
     /// The body, not longer than the configured limit.
     pub body: Bytes,
     /// The room of a large one, for as long as it is there.
@@ -138,55 +124,6 @@ impl HttpError {
     }
 }
 
-impl Request {
-    /// A request for `url` that must be answered whole within `timeout`.
-    pub fn new(method: Method, url: Url, timeout: Duration) -> Self {
-        Self { method, url, timeout, bearer: None, headers: Vec::new(), body: None }
-    }
-
-    /// Adds `Authorization: Bearer`.
-    pub fn bearer(mut self, token: SecretString) -> Self {
-        self.bearer = Some(token);
-        self
-    }
-
-    /// Adds a header. Not for secrets: those go into [`Request::bearer`].
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    /// Sets a body that is already printed JSON.
-    pub fn json(mut self, body: impl Into<Body>) -> Self {
-        self.body = Some(body.into());
-        self.header("content-type", "application/json")
-    }
-
-    /// Sets a body of this media type.
-    pub fn body(mut self, media_type: &'static str, body: impl Into<Body>) -> Self {
-        self.body = Some(body.into());
-        self.header("content-type", media_type)
-    }
-
-    /// Sets a form of names and values as the body.
-    pub fn form(mut self, fields: &[(&str, &str)]) -> Self {
-        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        self.body = Some(body.into());
-        self.header("content-type", "application/x-www-form-urlencoded")
-    }
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Request")
-            .field("method", &self.method)
-            .field("host", &host(&self.url))
-            .field("path", &self.url.path())
-            .finish_non_exhaustive()
-    }
-}
-
 impl Client {
     /// A client as `config` says, which trusts the system's authorities. Without any of those it still calls `http`
     /// addresses, and refuses `https` ones with words that say what to install.
@@ -226,6 +163,16 @@ impl Client {
 
     /// Sends a request once and reads the whole answer. Every HTTP status is an answer.
     pub async fn send(&self, request: Request) -> Result<Response, HttpError> {
+        self.send_until(request, |_, _| false).await
+    }
+
+    /// The same for answers that may go on after all that is wanted of them was said: `is_enough` is asked with the head and the
+    /// whole body so far, each time that more has come. What it wants no more of is cut off.
+    pub async fn send_until(
+        &self,
+        request: Request,
+        mut is_enough: impl FnMut(&Response, &[u8]) -> bool + Send,
+    ) -> Result<Response, HttpError> {
         if request.url.scheme() == "https"
             && let Some(reason) = &self.no_tls
         {
@@ -234,27 +181,30 @@ impl Client {
         let host = host(&request.url);
         let (after, began) = (request.timeout, Instant::now());
         let late = |_| HttpError::TimedOut { host: host.clone(), after };
-        let mut begun = tokio::time::timeout(after, self.begin(request, &host)).await.map_err(late)??;
+        let mut begun =
+            tokio::time::timeout(after, self.begin(request, &mut is_enough, &host)).await.map_err(late)??;
         let left = after.saturating_sub(began.elapsed());
         if begun.rest.is_some() {
             // What is waited for here is our own room, and no fault of the peer's.
             begun.response.room = Some(self.room.take(begun.size).await);
-            tokio::time::timeout(left, self.read(&mut begun, usize::MAX, &host)).await.map_err(late)??;
+            tokio::time::timeout(left, self.read(&mut begun, usize::MAX, &mut is_enough, &host))
+                .await
+                .map_err(late)??;
         }
         Ok(Response { body: begun.body.freeze(), ..begun.response })
     }
 
     /// Sends a request, and reads an answer that needs no room; the beginning of one that does.
-    async fn begin(&self, request: Request, host: &str) -> Result<Begun, HttpError> {
+    async fn begin(&self, request: Request, is_enough: &mut IsEnough<'_>, host: &str) -> Result<Begun, HttpError> {
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
             Method::Post => reqwest::Method::POST,
         };
-        let mut builder = self.inner.request(method, request.url);
-        if let Some(token) = &request.bearer {
-            builder = builder.bearer_auth(token.expose_secret());
-        }
-        for (name, value) in request.headers {
+        let mut builder = self.inner.request(method, request.url.clone());
+        for (name, value, is_secret) in request.all_headers() {
+            let value = reqwest::header::HeaderValue::from_str(value);
+            let mut value = value.map_err(|_| HttpError::Invalid(format!("not a value of the header {name}")))?;
+            value.set_sensitive(is_secret);
             builder = builder.header(name, value);
         }
         if let Some(body) = request.body {
@@ -268,6 +218,8 @@ impl Client {
             request_id: text("x-request-id"),
             should_retry: text("x-should-retry").and_then(|text| text.parse().ok()),
             content_type: text("content-type"),
+            session_id: text("mcp-session-id"),
+            wants_authentication: answer.headers().contains_key("www-authenticate"),
             body: Bytes::new(),
             room: None,
         };
@@ -275,15 +227,21 @@ impl Client {
         let length = answer.content_length().and_then(|length| usize::try_from(length).ok());
         let size = length.unwrap_or(usize::MAX).min(self.max_body_bytes);
         let mut begun = Begun { response, body: BytesMut::new(), size, rest: Some(answer) };
-        self.read(&mut begun, FREE_BYTES, host).await?;
+        self.read(&mut begun, FREE_BYTES, is_enough, host).await?;
         Ok(begun)
     }
 
-    /// Reads on, until the answer ends or is longer than `enough`.
-    async fn read(&self, begun: &mut Begun, enough: usize, host: &str) -> Result<(), HttpError> {
+    /// Reads on, until the answer ends, is longer than `most`, or says enough.
+    async fn read(
+        &self,
+        begun: &mut Begun,
+        most: usize,
+        is_enough: &mut IsEnough<'_>,
+        host: &str,
+    ) -> Result<(), HttpError> {
         let Begun { response, body, size, rest } = begun;
         let Some(answer) = rest else { return Ok(()) };
-        if enough > *size {
+        if most > *size {
             body.reserve(size.saturating_sub(body.len()));
         }
         while let Some(chunk) = answer.chunk().await.map_err(|error| self.failure(&error, host))? {
@@ -292,7 +250,10 @@ impl Client {
                 return Err(HttpError::BodyTooLarge { host, status, limit });
             }
             body.extend_from_slice(&chunk);
-            if body.len() > enough {
+            if is_enough(response, body) {
+                break;
+            }
+            if body.len() > most {
                 return Ok(());
             }
         }
@@ -316,6 +277,9 @@ impl Client {
         }
     }
 }
+
+/// See [`Client::send_until`].
+type IsEnough<'a> = dyn FnMut(&Response, &[u8]) -> bool + Send + 'a;
 
 /// An answer of which a part is read.
 struct Begun {
@@ -372,19 +336,6 @@ fn words(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_prints_neither_query_nor_body_nor_token() {
-        let url = Url::parse("https://acme.example/oauth/token?identifier=alice").unwrap();
-        let request = Request::new(Method::Post, url, Duration::from_secs(1))
-            .bearer("bearer-1".to_owned().into())
-            .form(&[("client_secret", "s3cr3t")]);
-        let shown = format!("{request:?}");
-        for secret in ["alice", "bearer-1", "s3cr3t"] {
-            assert!(!shown.contains(secret), "{shown}");
-        }
-        assert_eq!(request.body, Some("client_secret=s3cr3t".into()));
-    }
 
     #[test]
     fn only_what_never_left_is_proven_not_to_have_run() {

@@ -73,7 +73,7 @@ impl ModelServer {
         url.path_segments_mut().expect("`address` took http addresses only").pop_if_empty().extend(path);
         let mut request = Request::new(method, url, timeout);
         if self.has_key() {
-            request = request.bearer(self.key.clone());
+            request = request.bearer(&self.key);
         }
         if let Some(body) = body {
             request = request.json(body);

@@ -201,12 +201,12 @@ impl Metrics {
         self.tool_retries.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
-    /// A tool list was found in `process`, `redis` or `scalekit`.
+    /// A tool list was found in `process`, `redis`, `scalekit` or `mcp`.
     pub fn tools_found(&self, result: &'static str) {
         self.tool_cache.get_or_create(&CacheResult { result }).inc();
     }
 
-    /// How often a tool list was found in `process`, `redis` or `scalekit`.
+    /// How often a tool list was found in `process`, `redis`, `scalekit` or `mcp`.
     pub fn tools_found_in(&self, result: &'static str) -> u64 {
         self.tool_cache.get_or_create(&CacheResult { result }).get()
     }

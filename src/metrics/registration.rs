@@ -261,7 +261,7 @@ impl Metrics {
         let other = ModelName { model: OTHER.to_owned() };
         drop(self.model_cost.get_or_create(&other));
         drop(self.model_cost_unknown.get_or_create(&other));
-        for result in ["process", "redis", "scalekit"] {
+        for result in ["process", "redis", "scalekit", "mcp"] {
             drop(self.tool_cache.get_or_create(&CacheResult { result }));
         }
         for decision in [Verdict::Approve, Verdict::Deny, Verdict::Edit, Verdict::Expired] {

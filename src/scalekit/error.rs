@@ -274,9 +274,15 @@ impl Error {
             400..500 if body.tool_error => Self::ToolFailed(details),
             500..600 if body.tool_error => Self::ProviderFailed(details),
             400 if operation == Operation::Execute && body.json => Self::refused_run(code, details),
+            // No account of the user's is active; other refusals of a token speak of none.
+            400 if operation == Operation::SessionToken && details.message.to_ascii_lowercase().contains("account") => {
+                Self::AccountNotActive(details)
+            }
             404 if !body.json => Self::BadAnswer(details),
             404 => match operation {
-                Operation::MagicLink | Operation::ListAccounts => Self::ConnectionNotFound(details),
+                Operation::MagicLink | Operation::ListAccounts | Operation::SessionToken => {
+                    Self::ConnectionNotFound(details)
+                }
                 _ => Self::AccountUnknown(details),
             },
             400 | 403 => Self::Refused { ran: Ran::No, details },
@@ -333,6 +339,8 @@ mod tests {
             request_id: None,
             should_retry: None,
             content_type: None,
+            session_id: None,
+            wants_authentication: false,
             body: body.into(),
             room: None,
         };

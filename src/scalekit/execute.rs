@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Details, Error, Operation, RateLimitScope, Scalekit, bounded, bounded_object, print, text};
-use crate::http::{Method, Request};
+use super::{Details, Error, Operation, RateLimitScope, Scalekit, bounded_object, print, text};
+use crate::http::{Method, Request, parse_bounded};
 use crate::job::{ConnectionName, Identifier};
 
 /// Slack's words for an authorization that is gone (Slack Web API, errors common to all methods).
@@ -142,7 +142,7 @@ fn envelope_content(object: &Map<String, Value>) -> Value {
         None => format!("[{} left out]", part.get("type").map(plain).unwrap_or_default()),
     });
     let text = texts.collect::<Vec<_>>().join("\n");
-    match bounded::parse(text.as_bytes()) {
+    match parse_bounded(text.as_bytes()) {
         Ok(value @ (Value::Object(_) | Value::Array(_))) => value,
         _ => Value::String(text),
     }

@@ -6,12 +6,12 @@
 //! no idempotency key, so who repeats it must know what the tool does.
 
 mod accounts;
-mod bounded;
 mod credentials;
 mod details;
 mod error;
 mod execute;
 mod logs;
+mod session_token;
 mod token;
 mod tools;
 
@@ -38,6 +38,7 @@ pub use details::Details;
 pub use error::{Error, RateLimitScope};
 pub use execute::{ExecuteRequest, ToolAnswer};
 pub use logs::{LogStatus, ToolCallLog};
+pub use session_token::SessionToken;
 pub use tools::ScopedTool;
 
 /// Where Scalekit is, who we are, and how calls are bounded.
@@ -168,6 +169,7 @@ enum Operation {
     MagicLink,
     ListAccounts,
     ScopedTools,
+    SessionToken,
     Execute,
     Logs,
 }
@@ -180,6 +182,7 @@ impl Operation {
             Self::MagicLink => "magic_link",
             Self::ListAccounts => "list_accounts",
             Self::ScopedTools => "scoped_tools",
+            Self::SessionToken => "session_token",
             Self::Execute => "execute_tool",
             Self::Logs => "tool_call_logs",
         }
@@ -236,14 +239,14 @@ impl Scalekit {
         let held_back = |why| Error::NotSent(Details { message: why, ..Details::default() });
         let token = self.token(None).await?;
         may_leave().await.map_err(held_back)?;
-        let refused = match self.exchange(operation, request.clone().bearer(token.secret.clone())).await {
+        let refused = match self.exchange(operation, request.clone().bearer(&token.secret)).await {
             Err(error @ Error::Credentials(_)) => error,
             result => return self.told(result),
         };
         self.note_retry(operation, &refused, 2, Duration::ZERO);
         let token = self.token(Some(token.generation)).await?;
         may_leave().await.map_err(held_back)?;
-        self.told(self.exchange(operation, request.bearer(token.secret)).await)
+        self.told(self.exchange(operation, request.bearer(&token.secret)).await)
     }
 
     fn tell(&self, news: CredentialsNews) {
@@ -324,7 +327,8 @@ impl Scalekit {
         Duration::from_millis(self.config.control_timeout_milliseconds)
     }
 
-    fn tool_timeout(&self) -> Duration {
+    /// Longest time for one run of a tool.
+    pub fn tool_timeout(&self) -> Duration {
         Duration::from_millis(self.config.tool_timeout_milliseconds)
     }
 
@@ -372,7 +376,7 @@ fn object(response: &Response) -> Result<Map<String, Value>, Error> {
 
 /// The same of an answer that may be full of a stranger's values.
 fn bounded_object(response: &Response) -> Result<Map<String, Value>, Error> {
-    match bounded::parse(&response.body) {
+    match http::parse_bounded(&response.body) {
         Ok(Value::Object(object)) => Ok(object),
         _ => Err(Error::bad_answer(response, "not a JSON object")),
     }

@@ -11,6 +11,7 @@ mod edges;
 mod hostile;
 mod http;
 mod journal;
+mod mcp;
 mod money;
 mod operating;
 mod pages;

@@ -1,5 +1,5 @@
 //! The tools of a user on a connection: from this process's memory, else from the cache that all workers share, else
-//! from Scalekit. A cache that fails is a miss and a warning, never a failed job.
+//! from their source. A cache that fails is a miss and a warning, never a failed job.
 //!
 //! Most users of a connection have the same tools. What stands under a user's key is the name of a list, which is the
 //! digest of its bytes; the list itself is stored once for all who have it.
@@ -9,18 +9,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::single_flight::SingleFlight;
+use super::tool_error::ToolError;
+use super::tool_source::{ListKeys, SourceList, ToolSources, ToolUser};
 use crate::agent::effect::{Effect, effect_by_name};
 use crate::agent::event::PinnedTool;
-use crate::agent::tool::Tool;
+use crate::agent::tool::{Tool, is_named, rule_for};
 use crate::cache::{Cache, CacheError};
 use crate::job::{ConnectionName, Identifier, OfferedEffects};
 use crate::key::{Key, digest};
 use crate::metrics::Metrics;
 use crate::retry::spread;
-use crate::scalekit::{self, Scalekit};
 
 /// Form of the cached value: with the list itself, as earlier workers write it, or with its name. Another one is a miss,
 /// as to them is the one that they do not know.
@@ -30,6 +32,8 @@ const NAMED: u32 = 2;
 const NAME_BYTES: usize = 32;
 /// How much longer than it should a list stays in the shared cache at most.
 const SPREAD: f64 = 0.1;
+/// What may be kept for less is not shared.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Rules for tools and their cache.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
@@ -75,6 +79,8 @@ pub enum FoundIn {
     /// In the cache that all workers share.
     Shared,
     Scalekit,
+    /// An MCP server.
+    Server,
 }
 
 impl FoundIn {
@@ -84,6 +90,7 @@ impl FoundIn {
             Self::Process => "process",
             Self::Shared => "redis",
             Self::Scalekit => "scalekit",
+            Self::Server => "mcp",
         }
     }
 }
@@ -91,12 +98,12 @@ impl FoundIn {
 /// Why there is no list.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ToolCatalogError {
-    /// Scalekit lists no tools for this user on this connection.
+    /// There are no tools for this user on this connection.
     #[error("the tool list is empty")]
     Empty,
-    /// Scalekit did not give the list.
+    /// Their source did not give the list.
     #[error(transparent)]
-    Scalekit(Arc<scalekit::Error>),
+    Source(Arc<ToolError>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,17 +113,38 @@ struct Cached {
     tools: Option<Vec<Tool>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     list: Option<String>,
+    /// How long the source lets it be kept, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keep_milliseconds: Option<u64>,
 }
 
 /// A list as runs share it, with the operator's word on what its tools do.
 pub(crate) type List = Arc<[Arc<Tool>]>;
 
+/// A list in the process's own memory.
+#[derive(Clone)]
+struct Recent {
+    tools: List,
+    /// When it may not be used any more, where its source says so.
+    ends_at: Option<Instant>,
+}
+
+impl Recent {
+    fn new(tools: List, keep: Option<Duration>) -> Self {
+        Self { tools, ends_at: keep.and_then(|keep| Instant::now().checked_add(keep)) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.ends_at.is_some_and(|end| end <= Instant::now())
+    }
+}
+
 /// The tool lists of all users that this worker has seen lately.
 pub struct ToolCatalog {
     config: RwLock<Arc<Config>>,
-    scalekit: Arc<Scalekit>,
+    sources: Arc<ToolSources>,
     cache: Arc<dyn Cache>,
-    recent: moka::future::Cache<Key, List>,
+    recent: moka::future::Cache<Key, Recent>,
     /// By name, so that users who have the same list share it here, too.
     lists: moka::future::Cache<String, List>,
     metrics: Arc<Metrics>,
@@ -124,7 +152,7 @@ pub struct ToolCatalog {
 
 impl ToolCatalog {
     /// A catalog without any list.
-    pub fn new(config: Config, scalekit: Arc<Scalekit>, cache: Arc<dyn Cache>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: Config, sources: Arc<ToolSources>, cache: Arc<dyn Cache>, metrics: Arc<Metrics>) -> Self {
         let recent = moka::future::Cache::builder()
             .max_capacity(config.memory_lists)
             .time_to_live(Duration::from_secs(config.memory_seconds))
@@ -133,7 +161,7 @@ impl ToolCatalog {
             .max_capacity(config.memory_lists)
             .time_to_idle(Duration::from_secs(config.cache_seconds))
             .build();
-        Self { config: RwLock::new(Arc::new(config)), scalekit, cache, recent, lists, metrics }
+        Self { config: RwLock::new(Arc::new(config)), sources, cache, recent, lists, metrics }
     }
 
     /// The operator's rules.
@@ -151,81 +179,97 @@ impl ToolCatalog {
     /// Whether the operator forbids the tool, pinned as it may be.
     pub fn forbids(&self, tool: &PinnedTool) -> bool {
         let config = self.config();
-        config.deny.contains(&tool.name) || !config.effects_ceiling.allows(tool.effect)
+        is_named(&config.deny, &tool.name, &tool.connection) || !config.effects_ceiling.allows(tool.effect)
     }
 
-    /// All tools of `identifier` on `connection`, never an empty list, and where it was found. However many ask at once,
-    /// one of them loads.
+    /// All tools of `user` on `connection`, never an empty list, and where it was found. However many ask at once, one of them
+    /// loads.
     pub async fn list(
         &self,
-        identifier: &Identifier,
+        user: ToolUser<'_>,
         connection: &ConnectionName,
     ) -> Result<(List, FoundIn), ToolCatalogError> {
-        let key = key(identifier, connection);
+        let keys = self.sources.list_keys(user, connection);
         let mut source = FoundIn::Process;
+        if self.recent.get(&keys.own).await.is_some_and(|recent| recent.is_over()) {
+            self.recent.invalidate(&keys.own).await;
+        }
         let load = async {
-            let (tools, found) = self.load(&key, identifier, connection).await?;
+            let (recent, found) = self.load(&keys, user, connection).await?;
             source = found;
-            Ok(tools)
+            Ok(recent)
         };
-        let tools = self
+        let recent = self
             .recent
-            .try_get_with(key.clone(), load)
+            .try_get_with(keys.own.clone(), load)
             .await
             .map_err(|error: Arc<ToolCatalogError>| (*error).clone())?;
         self.metrics.tools_found(source.as_str());
-        Ok((tools, source))
+        Ok((recent.tools, source))
     }
 
-    /// Forgets a list, so that the next look-up asks Scalekit.
+    /// Forgets the lists of a user on a connection, so that the next look-up asks their source.
     pub async fn forget(&self, identifier: &Identifier, connection: &ConnectionName) {
-        let key = key(identifier, connection);
-        self.recent.invalidate(&key).await;
-        if let Err(error) = self.cache.remove(&key).await {
-            warn!(%error, "a tool list could not be removed from the cache");
+        let of = |reads_only| self.sources.list_keys(ToolUser { identifier, run: "", reads_only }, connection);
+        let keys = [of(false), of(true)].into_iter().flat_map(|keys| [Some(keys.own), keys.public]);
+        for key in keys.flatten().collect::<BTreeSet<_>>() {
+            self.recent.invalidate(&key).await;
+            if let Err(error) = self.cache.remove(&key).await {
+                warn!(%error, "a tool list could not be removed from the cache");
+            }
         }
     }
 
     async fn load(
         &self,
-        key: &Key,
-        identifier: &Identifier,
+        keys: &ListKeys,
+        user: ToolUser<'_>,
         connection: &ConnectionName,
-    ) -> Result<(List, FoundIn), ToolCatalogError> {
-        let cached = self.cached(key).await;
-        if let Ok(Some(tools)) = cached {
-            return Ok((tools, FoundIn::Shared));
+    ) -> Result<(Recent, FoundIn), ToolCatalogError> {
+        let cached = self.cached(keys).await;
+        if let Ok(Some(recent)) = cached {
+            return Ok((recent, FoundIn::Shared));
         }
         // Without the cache there is nobody to agree with.
         let flight = match cached {
-            Ok(_) => SingleFlight::join(&*self.cache, key, || self.cached(key)).await,
+            Ok(_) => SingleFlight::join(&*self.cache, &keys.own, || self.cached(keys)).await,
             Err(_) => SingleFlight::Leader(None),
         };
-        if let SingleFlight::Follower(tools) = flight {
-            return Ok((tools, FoundIn::Shared));
+        if let SingleFlight::Follower(recent) = flight {
+            return Ok((recent, FoundIn::Shared));
         }
-        let definitions = self.scalekit.scoped_tools(identifier, connection).await;
-        let tools = definitions.map(|definitions| {
-            let tools = definitions.iter().filter_map(|scoped| Tool::from_definition(&scoped.definition, connection));
-            tools.collect::<Vec<_>>()
-        });
-        let result = match tools {
-            Ok(tools) if tools.is_empty() => Err(ToolCatalogError::Empty),
-            Ok(tools) => Ok((self.store(key, tools).await, FoundIn::Scalekit)),
-            Err(error) => Err(ToolCatalogError::Scalekit(Arc::new(error))),
+        let result = match self.sources.list(user, connection).await {
+            Ok(listed) if listed.tools.is_empty() => Err(ToolCatalogError::Empty),
+            Ok(listed) => {
+                let found = if keys.public.is_some() { FoundIn::Server } else { FoundIn::Scalekit };
+                Ok((self.store(keys, listed).await, found))
+            }
+            Err(error) => Err(ToolCatalogError::Source(Arc::new(error))),
         };
         flight.finish(&*self.cache).await;
         result
     }
 
-    async fn cached(&self, key: &Key) -> Result<Option<List>, CacheError> {
+    async fn cached(&self, keys: &ListKeys) -> Result<Option<Recent>, CacheError> {
+        for key in keys.public.iter().chain([&keys.own]) {
+            if let Some(recent) = self.cached_under(key).await? {
+                return Ok(Some(recent));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn cached_under(&self, key: &Key) -> Result<Option<Recent>, CacheError> {
         let cached = async {
             let Some(value) = self.cache.get(key).await? else { return Ok(None) };
             match serde_json::from_slice(&value) {
                 Ok(Cached { version: WHOLE, tools: Some(tools), .. }) if !tools.is_empty() => {
-                    Ok(Some(self.as_configured(tools)))
+                    Ok(Some(Recent::new(self.as_configured(tools), None)))
                 }
-                Ok(Cached { version: NAMED, list: Some(name), .. }) => self.named(name).await,
+                Ok(Cached { version: NAMED, list: Some(name), keep_milliseconds, .. }) => {
+                    let keep = keep_milliseconds.map(Duration::from_millis);
+                    Ok(self.named(name).await?.map(|tools| Recent::new(tools, keep)))
+                }
                 _ => Ok(None),
             }
         };
@@ -254,9 +298,11 @@ impl ToolCatalog {
     fn as_configured(&self, tools: Vec<Tool>) -> List {
         let config = self.config();
         let configured = |tool: Tool| {
-            let effect = match config.effects.get(&tool.name) {
-                Some(effect) => *effect,
-                None if config.trusted_hints.contains(&tool.connection) => tool.hinted.unwrap_or(tool.effect),
+            let connection = &tool.connection;
+            let is_believed = config.trusted_hints.contains(connection) || self.sources.believes(connection);
+            let effect = match rule_for(&tool.name, connection, |name| config.effects.get(name).copied()) {
+                Some(effect) => effect,
+                None if is_believed => tool.hinted.unwrap_or(tool.effect),
                 None => tool.effect.max(effect_by_name(&tool.name)),
             };
             Arc::new(Tool { effect, hinted: None, ..tool })
@@ -265,21 +311,27 @@ impl ToolCatalog {
     }
 
     /// First the list, then its name. The list stays for as long as any name of it could: whoever else names it only puts
-    /// off its end.
-    async fn store(&self, key: &Key, tools: Vec<Tool>) -> List {
+    /// off its end. What may hardly be kept at all is not shared.
+    async fn store(&self, keys: &ListKeys, listed: SourceList) -> Recent {
+        let SourceList { tools, keep, is_public } = listed;
         let list = serde_json::to_vec(&tools).expect("tools are JSON types only");
         let name = digest(&list, NAME_BYTES);
-        let cached = Cached { version: NAMED, tools: None, list: Some(name.clone()) };
+        let keep_milliseconds = keep.map(|keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+        let cached = Cached { version: NAMED, tools: None, list: Some(name.clone()), keep_milliseconds };
         let cached = serde_json::to_vec(&cached).expect("a name is a JSON type");
-        let ttl = Duration::from_secs(self.config().cache_seconds);
-        let stored = async {
-            self.cache.put(&list_key(&name), list.into(), ttl.mul_f64(1.0 + SPREAD)).await?;
-            self.cache.put(key, cached.into(), spread(ttl, key.as_str())).await
-        };
-        if let Err(error) = stored.await {
-            warn!(%error, "a tool list could not be cached");
+        let most = Duration::from_secs(self.config().cache_seconds);
+        let key = keys.public.as_ref().filter(|_| is_public).unwrap_or(&keys.own);
+        let ttl = keep.filter(|keep| *keep < most).unwrap_or_else(|| spread(most, key.as_str()));
+        if ttl >= SHORTEST {
+            let stored = async {
+                self.cache.put(&list_key(&name), list.into(), most.mul_f64(1.0 + SPREAD)).await?;
+                self.cache.put(key, cached.into(), ttl).await
+            };
+            if let Err(error) = stored.await {
+                warn!(%error, "a tool list could not be cached");
+            }
         }
-        self.shared(name, tools).await
+        Recent::new(self.shared(name, tools).await, keep)
     }
 }
 
@@ -298,10 +350,6 @@ fn list_key(name: &str) -> Key {
     Key::new(&["toollist", name])
 }
 
-fn key(identifier: &Identifier, connection: &ConnectionName) -> Key {
-    Key::new(&["tools", identifier.as_str(), connection.as_str()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,7 +362,7 @@ mod tests {
             version: u32,
             tools: Vec<Tool>,
         }
-        let named = Cached { version: NAMED, tools: None, list: Some("name".to_owned()) };
+        let named = Cached { version: NAMED, tools: None, list: Some("name".to_owned()), keep_milliseconds: None };
         assert!(serde_json::from_slice::<EarlierCached>(&serde_json::to_vec(&named).unwrap()).is_err());
     }
 }

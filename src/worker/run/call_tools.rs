@@ -1,4 +1,4 @@
-//! Running tool calls through Scalekit: journalled before they leave, repeated only where that is safe, in doubt reported.
+//! Running tool calls: journalled before they leave, repeated only where that is safe, in doubt reported.
 
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use crate::agent::event::{Event, NOT_SECURED, NOT_WITNESSED, Plan, ToolOutcome};
 use crate::agent::result;
 use crate::job::ConnectionName;
 use crate::retry::{RetryDecision, retry};
-use crate::scalekit::{Error, ExecuteRequest};
 use crate::trace::{Kind, Place, Span};
 use crate::worker::message::wake_up::WitnessedCall;
+use crate::worker::resources::tool_error::ToolError;
+use crate::worker::resources::tool_source::{ToolRequest, ToolUser};
 
 /// What is waited for longer than this is no work.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ impl Attempt<'_> {
                 async move { (call, executor.call(call, lease, span).await) }
             })
             .collect();
-        let mut hindered: Vec<(ConnectionName, Error)> = Vec::new();
+        let mut hindered: Vec<(ConnectionName, ToolError)> = Vec::new();
         let mut out_of_time = std::pin::pin!(executor.out_of_time(self.stop));
         loop {
             let finished = tokio::select! {
@@ -82,7 +83,7 @@ impl Attempt<'_> {
         match hindered.first() {
             None => Ok(()),
             Some(_) if Box::pin(self.account_trouble(&troubles)).await? => Ok(()),
-            Some((_, error)) => Err(Interruption::from(error)),
+            Some((connection, error)) => Err(Interruption::of_source(connection, error)),
         }
     }
 
@@ -175,6 +176,8 @@ impl Attempt<'_> {
             arguments: arguments.clone(),
             identifier: run.job().identifier.clone(),
             run_id: run.job().id(),
+            reads_only: self.reads_only(),
+            left: Duration::try_from(run.remaining(self.leased.clock().now())).unwrap_or_default(),
             result_bytes: run.settings().result_bytes,
             known_executions: run.known_executions(call_id),
         })
@@ -225,28 +228,31 @@ impl Executor {
         let effect = tool.effect;
         let (mut retries, began) = (Vec::new(), Instant::now());
         let traceparent = span.place().map(Place::header);
-        let request = ExecuteRequest {
-            tool: &tool.name,
-            identifier: &call.identifier,
-            connection: &tool.connection,
-            params: &call.arguments,
-            run_id: &run_id.unique(),
-            traceparent: traceparent.as_deref(),
-        };
-        let execute = || {
+        let run = run_id.unique();
+        let user = ToolUser { identifier: &call.identifier, run: &run, reads_only: call.reads_only };
+        let execute = || async {
+            let request = ToolRequest {
+                user,
+                connection: &tool.connection,
+                tool: &tool.name,
+                arguments: &call.arguments,
+                left: call.left.saturating_sub(began.elapsed()),
+                traceparent: traceparent.as_deref(),
+            };
             let may_leave = || async { lease.assure().await.map_err(|why| why.to_string()) };
-            self.scalekit.execute(&request, may_leave)
+            self.sources.call(&request, may_leave).await
         };
-        let decide = |error: &Error| {
+        let decide = |error: &ToolError| {
             let may_repeat = !error.is_answer() && in_doubt(effect, error.ran()) == InDoubt::RunAgain;
-            if may_repeat { error.retry_tool() } else { RetryDecision::Stop }
+            let has_time = began.elapsed() < call.left;
+            if may_repeat && has_time { error.retry_tool() } else { RetryDecision::Stop }
         };
-        let notice = |error: &Error, attempt: u32, wait: Duration| {
+        let notice = |error: &ToolError, attempt: u32, wait: Duration| {
             let wait_milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             let effect = effect.as_str();
             let outline = error.outline();
             warn!(tool = tool.name, effect, attempt, wait_milliseconds, error = outline, "the tool call is repeated");
-            debug!(tool = tool.name, %error, "Scalekit's words");
+            debug!(tool = tool.name, %error, "the source's words");
             self.metrics.tool_retried(error.code());
             span.event("retry", vec![("error.type", error.code().to_owned())]);
             retries.push(Event::Retried { call: tool.name.clone(), reason: error.code().to_owned() });
@@ -254,6 +260,9 @@ impl Executor {
         let executed = retry(self.rules.tool_retry, decide, notice, execute).await;
         let ended = match executed {
             Ok(answer) => {
+                if answer.list_changed {
+                    self.tool_catalog.forget(&call.identifier, &tool.connection).await;
+                }
                 let content = result::render(&answer.data, call.result_bytes);
                 CallEnd::Outcome(ToolOutcome::Done { content, execution_id: answer.execution_id })
             }

@@ -18,6 +18,7 @@ use crate::reply::{AuthorizationEntry, AuthorizationRequired, ErrorCode, ErrorDe
 use crate::retry::spread;
 use crate::scalekit::{self, AccountStatus};
 use crate::worker::resources::accounts::Accepted;
+use crate::worker::resources::tool_error::ToolError;
 
 /// A run that was sent to the user so often, and lost the account again each time, does not try for ever.
 const MAX_AUTHORIZATIONS: u32 = 5;
@@ -31,6 +32,13 @@ impl Attempt<'_> {
         let accepted = if has_waited { Accepted::RecentIfActive } else { Accepted::Fresh };
         let mut missing = Vec::new();
         for connection in self.run().job().connections.clone() {
+            if connection.mcp_server().is_some() {
+                // There users have no accounts; whether it is there is seen where its tools are listed.
+                match self.executor.sources.objection(&connection) {
+                    Some(detail) => return self.fail(detail).await,
+                    None => continue,
+                }
+            }
             match self.executor.accounts.account(&self.run().job().identifier, &connection, accepted).await {
                 Ok(account) if account.status == AccountStatus::Active => {}
                 Ok(account) => missing.push((connection, account.status)),
@@ -50,7 +58,7 @@ impl Attempt<'_> {
     /// Whether these errors say that accounts cannot be used any more; then the user is asked, or the run has failed.
     pub(super) async fn account_trouble(
         &mut self,
-        troubles: &[(ConnectionName, &scalekit::Error)],
+        troubles: &[(ConnectionName, &ToolError)],
     ) -> Result<bool, Interruption> {
         let mut missing: Vec<(ConnectionName, AccountStatus)> = Vec::new();
         let mut refused_while_active = false;
@@ -66,11 +74,14 @@ impl Attempt<'_> {
             };
             if status.is_some() || error.auth_lost() {
                 warn!(%connection, error = error.outline(), "the user's account was lost in mid-run");
-                debug!(%connection, %error, "Scalekit's words");
+                debug!(%connection, %error, "the source's words");
                 // Scalekit may still call ACTIVE what the provider no longer takes.
                 refused_while_active |= status.is_none();
                 missing.push((connection.clone(), status.unwrap_or(AccountStatus::Expired)));
-            } else if let Some(detail) = operator_error(connection, error) {
+            } else if let Some(detail) = match error {
+                ToolError::Scalekit(error) => operator_error(connection, error),
+                error => error.operator_error(connection),
+            } {
                 self.fail(detail).await?;
                 return Ok(true);
             }
@@ -227,6 +238,9 @@ impl Executor {
         identifier: &Identifier,
         connection: &ConnectionName,
     ) -> Option<AccountStatus> {
+        if connection.mcp_server().is_some() {
+            return None;
+        }
         let account = self.accounts.account(identifier, connection, Accepted::Fresh).await.ok()?;
         Some(account.status).filter(|status| *status != AccountStatus::Active)
     }

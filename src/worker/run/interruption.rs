@@ -6,6 +6,7 @@ use crate::job::ConnectionName;
 use crate::journal::JournalError;
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::scalekit;
+use crate::worker::resources::tool_error::ToolError;
 
 /// No answer yet. Never an answer that the caller is owed, and never a failure of the job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +42,19 @@ pub enum Interruption {
     /// Something failed that should pass; costs the job an attempt.
     #[error("{reason}")]
     Transient {
+        /// What failed, for the reply that ends the attempts.
+        reason: String,
+        /// The same without anybody's words.
+        outline: String,
+    },
+    /// A source of tools cannot be reached, or wants to be left alone; costs the job an attempt, or one of those that may be
+    /// told to come later.
+    #[error("{reason}")]
+    SourceAway {
+        /// Whose tools they are.
+        connection: ConnectionName,
+        /// How much later it wants to be asked, where it says so.
+        wait: Option<Duration>,
         /// What failed, for the reply that ends the attempts.
         reason: String,
         /// The same without anybody's words.
@@ -94,8 +108,8 @@ impl Interruption {
             Self::OwnershipLost => "ownership_lost",
             Self::Authorization { .. } => "authorization",
             Self::Approval { .. } => "approval",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::Transient { .. } => "transient",
+            Self::RateLimited { .. } | Self::SourceAway { wait: Some(_), .. } => "rate_limited",
+            Self::Transient { .. } | Self::SourceAway { wait: None, .. } => "transient",
             Self::Credentials { .. } => "credentials",
             Self::ReplyNotTaken(_) => "reply_not_taken",
             Self::JournalUnavailable(_) => "journal_unavailable",
@@ -117,7 +131,9 @@ impl Interruption {
     pub(crate) fn outline(&self) -> String {
         match self {
             Self::RateLimited { outline, .. } => format!("asked to come later: {outline}"),
-            Self::Transient { outline, .. } | Self::Credentials { outline, .. } => outline.clone(),
+            Self::Transient { outline, .. } | Self::Credentials { outline, .. } | Self::SourceAway { outline, .. } => {
+                outline.clone()
+            }
             why => why.to_string(),
         }
     }
@@ -142,6 +158,21 @@ impl From<&scalekit::Error> for Interruption {
             (scalekit::Error::Credentials(_), _) => Self::Credentials { reason, outline },
             (_, Some(wait)) => Self::RateLimited { wait, reason, outline },
             (_, None) => Self::Transient { reason, outline },
+        }
+    }
+}
+
+impl Interruption {
+    /// What it means for the run that a source did not list its tools, or did not run one.
+    pub(crate) fn of_source(connection: &ConnectionName, error: &ToolError) -> Self {
+        match error {
+            ToolError::Scalekit(error) => Self::from(error),
+            error => Self::SourceAway {
+                connection: connection.clone(),
+                wait: error.come_back_after(),
+                reason: format!("the MCP server of connection `{connection}`: {error}"),
+                outline: error.outline(),
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::job::{ConnectionName, Identifier};
 use crate::reply::{ErrorCode, ErrorDetail};
 use crate::worker::resources::offers::Offer;
 use crate::worker::resources::tool_catalog::{FoundIn, ToolCatalogError};
+use crate::worker::resources::tool_source::ToolUser;
 
 impl Attempt<'_> {
     /// Finds the run's tools and pins them.
@@ -48,10 +49,12 @@ impl Attempt<'_> {
 
     /// All tools of all connections, or `None` where the run has come to its end for want of them.
     async fn all_tools(&mut self) -> Result<Option<Vec<Arc<Tool>>>, Interruption> {
-        let identifier = self.run().job().identifier.clone();
+        let (identifier, run_id) = (self.run().job().identifier.clone(), self.run().job().id());
+        let (run, reads_only) = (run_id.unique(), self.reads_only());
+        let user = ToolUser { identifier: &identifier, run: &run, reads_only };
         let mut all = Vec::new();
         for connection in self.run().job().connections.clone() {
-            match self.executor.tool_catalog.list(&identifier, &connection).await {
+            match self.executor.tool_catalog.list(user, &connection).await {
                 Ok((tools, source)) => {
                     let source = FoundIn::as_str(source);
                     debug!(%connection, tools = tools.len(), source, "tool list");
@@ -61,10 +64,10 @@ impl Attempt<'_> {
                     self.fail(empty_list(&connection, &identifier)).await?;
                     return Ok(None);
                 }
-                Err(ToolCatalogError::Scalekit(error)) => {
-                    match Box::pin(self.account_trouble(&[(connection, &error)])).await? {
+                Err(ToolCatalogError::Source(error)) => {
+                    match Box::pin(self.account_trouble(&[(connection.clone(), &error)])).await? {
                         true => return Ok(None),
-                        false => return Err(Interruption::from(&*error)),
+                        false => return Err(Interruption::of_source(&connection, &error)),
                     }
                 }
             }
@@ -127,6 +130,11 @@ fn define(pinned: &PinnedTool, listed: &[Arc<Tool>]) -> Option<Arc<Tool>> {
 }
 
 fn empty_list(connection: &ConnectionName, identifier: &Identifier) -> ErrorDetail {
+    if connection.mcp_server().is_some() {
+        let text = format!("the MCP server of connection `{connection}` lists no tools for `{identifier}`");
+        let hint = "check the server, and what the headers of its section in the configuration let the worker see";
+        return ErrorDetail::new(ErrorCode::NoTools, text).hint(hint).connection(connection.as_str());
+    }
     ErrorDetail::new(
         ErrorCode::NoTools,
         format!("connection `{connection}` lists no tools for `{identifier}`, although its account is ACTIVE"),

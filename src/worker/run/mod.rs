@@ -43,12 +43,14 @@ use super::resources::parked_index::ParkedIndex;
 use super::resources::poster::Poster;
 use super::resources::spending::Spending;
 use super::resources::tool_catalog::ToolCatalog;
+use super::resources::tool_source::ToolSources;
 use crate::agent::conclusion;
 use crate::agent::event::Event;
 use crate::agent::run::{Run, Step};
 use crate::agent::turn::Conclusion;
 use crate::approval::link::Links;
 use crate::digest_store::DigestStore;
+use crate::job::OfferedEffects;
 use crate::llm::Llm;
 use crate::metrics::Metrics;
 use crate::queue::{Message, Published, Publisher, QueueError};
@@ -59,8 +61,10 @@ use crate::trace::{Kind, Span, Tracer};
 
 /// Everything that a run needs from outside.
 pub(crate) struct Executor {
-    /// Tools and their execution.
+    /// Its log of tool calls.
     pub scalekit: Arc<Scalekit>,
+    /// Tools and their execution.
+    pub sources: Arc<ToolSources>,
     /// Whether the users' accounts can be used.
     pub accounts: Arc<SharedAccounts>,
     pub llm: Arc<Llm>,
@@ -207,6 +211,12 @@ impl Executor {
 impl Attempt<'_> {
     pub(super) fn run(&self) -> &Run {
         self.leased.run()
+    }
+
+    /// Whether the run may not change anything, by its job or by the operator.
+    pub(super) fn reads_only(&self) -> bool {
+        let ceiling = self.executor.tool_catalog.config().effects_ceiling;
+        [self.run().job().tools.effects, ceiling].contains(&OfferedEffects::Read)
     }
 
     /// Tells the caller something that the run cannot go on without; whether the run is still ours is asked before.

@@ -1,10 +1,12 @@
 //! A tool call on its way, and how it ended.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use crate::agent::event::{PinnedTool, ToolOutcome};
 use crate::job::{Identifier, JobId};
-use crate::scalekit::Error;
+use crate::worker::resources::tool_error::ToolError;
 
 /// One call with all that it needs; borrows nothing of the run, so that several can be under way.
 pub(super) struct OutboundCall {
@@ -16,6 +18,10 @@ pub(super) struct OutboundCall {
     /// Whose account runs it.
     pub(super) identifier: Identifier,
     pub(super) run_id: JobId,
+    /// Whether its run may not change anything.
+    pub(super) reads_only: bool,
+    /// What is left of the run's time.
+    pub(super) left: Duration,
     /// Bytes of its result that the model sees.
     pub(super) result_bytes: usize,
     /// See [`crate::agent::run::Run::known_executions`].
@@ -26,7 +32,7 @@ pub(super) struct OutboundCall {
 pub(super) enum CallEnd {
     Outcome(ToolOutcome),
     /// It did not run and can be made again, once what hinders it has passed.
-    NotRun(Error),
+    NotRun(ToolError),
 }
 
 impl CallEnd {

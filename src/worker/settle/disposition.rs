@@ -216,20 +216,20 @@ pub(crate) fn after_interruption(why: &Interruption, budgets: Budgets) -> Dispos
         Interruption::ReplyNotTaken(_) => next(Pause::ContinueAsNew, REPLY_WAIT),
         Interruption::Credentials { .. } => next(Pause::ContinueAsNew, CREDENTIALS_WAIT),
         Interruption::Unrecorded(_) => next(Pause::ContinueAsNew, JOURNAL_WAIT),
-        Interruption::RateLimited { wait: asked, reason, .. } => {
+        Interruption::RateLimited { wait: asked, .. } | Interruption::SourceAway { wait: Some(asked), .. } => {
             let (failures, policy) = budgets.rate_limited;
             let asked = (*asked).min(Duration::from_millis(policy.max_retry_after_milliseconds));
             match own_wait(failures, policy) {
                 // On top of what was asked for: all who were told the same must not come back together, nor at once.
                 Some(own) => next(Pause::RateLimited, (asked + own).max(LEAST_RATE_LIMIT_WAIT)),
-                None => exhausted(failures + 1, reason),
+                None => exhausted(failures + 1, why),
             }
         }
-        Interruption::Transient { reason, .. } => {
+        Interruption::Transient { .. } | Interruption::SourceAway { wait: None, .. } => {
             let (failures, policy) = budgets.transient;
             match own_wait(failures, policy) {
                 Some(wait) => next(Pause::Transient, wait),
-                None => exhausted(failures + 1, reason),
+                None => exhausted(failures + 1, why),
             }
         }
         Interruption::JournalUnavailable(_) => unjournalled(Reason::GivenBack),
@@ -248,9 +248,17 @@ pub(crate) fn unjournalled(reason: Reason) -> Disposition {
     Disposition::Defer(Deferral::Unjournalled { wait: JOURNAL_WAIT, reason })
 }
 
-fn exhausted(attempts: u32, reason: &str) -> Disposition {
+fn exhausted(attempts: u32, last: &Interruption) -> Disposition {
+    let reason = match last {
+        Interruption::RateLimited { reason, .. } => reason.clone(),
+        last => last.to_string(),
+    };
     let text = format!("gave up after {attempts} attempts in a row that failed; the last one: {reason}");
     let error = ErrorDetail::new(ErrorCode::AttemptsExhausted, text);
+    let error = match last {
+        Interruption::SourceAway { connection, .. } => error.connection(connection.as_str()),
+        _ => error,
+    };
     Disposition::Finish(End::Concluded(Conclusion::failed(error), None))
 }
 
@@ -347,7 +355,8 @@ mod tests {
             matches!(limited(1, 98), Disposition::Defer(Deferral::NextWakeUp { .. })),
             "far more than transient failures"
         );
-        assert_eq!(limited(1, 99), exhausted(100, "busy"));
+        let busy = Interruption::RateLimited { wait: Duration::ZERO, reason: "busy".into(), outline: "busy".into() };
+        assert_eq!(limited(1, 99), exhausted(100, &busy));
     }
 
     #[test]
@@ -359,7 +368,7 @@ mod tests {
                 Disposition::Defer(Deferral::NextWakeUp { pause: Pause::Transient, .. })
             ));
         }
-        assert_eq!(after(&why, 2), exhausted(3, "down"));
+        assert_eq!(after(&why, 2), exhausted(3, &why));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(crate) enum Answer {
     Endless,
     /// These bytes, whatever they are, then the end.
     Raw(Vec<u8>),
+    /// These bytes; the others once somebody notifies (one permit is kept). Then the connection stays as it is.
+    InTwo(Vec<u8>, Arc<Notify>, Vec<u8>),
 }
 
 impl Answer {
@@ -201,6 +203,12 @@ async fn perform(stream: &mut TcpStream, answer: Answer) -> Option<()> {
         Answer::Raw(bytes) => {
             stream.write_all(&bytes).await.ok()?;
             None
+        }
+        Answer::InTwo(first, gate, second) => {
+            stream.write_all(&first).await.ok()?;
+            gate.notified().await;
+            stream.write_all(&second).await.ok()?;
+            std::future::pending().await
         }
         Answer::Hang => std::future::pending().await,
         Answer::HangUntilGone(gone) => {

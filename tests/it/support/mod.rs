@@ -12,6 +12,7 @@ pub(crate) mod embedded_worker;
 pub(crate) mod fused_worker;
 pub(crate) mod http_peer;
 pub(crate) mod least_rights;
+pub(crate) mod mcp_peer;
 pub(crate) mod process_usage;
 pub(crate) mod program;
 pub(crate) mod proxied_service;

@@ -18,7 +18,7 @@ const OUTER_DEPTH: usize = 2;
 const OUTER_FIELDS: usize = 1000;
 
 /// The value in `bytes`. What is left out of it is said in its place.
-pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
+pub fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
     let left = Cell::new(MOST_BYTES);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Kept { left: &left, depth: 0 }.deserialize(&mut deserializer)?;
