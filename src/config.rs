@@ -62,7 +62,7 @@ const SECTIONS: [&str; 24] = [
 ];
 
 /// Variables that other programs use for the same thing, and the key that each sets. The later of two wins.
-const WELL_KNOWN: [(&str, &str); 12] = [
+const WELL_KNOWN: [(&str, &str); 13] = [
     ("AMQP_URL", "amqp.url"),
     ("REDIS_URL", "redis.url"),
     ("SCALEKIT_ENV_URL", "scalekit.environment_url"),
@@ -72,6 +72,7 @@ const WELL_KNOWN: [(&str, &str); 12] = [
     ("SCALEKIT_WEBHOOK_SECRET", "scalekit.webhook_secret"),
     ("OPENAI_API_KEY", "model.api_key"),
     ("OPENAI_BASE_URL", "model.base_url"),
+    ("ANTHROPIC_API_KEY", "providers.anthropic.api_key"),
     ("RUST_LOG", "log.filter"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "telemetry.protocol"),
@@ -226,7 +227,7 @@ impl Config {
         let connections = section(layers, "connections", problems);
         let mcp = section(layers, "mcp", problems);
         let model = section(layers, "model", problems);
-        let providers = section(layers, "providers", problems);
+        let providers = section(layers, "providers", problems).map(llm::Providers::completed);
         let budget = section(layers, "budget", problems);
         let http_client = section(layers, "http_client", problems);
         let http = section(layers, "http", problems);
@@ -409,12 +410,14 @@ mod tests {
             ("SCALEKIT_CLIENT_SECRET", "00123"),
             ("SCALEKIT_WEBHOOK_SECRET", "whsec_c2VjcmV0"),
             ("OPENAI_API_KEY", "1e5"),
+            ("ANTHROPIC_API_KEY", "123"),
         ])
         .unwrap();
         assert_eq!(config.scalekit.environment_url, "https://acme.scalekit.dev");
         assert_eq!(config.scalekit.client_secret.expose_secret(), "00123");
         assert_eq!(config.scalekit.webhook_secret.expose_secret(), "whsec_c2VjcmV0");
         assert_eq!(config.model.api_key.expose_secret(), "1e5");
+        assert_eq!(config.providers.0["anthropic"].api_key.expose_secret(), "123");
         assert_eq!(config.run_problems(), Vec::<String>::new());
     }
 

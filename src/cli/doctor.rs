@@ -292,22 +292,24 @@ async fn model(context: &Context, llm: &Llm, report: &mut Report) {
 /// Providers of models that jobs may name.
 async fn other_providers(context: &Context, llm: &Llm, report: &mut Report) {
     let own = llm.provider(&context.config.model.model);
-    if own != DEFAULT_PROVIDER && !llm.has_key(DEFAULT_PROVIDER) {
-        let models = "serves models that jobs name without a provider; none is needed where they name none";
-        report.good("provider default", &format!("no API key: it {models}"));
-    }
-    for provider in llm.providers().filter(|provider| *provider != own) {
+    let named = context.config.providers.names().filter(|provider| *provider != own);
+    for provider in [DEFAULT_PROVIDER].into_iter().filter(|provider| *provider != own).chain(named) {
         let what = format!("provider {provider}");
+        let has_key = llm.has_key(provider);
+        if provider == DEFAULT_PROVIDER && !has_key {
+            report.good(&what, "no API key, and none is needed where no job asks for its models");
+            continue;
+        }
         match llm.show_key(provider).await {
-            Ok(()) => report.good(&what, "answers, and takes the key"),
+            Ok(()) if has_key => report.good(&what, "answers, and takes the key"),
+            Ok(()) => report.good(&what, "answers"),
             Err(error) => {
-                let section =
-                    if provider == DEFAULT_PROVIDER { "model".to_owned() } else { format!("providers.{provider}") };
-                report.bad(
-                    &what,
-                    &error.to_string(),
-                    &format!("check api_key and base_url of [{section}], and the network"),
-                );
+                let section = match provider {
+                    DEFAULT_PROVIDER => "model".to_owned(),
+                    provider => format!("providers.{provider}"),
+                };
+                let advice = format!("check api_key and base_url of [{section}], and the network");
+                report.bad(&what, &error.to_string(), &advice);
             }
         }
     }

@@ -240,7 +240,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Audit(arguments) => audit::audit(&context, &arguments),
         Command::Dead(arguments) => dead::dead(context, arguments).await,
         Command::Digests(arguments) => digests::digests(context, arguments).await,
-        Command::Tools(arguments) => tools::tools(context, arguments).await,
+        Command::Tools(arguments) => Box::pin(tools::tools(context, arguments)).await,
         Command::Doctor(arguments) => doctor::doctor(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::sandbox(context, arguments).await,
         Command::Erase(arguments) => erase::erase(context, arguments).await,

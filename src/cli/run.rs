@@ -12,7 +12,7 @@ use super::{CommandError, Context, INTERRUPTED, Interrupt};
 use crate::config::Config;
 use crate::embedded::{Embedded, Replies};
 use crate::job::{ConnectionName, Identifier, Job, Limits, OfferedEffects, ToolSelection};
-use crate::llm::Profiles;
+use crate::llm::{Profiles, ProviderApi};
 use crate::reply::{ApprovalRequired, Reply, ReplyEvent};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::transport::TlsConfig;
@@ -109,7 +109,10 @@ pub fn point_to(sandbox: &Sandbox, config: &mut Config) {
     config.model.base_url = sandbox.model_url();
     config.model.api_key = SecretString::from(sandbox.api_key());
     for provider in config.providers.0.values_mut() {
-        provider.base_url = sandbox.model_url();
+        provider.base_url = match provider.api {
+            Some(ProviderApi::Anthropic) => sandbox.messages_url().to_owned(),
+            _ => sandbox.model_url(),
+        };
         provider.api_key = SecretString::from(sandbox.api_key());
         provider.tls = TlsConfig::default();
     }

@@ -83,6 +83,8 @@ fn env(sandbox: &Sandbox, webhook_secret: &str) -> String {
         ("SCALEKIT_WEBHOOK_SECRET", webhook_secret),
         ("OPENAI_BASE_URL", &model),
         ("OPENAI_API_KEY", sandbox.api_key()),
+        ("AGENTKIT_WORKER__PROVIDERS__ANTHROPIC__BASE_URL", sandbox.messages_url()),
+        ("ANTHROPIC_API_KEY", sandbox.api_key()),
     ];
     settings.into_iter().fold(HEADING.to_owned(), |mut env, (name, value)| {
         let _infallible = writeln!(env, "{name}={value}");

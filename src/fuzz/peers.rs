@@ -14,7 +14,7 @@ use crate::agent::message::{Message, ToolChoice};
 use crate::clock::SystemClock;
 use crate::http;
 use crate::job::{ConnectionName, Identifier};
-use crate::llm::{Config as LlmConfig, Llm, ModelRequest, Profiles, RenderedTools};
+use crate::llm::{Config as LlmConfig, Llm, ModelRequest, Profiles, ProviderApi, ProviderConfig, RenderedTools};
 use crate::retry::Policy;
 use crate::scalekit::{Config, ExecuteRequest, Scalekit};
 
@@ -148,11 +148,17 @@ fn answers_of_models_are_read_or_refused_over_each_api() {
     let chat =
         [include_str!("../../tests/data/llm/chat_calls.json"), include_str!("../../tests/data/llm/chat_odd.json")];
     let responses = [include_str!("../../tests/data/llm/responses_calls.json")];
-    for (model, samples) in [("gpt-4o", &chat[..]), ("gpt-6-luna", &responses[..])] {
+    let messages = [include_str!("../../tests/data/llm/messages_calls.json")];
+    for (model, samples) in
+        [("gpt-4o", &chat[..]), ("gpt-6-luna", &responses[..]), ("anthropic/claude-opus-5-5", &messages[..])]
+    {
         let (stand, url) = Stand::start(true);
         let config =
             LlmConfig { base_url: format!("{url}/v1"), api_key: "k".to_owned().into(), ..LlmConfig::default() };
+        let anthropic =
+            ProviderConfig { api: Some(ProviderApi::Anthropic), base_url: url.clone(), ..ProviderConfig::default() };
         let llm = Llm::new(config, Profiles::built_in(), CLIENT.clone()).unwrap();
+        let llm = llm.with_provider("anthropic", &anthropic, CLIENT.clone()).unwrap();
         let tools = RenderedTools::new(&llm.profile(model), []);
         let messages = [Message::System("Be brief.".to_owned()), Message::User("Summarize.".to_owned())];
         let ask = || {

@@ -8,6 +8,7 @@
 
 mod body;
 mod bounded;
+mod builder;
 mod config;
 mod public;
 mod redaction;
@@ -19,18 +20,18 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
 pub use self::body::Body;
 pub use self::bounded::parse as parse_bounded;
+use self::builder::{builder, proxy};
 pub use self::config::Config;
 pub use self::public::{addresses_of, is_public};
 use self::redaction::EXCERPT_CHARACTERS;
 pub use self::redaction::{excerpt, redacted};
 pub use self::request::{Method, Request};
-use self::retry_after::retry_after;
+use self::retry_after::{retry_after, used_up};
 use self::room::{FREE_BYTES, Held, Room};
 use crate::agent::effect::Ran;
 use crate::clock::SharedClock;
@@ -54,9 +55,10 @@ pub struct Client {
 pub struct Response {
     /// The HTTP status; 400 and more are answers like any other, no [`HttpError`].
     pub status: u16,
-    /// How long the peer wants to be left alone: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date.
+    /// How long the peer wants to be left alone: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date, else, of a
+    /// 429, until what its `anthropic-ratelimit-…` headers call used up is there again.
     pub retry_after: Option<Duration>,
-    /// `x-request-id`, for the peer's support.
+    /// `x-request-id` or `request-id`, for the peer's support.
     pub request_id: Option<String>,
     /// `x-should-retry`, the peer's own word on a repeat.
     pub should_retry: Option<bool>,
@@ -212,10 +214,12 @@ impl Client {
         }
         let answer = builder.send().await.map_err(|error| self.failure(&error, host))?;
         let text = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.trim().to_owned());
+        let now = self.clock.now();
         let response = Response {
             status: answer.status().as_u16(),
-            retry_after: retry_after(text("retry-after-ms"), text("retry-after"), self.clock.now()),
-            request_id: text("x-request-id"),
+            retry_after: retry_after(text("retry-after-ms"), text("retry-after"), now)
+                .or_else(|| used_up(text, now).filter(|_| answer.status() == reqwest::StatusCode::TOO_MANY_REQUESTS)),
+            request_id: text("x-request-id").or_else(|| text("request-id")),
             should_retry: text("x-should-retry").and_then(|text| text.parse().ok()),
             content_type: text("content-type"),
             session_id: text("mcp-session-id"),
@@ -289,31 +293,6 @@ struct Begun {
     size: usize,
     /// Where more may come.
     rest: Option<reqwest::Response>,
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place where a client is built")]
-fn builder(config: &Config, proxy: Option<reqwest::Proxy>) -> reqwest::ClientBuilder {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("agentkit-worker/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(Duration::from_millis(config.connect_timeout_milliseconds))
-        .pool_idle_timeout(Duration::from_millis(config.pool_idle_milliseconds))
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy();
-    match proxy {
-        Some(proxy) => builder.proxy(proxy),
-        None => builder,
-    }
-}
-
-fn proxy(address: &SecretString) -> Result<reqwest::Proxy, HttpError> {
-    let proxy = reqwest::Proxy::all(address.expose_secret());
-    let loopback = reqwest::NoProxy::from_string("localhost,127.0.0.0/8,::1");
-    proxy
-        .map(|proxy| proxy.no_proxy(loopback))
-        .map_err(|_| HttpError::Invalid("the proxy's address is not `http://[user:password@]host:port`".into()))
 }
 
 fn host(url: &Url) -> String {

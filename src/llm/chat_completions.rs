@@ -6,11 +6,11 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::{Failure, LlmError, classify};
 use super::profile::{Profile, SystemRole, TokenField};
-use super::request::{CallIds, ModelRequest, body, check};
+use super::request::{CallIds, ModelRequest, body, check, keep, kept};
 use super::strict::fits_strict;
 use super::{Config, cache_key, safety_identifier};
 use crate::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, ToolChoice, Usage};
@@ -18,6 +18,9 @@ use crate::http;
 
 /// Path under the base URL.
 pub(super) const PATH: &str = "chat/completions";
+/// Marks what this adapter keeps of an answer, and where it stands there.
+const KEPT_BY: &str = "chat_completions";
+const EXTRA: &str = "extra_content";
 
 /// The body of a request, or [`LlmError::Invalid`] where no server would take it.
 pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Config) -> Result<http::Body, LlmError> {
@@ -30,7 +33,7 @@ pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Con
     };
     let fields = Fields {
         model: request.model,
-        messages: request.messages.iter().map(|message| render_message(message, profile)).collect(),
+        messages: request.messages.iter().map(|message| render_message(message, request.model, profile)).collect(),
         tool_choice: has_tools.then_some(request.tool_choice),
         parallel_tool_calls: config.parallel_tool_calls.filter(|_| has_tools && profile.parallel_tool_calls),
         response_format: request.output_schema.map(|schema| ResponseFormat {
@@ -47,8 +50,8 @@ pub(super) fn render(request: &ModelRequest<'_>, profile: &Profile, config: &Con
     Ok(body(request, &fields))
 }
 
-/// Reads the body of a successful answer to the conversation `messages`.
-pub(super) fn parse(body: &[u8], messages: &[Message]) -> Result<ModelReply, LlmError> {
+/// Reads the body of a successful answer of `model` to the conversation `messages`.
+pub(super) fn parse(body: &[u8], messages: &[Message], model: &str) -> Result<ModelReply, LlmError> {
     let answer: Value =
         serde_json::from_slice(body).map_err(|error| LlmError::bad_answer(&format!("not JSON ({error})"), body))?;
     let bad = |problem: &str| LlmError::bad_answer(problem, body);
@@ -61,10 +64,15 @@ pub(super) fn parse(body: &[u8], messages: &[Message]) -> Result<ModelReply, Llm
         return Err(bad("a choice without a message"));
     };
     let calls = parse_calls(message.get("tool_calls"), messages).map_err(bad)?;
+    let extra = extra_content(&calls, message.get("tool_calls"));
     let text = text_of(message.get("content"));
     let refusal = message.get("refusal").and_then(Value::as_str).filter(|refusal| !refusal.is_empty());
     Ok(ModelReply {
-        message: AssistantMessage { text, calls, provider_items: Vec::new() },
+        message: AssistantMessage {
+            text,
+            calls,
+            provider_items: extra.map_or_else(Vec::new, |extra| keep(KEPT_BY, model, EXTRA, extra)),
+        },
         finish: match refusal {
             Some(refusal) => Finish::Refusal(refusal.to_owned()),
             None => finish(choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default()),
@@ -143,6 +151,8 @@ struct WireCall<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     function: WireFunction<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<&'a Value>,
 }
 
 #[derive(Serialize)]
@@ -151,7 +161,7 @@ struct WireFunction<'a> {
     arguments: Cow<'a, str>,
 }
 
-fn render_message<'a>(message: &'a Message, profile: &Profile) -> WireMessage<'a> {
+fn render_message<'a>(message: &'a Message, model: &str, profile: &Profile) -> WireMessage<'a> {
     match message {
         Message::System(content) => WireMessage::System { role: profile.system_role, content },
         Message::User(content) => WireMessage::User { role: "user", content },
@@ -159,20 +169,20 @@ fn render_message<'a>(message: &'a Message, profile: &Profile) -> WireMessage<'a
             role: "assistant",
             // Null is allowed beside calls only.
             content: said.text.as_deref().or(said.calls.is_empty().then_some("")),
-            tool_calls: said.calls.iter().map(render_call).collect(),
+            tool_calls: said.calls.iter().map(|call| render_call(call, kept(said, KEPT_BY, model, EXTRA))).collect(),
         },
         Message::ToolResult { call_id, content } => WireMessage::Tool { role: "tool", tool_call_id: call_id, content },
     }
 }
 
-fn render_call(call: &ToolCall) -> WireCall<'_> {
+fn render_call<'a>(call: &'a ToolCall, extra: Option<&'a Value>) -> WireCall<'a> {
     let function = WireFunction { name: &call.name, arguments: readable_arguments(&call.arguments) };
-    WireCall { id: &call.id, kind: "function", function }
+    WireCall { id: &call.id, kind: "function", function, extra_content: extra.and_then(|extra| extra.get(&call.id)) }
 }
 
 /// The arguments of a past call. Text that is no JSON object is wrapped in one: servers that put past calls into a
 /// template parse it, and would refuse the whole conversation for one slip of the model.
-fn readable_arguments(arguments: &str) -> Cow<'_, str> {
+pub(super) fn readable_arguments(arguments: &str) -> Cow<'_, str> {
     let is_object = arguments.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(arguments).is_ok();
     if is_object {
         return Cow::Borrowed(arguments);
@@ -196,6 +206,17 @@ fn parse_calls(calls: Option<&Value>, messages: &[Message]) -> Result<Vec<ToolCa
         })
     };
     calls.iter().map(parse_call).collect()
+}
+
+/// What Gemini says beside its calls, by their ids: signatures of what it thought. It refuses a call that comes back without.
+fn extra_content(calls: &[ToolCall], wire: Option<&Value>) -> Option<Value> {
+    let wire = wire?.as_array()?;
+    let extra = calls.iter().zip(wire).filter_map(|(call, wire)| {
+        let extra = wire.get("extra_content").filter(|extra| extra.is_object())?;
+        Some((call.id.clone(), extra.clone()))
+    });
+    let extra: Map<String, Value> = extra.collect();
+    (!extra.is_empty()).then_some(Value::Object(extra))
 }
 
 /// Arguments as text: a string by the book, an object from some servers, nothing at all for a tool without parameters.
@@ -256,7 +277,7 @@ mod tests {
     }
 
     fn parsed(body: &Value) -> Result<ModelReply, LlmError> {
-        parse(body.to_string().as_bytes(), &[])
+        parse(body.to_string().as_bytes(), &[], "gpt-4o")
     }
 
     fn with_message(message: &Value) -> ModelReply {
@@ -305,6 +326,28 @@ mod tests {
                 "safety_identifier": safety_identifier("user_123"),
             })
         );
+    }
+
+    #[test]
+    fn geminis_signatures_go_back_to_it_and_to_no_other() {
+        let body = include_bytes!("../../tests/data/llm/chat_gemini.json");
+        let reply = parse(body, &[], "gemini-3-pro").unwrap();
+        let ids: Vec<_> = reply.message.calls.iter().map(|call| call.id.clone()).collect();
+        assert_eq!(ids, ["call_0_0", "call_0_1"], "it gives none");
+        let history = [user("Go."), Message::Assistant(reply.message), answer("call_0_0"), answer("call_0_1")];
+        let tools = RenderedTools::new(&Profile::default(), &[]);
+        let extra = |model: &'static str| {
+            let request = ModelRequest { model, ..request(&history, &tools) };
+            let body = rendered(&request, &Profile::default(), &Config::default());
+            let calls = body["messages"][1]["tool_calls"].as_array().unwrap().clone();
+            calls
+                .into_iter()
+                .map(|call| call["extra_content"]["google"]["thought_signature"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(extra("gemini-3-pro"), [json!("CpcDAXLI2nwQ="), json!(null)]);
+        assert_eq!(extra("gemini-3-flash"), [json!(null), json!(null)]);
+        assert_eq!(reply.usage, Some(Usage { input_tokens: 87, output_tokens: 113, ..Usage::default() }));
     }
 
     #[test]
@@ -386,7 +429,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_answer_is_read() {
-        let reply = parse(include_bytes!("../../tests/data/llm/chat_calls.json"), &[]).unwrap();
+        let reply = parse(include_bytes!("../../tests/data/llm/chat_calls.json"), &[], "gpt-4o").unwrap();
         assert_eq!(reply.finish, Finish::Stop);
         assert_eq!(reply.message.text, None);
         assert_eq!(
@@ -406,7 +449,7 @@ mod tests {
 
     #[test]
     fn the_answers_of_odd_servers_are_read() {
-        let reply = parse(include_bytes!("../../tests/data/llm/chat_odd.json"), &[]).unwrap();
+        let reply = parse(include_bytes!("../../tests/data/llm/chat_odd.json"), &[], "gpt-4o").unwrap();
         assert_eq!(reply.message.text.as_deref(), Some("Let me look."));
         let calls: Vec<_> = reply.message.calls.iter().map(|call| (&*call.id, &*call.arguments)).collect();
         let expected =
@@ -486,11 +529,11 @@ mod tests {
             r#"{"choices": [{"message": {"content": "x"}}], "usage": 1e999}"#,
             &nested,
         ] {
-            let result = parse(body.as_bytes(), &[]);
+            let result = parse(body.as_bytes(), &[], "gpt-4o");
             let start: String = body.chars().take(80).collect();
             assert!(matches!(result, Err(LlmError::BadAnswer { .. })), "{start}: {result:?}");
         }
-        assert!(matches!(parse(b"\xff\xfe", &[]), Err(LlmError::BadAnswer { .. })));
+        assert!(matches!(parse(b"\xff\xfe", &[], "gpt-4o"), Err(LlmError::BadAnswer { .. })));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::http::{excerpt, redacted};
 use crate::retry::RetryDecision;
 
 /// Codes of the quota family: only a person with a credit card can help (protocol: error codes page, 2026-11-22).
-const QUOTA_CODES: [&str; 7] = [
+const QUOTA_CODES: [&str; 9] = [
     "insufficient_quota",
     "credit_balance_exhausted",
     "organization_spend_limit_exceeded",
@@ -17,7 +17,11 @@ const QUOTA_CODES: [&str; 7] = [
     "organization_usage_limit_exceeded",
     "billing_hard_limit_reached",
     "billing_not_active",
+    "enforced_spend_limit_reached",
+    "billing_error",
 ];
+/// The same said in words alone, as an invalid request (Anthropic).
+const QUOTA_WORDS: [&str; 2] = ["credit balance is too low", "api usage limits. you will regain access"];
 const FILTER_CODES: [&str; 3] = ["content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"];
 const BUSY_CODES: [&str; 4] = ["slow_down", "server_is_overloaded", "rate_limit_exceeded", "overloaded_error"];
 /// A good key that may not use this one model: gateways say it with a 401 (LiteLLM, `proxy/_types.py`).
@@ -240,11 +244,14 @@ impl Failure {
 /// The error of a failed call whose body is `{"error": {message, type, param, code}}`, or one of the forms that
 /// compatible servers give instead: `{"error": "…"}`, `{"message": "…"}`, `{"detail": …}`, or no JSON at all.
 pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
+    // Gemini puts its error into a list.
+    let body = body.get(0).filter(|first| first.get("error").is_some()).unwrap_or(body);
     let error = body.get("error").filter(|error| !error.is_null()).unwrap_or(body);
     let code = text_of(error.get("code"));
     let kind = text_of(error.get("type"));
     let inner_code = text_of(error.get("innererror").and_then(|inner| inner.get("code")));
-    let codes = [code.as_deref(), kind.as_deref(), inner_code.as_deref()];
+    let detail_code = text_of(error.get("details").and_then(|details| details.get("error_code")));
+    let codes = [code.as_deref(), kind.as_deref(), inner_code.as_deref(), detail_code.as_deref()];
     let is_one_of = |known: &[&str]| codes.iter().flatten().copied().find(|code| known.contains(code));
     let message = [error.get("message"), error.get("detail"), Some(error)]
         .into_iter()
@@ -258,17 +265,22 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
     if let Some(code) = is_one_of(&QUOTA_CODES) {
         return LlmError::QuotaExhausted { code: code.to_owned(), request_id: None };
     }
+    let lower = message.to_ascii_lowercase();
+    if QUOTA_WORDS.iter().any(|words| lower.contains(words)) && matches!(status, 400..=403 | 429) {
+        return LlmError::QuotaExhausted { code: "spend_limit".to_owned(), request_id: None };
+    }
     if status == 402 {
         return LlmError::QuotaExhausted { code: "payment_required".to_owned(), request_id: None };
     }
     let one_model = is_one_of(&MODEL_CODES).is_some();
-    if status == 401 && !one_model || is_one_of(&["invalid_api_key"]).is_some() {
+    let wrong_key = is_one_of(&["invalid_api_key"]).is_some() || status == 400 && lower.contains("api key not valid");
+    if status == 401 && !one_model || wrong_key {
         return LlmError::Credentials { request_id: None };
     }
     if is_one_of(&FILTER_CODES).is_some() {
         return LlmError::ContentFiltered { request_id: None };
     }
-    if is_one_of(&["context_length_exceeded"]).is_some() || tells_of_context(status, &message) {
+    if is_one_of(&["context_length_exceeded", "request_too_large"]).is_some() || tells_of_context(status, &message) {
         return LlmError::ContextTooLong { request_id: None };
     }
     if matches!(status, 400 | 404 | 410) && is_one_of(&GONE_CODES).is_some() || tells_of_no_model(status, &message) {
@@ -287,11 +299,18 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
             request_id: None,
         };
     }
-    let retry_after = failure.retry_after;
+    let retry_after = failure.retry_after.or_else(|| retry_delay(error));
     if busy {
         return LlmError::RateLimited { retry_after, request_id: None };
     }
     LlmError::Unavailable { status, retry_after, request_id: None }
+}
+
+/// How long to wait, as Gemini says it: `"retryDelay": "34.5s"` among the details.
+fn retry_delay(error: &Value) -> Option<Duration> {
+    let delays = error.get("details")?.as_array()?.iter().filter_map(|detail| detail.get("retryDelay")?.as_str());
+    let mut seconds = delays.filter_map(|delay| delay.strip_suffix('s')?.parse::<f64>().ok());
+    seconds.find_map(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }
 
 /// Compatible servers tell of a full context in words only. A single request above the limit of tokens per minute is a 429
@@ -299,9 +318,14 @@ pub(super) fn classify(failure: Failure, body: &Value) -> LlmError {
 fn tells_of_context(status: u16, message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     let words: &[&str] = match status {
-        400 | 413 | 422 => {
-            &["maximum context length", "context window", "context length", "prompt is too long", "request too large"]
-        }
+        400 | 413 | 422 => &[
+            "maximum context length",
+            "context window",
+            "context length",
+            "prompt is too long",
+            "exceed context limit",
+            "request too large",
+        ],
         429 => &["request too large"],
         _ => &[],
     };
@@ -434,6 +458,60 @@ mod tests {
         for (status, body) in others {
             assert!(matches!(failed(status, &body), LlmError::Rejected { .. }), "{status} {body}");
         }
+    }
+
+    #[test]
+    fn anthropics_errors_are_known_by_their_types() {
+        let of = |status, kind: &str, message: &str, code: Option<&str>| {
+            let details = code.map(|code| json!({ "error_code": code }));
+            failed(
+                status,
+                &json!({"type": "error", "request_id": "req_1",
+                "error": {"type": kind, "message": message, "details": details}}),
+            )
+        };
+        let quota = |error: LlmError| matches!(error, LlmError::QuotaExhausted { .. });
+        assert!(quota(of(429, "rate_limit_error", "no", Some("enforced_spend_limit_reached"))));
+        assert!(quota(of(402, "billing_error", "no", None)) && quota(of(403, "billing_error", "no", None)));
+        let low = "Your credit balance is too low to access the Anthropic API.";
+        assert!(quota(of(400, "invalid_request_error", low, None)));
+        let spent = "You have reached your specified workspace API usage limits. You will regain access on 2026-12-01";
+        assert!(quota(of(400, "invalid_request_error", spent, None)));
+        assert!(!quota(of(500, "api_error", low, None)), "a passing fault");
+        assert!(matches!(of(429, "rate_limit_error", "no", None), LlmError::RateLimited { .. }));
+        assert!(matches!(of(529, "overloaded_error", "no", None), LlmError::RateLimited { .. }));
+        assert!(matches!(of(401, "authentication_error", "no", None), LlmError::Credentials { .. }));
+        assert!(matches!(of(500, "api_error", "no", None), LlmError::Unavailable { .. }));
+        assert!(matches!(of(409, "conflict_error", "no", None), LlmError::Unavailable { .. }));
+        assert!(matches!(of(413, "request_too_large", "no", None), LlmError::ContextTooLong { .. }));
+        for words in [
+            "prompt is too long: 1000001 tokens > 1000000 maximum",
+            "input length and `max_tokens` exceed context limit: 190000 + 21333 > 200000",
+        ] {
+            assert!(matches!(of(400, "invalid_request_error", words, None), LlmError::ContextTooLong { .. }));
+        }
+        for (status, kind) in [(400, "invalid_request_error"), (403, "permission_error"), (404, "not_found_error")] {
+            assert!(matches!(of(status, kind, "no", None), LlmError::Rejected { .. }), "{kind}");
+        }
+        let within =
+            classify(Failure::WITHIN_SUCCESS, &json!({"type": "error", "error": {"type": "overloaded_error"}}));
+        assert!(matches!(within, LlmError::RateLimited { .. }));
+    }
+
+    #[test]
+    fn geminis_errors_are_found_in_their_list() {
+        let of = |status: u16, message: &str, details: Value| {
+            failed(status, &json!([{"error": {"code": status, "message": message, "status": "X", "details": details}}]))
+        };
+        let key = of(400, "API key not valid. Please pass a valid API key.", json!([{"reason": "API_KEY_INVALID"}]));
+        assert!(matches!(key, LlmError::Credentials { .. }));
+        let busy = of(429, "You exceeded your current quota", json!([{"retryDelay": 7}, {"retryDelay": "34.5s"}]));
+        assert_eq!(busy.retry(), RetryDecision::AgainAfter(Duration::from_millis(34_500)));
+        for delay in ["34", "-1s", "NaNs", "1e400s", "s"] {
+            assert_eq!(of(429, "no", json!([{ "retryDelay": delay }])).retry(), RetryDecision::Again, "{delay}");
+        }
+        let LlmError::Rejected { message, .. } = of(400, "bad tools", json!([])) else { panic!() };
+        assert_eq!(message, "bad tools");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod chat_completions;
 mod config;
 mod error;
+mod messages;
 mod price;
 mod profile;
 mod provider;
@@ -25,7 +26,7 @@ use serde_json::Value;
 pub use self::config::{ApiChoice, Config};
 pub use self::error::LlmError;
 pub use self::price::{Price, TokenPrice};
-pub use self::profile::{Api, Profile, Profiles, SystemRole, TokenField};
+pub use self::profile::{Api, OutputSchema, Profile, Profiles, SystemRole, TokenField};
 pub use self::provider::{DEFAULT_PROVIDER, ProviderApi, ProviderConfig, Providers};
 pub use self::request::{ModelRequest, RenderedTools};
 use self::server::{ModelServer, address, failure};
@@ -210,19 +211,22 @@ impl Llm {
     /// Asks once.
     pub async fn complete(&self, request: &ModelRequest<'_>) -> Result<ModelReply, LlmError> {
         let profile = self.profile(request.model);
-        let Route { server, model, .. } = self.route(request.model);
+        let asked = request.model;
+        let Route { server, model, .. } = self.route(asked);
         let request = &ModelRequest { model, ..*request };
         let (path, body) = match profile.api {
             Api::ChatCompletions => {
                 (chat_completions::PATH, chat_completions::render(request, &profile, &self.config)?)
             }
             Api::Responses => (responses::PATH, responses::render(request, &profile, &self.config)?),
+            Api::Messages => (messages::PATH, messages::render(request, asked, &profile, &self.config)?),
         };
         let response = server.send(Method::Post, path.split('/'), Some(body), self.timeout()).await?;
         let reply = match profile.api {
             _ if response.status != 200 => Err(failure(&response)),
-            Api::ChatCompletions => chat_completions::parse(&response.body, request.messages),
+            Api::ChatCompletions => chat_completions::parse(&response.body, request.messages, model),
             Api::Responses => responses::parse(&response.body, request.messages),
+            Api::Messages => messages::parse(&response.body, request.messages, asked),
         };
         match reply {
             Ok(reply) => Ok(ModelReply { request_id: response.request_id, ..reply }),
@@ -234,7 +238,8 @@ impl Llm {
     /// all have this address: for them `None` proves nothing.
     pub async fn find_model(&self, model: &str) -> Result<Option<KnownModel>, LlmError> {
         let Route { server, model, .. } = self.route(model);
-        let response = server.send(Method::Get, ["models", model].into_iter(), None, self.timeout()).await?;
+        let path = server.models().iter().copied().chain([model]);
+        let response = server.send(Method::Get, path, None, self.timeout()).await?;
         if response.status == 404 {
             return Ok(None);
         }
@@ -256,7 +261,7 @@ impl Llm {
             return self.find_model(&self.config.model).await.map(drop);
         }
         let server = self.named.get(provider).unwrap_or(&self.default);
-        let response = server.send(Method::Get, ["models"].into_iter(), None, self.timeout()).await?;
+        let response = server.send(Method::Get, server.models().iter().copied(), None, self.timeout()).await?;
         if matches!(response.status, 200 | 404) { Ok(()) } else { Err(failure(&response)) }
     }
 

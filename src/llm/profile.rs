@@ -18,6 +18,9 @@ pub enum Api {
     ChatCompletions,
     /// `POST {base}/responses`.
     Responses,
+    /// Anthropic's `POST {base}/v1/messages`. Never a model's own, as routers serve it over chat completions: its provider's.
+    #[serde(skip)]
+    Messages,
 }
 
 /// The field of a chat completions request that caps the output.
@@ -40,6 +43,16 @@ pub enum SystemRole {
     Developer,
 }
 
+/// How a model learns of the schema that its answer shall fit, over the Messages API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputSchema {
+    /// In words.
+    Told,
+    /// By `output_config.format`, where the schema is within its grammar: then no other answer can be written.
+    Enforced,
+}
+
 /// What a model's requests must look like. The default is the generic profile, which any compatible server should take.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,6 +73,8 @@ pub struct Profile {
     pub parallel_tool_calls: bool,
     /// Whether `prompt_cache_key` and `safety_identifier` may be sent.
     pub identifiers: bool,
+    /// How the model learns of a job's `output_schema` (Messages API).
+    pub output_schema: OutputSchema,
     /// Most tools in one request.
     pub tool_cap: usize,
     /// Longest description of a tool, in characters.
@@ -87,6 +102,7 @@ impl Default for Profile {
             temperature: true,
             parallel_tool_calls: true,
             identifiers: false,
+            output_schema: OutputSchema::Told,
             tool_cap: 128,
             description_cap: 1024,
             context_window: 32_768,
@@ -233,7 +249,8 @@ impl Profiles {
 
 fn bare(name: &str) -> &str {
     let bare = name.rsplit('/').next().unwrap_or(name);
-    bare.strip_prefix("ft:").unwrap_or(bare)
+    let bare = bare.strip_prefix("ft:").unwrap_or(bare);
+    bare.rsplit_once("anthropic.").map_or(bare, |(_, name)| name)
 }
 
 /// Whether `name` is that of the entry, or it with a date (`-2024-08-06`, `@20260922`) or `-latest`: `-mini` is another model.
@@ -304,6 +321,11 @@ mod tests {
         assert_eq!(shutdown("ft:gpt-4o-mini-2024-07-18:acme::id"), Some(date(2027, 1, 14)));
         assert_eq!(shutdown("openai/gpt-4.1"), Some(date(2027, 1, 14)));
         assert_eq!(profiles.lookup("gpt-6.1-sol").api, Api::Responses);
+        for name in ["claude-opus-4-1-20250805", "anthropic/claude-opus-4-1", "us.anthropic.claude-opus-4-1-v1:0"] {
+            assert_eq!(shutdown(name), Some(date(2026, 8, 5)), "{name}");
+        }
+        assert!(profiles.lookup("claude-sonnet-4-5").temperature && !profiles.lookup("claude-sonnet-5-5").temperature);
+        assert!(!profiles.lookup("claude-later-9").temperature, "what is new takes less");
         assert_eq!(profiles.lookup("gpt-6-luna").context_window, 1_050_000);
     }
 

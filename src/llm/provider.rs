@@ -14,6 +14,9 @@ use crate::transport::{Peer, TlsConfig};
 
 /// The provider that `[model]` configures, which serves every model that names no other.
 pub const DEFAULT_PROVIDER: &str = "default";
+/// The provider that needs a key alone, and where it is.
+const ANTHROPIC: &str = "anthropic";
+const ANTHROPIC_URL: &str = "https://api.anthropic.com";
 /// Names that mean something else where a provider is named.
 const RESERVED: [&str; 3] = [DEFAULT_PROVIDER, "model", "scalekit"];
 /// A name stands in front of each of its models', in metrics and in logs.
@@ -30,7 +33,7 @@ pub struct Providers(pub BTreeMap<String, ProviderConfig>);
 pub struct ProviderConfig {
     /// The API that it serves.
     pub api: Option<ProviderApi>,
-    /// The address under which `/chat/completions` or `/responses` is found.
+    /// The address under which `/chat/completions`, `/responses` or, of Anthropic's API, `/v1/messages` is found.
     pub base_url: String,
     /// The key; empty for servers that want none.
     #[schemars(with = "String")]
@@ -47,6 +50,8 @@ pub struct ProviderConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderApi {
+    /// Anthropic's Messages API, whatever the model.
+    Anthropic,
     /// Chat completions or Responses, as the model's profile says.
     Openai,
     /// Chat completions whatever the model, for servers that know nothing else.
@@ -58,6 +63,7 @@ pub enum ProviderApi {
 impl ProviderApi {
     fn wire(self) -> Option<Api> {
         match self {
+            Self::Anthropic => Some(Api::Messages),
             Self::Openai => None,
             Self::ChatCompletions => Some(Api::ChatCompletions),
             Self::Responses => Some(Api::Responses),
@@ -73,6 +79,18 @@ impl Providers {
             problems.chain(config.problems().into_iter().map(move |problem| format!("{name}.{problem}")))
         });
         each.collect()
+    }
+
+    /// The provider `anthropic` needs a key alone.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        if let Some(config) = self.0.get_mut(ANTHROPIC) {
+            config.api = config.api.or(Some(ProviderApi::Anthropic));
+            if config.base_url.is_empty() {
+                ANTHROPIC_URL.clone_into(&mut config.base_url);
+            }
+        }
+        self
     }
 
     /// Their names.
@@ -120,8 +138,12 @@ impl ProviderConfig {
     pub(super) fn server(&self, http: http::Client) -> Result<ModelServer, String> {
         let api = self.api.ok_or("api: is missing")?;
         let key = self.key().map_err(|problem| format!("api_key_file: {problem}"))?;
-        let base = address(&self.base_url, &key, self.allow_plaintext_keys)
+        let mut base = address(&self.base_url, &key, self.allow_plaintext_keys)
             .map_err(|problem| format!("base_url: {problem}"))?;
+        if api == ProviderApi::Anthropic && base.path().trim_end_matches('/').ends_with("/v1") {
+            // Written by habit: the path of each request begins with it.
+            base.path_segments_mut().map_err(|()| "base_url: not an address")?.pop_if_empty().pop();
+        }
         Ok(ModelServer::new(base, key, api.wire(), http))
     }
 }
@@ -144,10 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_documentation_shows_can_be_used() {
+        let page = include_str!("../../config/README.md");
+        let blocks = page.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
+        let mut names = Vec::new();
+        for block in blocks.filter(|block| block.contains("[providers.")) {
+            let mut table: toml::Table = toml::from_str(block).unwrap();
+            let providers: Providers = table.remove("providers").unwrap().try_into().unwrap();
+            let mut providers = providers.completed();
+            // A key of the documentation's reader is not there.
+            providers.0.values_mut().for_each(|provider| provider.api_key_file = None);
+            assert_eq!(providers.problems(), Vec::<String>::new());
+            names.extend(providers.0.into_keys());
+        }
+        names.sort();
+        assert_eq!(names, ["azure", "bedrock", "claude-on-bedrock", "gemini", "groq", "ollama", "vllm"]);
+    }
+
+    #[test]
     fn every_problem_of_a_provider_is_named_and_no_key_is_shown() {
         assert_eq!(problems(""), Vec::<String>::new());
         let good = "[ollama]\napi = \"openai\"\nbase_url = \"http://127.0.0.1:11434/v1\"";
         assert_eq!(problems(good), Vec::<String>::new());
+        let anthropic: Providers = toml::from_str("[anthropic]\napi_key = \"k\"").unwrap();
+        assert_eq!(anthropic.problems().len(), 2);
+        assert_eq!(anthropic.completed().problems(), Vec::<String>::new());
         let bad = r#"
             [default]
             api = "openai"

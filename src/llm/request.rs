@@ -1,15 +1,17 @@
 //! What goes to a model, and the rules of a conversation that every server checks.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use super::error::LlmError;
+use super::messages::CacheControl;
 use super::profile::{Api, Profile};
-use crate::agent::message::{Message, ToolCall, ToolChoice};
+use crate::agent::message::{AssistantMessage, Message, ToolCall, ToolChoice};
 use crate::agent::tool::Tool;
 use crate::http::Body;
 
@@ -89,6 +91,15 @@ impl RenderedTools {
                 let tools = functions.into_iter().map(|function| Flat { kind: "function", function });
                 serde_json::to_string(&tools.collect::<Vec<_>>())
             }
+            Api::Messages => {
+                let tools = functions.into_iter().enumerate().map(|(index, function)| InputTool {
+                    name: function.name,
+                    description: function.description,
+                    input_schema: without_combinators(function.parameters),
+                    cache_control: (index + 1 == count).then_some(CacheControl::EPHEMERAL),
+                });
+                serde_json::to_string(&tools.collect::<Vec<_>>())
+            }
         };
         let printed = printed.expect("strings and raw JSON print");
         let end = if count > 0 { format!(",\"tools\":{printed}}}").into() } else { Bytes::from_static(b"}") };
@@ -144,6 +155,46 @@ struct Flat<'a> {
     kind: &'static str,
     #[serde(flatten)]
     function: Function<'a>,
+}
+
+/// A tool of the Messages API.
+#[derive(Serialize)]
+struct InputTool<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    description: &'a str,
+    input_schema: Cow<'a, RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<CacheControl>,
+}
+
+/// The schema without what the Messages API takes below its top only: one tool that has it there would have every request
+/// refused. What a call has to fit is checked by ourselves.
+fn without_combinators(schema: &RawValue) -> Cow<'_, RawValue> {
+    const COMBINATORS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+    if !COMBINATORS.iter().any(|name| schema.get().contains(name)) {
+        return Cow::Borrowed(schema);
+    }
+    let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(schema.get()) else { return Cow::Borrowed(schema) };
+    fields.retain(|name, _| !COMBINATORS.contains(&name.as_str()));
+    serde_json::value::to_raw_value(&fields).map_or(Cow::Borrowed(schema), Cow::Owned)
+}
+
+/// What an adapter keeps of an answer in a form of its own: for the API and the model that gave it alone.
+pub(super) fn keep(api: &str, model: &str, name: &str, kept: Value) -> Vec<Value> {
+    vec![json!({"api": api, "model": model, name: kept})]
+}
+
+/// What [`keep`] put there, where it is this API's and this model's.
+pub(super) fn kept<'a>(said: &'a AssistantMessage, api: &str, model: &str, name: &str) -> Option<&'a Value> {
+    let [item] = said.provider_items.as_slice() else { return None };
+    let is_own = item.get("api")? == api && item.get("model")? == model;
+    item.get(name).filter(|_| is_own)
+}
+
+/// Whether [`keep`] made this.
+pub(super) fn is_kept(item: &Value) -> bool {
+    item.get("api").is_some()
 }
 
 fn first_characters(text: &str, cap: usize) -> &str {
@@ -231,11 +282,8 @@ impl<'a> CallIds<'a> {
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use serde_json::json;
-
     use super::*;
     use crate::agent::effect::Effect;
-    use crate::agent::message::AssistantMessage;
     use crate::job::ConnectionName;
 
     pub(in crate::llm) fn tool(name: &str, description: &str, parameters: &str) -> Tool {
@@ -344,6 +392,17 @@ pub(super) mod tests {
             "parameters": {"type": "object", "properties": {}}
         });
         assert_eq!(rendered(Api::ChatCompletions)["tools"], json!([{"type": "function", "function": function}]));
+        let schema =
+            r#"{"type": "object", "anyOf": [{"required": ["a"]}], "properties": {"a": {"anyOf": [{"type": "null"}]}}}"#;
+        let tools = [tool("t", "", r#"{"type": "object"}"#), tool("u", "U.", schema)];
+        assert_eq!(
+            printed(&RenderedTools::new(&Profile::default().over(Api::Messages), &tools))["tools"],
+            json!([
+                {"name": "t", "input_schema": {"type": "object"}},
+                {"name": "u", "description": "U.", "cache_control": {"type": "ephemeral"},
+                    "input_schema": {"type": "object", "properties": {"a": {"anyOf": [{"type": "null"}]}}}},
+            ])
+        );
         let mut flat = function;
         flat["type"] = json!("function");
         assert_eq!(rendered(Api::Responses)["tools"], json!([flat]));

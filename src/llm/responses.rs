@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::chat_completions::arguments;
 use super::error::{Failure, LlmError, classify};
 use super::profile::{Profile, SystemRole};
-use super::request::{CallIds, ModelRequest, body, check};
+use super::request::{CallIds, ModelRequest, body, check, is_kept};
 use super::strict::fits_strict;
 use super::{Config, cache_key, safety_identifier};
 use crate::agent::message::{AssistantMessage, Finish, Message, ModelReply, ToolCall, ToolChoice, Usage};
@@ -165,7 +165,8 @@ fn render_message<'a>(message: &'a Message, profile: &Profile) -> Vec<Item<'a>> 
 fn has_own_items(said: &AssistantMessage) -> bool {
     let calls = said.provider_items.iter().filter(|item| kind(item) == "function_call");
     let ids = calls.map(|item| item.get("call_id").and_then(Value::as_str).unwrap_or_default());
-    !said.provider_items.is_empty() && ids.eq(said.calls.iter().map(|call| call.id.as_str()))
+    let is_foreign = said.provider_items.iter().any(is_kept);
+    !said.provider_items.is_empty() && !is_foreign && ids.eq(said.calls.iter().map(|call| call.id.as_str()))
 }
 
 /// Reasoning without its encrypted content is a mere reference to something that the provider was told not to store.

@@ -6,8 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::LlmError;
-use super::error::{Failure, classify};
+use super::error::{Failure, LlmError, classify};
+use super::messages;
 use super::profile::Api;
 use crate::http::{self, HttpError, Method, Request, Response};
 use crate::transport::Peer;
@@ -53,7 +53,13 @@ impl ModelServer {
         let known = PROVIDERS
             .iter()
             .find(|(domain, _)| host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
-        known.map_or("openai", |(_, name)| name)
+        let spoken = if self.api == Some(Api::Messages) { "anthropic" } else { "openai" };
+        known.map_or(spoken, |(_, name)| name)
+    }
+
+    /// Where its models are listed.
+    pub(super) fn models(&self) -> &'static [&'static str] {
+        if self.api == Some(Api::Messages) { &["v1", "models"] } else { &["models"] }
     }
 
     /// Its name and port.
@@ -74,6 +80,14 @@ impl ModelServer {
         let mut request = Request::new(method, url, timeout);
         if self.has_key() {
             request = request.bearer(&self.key);
+        }
+        if self.api == Some(Api::Messages) {
+            let (name, version) = messages::VERSION;
+            request = request.header(name, version);
+            if self.has_key() {
+                // Some compatible servers look at the one, some at the other.
+                request = request.secret_header("x-api-key", &self.key);
+            }
         }
         if let Some(body) = body {
             request = request.json(body);

@@ -48,6 +48,29 @@ pub(super) fn fits_strict(schema: &Value) -> bool {
         && size.characters <= MOST_CHARACTERS
 }
 
+/// What the grammar of Anthropic's structured outputs does not know, of the subset above (guide, read 2026-11-24).
+const NOT_IN_GRAMMAR: [&str; 9] = [
+    "$ref",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "maxItems",
+    "maximum",
+    "minItems",
+    "minimum",
+    "multipleOf",
+    "pattern",
+];
+
+/// Whether `schema` can be sent as `output_config.format` of the Messages API, which refuses any other.
+pub(super) fn fits_grammar(schema: &Value) -> bool {
+    fits_strict(schema) && is_in_grammar(schema)
+}
+
+fn is_in_grammar(schema: &Value) -> bool {
+    let Some(node) = schema.as_object() else { return true };
+    NOT_IN_GRAMMAR.iter().all(|keyword| !node.contains_key(*keyword)) && children(node).all(is_in_grammar)
+}
+
 #[derive(Default)]
 struct Size {
     properties: usize,
@@ -121,6 +144,11 @@ mod tests {
         }));
         assert!(fits_strict(&schema));
         assert!(fits_strict(&object(&json!({}))));
+        assert!(!fits_grammar(&schema) && fits_grammar(&object(&json!({}))));
+        assert!(fits_grammar(&object(&json!({"minimum": {"type": "string"}}))), "a name is no keyword");
+        assert!(!fits_grammar(&object(
+            &json!({"list": {"type": "array", "items": {"type": "integer", "minimum": 1}}})
+        )));
     }
 
     #[test]

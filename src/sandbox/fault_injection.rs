@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Cut;
 use super::faults::{Fault, FaultKind};
-use super::model::errors::model_error;
+use super::model::MESSAGES;
+use super::model::errors::{messages_error, model_error};
 use super::route_group::RouteGroup;
 use super::scalekit::errors::error_body;
 
@@ -36,7 +37,7 @@ pub(super) async fn apply(
         stop.run_until_cancelled(pause).await;
     }
     match fault.kind {
-        FaultKind::Status => answer(fault, &rpc_id),
+        FaultKind::Status => answer(fault, request.uri().path(), &rpc_id),
         FaultKind::Delay => next.run(request).await,
         FaultKind::Reset => broken(cut),
         FaultKind::CommitThenTimeout => {
@@ -76,10 +77,10 @@ fn stream_of(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
-fn answer(fault: &Fault, rpc_id: &Value) -> Response {
+fn answer(fault: &Fault, path: &str, rpc_id: &Value) -> Response {
     let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let (content_type, text) = content(fault, rpc_id, status.as_u16());
+    let (content_type, text) = content(fault, path, rpc_id, status.as_u16());
     let text = if fault.truncated { text.chars().take(text.chars().count() / 2).collect() } else { text };
     let mut response = (status, [(header::CONTENT_TYPE, content_type)], text).into_response();
     for (name, value) in &fault.headers {
@@ -91,23 +92,26 @@ fn answer(fault: &Fault, rpc_id: &Value) -> Response {
     response
 }
 
-fn content(fault: &Fault, rpc_id: &Value, status: u16) -> (&'static str, String) {
+fn content(fault: &Fault, path: &str, rpc_id: &Value, status: u16) -> (&'static str, String) {
     if fault.html {
         return ("text/html", format!("<html><head><title>{status}</title></head><body>{status}</body></html>"));
     }
     if let Some(Value::String(text)) = &fault.body {
         return ("text/plain", text.clone());
     }
-    let body = fault.body.clone().unwrap_or_else(|| usual_body(fault, rpc_id, status));
+    let body = fault.body.clone().unwrap_or_else(|| usual_body(fault, path, rpc_id, status));
     ("application/json", body.to_string())
 }
 
-fn usual_body(fault: &Fault, rpc_id: &Value, status: u16) -> Value {
+fn usual_body(fault: &Fault, path: &str, rpc_id: &Value, status: u16) -> Value {
     let message = fault.message.as_deref().unwrap_or("ordered by a fault");
     let code = fault.error_code.as_deref();
     if fault.on.is_mcp() {
         let error = json!({"code": fault.rpc_code.unwrap_or(-32603), "message": message});
         return json!({"jsonrpc": "2.0", "id": rpc_id, "error": error});
+    }
+    if path == MESSAGES {
+        return messages_error(status, message, code);
     }
     if matches!(fault.on, RouteGroup::Model | RouteGroup::Models) {
         let mut body = model_error(message, code, None);

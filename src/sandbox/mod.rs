@@ -1,5 +1,5 @@
-//! Stand-ins for Scalekit's REST API and its MCP servers, for an operator's own MCP server, and for both OpenAI model APIs, on
-//! one loopback port.
+//! Stand-ins for Scalekit's REST API and its MCP servers, for an operator's own MCP server, for both OpenAI model APIs and for
+//! Anthropic's, on one loopback port.
 //!
 //! They keep accounts, a small world of mails, events and channels per identifier, and a rule-based model, so that the
 //! real clients run against them unchanged. Everything is reached over HTTP only; people steer it by the page at `/`, tests
@@ -126,6 +126,11 @@ impl Sandbox {
     /// Base URL of the stand-in for the model APIs; ends with `/v1`.
     pub fn model_url(&self) -> String {
         format!("{}/v1", self.shared.base_url)
+    }
+
+    /// Base URL of the stand-in for Anthropic's API, without a slash at the end.
+    pub fn messages_url(&self) -> &str {
+        &self.shared.base_url
     }
 
     /// Base URL of the control API; ends with `/_sandbox`.

@@ -19,10 +19,12 @@ pub(super) struct Profile {
     /// Descriptions of tools may have 1,024 characters only.
     pub(super) short_descriptions: bool,
     pub(super) shutdown_date: Option<&'static str>,
+    /// Speaks the Messages API, and no other.
+    claude: bool,
 }
 
 /// The names on offer, as of November 2026.
-const PROFILES: [Profile; 7] = [
+const PROFILES: [Profile; 10] = [
     plain("gpt-4o", true),
     plain("gpt-4o-mini", true),
     plain("gpt-4.1", false),
@@ -30,6 +32,9 @@ const PROFILES: [Profile; 7] = [
     reasoning("gpt-5.6-sol"),
     reasoning("gpt-6-luna"),
     reasoning("gpt-6.1-sol"),
+    Profile { claude: true, ..reasoning("claude-opus-5-5") },
+    Profile { claude: true, ..reasoning("claude-sonnet-5-5") },
+    Profile { claude: true, shutdown_date: None, ..plain("claude-haiku-4-5", false) },
 ];
 
 /// `GET /v1/models`.
@@ -44,16 +49,24 @@ pub(super) async fn show(Path(name): Path<String>) -> Result<Json<Value>, ApiErr
 
 pub(super) fn model_of(body: &Map<String, Value>) -> Result<&'static Profile, ApiError> {
     let name = body.get("model").and_then(Value::as_str);
-    profile(name.ok_or_else(|| ApiError::invalid("model", "a model has to be named"))?)
+    let found = profile(name.ok_or_else(|| ApiError::invalid("model", "a model has to be named"))?)?;
+    if found.claude { Err(unknown(found.name)) } else { Ok(found) }
+}
+
+/// A model of the Messages API.
+pub(super) fn claude(name: &str) -> Option<&'static Profile> {
+    PROFILES.iter().find(|profile| profile.claude && profile.name == name)
 }
 
 /// The profile of a name; 404 for one that is not on offer.
 fn profile(name: &str) -> Result<&'static Profile, ApiError> {
     let found = PROFILES.iter().find(|profile| profile.name == name);
-    found.ok_or_else(|| {
-        let error = ApiError::invalid("", format!("the model `{name}` does not exist or you have no access to it"));
-        error.code("model_not_found").status(StatusCode::NOT_FOUND)
-    })
+    found.ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> ApiError {
+    let error = ApiError::invalid("", format!("the model `{name}` does not exist or you have no access to it"));
+    error.code("model_not_found").status(StatusCode::NOT_FOUND)
 }
 
 fn describe(profile: &Profile) -> Value {
@@ -64,9 +77,9 @@ fn describe(profile: &Profile) -> Value {
 }
 
 const fn plain(name: &'static str, short_descriptions: bool) -> Profile {
-    Profile { name, reasoning: false, short_descriptions, shutdown_date: Some("2027-01-14") }
+    Profile { name, reasoning: false, short_descriptions, shutdown_date: Some("2027-01-14"), claude: false }
 }
 
 const fn reasoning(name: &'static str) -> Profile {
-    Profile { name, reasoning: true, short_descriptions: false, shutdown_date: None }
+    Profile { name, reasoning: true, short_descriptions: false, shutdown_date: None, claude: false }
 }

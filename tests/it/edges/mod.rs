@@ -2,4 +2,5 @@
 
 mod cache;
 mod llm;
+mod messages;
 mod scalekit;

@@ -11,6 +11,7 @@ mod health;
 mod interventions;
 mod log;
 mod privileges;
+mod providers;
 mod reconnection;
 mod replies;
 mod service;

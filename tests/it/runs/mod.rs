@@ -14,6 +14,7 @@ mod outcomes;
 mod own_faults;
 mod ownership;
 mod properties;
+mod providers;
 mod rate_limits;
 mod recovery;
 mod searches;

@@ -3,5 +3,6 @@
 mod clients;
 mod conformance;
 mod mcp;
+mod messages;
 mod models;
 mod world;

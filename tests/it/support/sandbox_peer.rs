@@ -63,6 +63,11 @@ impl SandboxPeer {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
+    /// A client of a foreign program.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// A request to the stand-in for Scalekit, with its token.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.sandbox.scalekit_url())).bearer_auth(&self.token)

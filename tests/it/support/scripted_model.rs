@@ -1,4 +1,4 @@
-//! A model over HTTP that says what a test wrote down for it, turn by turn, over either API.
+//! A model over HTTP that says what a test wrote down for it, turn by turn, over whichever API it is asked.
 //!
 //! Each request eats one turn. A request too many, a turn left over at [`ScriptedModel::finish`], or a request whose
 //! conversation no real server would take fails the test.
@@ -289,6 +289,7 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
     }
     let bytes = match turn.act {
         Act::Say(said) if request.line.ends_with("/responses") => http(200, &[], &said.as_response(index)),
+        Act::Say(said) if request.line.ends_with("/v1/messages") => http(200, &[], &said.as_message(index)),
         Act::Say(said) => http(200, &[], &said.as_completion(index)),
         Act::Answer { status, headers, body } => http(status, &headers, &body),
         Act::Raw(bytes) => bytes,
@@ -364,6 +365,35 @@ impl Said {
             "choices": [{"index": 0, "message": message, "finish_reason": if self.cut { "length" } else { finish }}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110,
                 "prompt_tokens_details": {"cached_tokens": 50}}
+        })
+        .to_string()
+    }
+
+    fn as_message(&self, request: usize) -> String {
+        let mut content =
+            vec![json!({"type": "thinking", "thinking": format!("thought {request}"), "signature": "b64="})];
+        content.extend(self.text.iter().map(|text| json!({"type": "text", "text": text})));
+        content.extend(self.calls.iter().enumerate().map(|(index, (name, input))| {
+            json!({"type": "tool_use", "id": format!("call_{request}_{index}"), "name": name, "input": input})
+        }));
+        let reason = match (self.cut, &self.refusal, self.calls.is_empty()) {
+            (true, _, _) => "max_tokens",
+            (_, Some(_), _) => "refusal",
+            (_, None, true) => "end_turn",
+            (_, None, false) => "tool_use",
+        };
+        let details = self.refusal.as_ref().map(|words| json!({"type": "refusal", "explanation": words}));
+        json!({
+            "id": format!("msg_{request}"),
+            "type": "message",
+            "role": "assistant",
+            "model": "scripted-1",
+            "content": content,
+            "stop_reason": reason,
+            "stop_sequence": null,
+            "stop_details": details,
+            "usage": {"input_tokens": 30, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 50,
+                "output_tokens": 10}
         })
         .to_string()
     }
@@ -461,7 +491,8 @@ fn tool_problems(tools: &[Value]) -> Vec<String> {
         if name.is_empty() || name.len() > 64 || !legal || !names.insert(name) {
             problems.push(format!("tool name {name:?} is illegal or used twice"));
         }
-        if function["parameters"]["type"] != "object" {
+        let parameters = if tool["input_schema"].is_object() { &tool["input_schema"] } else { &function["parameters"] };
+        if parameters["type"] != "object" {
             problems.push(format!("the parameters of {name} are no object"));
         }
     }
