@@ -186,6 +186,7 @@ impl Config {
         }
         let mut config = Self::from_sections(&layers, sources, &mut problems);
         if let Some(config) = &mut config {
+            config.amqp.lanes = config.fairness.lanes;
             problems.extend(config.read_producers(sources).err().into_iter().flatten());
         }
         match config {

@@ -107,9 +107,12 @@ pub(super) async fn decide(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let allowed = permitted(&facts.tokens, &headers, Scope::Approvals);
-    let (token, body) = match allowed.and_then(|token| Ok((token, whole(body, "a decision", DECISION_BYTES)?))) {
-        Ok(request) => request,
+    let token = match permitted(&facts.tokens, &headers, Scope::Approvals) {
+        Ok(token) => token,
+        Err(answer) => return answer,
+    };
+    let body = match whole(body, "a decision", DECISION_BYTES) {
+        Ok(body) => body,
         Err(answer) => return answer,
     };
     let unknown = || refused(&NotDecided::Refused(Objection::Unknown));

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::cache_control::CacheControl;
 use super::chat_completions::{arguments, readable_arguments};
 use super::error::{Failure, LlmError, classify};
 use super::profile::{OutputSchema, Profile};
@@ -152,18 +153,6 @@ struct Format<'a> {
 #[derive(Serialize)]
 struct Metadata {
     user_id: String,
-}
-
-/// Up to here the provider keeps what it has read, for some minutes: system and tools are the same for many runs, and each
-/// request of a run begins with all of the one before. Four such marks are allowed.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct CacheControl {
-    #[serde(rename = "type")]
-    kind: &'static str,
-}
-
-impl CacheControl {
-    pub(super) const EPHEMERAL: Self = Self { kind: "ephemeral" };
 }
 
 #[derive(Serialize)]

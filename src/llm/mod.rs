@@ -4,6 +4,7 @@
 //! slashes and all. A call is one attempt. Repeating, waiting and writing down are the caller's; [`LlmError::retry`] says what
 //! is worth it.
 
+mod cache_control;
 mod chat_completions;
 mod config;
 mod error;

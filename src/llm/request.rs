@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::cache_control::CacheControl;
 use super::error::LlmError;
-use super::messages::CacheControl;
 use super::profile::{Api, Profile};
 use crate::agent::message::{AssistantMessage, Message, ToolCall, ToolChoice};
 use crate::agent::tool::Tool;

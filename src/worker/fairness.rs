@@ -18,6 +18,8 @@ pub struct FairnessConfig {
     pub key: SharedBy,
     /// Runs of one key at the same time; 0 for no cap.
     pub per_key: usize,
+    /// Whether jobs of whoever has many waiting are put aside, so that those of others behind them are seen at once.
+    pub lanes: bool,
     /// Keys that get more than one share.
     pub weights: BTreeMap<String, u32>,
 }

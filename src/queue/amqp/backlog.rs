@@ -71,11 +71,11 @@ impl OpenBacklog {
     async fn new(config: &Config, last: &LastPlace) -> Result<Self, QueueError> {
         let timeout = config.answer_timeout();
         let link = BrokerConnection::open(config, last, "agentkit-worker backlog").await?;
-        let all = Lane::all().zip(backlog(&config.names()));
+        let all = Lane::all().zip(backlog(&config.names())).filter(|_| config.lanes);
         let each = all.map(|lane| present(&link, config.topology, timeout, lane));
         let lanes: Result<Vec<_>, QueueError> = join_all(each).await.into_iter().collect();
         let lanes: Vec<_> = lanes?.into_iter().flatten().collect();
-        if lanes.len() < Lane::COUNT {
+        if config.lanes && lanes.len() < Lane::COUNT {
             tracing::warn!(
                 "queues of the backlog do not exist, or may not be read: jobs are chosen from those fetched alone"
             );

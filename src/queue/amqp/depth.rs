@@ -1,6 +1,6 @@
 //! How full the worker's queues are, asked over the publishing connection.
 
-use super::{AmqpPublisher, definitions};
+use super::AmqpPublisher;
 use crate::queue::QueueError;
 
 /// How full a queue is.
@@ -18,7 +18,7 @@ impl AmqpPublisher {
     /// How full all queues are; one that is missing, or that we may not look at, is left out.
     pub async fn depths(&self) -> Result<Vec<QueueDepth>, QueueError> {
         let mut depths = Vec::new();
-        for definition in definitions(&self.names()) {
+        for definition in self.definitions() {
             match self.look_at(&definition).await {
                 Ok(Some(found)) => depths.push(QueueDepth {
                     queue: definition.name,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use lapin::options::BasicGetOptions;
 
+use super::Config;
 use super::address::{Address, LastPlace, addresses, none_served};
 use super::connection::{BrokerConnection, short, within};
 use super::delivery::ConnectionGeneration;
 use super::greeting::{Greeting, greeting};
 use super::topology::{ACCESS_REFUSED, Declared};
-use super::{Config, definitions};
 use crate::queue::{Delivery, QueueError};
 
 /// What a broker says of itself, and how its queues are.
@@ -80,7 +80,7 @@ pub async fn inspect(config: &Config) -> Result<BrokerFacts, QueueError> {
     let [link, ..] = links.as_slice() else { return Err(none_served(&known, failures)) };
     let timeout = config.answer_timeout();
     let (names, mut queues) = (config.names(), Vec::new());
-    for definition in definitions(&names) {
+    for definition in config.definitions() {
         let state = match definition.look(&link.channel(timeout).await?, timeout).await {
             Ok(None) => QueueState::Missing,
             // To declare a queue that exists changes nothing and compares the arguments.

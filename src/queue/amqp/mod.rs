@@ -86,6 +86,9 @@ pub struct Config {
     /// The user that messages state as their publisher, for workers that ask for it.
     #[serde(skip)]
     pub stated_user: Option<String>,
+    /// Whether jobs are put aside into queues of their own (`fairness.lanes`).
+    #[serde(skip)]
+    pub lanes: bool,
 }
 
 impl Default for Config {
@@ -104,6 +107,7 @@ impl Default for Config {
             publish_channels: 16,
             max_message_bytes: 8 << 20,
             stated_user: None,
+            lanes: false,
         }
     }
 }
@@ -140,6 +144,14 @@ impl Config {
     /// The names that all processes with this `amqp.prefix` use.
     pub fn names(&self) -> QueueNames {
         QueueNames::new(&self.prefix)
+    }
+
+    /// The queues that are used.
+    pub fn definitions(&self) -> Vec<QueueDefinition> {
+        let names = self.names();
+        let mut all = definitions(&names);
+        all.retain(|definition| self.lanes || !names.is_backlog(&definition.name));
+        all
     }
 
     /// The user of the broker that the worker is.

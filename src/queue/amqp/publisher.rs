@@ -92,8 +92,9 @@ impl AmqpPublisher {
         generation.ok_or_else(|| QueueError::Unavailable("not connected".to_owned()))
     }
 
-    pub(super) fn names(&self) -> QueueNames {
-        self.config.names()
+    /// The queues that are used.
+    pub(super) fn definitions(&self) -> Vec<QueueDefinition> {
+        self.config.definitions()
     }
 
     /// A queue as a passive declaration tells of it; `None` where it does not exist.

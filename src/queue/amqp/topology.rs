@@ -73,8 +73,8 @@ impl fmt::Display for Argument {
 }
 
 /// A job that was put aside goes back to the job queue after this time: an older worker, which does not know of the backlog, has
-/// it then, where no newer one is left. A newer one puts it aside again, so a job costs a move a minute while it waits.
-const ASIDE_TTL: Duration = Duration::from_mins(1);
+/// it then, where no newer one is left. A newer one puts it aside again, so a job costs a move each time while it waits.
+const ASIDE_TTL: Duration = Duration::from_mins(10);
 
 /// All queues of `names`.
 pub fn definitions(names: &QueueNames) -> Vec<QueueDefinition> {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::messages::{INVALID_PARAMS, McpRefusal};
+use crate::sandbox::accounts::Account;
 use crate::sandbox::authorization;
 use crate::sandbox::catalogue::Tool;
 use crate::sandbox::execution::{ExecutionOrder, execute};
@@ -100,7 +101,7 @@ fn definition(tool: &Tool) -> Value {
 
 fn call_for(shared: &Shared, state: &mut State, grant: &McpGrant, tool: &Tool, params: Map<String, Value>) -> Value {
     let account = authorization::account(shared, state, &grant.connector, &grant.identifier);
-    let Some(account) = account.filter(|account| account.is_active()) else {
+    let Some(account) = account.filter(Account::is_active) else {
         return text("connected account is not active", true);
     };
     let order = ExecutionOrder { tool, account, params, agent_run_id: "", source: "MCP" };

@@ -58,7 +58,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, MessagesError> {
-    if !headers.get("anthropic-version").is_some_and(|version| version == "2023-06-01") {
+    if headers.get("anthropic-version").is_none_or(|version| version != "2023-06-01") {
         return Err(MessagesError::invalid("anthropic-version: header is required, and only 2023-06-01 is known here"));
     }
     let body = read(body).map_err(|_| MessagesError::invalid("the body is not an object of JSON"))?;

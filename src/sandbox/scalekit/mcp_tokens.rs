@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::errors::{Answer, Refusal};
 use super::fields::{Body, read, required};
+use crate::sandbox::accounts::Account;
 use crate::sandbox::authorization;
 use crate::sandbox::mcp_state::McpGrant;
 use crate::sandbox::shared::Shared;
@@ -50,7 +51,7 @@ pub(super) async fn give(
     let connection = connection.ok_or_else(|| Refusal::not_found("no active connection of this name"))?;
     let mut state = shared.lock();
     let account = authorization::account(&shared, &mut state, &connection.name, identifier);
-    let Some(account) = account.filter(|account| account.is_active()) else {
+    let Some(account) = account.filter(Account::is_active) else {
         return Err(Refusal::invalid("no active connected account for this identifier"));
     };
     let expires_at = shared.now().checked_add(Duration::from_secs(lifetime)).unwrap_or(Timestamp::MAX);

@@ -54,7 +54,7 @@ struct Waiter {
 /// What the broker was asked, and its answer.
 enum Answer {
     Looked(Result<Look, QueueError>),
-    Took(Lane, Result<Option<Delivery>, QueueError>),
+    Took(Lane, Result<Option<Box<Delivery>>, QueueError>),
 }
 
 /// What happened meanwhile.
@@ -193,7 +193,9 @@ impl<'a> Present<'a> {
                 }
                 FreePlace::Take(lane) => {
                     let backlog = &self.filling.backlog;
-                    self.asked.push(async move { Answer::Took(lane, backlog.take(lane).await) }.boxed());
+                    let take =
+                        async move { Answer::Took(lane, backlog.take(lane).await.map(|taken| taken.map(Box::new))) };
+                    self.asked.push(take.boxed());
                 }
             }
         }
@@ -283,7 +285,7 @@ impl<'a> Present<'a> {
                 let (rules, key) = (&self.filling.intake.rules, self.filling.fairness.key);
                 let flow = Flow::of(&delivery.message, key, rules.max_job_bytes);
                 self.order.took(lane, Some(&flow));
-                self.join(flow, delivery, false);
+                self.join(flow, *delivery, false);
             }
         }
     }
@@ -321,7 +323,7 @@ impl<'a> Present<'a> {
         self.count();
         while let Some(answer) = self.asked.next().await {
             if let Answer::Took(_, Ok(Some(delivery))) = answer {
-                self.filling.put(delivery, Destination::Jobs);
+                self.filling.put(*delivery, Destination::Jobs);
             }
         }
     }

@@ -33,8 +33,8 @@
 //! another may have a place.
 //!
 //! An earlier version of the worker consumes the job queue beside this one and starts what it finds, in order. It does not know
-//! of lanes; what has been in one for a minute the broker puts back into the job queue, so after a return to such a version nothing
-//! is left behind. A worker of this version puts it aside again: the price is a move for each waiting job a minute. Where an
+//! of lanes; what has been in one for ten minutes the broker puts back into the job queue, so after a return to such a version nothing
+//! is left behind. A worker of this version puts it aside again: the price is a move for each waiting job every ten minutes. Where an
 //! operator makes the queues and has made no lanes, the window alone is shared fairly.
 //!
 //! ## What bounds it

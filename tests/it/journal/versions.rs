@@ -9,6 +9,7 @@ use agentkit_worker::internals::agent::event::{Entry, Event, SettledEffect};
 use agentkit_worker::internals::agent::message::Message;
 use agentkit_worker::internals::agent::run::{BadJournal, Run, Step};
 use agentkit_worker::internals::agent::settlement::NotSettled;
+use agentkit_worker::money::ModelCost;
 use agentkit_worker::reply::{ReplyEvent, Settlement};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -206,6 +207,9 @@ fn a_finished_run_of_version_1_is_done_and_its_reply_is_the_one_it_was() {
     let mut made = conclusion::reply(&before, *conclusion, kept.time);
     let ReplyEvent::Completed(completed) = &mut made.event else { panic!("the run completed") };
     completed.account.effects.iter_mut().for_each(|effect| assert!(effect.call_id.take().is_some()));
+    let account = &mut completed.account;
+    assert_eq!(std::mem::replace(&mut account.usage.cost, ModelCost::Unsaid), ModelCost::Unknown);
+    assert_eq!(account.notices.pop().map(|notice| notice.code).as_deref(), Some("cost_unknown"));
     assert_eq!(made, *kept, "but for what replies have said since then");
     let ReplyEvent::Completed(completed) = kept.event else { panic!("the run completed") };
     let states: Vec<_> = completed.account.effects.iter().map(|effect| json!(effect.state)).collect();

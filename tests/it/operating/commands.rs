@@ -351,7 +351,14 @@ async fn the_doctor_finds_what_is_broken_and_nothing_else() {
     assert_eq!(output.code, Some(1), "{}", output.all());
     contains_all(
         &output.stdout,
-        &["BROKEN  RabbitMQ", "BROKEN  Redis", "BROKEN  Scalekit", "BROKEN  model gpt-4o", " 4 broken"],
+        &[
+            "BROKEN  RabbitMQ",
+            "BROKEN  Redis",
+            "BROKEN  Scalekit",
+            "BROKEN  model gpt-4o",
+            "BROKEN  model gpt-6-luna",
+            " 5 broken",
+        ],
     );
     assert!(!output.all().contains("hunter"), "{}", output.all());
     let unset = Program::new()

@@ -38,16 +38,32 @@ fn job(prompt: &str, fields: &Value) -> Value {
     job
 }
 
-/// Of 200 jobs of a tenant with a hundred users, and 20 of others that come after them, a worker takes the others first. It is
-/// killed with a window full of both; two more end all of it, each job once.
+const FLOOD: usize = 200;
+const OTHERS: usize = 20;
+
+/// Of 200 jobs of a tenant with a hundred users, and 20 of others that come after them, two workers take the others first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_with_many_users_delays_others_by_little_and_no_job_is_lost_or_run_twice() {
-    const FLOOD: usize = 200;
-    const OTHERS: usize = 20;
+async fn a_tenant_with_many_users_delays_others_by_little() {
+    let order = flooded(false).await;
+    let last = order.iter().rposition(|prompt| prompt.starts_with("other")).unwrap();
+    let flood_before = order[2..last].iter().filter(|prompt| prompt.starts_with("flood")).count();
+    // Those under way, their share of the windows, and a place each time.
+    assert!(flood_before <= 2 + 4 + 2 * OTHERS, "{flood_before} of the flood before the last of the others: {order:?}");
+}
+
+/// The worker is killed with a window full of both; two more end all of it, each job once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_worker_that_is_killed_with_a_full_window_no_job_is_lost_or_run_twice() {
+    flooded(true).await;
+}
+
+/// The prompts, in the order in which the model was asked. Nothing is asked that was not written down, and nothing is left.
+async fn flooded(killed: bool) -> Vec<String> {
     let (broker, redis, gate) = (Broker::shared().await, Redis::start().await, Arc::default());
     let peer = SandboxPeer::with_active_accounts_in_real_time().await;
     // The two that are under way when the first worker dies are asked about once more.
-    let model = ScriptedModel::start(turns(&gate, 2, FLOOD + OTHERS)).await;
+    let free = if killed { FLOOD + OTHERS } else { FLOOD + OTHERS - 2 };
+    let model = ScriptedModel::start(turns(&gate, 2, free)).await;
     let amqp = broker.config();
     let program = || {
         Program::of_service(&peer.sandbox, &amqp, &redis.url())
@@ -55,6 +71,7 @@ async fn a_tenant_with_many_users_delays_others_by_little_and_no_job_is_lost_or_
             .set("AGENTKIT_WORKER__WORKER__CONCURRENCY", "2")
             .set("AGENTKIT_WORKER__WORKER__LEASE_SECONDS", "2")
             .set("AGENTKIT_WORKER__FAIRNESS__KEY", "tenant")
+            .set("AGENTKIT_WORKER__FAIRNESS__LANES", "true")
     };
     let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
     let mut inbox = ReplyInbox::open(&amqp).await.unwrap();
@@ -82,10 +99,17 @@ async fn a_tenant_with_many_users_delays_others_by_little_and_no_job_is_lost_or_
         (first.metric("agentkit_jobs_waiting{priority=\"normal\"}").await == Some(8.0)).then_some(())
     })
     .await;
-    first.running.signal("KILL");
-    first.running.end().await;
-    let (second, third) = (program(), program());
-    let (second, third) = tokio::join!(second.worker(), third.worker());
+    let third = program();
+    let (second, third) = if killed {
+        first.running.signal("KILL");
+        first.running.end().await;
+        let second = program();
+        tokio::join!(second.worker(), third.worker())
+    } else {
+        let third = third.worker().await;
+        gate.notify_waiters();
+        (first, third)
+    };
     let mut replies = std::collections::BTreeSet::new();
     while replies.len() < FLOOD + OTHERS {
         let reply: Value = serde_json::from_slice(&soon("a reply", inbox.next()).await.unwrap().body).unwrap();
@@ -98,12 +122,7 @@ async fn a_tenant_with_many_users_delays_others_by_little_and_no_job_is_lost_or_
     }
     second.stop().await;
     third.stop().await;
-    // Nothing was asked that was not written down, and nothing is left: no job ran twice.
-    let order = order(&model.finish());
-    let last = order.iter().rposition(|prompt| prompt.starts_with("other")).unwrap();
-    let flood_before = order[2..last].iter().filter(|prompt| prompt.starts_with("flood")).count();
-    // Those under way, their share of the windows, and a place each time.
-    assert!(flood_before <= 2 + 4 + 2 * OTHERS, "{flood_before} of the flood before the last of the others: {order:?}");
+    order(&model.finish())
 }
 
 /// In memory it is the same code: one place, and who comes while many wait.

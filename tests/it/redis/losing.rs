@@ -65,7 +65,10 @@ async fn a_mail_is_not_sent_again_by_a_run_whose_redis_went_away_and_came_back_e
     model.wait_for_requests(2).await;
     worker.without_redis(&gate, false).await;
     let data = worker.reply("agentkit.job.failed").await;
-    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    assert_eq!(
+        (data["error"]["code"].as_str(), notices(&data)),
+        (Some("internal"), vec!["journal_lost", "cost_unknown"])
+    );
     assert_eq!(worker.mails().await, 1);
     assert!(worker.metrics.render().contains("agentkit_journals_lost_total 1"));
     model.finish();
@@ -114,7 +117,10 @@ async fn a_write_whose_start_was_lost_with_the_end_of_the_journal_is_not_made_ag
     worker.lose_what_follows("model_replied");
     gate.notify_one();
     let data = worker.reply("agentkit.job.completed").await;
-    assert_eq!((data["text"].as_str(), notices(&data)), (Some("it may have been sent"), vec!["journal_lost"]));
+    assert_eq!(
+        (data["text"].as_str(), notices(&data)),
+        (Some("it may have been sent"), vec!["journal_lost", "cost_unknown"])
+    );
     assert_eq!(data["effects"][0]["state"], "unknown", "{data:#}");
     assert_eq!(worker.mails().await, 1);
     model.finish();
@@ -148,7 +154,7 @@ async fn a_worker_that_gives_a_run_back_as_redis_is_away_has_not_died_with_it() 
     model.wait_for_requests(1).await;
     worker.without_redis(&gate, true).await;
     let data = worker.reply("agentkit.job.completed").await;
-    assert_eq!((data["text"].as_str(), notices(&data)), (Some("done"), vec!["answered_without_tools"]));
+    assert_eq!((data["text"].as_str(), notices(&data)), (Some("done"), vec!["answered_without_tools", "cost_unknown"]));
     assert_eq!(worker.queue.dead_letters(), []);
     model.finish();
 }
@@ -315,7 +321,10 @@ async fn a_copy_that_saw_its_run_at_work_does_not_begin_it_anew_where_nothing_is
     assert!(run_message.message.properties.headers.contains_key("x-agentkit-call"));
     worker.start_worker();
     let data = worker.reply("agentkit.job.failed").await;
-    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    assert_eq!(
+        (data["error"]["code"].as_str(), notices(&data)),
+        (Some("internal"), vec!["journal_lost", "cost_unknown"])
+    );
     drop(run_message);
     eventually("both messages are gone", || async { (worker.queue.waiting() == 0).then_some(()) }).await;
     worker.idle().await;
@@ -344,7 +353,10 @@ async fn a_copy_that_redis_forgot_does_not_send_the_mail_that_the_other_one_sent
     worker.redis_command(&["FLUSHALL"]);
     let data = worker.reply("agentkit.job.completed").await;
     assert_eq!(data["status"], "completed_with_unknown_effects", "{data:#}");
-    assert_eq!((data["effects"][0]["state"].as_str(), notices(&data)), (Some("unknown"), vec!["journal_lost"]));
+    assert_eq!(
+        (data["effects"][0]["state"].as_str(), notices(&data)),
+        (Some("unknown"), vec!["journal_lost", "cost_unknown"])
+    );
     assert_eq!(worker.mails().await, 1);
     model.finish();
 }

@@ -49,7 +49,10 @@ async fn a_run_that_is_known_to_have_written_fails_when_its_journal_is_lost() {
     worker.redis_command(&["FLUSHALL"]);
     gate.notify_one();
     let data = worker.reply("agentkit.job.failed").await;
-    assert_eq!((data["error"]["code"].as_str(), notices(&data)), (Some("internal"), vec!["journal_lost"]));
+    assert_eq!(
+        (data["error"]["code"].as_str(), notices(&data)),
+        (Some("internal"), vec!["journal_lost", "cost_unknown"])
+    );
     assert_eq!(worker.peer.effects().await, 1, "the mail was not sent again");
     model.finish();
 }

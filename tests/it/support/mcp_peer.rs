@@ -53,14 +53,14 @@ impl PeerCall {
     fn message(&self, message: &Value) -> Answer {
         match self.era {
             PeerEra::Modern => Answer::json(200, message),
-            PeerEra::Legacy => Answer::of(200, "text/event-stream", events(&[message.clone()])),
+            PeerEra::Legacy => Answer::of(200, "text/event-stream", events(std::slice::from_ref(message))),
         }
     }
 }
 
 /// Messages as a stream of events.
 pub(crate) fn events(messages: &[Value]) -> String {
-    messages.iter().map(|message| format!("event: message\ndata: {message}\n\n")).collect()
+    messages.iter().fold(String::new(), |text, message| format!("{text}event: message\ndata: {message}\n\n"))
 }
 
 /// The peer; it ends with this value.
