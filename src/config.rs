@@ -24,7 +24,7 @@ use crate::producers::ProducersConfig;
 use crate::telemetry::LogConfig;
 use crate::telemetry::otlp::TelemetryConfig;
 use crate::worker::config::WorkerConfig;
-use crate::worker::fairness::FairnessConfig;
+use crate::worker::fairness::{FairnessConfig, SharedBy};
 use crate::worker::resources::poster::ReplyUrlConfig;
 use crate::worker::resources::tool_catalog;
 use crate::worker::resources::tool_source::ConnectionConfig;
@@ -186,7 +186,7 @@ impl Config {
         }
         let mut config = Self::from_sections(&layers, sources, &mut problems);
         if let Some(config) = &mut config {
-            config.amqp.lanes = config.fairness.lanes;
+            config.amqp.lanes = config.fairness.key != SharedBy::None;
             problems.extend(config.read_producers(sources).err().into_iter().flatten());
         }
         match config {

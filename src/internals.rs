@@ -87,6 +87,7 @@ pub mod worker {
     pub use crate::worker::control::finding::{FoundRuns, find, list};
     pub use crate::worker::control::operator::Operator;
     pub use crate::worker::control::runs::Runs;
+    pub use crate::worker::fairness::SharedBy;
     pub use crate::worker::message::signature::HeaderKey;
     pub use crate::worker::resources::tool_source::{ConnectionConfig, ScalekitDoor};
     pub use crate::worker::rules::AfterLoss;

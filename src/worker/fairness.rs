@@ -18,8 +18,6 @@ pub struct FairnessConfig {
     pub key: SharedBy,
     /// Runs of one key at the same time; 0 for no cap.
     pub per_key: usize,
-    /// Whether jobs of whoever has many waiting are put aside, so that those of others behind them are seen at once.
-    pub lanes: bool,
     /// Keys that get more than one share.
     pub weights: BTreeMap<String, u32>,
 }
@@ -32,7 +30,7 @@ pub enum SharedBy {
     Identifier,
     /// Each customer, however many users it has; a job that names none counts for its user.
     Tenant,
-    /// Nobody: jobs start in order of arrival.
+    /// Nobody: jobs start in order of arrival, whatever their priority.
     None,
 }
 

@@ -86,7 +86,7 @@ pub struct Config {
     /// The user that messages state as their publisher, for workers that ask for it.
     #[serde(skip)]
     pub stated_user: Option<String>,
-    /// Whether jobs are put aside into queues of their own (`fairness.lanes`).
+    /// Whether jobs are put aside into queues of their own (`fairness.key`).
     #[serde(skip)]
     pub lanes: bool,
 }

@@ -21,7 +21,7 @@ use super::address::LastPlace;
 use super::connection::{BrokerConnection, Reconnect, explain, short, within};
 use super::reply_queues::{CONFIRMS_NOTHING, ReplyQueues};
 use super::topology::QueueDefinition;
-use super::{Config, QueueNames, Status, message, renewal, topology};
+use super::{Config, Status, message, renewal, topology};
 use crate::queue::{Destination, Message, Published, Publisher, QueueError};
 
 /// Queues of this kind exist for one requester's channel only; the broker answers `mandatory` for them wrongly (up to

@@ -265,7 +265,7 @@ impl<'a> Present<'a> {
     /// Whether others have put jobs aside, and whether there are others.
     fn look(&mut self) {
         let now = Instant::now();
-        if self.looking || now < self.look_due {
+        if self.looking || now < self.look_due || self.filling.intake.rules.window == 0 {
             return;
         }
         (self.looking, self.look_due) = (true, now + LOOK_EVERY);

@@ -310,7 +310,7 @@ mod tests {
 
     fn rules(per_key: usize, weights: &[(&str, u32)]) -> FairnessConfig {
         let weights = weights.iter().map(|(key, weight)| ((*key).to_owned(), *weight)).collect();
-        FairnessConfig { key: SharedBy::Identifier, per_key, lanes: true, weights }
+        FairnessConfig { key: SharedBy::Identifier, per_key, weights }
     }
 
     fn flow(key: &str, priority: Priority) -> Flow {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentkit_worker::internals::queue::amqp::{AmqpQueue, ReplyInbox};
 use agentkit_worker::internals::queue::{Destination, Message, Properties, Publisher};
+use agentkit_worker::internals::worker::SharedBy;
 use agentkit_worker::{Job, Replies};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -71,7 +72,6 @@ async fn flooded(killed: bool) -> Vec<String> {
             .set("AGENTKIT_WORKER__WORKER__CONCURRENCY", "2")
             .set("AGENTKIT_WORKER__WORKER__LEASE_SECONDS", "2")
             .set("AGENTKIT_WORKER__FAIRNESS__KEY", "tenant")
-            .set("AGENTKIT_WORKER__FAIRNESS__LANES", "true")
     };
     let publisher = AmqpQueue::connect(amqp.clone()).await.unwrap().publisher();
     let mut inbox = ReplyInbox::open(&amqp).await.unwrap();
@@ -130,7 +130,11 @@ async fn flooded(killed: bool) -> Vec<String> {
 async fn one_user_s_many_jobs_and_those_of_low_priority_wait_behind_others_in_the_embedded_mode() {
     let gate = Arc::default();
     let model = ScriptedModel::start(turns(&gate, 1, 81)).await;
-    let worker = EmbeddedWorker::with(Some(&model), |config| config.worker.concurrency = 1).await;
+    let worker = EmbeddedWorker::with(Some(&model), |config| {
+        config.worker.concurrency = 1;
+        config.fairness.key = SharedBy::Identifier;
+    })
+    .await;
     let mut all: Vec<Replies> = Vec::new();
     let mut submit = async |name: &str, count: usize, fields: Value| {
         for number in 0..count {

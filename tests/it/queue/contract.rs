@@ -28,7 +28,7 @@ enum InboxUnderTest {
 
 impl QueueUnderTest {
     async fn amqp() -> Self {
-        let config = Broker::shared().await.config();
+        let config = Config { lanes: true, ..Broker::shared().await.config() };
         Self::Amqp(Box::new(config.clone()), AmqpQueue::connect(config).await.unwrap())
     }
 
