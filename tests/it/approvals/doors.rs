@@ -34,7 +34,7 @@ impl Waiting {
     async fn start(wait_seconds: u64) -> Self {
         let service = WebhookedService::start(|options| options.initial_status = Some("ACTIVE".into())).await;
         let config = configured(service.both());
-        let worker = service.worker(config.clone()).await;
+        let worker = Box::pin(service.worker(config.clone())).await;
         let (job, mut replies) = ask(&service, wait_seconds).await;
         let call = asked(&mut replies).await;
         service.parked(&job).await;

@@ -71,14 +71,14 @@ fn asked(peer: &HttpPeer, model: &str) -> usize {
 
 async fn worker(peer: &HttpPeer, change: impl FnOnce(&mut Config)) -> EmbeddedWorker {
     EmbeddedWorker::with(None, |config| {
-        config.model.base_url = peer.url.clone();
+        config.model.base_url.clone_from(&peer.url);
         change(config);
     })
     .await
 }
 
-fn fallback(names: &[&str]) -> Option<Vec<String>> {
-    Some(names.iter().map(|name| (*name).to_owned()).collect())
+fn fallback(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 fn notice<'r>(data: &'r Value, code: &str) -> Option<&'r Value> {
@@ -138,7 +138,7 @@ async fn a_model_that_fails_in_the_middle_of_a_run_hands_over_to_another_one_of_
     .await;
     let worker = worker(&peer, |config| {
         SUCCESSOR.clone_into(&mut config.model.model);
-        config.model.fallback = fallback(&[HOUSE]);
+        config.model.fallback = Some(fallback(&[HOUSE]));
     })
     .await;
     let data = worker.completed(&job("mail 1")).await;
@@ -167,16 +167,19 @@ async fn after(failure: fn() -> Answer, change: impl FnOnce(&mut Config)) -> (Va
     })
     .await;
     let worker = worker(&peer, |config| {
-        config.model.fallback = fallback(&[HOUSE]);
+        config.model.fallback = Some(fallback(&[HOUSE]));
         change(config);
     })
     .await;
     (worker.run(&job("say it")).await, peer)
 }
 
+/// What a model answers.
+type Failing = fn() -> Answer;
+
 #[tokio::test]
 async fn what_falls_over_and_what_never_does() {
-    let falls: [(fn() -> Answer, &str); 9] = [
+    let falls: [(Failing, &str); 9] = [
         (|| Answer::Reset, "interrupted"),
         (|| error(500, "server_error"), "unavailable"),
         (|| error(529, "unknown_error"), "unavailable"),
@@ -193,7 +196,7 @@ async fn what_falls_over_and_what_never_does() {
         assert_eq!(data["text"], "by the other one", "{reason}: {reply:#}");
         assert_eq!(data["models"][0]["reason"], reason, "{reply:#}");
     }
-    let stays: [(fn() -> Answer, &str); 5] = [
+    let stays: [(Failing, &str); 5] = [
         (|| error(400, "invalid_value"), "model_rejected"),
         (|| error(403, "model_not_found"), "model_rejected"),
         (|| error(400, "content_filter"), "content_filtered"),
@@ -220,7 +223,7 @@ async fn what_falls_over_and_what_never_does() {
 async fn a_larger_context_window_is_another_ones_business_and_a_list_is_the_operators_own() {
     let larger = |config: &mut Config| {
         HOUSE.clone_into(&mut config.model.model);
-        config.model.fallback = fallback(&["smaller-house", GONE]);
+        config.model.fallback = Some(fallback(&["smaller-house", GONE]));
     };
     let peer = HttpPeer::start(|request| match model_of(request).as_str() {
         GONE => chat_model::says("by the larger one"),
@@ -242,7 +245,7 @@ async fn a_larger_context_window_is_another_ones_business_and_a_list_is_the_oper
 
 #[tokio::test]
 async fn when_all_models_fail_the_run_waits_or_ends_as_the_last_one_says() {
-    let retired = |config: &mut Config| config.model.fallback = fallback(&["retired", "also-retired"]);
+    let retired = |config: &mut Config| config.model.fallback = Some(fallback(&["retired", "also-retired"]));
     let (reply, _) = after(|| error(429, "insufficient_quota"), retired).await;
     let failure = &reply["data"]["error"];
     assert_eq!(failure["code"], "model_quota", "{reply:#}");
@@ -257,7 +260,7 @@ async fn when_all_models_fail_the_run_waits_or_ends_as_the_last_one_says() {
     })
     .await;
     let worker = worker(&peer, |config| {
-        config.model.fallback = fallback(&[HOUSE]);
+        config.model.fallback = Some(fallback(&[HOUSE]));
         config.worker.transient.attempts = 6;
     })
     .await;

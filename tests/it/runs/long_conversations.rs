@@ -46,7 +46,7 @@ fn reads(request: &Received) -> Answer {
 
 async fn completed(peer: &HttpPeer, change: impl FnOnce(&mut Config)) -> Value {
     let worker = EmbeddedWorker::with(None, |config| {
-        config.model.base_url = peer.url.clone();
+        config.model.base_url.clone_from(&peer.url);
         change(config);
     })
     .await;

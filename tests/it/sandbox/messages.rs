@@ -37,9 +37,9 @@ async fn what_the_real_one_refuses_is_refused_in_its_words() {
     let change = |name: &str, value: Value| {
         let mut body = with_messages(&json!([{"role": "user", "content": "Go."}]));
         if value.is_null() {
-            drop(body.as_object_mut().unwrap().remove(name))
+            drop(body.as_object_mut().unwrap().remove(name));
         } else {
-            body[name] = value
+            body[name] = value;
         }
         body
     };
