@@ -1,5 +1,6 @@
-//! Who has a place next. While places are free every job starts as it comes, and nothing of this costs anything. While more
-//! jobs wait than there are places, they are shared fairly between keys (`[fairness]`), and no place stays empty.
+//! Who has a place next. Without `fairness.key` jobs start in order of arrival, and none is fetched without a place for it. With a
+//! key every job starts as it comes while places are free, which costs nothing; while more jobs wait than there are places, these
+//! are shared fairly between keys, and no place stays empty.
 //!
 //! ## Where jobs wait
 //!
